@@ -1,0 +1,43 @@
+# `make run` aligns a model from a fresh clone; `make test` runs the tests. Both set up .venv at locked versions first.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+export DO_NOT_TRACK := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup run test lint viz jupyter clean
+
+setup: $(INSTALLED)
+
+# torch comes first and alone: as a dependency it could resolve to a newer build with gigabytes of CUDA packages.
+# The lock is complete, so pip must not look for more (--no-deps).
+$(INSTALLED): requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --no-deps -r requirements.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+run: setup
+	$(BIN)/kedro run
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+viz: setup
+	$(BIN)/kedro viz run
+
+jupyter: setup
+	$(BIN)/kedro jupyter lab
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

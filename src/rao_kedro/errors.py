@@ -1,0 +1,28 @@
+"""Errors that a caller may want to catch.
+
+Every message names the file, row, key or parameter, what was expected, what was found and what to do.
+"""
+
+
+class RaoKedroError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class DataError(RaoKedroError):
+    """A dataset, file or row does not have the form that was asked for."""
+
+
+class ModelError(RaoKedroError):
+    """A model directory or checkpoint cannot be used."""
+
+
+class ParameterError(RaoKedroError, ValueError):
+    """A parameter has an unknown name, a wrong type or an impossible value."""
+
+
+class TrainingError(RaoKedroError):
+    """Training could not start, or was stopped because going on would be wrong."""
+
+
+class InferenceError(RaoKedroError):
+    """Text generation failed."""

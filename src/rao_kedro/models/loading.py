@@ -1,0 +1,91 @@
+"""Loads, identifies and saves checkpoints: plain Hugging Face directories with safetensors."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from rao_kedro.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def load_causal_lm(model_dir: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Load a causal LM with its weights in `dtype`.
+
+    Args:
+        model_dir: A checkpoint directory or a hub name.
+        dtype: fp32 for master weights; bf16 compute is autocast's business.
+
+    Raises:
+        ModelError: Nothing that transformers can open is there.
+    """
+    from transformers import AutoModelForCausalLM
+
+    return _load(AutoModelForCausalLM.from_pretrained, model_dir, dtype)
+
+
+def load_reward_model(model_dir: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Load a scalar sequence classifier; a causal LM's checkpoint gets a new, randomly initialised head.
+
+    Raises:
+        ModelError: Nothing that transformers can open is there, or its head has more than one label.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    model = _load(AutoModelForSequenceClassification.from_pretrained, model_dir, dtype, num_labels=1)
+    if model.config.num_labels != 1:
+        raise ModelError(f"the reward model in {model_dir} has {model.config.num_labels} labels; it must have one")
+    return model
+
+
+def _load(loader: Callable[..., nn.Module], model_dir: str | Path, dtype: torch.dtype, **kwargs: object) -> nn.Module:
+    try:
+        return loader(str(model_dir), dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **kwargs)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no model could be loaded from {model_dir}: {error}") from error
+
+
+def content_hash(model_dir: str | Path) -> str:
+    """Return a short hash of what a checkpoint computes: its weights, configuration, tokenizer and chat template.
+
+    Raises:
+        ModelError: The directory holds no safetensors file.
+    """
+    directory = Path(model_dir)
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(f"{directory} holds no *.safetensors file, so it is not a checkpoint that can be used here")
+    digest = hashlib.sha256()
+    others = [directory / name for name in ("config.json", "tokenizer.json", "chat_template.jinja")]
+    for path in [*weights, *filter(Path.exists, others)]:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def save_checkpoint(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:
+    """Write a checkpoint that plain transformers opens; a reader sees the old one or the new one, never half of it."""
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    replace_directory(partial, directory)
+
+
+def replace_directory(source: Path, target: Path) -> None:
+    """Rename `source` to `target`, replacing what is there."""
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, target)
+    shutil.rmtree(old, ignore_errors=True)

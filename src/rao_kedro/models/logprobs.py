@@ -1,0 +1,124 @@
+"""Log-probabilities of packed prompt groups, and the plain padded path that tests compare with.
+
+Log-probs are sums over tokens in nats, in fp32, taken chunk by chunk from hidden states at the positions that need
+them: the full `[tokens, vocabulary]` matrix never exists. Knows nothing about objectives.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rao_kedro.models.packing import PackedGroups, TokenizedGroup
+
+PromptGradient = Literal["none", "detached", "attached"]
+
+CHUNK_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class GroupLogProbs:
+    """Summed log-probs of G groups.
+
+    Attributes:
+        responses: `[G, K]` log pi(y_ij | x_i) in nats, 0 where masked.
+        prompts: `[G]` log pi(x_i - t_0 | t_0) in nats, if asked for.
+    """
+
+    responses: Tensor
+    prompts: Tensor | None
+
+
+class PackedLogProbs(nn.Module):
+    """A causal LM whose forward pass returns the log-probs of packed groups.
+
+    One module, so that sharding wrappers (FSDP2) see the decoder and the output embedding in one forward pass.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Wrap `model`, a causal LM of transformers."""
+        super().__init__()
+        self.model = model
+        self._no_split_modules = getattr(model, "_no_split_modules", None)
+
+    def forward(self, batch: PackedGroups, prompt_gradient: PromptGradient = "none") -> GroupLogProbs:
+        """Return the log-probs of a packed batch.
+
+        Args:
+            batch: G groups of up to K responses.
+            prompt_gradient: Whether prompt log-probs are computed, and whether gradients flow through them.
+        """
+        hidden = self._hidden(batch)
+        token_logps = self._token_logps(hidden[batch.response_source], batch.response_target)
+        responses = _sum_segments(token_logps, batch.response_segment, batch.mask.numel()).view(batch.mask.shape)
+        if prompt_gradient == "none":
+            return GroupLogProbs(responses, None)
+        with torch.set_grad_enabled(prompt_gradient == "attached" and torch.is_grad_enabled()):
+            prompt_logps = self._token_logps(hidden[batch.prompt_source], batch.prompt_target)
+            prompts = _sum_segments(prompt_logps, batch.prompt_segment, len(batch.mask))
+        return GroupLogProbs(responses, prompts)
+
+    def _hidden(self, batch: PackedGroups) -> Tensor:
+        output = self.model.base_model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            attention_mask=batch.attention_mask,
+            use_cache=False,
+        )
+        return output.last_hidden_state[0]
+
+    def _token_logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        chunks = []
+        for h, t in zip(hidden.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True):
+            if torch.is_grad_enabled():
+                chunks.append(checkpoint(self._chunk_logps, h, t, use_reentrant=False))
+            else:
+                chunks.append(self._chunk_logps(h, t))
+        return torch.cat(chunks)
+
+    def _chunk_logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = scaled_logits(self.model, hidden)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
+
+
+def scaled_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Return `[positions, vocabulary]` logits as the model's own forward pass would: with its scaling and soft cap."""
+    logits = model.get_output_embeddings()(hidden)
+    config = model.config.get_text_config()
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if divisor := getattr(config, "logits_scaling", None):
+        logits = logits / divisor
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def padded_logps(model: nn.Module, groups: Sequence[TokenizedGroup], t0_length: int = 1) -> GroupLogProbs:
+    """Return the same as `PackedLogProbs`, the slow and plain way: one padded row per response, full logits.
+
+    The oracle of the tests; nothing else uses it.
+    """
+    k = max(len(group.response_ids) for group in groups)
+    responses, prompts = [], []
+    for group in groups:
+        rows = [[*group.prompt_ids, *response] for response in group.response_ids]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        attention_mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        logits = model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        token_logps = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+        n_prompt = len(group.prompt_ids)
+        sums = [token_logps[i, n_prompt - 1 : len(row) - 1].sum() for i, row in enumerate(rows)]
+        responses.append(torch.stack(sums + [sums[0] * 0] * (k - len(sums))))
+        prompts.append(token_logps[0, t0_length - 1 : n_prompt - 1].sum())
+    return GroupLogProbs(torch.stack(responses), torch.stack(prompts))
+
+
+def _sum_segments(values: Tensor, segments: Tensor, n_segments: int) -> Tensor:
+    return values.new_zeros(n_segments).index_add(0, segments, values)

@@ -1,0 +1,137 @@
+"""Packs prompt groups as `[prompt | y_1 | ... | y_K]`, so that a prompt is computed once (design D5).
+
+Knows token ids only: no tokenizer, no model. Positions restart after the prompt for every response, and a response
+attends to its prompt and itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenizedGroup:
+    """A prompt and its responses as token ids.
+
+    Attributes:
+        group_id: Identifies the group across tables.
+        prompt_ids: The prompt, generation header included.
+        response_ids: Per response its tokens, end-of-turn token included.
+        rewards: Per response its explicit reward, if there is one.
+    """
+
+    group_id: str
+    prompt_ids: Sequence[int]
+    response_ids: Sequence[Sequence[int]]
+    rewards: Sequence[float] | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the packed group."""
+        return len(self.prompt_ids) + sum(map(len, self.response_ids))
+
+
+@dataclass(frozen=True)
+class PackedGroups:
+    """G groups in one row of T tokens, and where their log-probs are read.
+
+    A log-prob of a target token is read from the hidden state at its `source` position; `segment` says which response
+    (`group * K + column`) or prompt (`group`) it belongs to.
+
+    Attributes:
+        input_ids: `[1, T]`.
+        position_ids: `[1, T]`, restarting after the prompt for every response.
+        attention_mask: `[1, 1, T, T]` boolean, True where the row's token sees the column's.
+        response_source: `[R]` positions whose hidden state predicts a response token.
+        response_target: `[R]` token ids.
+        response_segment: `[R]` in `[0, G * K)`.
+        prompt_source: `[P]` positions that predict the prompt tokens after t_0.
+        prompt_target: `[P]` token ids.
+        prompt_segment: `[P]` in `[0, G)`.
+        response_end: `[G, K]` position of a response's last token (0 where masked).
+        lengths: `[G, K]` response tokens (0 where masked).
+        mask: `[G, K]` True where a response exists.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+    response_source: Tensor
+    response_target: Tensor
+    response_segment: Tensor
+    prompt_source: Tensor
+    prompt_target: Tensor
+    prompt_segment: Tensor
+    response_end: Tensor
+    lengths: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> "PackedGroups":
+        """Return a copy on `device`."""
+        return PackedGroups(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> PackedGroups:
+    """Pack groups into one row.
+
+    Args:
+        groups: G groups; K is the largest number of responses among them.
+        t0_length: Tokens of the prefix t_0 that every prompt shares; its own log-prob is not read.
+
+    Raises:
+        ValueError: A group has an empty response, or a prompt no longer than t_0.
+    """
+    k = max(len(group.response_ids) for group in groups)
+    ids: list[int] = []
+    positions: list[int] = []
+    owner: list[int] = []  # which group a token belongs to
+    branch: list[int] = []  # 0 for the prompt, 1.. for the responses
+    responses: list[tuple[int, int, int]] = []
+    prompts: list[tuple[int, int, int]] = []
+    ends, lengths = torch.zeros(len(groups), k, dtype=torch.long), torch.zeros(len(groups), k, dtype=torch.long)
+    for g, group in enumerate(groups):
+        start, n_prompt = len(ids), len(group.prompt_ids)
+        if n_prompt <= t0_length:
+            raise ValueError(
+                f"group {group.group_id}: the prompt has {n_prompt} tokens, no more than t_0 ({t0_length})"
+            )
+        ids += group.prompt_ids
+        positions += range(n_prompt)
+        owner += [g] * n_prompt
+        branch += [0] * n_prompt
+        prompts += [(start + i - 1, group.prompt_ids[i], g) for i in range(t0_length, n_prompt)]
+        for j, response in enumerate(group.response_ids):
+            if not response:
+                raise ValueError(f"group {group.group_id}: response {j} is empty")
+            begin = len(ids)
+            ids += response
+            positions += range(n_prompt, n_prompt + len(response))
+            owner += [g] * len(response)
+            branch += [j + 1] * len(response)
+            sources = [start + n_prompt - 1, *range(begin, begin + len(response) - 1)]
+            responses += [(s, token, g * k + j) for s, token in zip(sources, response, strict=True)]
+            ends[g, j], lengths[g, j] = len(ids) - 1, len(response)
+    response_columns, prompt_columns = torch.tensor(responses).T, torch.tensor(prompts).T
+    return PackedGroups(
+        input_ids=torch.tensor([ids]),
+        position_ids=torch.tensor([positions]),
+        attention_mask=_visible(torch.tensor(owner), torch.tensor(branch))[None, None],
+        response_source=response_columns[0],
+        response_target=response_columns[1],
+        response_segment=response_columns[2],
+        prompt_source=prompt_columns[0],
+        prompt_target=prompt_columns[1],
+        prompt_segment=prompt_columns[2],
+        response_end=ends,
+        lengths=lengths,
+        mask=lengths > 0,
+    )
+
+
+def _visible(owner: Tensor, branch: Tensor) -> Tensor:
+    causal = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
+    same_group = owner[:, None] == owner[None, :]
+    prompt_or_itself = (branch[None, :] == 0) | (branch[:, None] == branch[None, :])
+    return causal & same_group & prompt_or_itself

@@ -1,0 +1,9 @@
+"""Alignment objectives: pure functions of log-probabilities and rewards.
+
+Nothing here knows about models, tokens or files. Imports torch only.
+"""
+
+from rao_kedro.objectives.base import GroupLogps, Objective, ObjectiveOutput
+from rao_kedro.objectives.registry import make_objective, objective_names
+
+__all__ = ["GroupLogps", "Objective", "ObjectiveOutput", "make_objective", "objective_names"]

@@ -1,0 +1,136 @@
+"""What every objective reads (`GroupLogps`) and returns (`ObjectiveOutput`), and the metrics they share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GroupLogps:
+    """Log-probabilities and rewards of a batch of G prompt groups with up to K responses each.
+
+    All log-probs are sums over tokens, in nats, fp32 (or fp64). Column 0 is the chosen response and column 1
+    the rejected one; further columns hold the other responses of the group in any order.
+
+    Attributes:
+        policy: `[G, K]` log pi(y_ij | x_i).
+        reference: `[G, K]` log pi_ref(y_ij | x_i).
+        policy_prompt: `[G]` log pi(x_i - t_0 | t_0).
+        reference_prompt: `[G]` log pi_ref(x_i - t_0 | t_0).
+        rewards: `[G, K]` explicit rewards r_ij.
+        lengths: `[G, K]` response tokens, the end-of-turn token included.
+        mask: `[G, K]` True where a response exists; groups may have different K.
+    """
+
+    policy: Tensor
+    lengths: Tensor
+    mask: Tensor
+    reference: Tensor | None = None
+    policy_prompt: Tensor | None = None
+    reference_prompt: Tensor | None = None
+    rewards: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check the shapes once, so that no objective broadcasts by accident.
+
+        Raises:
+            ValueError: A tensor's shape does not fit `policy`, or a group has fewer than two responses.
+        """
+        if self.policy.dim() != 2:
+            raise ValueError(f"policy must be [groups, responses], got {tuple(self.policy.shape)}")
+        for name in ("lengths", "mask", "reference", "rewards"):
+            self._check_shape(name, tuple(self.policy.shape))
+        for name in ("policy_prompt", "reference_prompt"):
+            self._check_shape(name, (self.policy.shape[0],))
+        if self.mask.dtype != torch.bool:
+            raise ValueError(f"mask must be boolean, got {self.mask.dtype}")
+        if self.policy.shape[1] < 2 or not bool(self.mask[:, :2].all()):
+            raise ValueError("every group needs a chosen (column 0) and a rejected (column 1) response")
+
+    def _check_shape(self, name: str, expected: tuple[int, ...]) -> None:
+        value = getattr(self, name)
+        if value is not None and tuple(value.shape) != expected:
+            raise ValueError(f"{name} must have shape {list(expected)}, got {list(value.shape)}")
+
+    def require(self, *names: str) -> tuple[Tensor, ...]:
+        """Return the named optional tensors.
+
+        Raises:
+            ValueError: One of them is missing from this batch.
+        """
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"this objective needs {', '.join(missing)} in GroupLogps, but the batch has none")
+        return tuple(getattr(self, name) for name in names)
+
+    def log_ratio(self) -> Tensor:
+        """Return `h_ij = log pi(y_ij|x_i) - log pi_ref(y_ij|x_i)`, `[G, K]` in nats, 0 where masked."""
+        (reference,) = self.require("reference")
+        return (self.policy - reference).masked_fill(~self.mask, 0.0)
+
+    def prompt_log_ratio(self) -> Tensor:
+        """Return `D_i = log pi(x_i - t_0|t_0) - log pi_ref(x_i - t_0|t_0)`, `[G]` in nats."""
+        policy_prompt, reference_prompt = self.require("policy_prompt", "reference_prompt")
+        return policy_prompt - reference_prompt
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """What an objective returns.
+
+    Attributes:
+        loss: Scalar, a mean over `weight` units.
+        weight: How many units (groups, or responses for a flat reduction) the mean runs over. Losses of
+            several batches combine as `sum(weight * loss) / sum(weight)`.
+        metrics: Detached scalars, means over the batch's groups.
+    """
+
+    loss: Tensor
+    weight: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """A callable that turns a batch of prompt groups into a loss."""
+
+    needs_rewards: bool
+    needs_reference: bool
+    needs_prompt: bool
+    pairwise: bool
+
+    def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
+        """Return the loss and its metrics."""
+        ...
+
+
+def pair_metrics(batch: GroupLogps, beta: float) -> dict[str, Tensor]:
+    """Return what is plotted for every method: rewards and log-probs of the chosen and rejected responses.
+
+    Args:
+        batch: G groups; needs `reference`.
+        beta: Converts log-ratios (nats) to implicit rewards `beta * h`.
+    """
+    with torch.no_grad():
+        h = batch.log_ratio()
+        chosen, rejected = h[:, 0], h[:, 1]
+        return {
+            "rewards_chosen": beta * chosen.mean(),
+            "rewards_rejected": beta * rejected.mean(),
+            "margin": beta * (chosen - rejected).mean(),
+            "log_ratio_chosen": chosen.mean(),
+            "log_ratio_rejected": rejected.mean(),
+            "logps_chosen": batch.policy[:, 0].mean(),
+            "logps_rejected": batch.policy[:, 1].mean(),
+            "accuracy": (chosen > rejected).float().mean(),
+            "chosen_likelihood_fell": (chosen < 0).float().mean(),
+            "rejected_likelihood_fell": (rejected < 0).float().mean(),
+        }
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raise `ValueError` unless `value` is a finite number above 0."""
+    if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -1,0 +1,1 @@
+"""Data contracts: pandera schemas of tables, pydantic models of parameters."""

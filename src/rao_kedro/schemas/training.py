@@ -1,0 +1,43 @@
+"""Parameters of the training loop, the same for every task."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingParameters(BaseModel):
+    """What the loop needs to know; see `rao_kedro.training.loop`.
+
+    Attributes:
+        epochs: Passes over the training groups.
+        learning_rate: Peak of the schedule.
+        groups_per_step: Prompt groups per optimizer step, over all processes.
+        max_tokens_per_batch: Tokens of one packed forward pass; bounds memory.
+        lr_scheduler: A scheduler name of transformers.
+        warmup_ratio: Share of the steps over which the learning rate rises.
+        weight_decay: AdamW's decoupled weight decay.
+        adam_beta2: AdamW's second-moment decay.
+        max_grad_norm: Gradients are clipped to this norm.
+        mixed_precision: Compute precision; master weights are always fp32.
+        checkpoint_every: Steps between checkpoints; 0 keeps none, so that a killed run starts over.
+        eval_every_epochs: Epochs between evaluations; the best one is kept.
+        keep: Which weights are published: of the best evaluation, or the last.
+        seed: Seeds data order, dropout and new heads.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(1, ge=1)
+    learning_rate: float = Field(gt=0)
+    groups_per_step: int = Field(8, ge=1)
+    max_tokens_per_batch: int = Field(2048, ge=1)
+    lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta2: float = Field(0.999, gt=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    checkpoint_every: int = Field(0, ge=0)
+    eval_every_epochs: int = Field(1, ge=1)
+    keep: Literal["best", "last"] = "best"
+    seed: int = 0

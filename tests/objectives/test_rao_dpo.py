@@ -1,0 +1,175 @@
+"""RAO and DPO against hand-written arithmetic, and the identities of the method."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rao_kedro.objectives import GroupLogps, make_objective, objective_names
+from rao_kedro.objectives.rao import calibrated_log_z0
+
+
+def one_group(**changes):
+    """Two responses with h = (1, -2), D = 0.5, rewards (0.3, -0.1)."""
+    batch = GroupLogps(
+        policy=torch.tensor([[-10.0, -22.0]]),
+        reference=torch.tensor([[-11.0, -20.0]]),
+        policy_prompt=torch.tensor([-30.0]),
+        reference_prompt=torch.tensor([-30.5]),
+        rewards=torch.tensor([[0.3, -0.1]]),
+        lengths=torch.tensor([[5, 7]]),
+        mask=torch.ones(1, 2, dtype=torch.bool),
+    )
+    return replace(batch, **changes)
+
+
+def random_batch(seed: int, groups: int = 3, responses: int = 4) -> GroupLogps:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    mask = torch.ones(groups, responses, dtype=torch.bool)
+    mask[0, 2:] = False
+    return GroupLogps(
+        policy=(normal(groups, responses) * 3 - 50).requires_grad_(),
+        reference=normal(groups, responses) * 3 - 50,
+        policy_prompt=(normal(groups) - 20).requires_grad_(),
+        reference_prompt=normal(groups) - 20,
+        rewards=normal(groups, responses),
+        lengths=torch.full((groups, responses), 9),
+        mask=mask,
+    )
+
+
+def test_rao_equals_hand_arithmetic():
+    """beta 0.1, log_z0 2: log Z = 2.5.
+
+    d_w = 0.3 - 0.1*1 - 0.25 = -0.05;  d_l = -0.1 + 0.2 - 0.25 = -0.15
+    L = (0.0025 + 0.0225) / 2 = 0.0125
+    """
+    out = make_objective("rao", beta=0.1, log_z0=2.0)(one_group())
+    assert out.loss.item() == pytest.approx(0.0125, abs=1e-7)
+    assert out.metrics["log_z"].item() == pytest.approx(2.5)
+    assert out.metrics["rewards_chosen"].item() == pytest.approx(0.1)
+    assert out.metrics["rewards_rejected"].item() == pytest.approx(-0.2)
+    # targets: 0.3/0.1 - 2.5 = 0.5 and -1 - 2.5 = -3.5
+    assert out.metrics["target_log_ratio"].item() == pytest.approx(-1.5, abs=1e-5)
+
+
+def test_dpo_equals_hand_arithmetic():
+    """beta 0.1: logits = 0.1 * (1 + 2) = 0.3; L = log(1 + exp(-0.3)) = 0.554355."""
+    out = make_objective("dpo", beta=0.1)(one_group())
+    assert out.loss.item() == pytest.approx(0.5543552, abs=1e-6)
+
+
+def test_label_smoothed_dpo_mixes_both_labels():
+    """L = 0.9 * log(1+exp(-0.3)) + 0.1 * log(1+exp(0.3)) = 0.498920 + 0.085436."""
+    out = make_objective("dpo", beta=0.1, label_smoothing=0.1)(one_group())
+    assert out.loss.item() == pytest.approx(0.9 * 0.5543552 + 0.1 * 0.8543552, abs=1e-6)
+
+
+def test_dpo_at_step_0_is_ln_2():
+    batch = one_group()
+    out = make_objective("dpo")(replace(batch, policy=batch.reference))
+    assert out.loss.item() == pytest.approx(math.log(2), abs=1e-7)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), shift=st.floats(-20, 20), beta=st.floats(0.02, 2), log_z0=st.floats(-50, 500))
+def test_shifting_rewards_equals_shifting_log_z0(seed, shift, beta, log_z0):
+    batch = random_batch(seed)
+    shifted = replace(batch, rewards=batch.rewards + shift)
+    loss = make_objective("rao", beta=beta, log_z0=log_z0)(batch).loss
+    other = make_objective("rao", beta=beta, log_z0=log_z0 + shift / beta)(shifted).loss
+    torch.testing.assert_close(loss, other, rtol=1e-8, atol=1e-8)
+    (grad,) = torch.autograd.grad(loss, batch.policy)
+    (other_grad,) = torch.autograd.grad(other, batch.policy)
+    torch.testing.assert_close(grad, other_grad, rtol=1e-7, atol=1e-8)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), reduction=st.sampled_from(["prompt_mean", "flat"]))
+def test_rao_equals_an_independent_loop_in_float64(seed, reduction):
+    batch = random_batch(seed)
+    out = make_objective("rao", beta=0.3, log_z0=4.0, reduction=reduction)(batch)
+    per_group = []
+    for i in range(3):
+        squares = [
+            (
+                float(batch.rewards[i, j])
+                - 0.3 * float(batch.policy.detach()[i, j] - batch.reference[i, j])
+                - 0.3 * (4.0 + float(batch.policy_prompt.detach()[i] - batch.reference_prompt[i]))
+            )
+            ** 2
+            for j in range(4)
+            if batch.mask[i, j]
+        ]
+        per_group.append(squares)
+    if reduction == "prompt_mean":
+        expected = sum(sum(g) / len(g) for g in per_group) / len(per_group)
+    else:
+        expected = sum(map(sum, per_group)) / sum(map(len, per_group))
+    assert out.loss.item() == pytest.approx(expected, rel=1e-10)
+    assert out.weight.item() == (3 if reduction == "prompt_mean" else 10)
+
+
+def test_prompt_gets_gradient_only_when_attached():
+    for prompt_term, expects_gradient in (("detached", False), ("attached", True), ("none", False)):
+        batch = random_batch(1)
+        make_objective("rao", prompt_term=prompt_term)(batch).loss.backward()
+        assert (batch.policy_prompt.grad is not None and bool(batch.policy_prompt.grad.abs().sum() > 0)) == (
+            expects_gradient
+        )
+
+
+def test_masked_responses_change_nothing_and_get_no_gradient():
+    batch = random_batch(3)
+    changed = replace(
+        batch,
+        policy=torch.where(batch.mask, batch.policy.detach(), torch.full_like(batch.policy, -1e4)).requires_grad_(),
+        rewards=torch.where(batch.mask, batch.rewards, torch.full_like(batch.rewards, 77.0)),
+    )
+    objective = make_objective("rao")
+    assert objective(batch).loss.item() == objective(changed).loss.item()
+    objective(changed).loss.backward()
+    assert bool((changed.policy.grad[~changed.mask] == 0).all())
+
+
+@pytest.mark.parametrize(("scale", "factor"), [("none", 1), ("inverse_beta", 10), ("inverse_beta_squared", 100)])
+def test_gradient_scale_multiplies_the_loss(scale, factor):
+    plain = make_objective("rao", beta=0.1)(one_group()).loss
+    assert make_objective("rao", beta=0.1, gradient_scale=scale)(one_group()).loss.item() == pytest.approx(
+        factor * plain.item(), rel=1e-6
+    )
+
+
+def test_auto_log_z0_puts_the_mean_target_at_the_margin():
+    batch = random_batch(5)
+    log_z0 = calibrated_log_z0(batch.rewards, batch.mask, beta=0.2, margin=1.5)
+    per_prompt = [(batch.rewards[i][batch.mask[i]] / 0.2 - log_z0).mean() for i in range(3)]
+    assert sum(per_prompt).item() / 3 == pytest.approx(1.5)
+
+
+def test_unknown_names_and_parameters_list_the_valid_ones():
+    with pytest.raises(ValueError, match=r"unknown objective 'rpo'.*rao, dpo"):
+        make_objective("rpo")
+    with pytest.raises(ValueError, match=r"no parameter betta; it takes beta=0.1, log_z0=50.0"):
+        make_objective("rao", betta=1)
+    with pytest.raises(ValueError, match="beta must be a positive number, got 0"):
+        make_objective("dpo", beta=0)
+    with pytest.raises(ValueError, match="prompt_term must be one of"):
+        make_objective("rao", prompt_term="maybe")
+    assert objective_names()[:2] == ["rao", "dpo"]
+
+
+def test_batches_with_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"rewards must have shape \[1, 2\], got \[1, 3\]"):
+        one_group(rewards=torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="needs a chosen"):
+        one_group(mask=torch.tensor([[True, False]]))
+    with pytest.raises(ValueError, match="needs rewards"):
+        make_objective("rao")(one_group(rewards=None))
