@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -96,10 +96,14 @@ class ObjectiveOutput:
 class Objective(Protocol):
     """A callable that turns a batch of prompt groups into a loss."""
 
-    needs_rewards: bool
-    needs_reference: bool
-    needs_prompt: bool
-    pairwise: bool
+    needs_rewards: ClassVar[bool]
+    needs_reference: ClassVar[bool]
+    pairwise: ClassVar[bool]
+
+    @property
+    def prompt_gradient(self) -> Literal["none", "detached", "attached"]:
+        """Whether prompt log-probs are needed, and whether gradients flow through them."""
+        ...
 
     def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
         """Return the loss and its metrics."""

@@ -1,7 +1,7 @@
 """Direct Preference Optimization (Rafailov et al. 2023, eq. 7) with optional label smoothing (cDPO)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,8 @@ class DPO:
 
     needs_rewards: ClassVar[bool] = False
     needs_reference: ClassVar[bool] = True
-    needs_prompt: ClassVar[bool] = False
     pairwise: ClassVar[bool] = True
+    prompt_gradient: ClassVar[Literal["none"]] = "none"
 
     def __post_init__(self) -> None:
         """Check the parameters.

@@ -51,9 +51,9 @@ class RAO:
                 raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
 
     @property
-    def needs_prompt(self) -> bool:
-        """Whether D_i is read."""
-        return self.prompt_term != "none"
+    def prompt_gradient(self) -> PromptTerm:
+        """Whether D_i is read, and with its gradient or without."""
+        return self.prompt_term
 
     def log_z(self, batch: GroupLogps) -> Tensor:
         """Return `log Z_i`, `[G]` in nats."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ class LossOutput:
 class Task(Protocol):
     """One kind of training: supervised fine-tuning, a reward model, alignment."""
 
-    train_groups: Sequence[TokenizedGroup]
-    eval_groups: Sequence[TokenizedGroup]
+    train_groups: list[TokenizedGroup]
+    eval_groups: list[TokenizedGroup]
     selection_metric: str
     greater_is_better: bool
 
@@ -48,6 +48,6 @@ class Task(Protocol):
         """Raise `TrainingError` if the metrics of the first step, before any update, cannot be right."""
         ...
 
-    def save(self, module: nn.Module, directory: Path) -> None:
+    def save(self, module: Any, directory: Path) -> None:
         """Write the trained module as a plain checkpoint."""
         ...

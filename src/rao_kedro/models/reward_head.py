@@ -1,0 +1,40 @@
+"""A scalar reward per response, read at its last token, from packed groups.
+
+The module inside is a plain `AutoModelForSequenceClassification` with one label, so what is saved opens anywhere.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rao_kedro.models.packing import PackedGroups, TokenizedGroup
+
+
+class PackedRewards(nn.Module):
+    """A sequence classifier whose forward pass returns the rewards of packed groups."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Wrap `model`, a sequence classifier of transformers with one label."""
+        super().__init__()
+        self.model = model
+        self._no_split_modules = getattr(model, "_no_split_modules", None)
+
+    def forward(self, batch: PackedGroups) -> Tensor:
+        """Return `[G, K]` rewards, 0 where masked. The head computes in fp32 whatever the body does."""
+        hidden = self.model.base_model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            attention_mask=batch.attention_mask,
+            use_cache=False,
+        ).last_hidden_state[0]
+        last = hidden[batch.response_end.flatten()].to(self.model.score.weight.dtype)
+        with torch.autocast(last.device.type, enabled=False):
+            rewards = self.model.score(last)
+        return rewards.view(batch.mask.shape).masked_fill(~batch.mask, 0.0)
+
+
+def padded_rewards(model: nn.Module, group: TokenizedGroup) -> Tensor:
+    """Return `[K]` rewards the slow and plain way: one unpadded row per response. The oracle of the tests."""
+    rows: Sequence[list[int]] = [[*group.prompt_ids, *response] for response in group.response_ids]
+    return torch.cat([model(input_ids=torch.tensor([row])).logits[0] for row in rows])

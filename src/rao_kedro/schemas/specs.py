@@ -1,0 +1,73 @@
+"""What a node tells a worker: one JSON file per run of a worker."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rao_kedro.schemas.training import TrainingParameters
+
+
+class WorkerSpec(BaseModel):
+    """Common to all workers.
+
+    Attributes:
+        workspace: The worker's own directory; it resumes from what is there.
+        model_dir: The checkpoint it starts from.
+        groups_path: Parquet of tokenised groups.
+        t0_length: Tokens of the prefix t_0 that all prompts share.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    workspace: Path
+    model_dir: Path
+    groups_path: Path
+    t0_length: int = Field(1, ge=1)
+
+
+class TrainingSpec(WorkerSpec):
+    """Supervised fine-tuning.
+
+    Attributes:
+        training: Parameters of the loop.
+    """
+
+    training: TrainingParameters
+
+
+class RewardTrainingSpec(TrainingSpec):
+    """A Bradley-Terry reward model.
+
+    Attributes:
+        centering: Weight c of `c (r_w + r_l)^2`, which keeps the additive constant of the rewards near 0.
+    """
+
+    centering: float = Field(0.01, ge=0)
+
+
+class AlignmentSpec(TrainingSpec):
+    """A policy.
+
+    Attributes:
+        reference_path: Parquet of reference log-probs.
+        objective: Name of the objective.
+        objective_parameters: Its parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
+    """
+
+    reference_path: Path
+    objective: str
+    objective_parameters: dict[str, float | str | bool]
+
+
+class ScoringSpec(WorkerSpec):
+    """A forward pass over groups: reference log-probs, or rewards.
+
+    Attributes:
+        output_path: Parquet to write.
+        max_tokens_per_batch: Tokens of one packed forward pass.
+        mixed_precision: Compute precision; must be the one of training, or log-ratios at step 0 are not 0.
+    """
+
+    output_path: Path
+    max_tokens_per_batch: int = Field(2048, ge=1)
+    mixed_precision: str = "bf16"

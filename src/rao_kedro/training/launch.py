@@ -1,0 +1,49 @@
+"""The only way into training from a node: writes the task's spec and runs it under `accelerate launch`.
+
+Imports neither torch nor transformers, so that `kedro` commands start fast.
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from rao_kedro.errors import RaoKedroError, TrainingError
+from rao_kedro.processes import run_worker
+from rao_kedro.schemas.specs import WorkerSpec
+
+
+def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_prefix: str = "") -> None:
+    """Run a task in processes of its own, and wait.
+
+    Args:
+        task: A worker module of `rao_kedro.training`: sft, reward, alignment, reference or annotate.
+        spec: What the worker is to do; written to `<workspace>/spec.json`.
+        accelerate_config: The accelerate YAML file; None runs the task inside this process.
+        metric_prefix: Put before the names of metrics in MLflow.
+
+    Raises:
+        TrainingError: The worker failed; the message is its own.
+    """
+    spec.workspace.mkdir(parents=True, exist_ok=True)
+    spec_path = spec.workspace / "spec.json"
+    spec_path.write_text(spec.model_dump_json(indent=2))
+    module = f"rao_kedro.training.{task}"
+    if accelerate_config is None:
+        importlib.import_module(module).main(str(spec_path))
+        return
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config)]
+    try:
+        run_worker([*command, "-m", module, str(spec_path)], _environment(metric_prefix))
+    except RaoKedroError as error:
+        raise TrainingError(f"{task}: {error}") from error
+
+
+def _environment(metric_prefix: str) -> dict[str, str]:
+    environment = dict(os.environ, RAO_KEDRO_METRIC_PREFIX=metric_prefix, PYTHONUNBUFFERED="1")
+    # Only an active run is passed on: asking mlflow for one would create one.
+    if mlflow := sys.modules.get("mlflow"):
+        run = mlflow.active_run()
+        if run is not None:
+            environment |= {"MLFLOW_RUN_ID": run.info.run_id, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    return environment

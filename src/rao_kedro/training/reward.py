@@ -1,0 +1,95 @@
+"""A Bradley-Terry reward model, trained on every pair of differently rated responses of a group."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.loading import load_reward_model, save_checkpoint
+from rao_kedro.models.packing import TokenizedGroup, pack_groups
+from rao_kedro.models.reward_head import PackedRewards
+from rao_kedro.processes import worker_main
+from rao_kedro.schemas.specs import RewardTrainingSpec
+from rao_kedro.training.loop import train
+from rao_kedro.training.tables import read_groups
+from rao_kedro.training.task import LossOutput
+
+
+def bradley_terry(rewards: Tensor, ratings: Tensor, mask: Tensor, centering: float) -> tuple[Tensor, Tensor]:
+    """Return the loss and the accuracy of rewards, over all pairs with different ratings.
+
+    Bradley and Terry 1952: `-log sigmoid(r_w - r_l)`, plus `c (r_w + r_l)^2` (Eisenstein et al. 2023), which fixes the
+    additive constant. Mean over a group's pairs, then over groups.
+
+    Args:
+        rewards: `[G, K]` predicted rewards.
+        ratings: `[G, K]` given ratings; only their order counts.
+        mask: `[G, K]` True where a response exists.
+        centering: Weight c.
+    """
+    better = (ratings[:, :, None] > ratings[:, None, :]) & mask[:, :, None] & mask[:, None, :]
+    margins = rewards[:, :, None] - rewards[:, None, :]
+    sums = rewards[:, :, None] + rewards[:, None, :]
+    losses = -F.logsigmoid(margins) + centering * sums.square()
+    per_group = better.sum((1, 2)).clamp(min=1)
+    loss = ((losses * better).sum((1, 2)) / per_group).mean()
+    accuracy = (((margins > 0) & better).sum((1, 2)) / per_group).mean()
+    return loss, accuracy
+
+
+class RewardModeling:
+    """A `Task`: learns to order the responses of a group as their ratings do."""
+
+    selection_metric = "accuracy"
+    greater_is_better = True
+
+    def __init__(self, spec: RewardTrainingSpec) -> None:
+        """Read the groups that the spec names; groups without two different ratings teach nothing and are left out."""
+        self.spec = spec
+        self.tokenizer = load_tokenizer(spec.model_dir)
+        self.train_groups, self.eval_groups = (
+            [g for g in read_groups(spec.groups_path, split, "ratings") if len(set(g.rewards or [])) > 1]
+            for split in ("train", "test")
+        )
+
+    def load(self) -> nn.Module:
+        """Return the classifier with a new scalar head."""
+        model = load_reward_model(self.spec.model_dir)
+        model.config.pad_token_id = self.tokenizer.pad_token_id
+        return PackedRewards(model)
+
+    def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
+        """Count groups."""
+        return float(len(groups))
+
+    def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
+        """Return the Bradley-Terry loss, in nats."""
+        batch = pack_groups(groups, self.spec.t0_length).to(device)
+        rewards = module(batch)
+        ratings = torch.zeros_like(rewards)
+        for row, group in zip(ratings, groups, strict=True):
+            row[: len(group.response_ids)] = torch.tensor(group.rewards)
+        loss, accuracy = bradley_terry(rewards, ratings, batch.mask, self.spec.centering)
+        mean = rewards.detach().sum() / batch.mask.sum()
+        return LossOutput(loss, {"accuracy": accuracy, "reward_mean": mean})
+
+    def check_step_zero(self, metrics: Mapping[str, float]) -> None:
+        """A new head is random, so nothing is known of the loss before the first update."""
+
+    def save(self, module: Any, directory: Path) -> None:
+        """Write the reward model as a plain sequence classifier."""
+        save_checkpoint(module.model, self.tokenizer, directory)
+
+
+def main(spec_path: str) -> None:
+    """Train as `spec_path` says."""
+    spec = RewardTrainingSpec.model_validate_json(Path(spec_path).read_text())
+    train(RewardModeling(spec), spec.training, spec.workspace)
+
+
+if __name__ == "__main__":
+    worker_main(main)

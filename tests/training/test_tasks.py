@@ -1,0 +1,202 @@
+"""SFT, reward modelling and alignment through the real loop on a tiny model."""
+
+import json
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from rao_kedro.errors import ParameterError, TrainingError
+from rao_kedro.models.loading import load_causal_lm, load_reward_model
+from rao_kedro.models.packing import TokenizedGroup, pack_groups
+from rao_kedro.models.reward_head import PackedRewards, padded_rewards
+from rao_kedro.schemas.specs import AlignmentSpec, RewardTrainingSpec, ScoringSpec, TrainingSpec
+from rao_kedro.schemas.training import TrainingParameters
+from rao_kedro.training.launch import launch
+from rao_kedro.training.reward import bradley_terry
+
+
+def write_groups(path, n_groups):
+    """Groups of three responses; a marker token before the end says how a response is rated."""
+    rng = random.Random(0)
+    rows = []
+    for i in range(n_groups):
+        responses = [[*(rng.randrange(10, 250) for _ in range(n)), mark, 2] for n, mark in ((2, 5), (4, 6), (3, 7))]
+        rows.append(
+            {
+                "group_id": f"g{i}",
+                "split": "train" if i < n_groups * 2 // 3 else "test",
+                "prompt_ids": [1, *(rng.randrange(10, 250) for _ in range(4))],
+                "response_ids": responses,
+                "ratings": [0.0, 0.5, 1.0],
+                "rewards": [-1.0, 0.0, 1.0],
+                "chosen": 2,
+                "rejected": 0,
+            }
+        )
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.fixture
+def groups_path(tmp_path):
+    return write_groups(tmp_path / "groups.parquet", 12)
+
+
+def parameters(**changes):
+    defaults = {"learning_rate": 3e-3, "groups_per_step": 4, "max_tokens_per_batch": 60, "mixed_precision": "no"}
+    return TrainingParameters(**(defaults | changes))
+
+
+def log_of(workspace):
+    rows = [json.loads(line) for line in (workspace / "training_log.jsonl").read_text().splitlines()]
+    return [r for r in rows if "loss" in r], [r for r in rows if "eval_loss" in r]
+
+
+def reference(tmp_path, tiny_checkpoint, groups_path, model_dir=None):
+    spec = ScoringSpec(
+        workspace=tmp_path / "reference",
+        model_dir=model_dir or tiny_checkpoint,
+        groups_path=groups_path,
+        output_path=tmp_path / "reference.parquet",
+        mixed_precision="no",
+    )
+    launch("reference", spec, None)
+    return spec.output_path
+
+
+def alignment_spec(tmp_path, tiny_checkpoint, groups_path, name="rao", training=None, **objective):
+    return AlignmentSpec(
+        workspace=tmp_path / name,
+        model_dir=tiny_checkpoint,
+        groups_path=groups_path,
+        reference_path=tmp_path / "reference.parquet",
+        objective=name,
+        objective_parameters=objective,
+        training=training or parameters(epochs=8, keep="last"),
+    )
+
+
+def test_sft_lowers_the_loss_and_saves_a_plain_checkpoint(tmp_path, tiny_checkpoint, groups_path):
+    spec = TrainingSpec(
+        workspace=tmp_path / "sft", model_dir=tiny_checkpoint, groups_path=groups_path, training=parameters(epochs=4)
+    )
+    launch("sft", spec, None)
+    steps, evaluations = log_of(spec.workspace)
+    assert len(steps) == 8 and len(evaluations) == 5
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert load_causal_lm(spec.workspace / "model").config.vocab_size > 0
+
+
+def test_reward_model_learns_a_separable_rule_and_scores_as_plain_transformers(tmp_path, tiny_checkpoint):
+    spec = RewardTrainingSpec(
+        workspace=tmp_path / "reward",
+        model_dir=tiny_checkpoint,
+        groups_path=write_groups(tmp_path / "groups.parquet", 300),
+        training=parameters(epochs=4),
+    )
+    launch("reward", spec, None)
+    steps, evaluations = log_of(spec.workspace)
+    assert steps[-1]["accuracy"] > 0.9 and max(e["eval_accuracy"] for e in evaluations) > 0.8
+    model = load_reward_model(spec.workspace / "model")
+    group = TokenizedGroup("x", [1, 50, 60], [[70, 2], [80, 81, 82, 2]])
+    with torch.no_grad():
+        packed = PackedRewards(model)(pack_groups([group]))[0]
+        torch.testing.assert_close(packed, padded_rewards(model, group), rtol=1e-5, atol=1e-5)
+
+
+def test_rao_moves_log_ratios_to_their_targets(tmp_path, tiny_checkpoint, groups_path):
+    reference(tmp_path, tiny_checkpoint, groups_path)
+    training = parameters(epochs=15, learning_rate=3e-4, keep="last")
+    spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, training=training, beta=1.0, log_z0="auto")
+    launch("alignment", spec, None)
+    steps, _ = log_of(spec.workspace)
+    assert abs(steps[0]["log_ratio_chosen"]) < 1e-3 and abs(steps[0]["prompt_log_ratio"]) < 1e-3
+    assert steps[0]["loss"] == pytest.approx(2 / 3, abs=1e-3)  # mean of (1, 0, 1) for rewards (-1, 0, 1), log_z0 = 0
+    assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
+    assert steps[-1]["log_ratio_chosen"] > 0.3 and steps[-1]["log_ratio_rejected"] < -0.3
+
+
+def test_dpo_starts_at_ln_2_and_learns(tmp_path, tiny_checkpoint, groups_path):
+    reference(tmp_path, tiny_checkpoint, groups_path)
+    spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, "dpo", beta=0.5)
+    launch("alignment", spec, None)
+    steps, _ = log_of(spec.workspace)
+    assert steps[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert steps[-1]["margin"] > 0.2
+
+
+def test_a_reference_from_other_weights_stops_before_the_first_update(tmp_path, tiny_checkpoint, groups_path):
+    other = tmp_path / "other"
+    model = load_causal_lm(tiny_checkpoint)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(1.1)
+    from rao_kedro.models.chat import load_tokenizer
+    from rao_kedro.models.loading import save_checkpoint
+
+    save_checkpoint(model, load_tokenizer(tiny_checkpoint), other)
+    reference(tmp_path, tiny_checkpoint, groups_path, model_dir=other)
+    with pytest.raises(TrainingError, match=r"before the first update log_ratio_.* instead of 0"):
+        launch("alignment", alignment_spec(tmp_path, tiny_checkpoint, groups_path, log_z0=0.0), None)
+
+
+def test_an_unknown_objective_parameter_is_named(tmp_path, tiny_checkpoint, groups_path):
+    reference(tmp_path, tiny_checkpoint, groups_path)
+    with pytest.raises(ParameterError, match="has no parameter gamma"):
+        launch("alignment", alignment_spec(tmp_path, tiny_checkpoint, groups_path, gamma=1.0), None)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, tiny_checkpoint, groups_path, monkeypatch):
+    def spec(name):
+        return TrainingSpec(
+            workspace=tmp_path / name,
+            model_dir=tiny_checkpoint,
+            groups_path=groups_path,
+            training=parameters(epochs=3, checkpoint_every=1, keep="last"),
+        )
+
+    launch("sft", spec("whole"), None)
+    from rao_kedro.training.progress import Progress
+
+    report, calls = Progress.report, []
+
+    def killed(self, step, **kwargs):
+        calls.append(step)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        report(self, step, **kwargs)
+
+    monkeypatch.setattr(Progress, "report", killed)
+    with pytest.raises(KeyboardInterrupt):
+        launch("sft", spec("killed"), None)
+    launch("sft", spec("killed"), None)
+    assert calls == [1, 2, 3, 4, 4, 5, 6]
+    whole, killed_model = (load_causal_lm(tmp_path / name / "model").state_dict() for name in ("whole", "killed"))
+    for name, weights in whole.items():
+        assert torch.equal(weights, killed_model[name]), name
+    assert len(log_of(tmp_path / "killed")[0]) == 6
+
+
+def test_group_longer_than_a_batch_is_named(tmp_path, tiny_checkpoint, groups_path):
+    spec = TrainingSpec(
+        workspace=tmp_path / "sft",
+        model_dir=tiny_checkpoint,
+        groups_path=groups_path,
+        training=parameters(max_tokens_per_batch=5),
+    )
+    with pytest.raises(TrainingError, match=r"group g\d+ has \d+ tokens, more than max_tokens_per_batch = 5"):
+        launch("sft", spec, None)
+
+
+def test_bradley_terry_equals_hand_arithmetic():
+    """Rewards (1, 0, -1), ratings (2, 1, 1): two pairs with margins 1 and 2, sums 1 and 0.
+
+    loss = (log(1+e^-1) + 0.1*1 + log(1+e^-2) + 0) / 2 = (0.313262 + 0.1 + 0.126928) / 2 = 0.270095
+    """
+    loss, accuracy = bradley_terry(
+        torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[2.0, 1.0, 1.0]]), torch.ones(1, 3, dtype=torch.bool), 0.1
+    )
+    assert loss.item() == pytest.approx(0.270095, abs=1e-6)
+    assert accuracy.item() == 1.0
