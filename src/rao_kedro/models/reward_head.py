@@ -4,11 +4,16 @@ The module inside is a plain `AutoModelForSequenceClassification` with one label
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from rao_kedro.errors import ModelError
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class PackedRewards(nn.Module):
@@ -32,6 +37,21 @@ class PackedRewards(nn.Module):
         with torch.autocast(last.device.type, enabled=False):
             rewards = self.model.score(last)
         return rewards.view(batch.mask.shape).masked_fill(~batch.mask, 0.0)
+
+
+def pad_token_id_unlike_eos(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return a padding token that no response ends with.
+
+    Plain transformers reads a sequence classifier's score at the last token that is not padding, so with
+    `pad_token == eos_token` it would read it one token too early.
+
+    Raises:
+        ModelError: Every special token of the tokenizer is its end-of-turn token.
+    """
+    for token_id in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id):
+        if token_id is not None and token_id != tokenizer.eos_token_id:
+            return int(token_id)
+    raise ModelError("the tokenizer has no pad, unk or bos token besides its eos token: set tokenizer.pad_token")
 
 
 def padded_rewards(model: nn.Module, group: TokenizedGroup) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
-from rao_kedro.models.reward_head import PackedRewards
+from rao_kedro.models.reward_head import PackedRewards, pad_token_id_unlike_eos
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import RewardTrainingSpec
 from rao_kedro.training.loop import train
@@ -51,6 +51,7 @@ class RewardModeling:
         """Read the groups that the spec names; groups without two different ratings teach nothing and are left out."""
         self.spec = spec
         self.tokenizer = load_tokenizer(spec.model_dir)
+        self.tokenizer.pad_token_id = pad_token_id_unlike_eos(self.tokenizer)
         self.train_groups, self.eval_groups = (
             [g for g in read_groups(spec.groups_path, split, "ratings") if len(set(g.rewards or [])) > 1]
             for split in ("train", "test")
