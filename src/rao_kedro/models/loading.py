@@ -1,7 +1,6 @@
 """Loads, identifies and saves checkpoints: plain Hugging Face directories with safetensors."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from rao_kedro.errors import ModelError
+from rao_kedro.files import replace_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,14 +78,3 @@ def save_checkpoint(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", dire
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     replace_directory(partial, directory)
-
-
-def replace_directory(source: Path, target: Path) -> None:
-    """Rename `source` to `target`, replacing what is there."""
-    old = target.with_name(target.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(source, target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from rao_kedro.models.loading import replace_directory
+from rao_kedro.files import replace_directory
 
 
 class Checkpoints:

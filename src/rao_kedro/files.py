@@ -1,0 +1,16 @@
+"""Atomic replacement on disk: a reader sees the old thing or the new one. Imports the standard library only."""
+
+import os
+import shutil
+from pathlib import Path
+
+
+def replace_directory(source: Path, target: Path) -> None:
+    """Rename `source` to `target`, replacing what is there."""
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,111 @@
+"""Schemas of the catalog's tables; Kedro checks them on load and on save."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+import pandera.pandas as pa
+from pandera.typing import Series
+
+SPLITS = ["train", "test"]
+
+
+def _numbers_are_finite(values: Sequence[float]) -> bool:
+    return all(math.isfinite(value) for value in values)
+
+
+class _Table(pa.DataFrameModel):
+    class Config:
+        """No column is missing, and none is there that nobody knows of."""
+
+        strict = True
+
+
+class PreferenceGroups(_Table):
+    """One row per prompt: its messages, K >= 2 responses and their ratings."""
+
+    group_id: Series[str] = pa.Field(unique=True)
+    split: Series[str] = pa.Field(isin=SPLITS)
+    messages: Series[object]
+    responses: Series[object]
+    ratings: Series[object]
+    source: Series[str]
+    requirements: Series[str]
+
+    @pa.check("responses", element_wise=True, error="a prompt group has at least two responses")
+    def _two_responses(cls, responses: Sequence[str]) -> bool:
+        return len(responses) >= 2
+
+    @pa.check("ratings", element_wise=True, error="ratings are finite numbers")
+    def _finite_ratings(cls, ratings: Sequence[float]) -> bool:
+        return _numbers_are_finite(ratings)
+
+
+class QuarantinedRows(_Table):
+    """One row per dropped input row: where it stood, why it was dropped, and what it said."""
+
+    source: Series[str]
+    reason: Series[str]
+    detail: Series[str]
+    row: Series[str]
+
+
+class TokenizedGroups(_Table):
+    """One row per prompt group as token ids; `chosen` and `rejected` are positions in `response_ids`."""
+
+    group_id: Series[str] = pa.Field(unique=True)
+    split: Series[str] = pa.Field(isin=SPLITS)
+    prompt_ids: Series[object]
+    response_ids: Series[object]
+    ratings: Series[object]
+    chosen: Series[int] = pa.Field(ge=0)
+    rejected: Series[int] = pa.Field(ge=0)
+
+    @pa.check("response_ids", element_wise=True, error="no response is empty")
+    def _no_empty_response(cls, response_ids: Sequence[Sequence[int]]) -> bool:
+        return all(len(ids) > 0 for ids in response_ids)
+
+    @pa.dataframe_check(error="ratings and responses have the same number; chosen is rated above rejected")
+    def _consistent(cls, table: pd.DataFrame) -> pd.Series:
+        columns = (table[name] for name in ("ratings", "response_ids", "chosen", "rejected"))
+        consistent = [
+            len(ratings) == len(ids) and ratings[chosen] > ratings[rejected]
+            for ratings, ids, chosen, rejected in zip(*columns, strict=True)
+        ]
+        return pd.Series(consistent, index=table.index, dtype=bool)
+
+
+class RewardAnnotated(TokenizedGroups):
+    """Tokenised groups with a reward per response, and what gave it."""
+
+    rewards: Series[object]
+    reward_model: Series[str]
+    reward_mean: Series[float]
+    reward_std: Series[float] = pa.Field(ge=0)
+
+    @pa.check("rewards", element_wise=True, error="rewards are finite numbers")
+    def _finite_rewards(cls, rewards: Sequence[float]) -> bool:
+        return _numbers_are_finite(rewards)
+
+
+class ReferenceLogprobs(_Table):
+    """Log-probs of prompts and responses under the reference model, in nats, and the content key they belong to."""
+
+    group_id: Series[str] = pa.Field(unique=True)
+    prompt_logp: Series[float] = pa.Field(le=0)
+    response_logps: Series[object]
+    key: Series[str]
+
+
+class Leaderboard(pa.DataFrameModel):
+    """One row per method, with 95 % bootstrap intervals over held-out prompts."""
+
+    method: Series[str] = pa.Field(unique=True)
+    n: Series[int] = pa.Field(ge=1)
+    rule_score: Series[float] = pa.Field(nullable=True, ge=0, le=1)
+    rule_score_low: Series[float] = pa.Field(nullable=True)
+    rule_score_high: Series[float] = pa.Field(nullable=True)
+    reward: Series[float]
+    win_rate_vs_sft: Series[float] = pa.Field(ge=0, le=1)
+    mean_length: Series[float] = pa.Field(ge=0)
+    kl_to_reference: Series[float]
