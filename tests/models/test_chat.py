@@ -4,7 +4,8 @@ import pytest
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.chat import common_prefix, load_tokenizer, prompt_token_ids, response_token_ids
-from rao_kedro.models.loading import content_hash, load_causal_lm
+from rao_kedro.models.identity import content_hash
+from rao_kedro.models.loading import load_causal_lm
 
 MESSAGES = [{"role": "user", "content": "the fox"}]
 

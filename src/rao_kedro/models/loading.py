@@ -1,6 +1,5 @@
 """Loads, identifies and saves checkpoints: plain Hugging Face directories with safetensors."""
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -50,25 +49,6 @@ def _load(loader: Callable[..., nn.Module], model_dir: str | Path, dtype: torch.
         return loader(str(model_dir), dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **kwargs)
     except (OSError, ValueError) as error:
         raise ModelError(f"no model could be loaded from {model_dir}: {error}") from error
-
-
-def content_hash(model_dir: str | Path) -> str:
-    """Return a short hash of what a checkpoint computes: its weights, configuration, tokenizer and chat template.
-
-    Raises:
-        ModelError: The directory holds no safetensors file.
-    """
-    directory = Path(model_dir)
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
-        raise ModelError(f"{directory} holds no *.safetensors file, so it is not a checkpoint that can be used here")
-    digest = hashlib.sha256()
-    others = [directory / name for name in ("config.json", "tokenizer.json", "chat_template.jinja")]
-    for path in [*weights, *filter(Path.exists, others)]:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def save_checkpoint(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:

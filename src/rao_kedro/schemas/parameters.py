@@ -113,3 +113,15 @@ class MethodParameters(Parameters):
             parameters.pop("margin", None)
         make_objective(self.objective, **parameters)
         return self
+
+
+class ReferenceParameters(Parameters):
+    """The forward pass of the reference model.
+
+    Attributes:
+        mixed_precision: Must be the precision of the methods' training, or log-ratios at step 0 are not 0.
+        max_tokens_per_batch: Tokens of one packed forward pass.
+    """
+
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    max_tokens_per_batch: int = Field(2048, ge=1)

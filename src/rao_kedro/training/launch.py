@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from rao_kedro.errors import RaoKedroError, TrainingError
 from rao_kedro.processes import run_worker
 from rao_kedro.schemas.specs import WorkerSpec
@@ -47,3 +49,8 @@ def _environment(metric_prefix: str) -> dict[str, str]:
         if run is not None:
             environment |= {"MLFLOW_RUN_ID": run.info.run_id, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
     return environment
+
+
+def read_training_log(workspace: Path) -> pd.DataFrame:
+    """Return the training log of a finished run: one row per step, and one per evaluation with `eval_*` columns."""
+    return pd.read_json(workspace / "training_log.jsonl", lines=True)

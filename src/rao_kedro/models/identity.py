@@ -1,0 +1,34 @@
+"""What a checkpoint or a table is, as a short content hash. Imports the standard library only."""
+
+import hashlib
+from pathlib import Path
+
+from rao_kedro.errors import ModelError
+
+
+def content_hash(model_dir: str | Path) -> str:
+    """Return a short hash of what a checkpoint computes: its weights, configuration, tokenizer and chat template.
+
+    Raises:
+        ModelError: The directory holds no safetensors file.
+    """
+    directory = Path(model_dir)
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(f"{directory} holds no *.safetensors file, so it is not a checkpoint that can be used here")
+    digest = hashlib.sha256()
+    others = [directory / name for name in ("config.json", "tokenizer.json", "chat_template.jinja")]
+    for path in [*weights, *filter(Path.exists, others)]:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def combined_hash(*parts: str | bytes) -> str:
+    """Return a short hash of several parts; order counts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:16]

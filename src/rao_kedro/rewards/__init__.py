@@ -1,0 +1,1 @@
+"""Rewards of responses: rules and annotation with a trained reward model."""

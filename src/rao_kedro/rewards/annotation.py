@@ -1,0 +1,55 @@
+"""Joins rewards to prompt groups, and reports how far they can be trusted. Pandas only: knows no model."""
+
+import numpy as np
+import pandas as pd
+
+from rao_kedro.errors import DataError
+
+
+def annotate(tokenized_groups: pd.DataFrame, rewards: pd.DataFrame, reward_model: str) -> pd.DataFrame:
+    """Return `tokenized_groups` with their rewards, the reward model's identity, and the rewards' mean and std.
+
+    Args:
+        tokenized_groups: Table of `TokenizedGroups`.
+        rewards: Columns `group_id`, `rewards`.
+        reward_model: Content hash of what scored them.
+
+    Raises:
+        DataError: A group was not scored, or all rewards are the same number.
+    """
+    annotated = tokenized_groups.merge(rewards, on="group_id", how="left", validate="one_to_one")
+    unscored = annotated.loc[annotated["rewards"].isna(), "group_id"]
+    if len(unscored):
+        raise DataError(f"{len(unscored)} groups have no rewards, the first is {unscored.iloc[0]}: annotate again")
+    flat = np.concatenate(list(annotated["rewards"]))
+    if len(flat) > 1 and float(flat.std()) == 0.0:
+        raise DataError(f"all {len(flat)} rewards are {flat[0]}: the reward model has learnt nothing")
+    return annotated.assign(reward_model=reward_model, reward_mean=float(flat.mean()), reward_std=float(flat.std()))
+
+
+def reward_report(reward_annotated: pd.DataFrame, beta: float, log_z0: float) -> pd.DataFrame:
+    """Return per split what a reader needs to trust the rewards, as a table of `split, metric, value, n`.
+
+    Pair accuracy is over all pairs of differently rated responses; `chosen_target_is_up` is P(r_w > beta log_z0), the
+    share of chosen responses whose likelihood RAO raises (step 0, where every D_i is 0).
+    """
+    rows = []
+    for split, table in reward_annotated.groupby("split"):
+        pairs = [
+            float(rewards[i] > rewards[j])
+            for ratings, rewards in zip(table["ratings"], table["rewards"], strict=True)
+            for i in range(len(ratings))
+            for j in range(len(ratings))
+            if ratings[i] > ratings[j]
+        ]
+        columns = zip(table["rewards"], table["chosen"], table["rejected"], strict=True)
+        chosen, rejected = np.array([(r[c], r[j]) for r, c, j in columns]).T
+        flat = np.concatenate(list(table["rewards"]))
+        rows += [
+            (split, "pair_accuracy", float(np.mean(pairs)), len(pairs)),
+            (split, "reward_mean", float(flat.mean()), len(flat)),
+            (split, "reward_std", float(flat.std()), len(flat)),
+            (split, "chosen_minus_rejected", float((chosen - rejected).mean()), len(table)),
+            (split, "chosen_target_is_up", float((chosen > beta * log_z0).mean()), len(table)),
+        ]
+    return pd.DataFrame(rows, columns=["split", "metric", "value", "n"])

@@ -1,0 +1,53 @@
+"""Reference log-probs as a content-addressed cache: a stale one cannot be read, since its name would be another.
+
+Imports neither torch nor transformers.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from rao_kedro.models.identity import combined_hash, content_hash
+from rao_kedro.schemas.parameters import ReferenceParameters
+from rao_kedro.schemas.specs import ScoringSpec
+from rao_kedro.training.launch import launch
+
+
+def cached_reference_logprobs(
+    model_dir: Path,
+    groups_path: Path,
+    parameters: ReferenceParameters,
+    t0_length: int,
+    accelerate_config: Path | None,
+    cache: Path,
+) -> pd.DataFrame:
+    """Return the table of `ReferenceLogprobs` of a model on tokenised groups, computing it if it is not cached.
+
+    Args:
+        model_dir: The reference model.
+        groups_path: Parquet with `group_id`, `prompt_ids`, `response_ids`.
+        parameters: Precision and batch size of the forward pass.
+        t0_length: Tokens of the prefix t_0.
+        accelerate_config: The accelerate file of the worker; None computes in this process.
+        cache: Directory of the cached tables.
+    """
+    key = reference_key(model_dir, groups_path, parameters.mixed_precision, t0_length)
+    path = cache / f"{key}.parquet"
+    if not path.exists():
+        spec = ScoringSpec(
+            workspace=cache / "work",
+            model_dir=model_dir,
+            groups_path=groups_path,
+            t0_length=t0_length,
+            output_path=path,
+            max_tokens_per_batch=parameters.max_tokens_per_batch,
+            mixed_precision=parameters.mixed_precision,
+        )
+        launch("reference", spec, accelerate_config)
+    return pd.read_parquet(path).assign(key=key)
+
+
+def reference_key(model_dir: Path, groups_path: Path, precision: str, t0_length: int) -> str:
+    """Return the hash of all that reference log-probs depend on: weights, token ids, t_0 and precision."""
+    groups = pd.read_parquet(groups_path, columns=["group_id", "prompt_ids", "response_ids"])
+    return combined_hash(content_hash(model_dir), groups.to_json(), precision, str(t0_length))
