@@ -60,3 +60,11 @@ def build_tiny_checkpoint(directory: Path) -> Path:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random checkpoint; do not write into it."""
     return build_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged 135M model as a checkpoint; do not write into it."""
+    from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
+
+    return convert_gguf(find_packaged_gguf(), None, tmp_path_factory.mktemp("smollm2") / "model")

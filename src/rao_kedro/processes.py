@@ -49,8 +49,8 @@ def run_worker(command: Sequence[str], environment: Mapping[str, str]) -> None:
         process.wait()
         raise
     if code:
-        shown = message or "\n".join(last)
-        raise RaoKedroError(f"{' '.join(command[:6])} ended with exit status {code}: {shown}")
+        lines = "\n".join(last)
+        raise RaoKedroError(message or f"{' '.join(command[:6])} ended with exit status {code}:\n{lines}")
 
 
 def worker_main(main: Callable[[str], None]) -> None:

@@ -1,0 +1,142 @@
+"""What every text generator takes and gives, and the choice between them. Imports neither torch nor vLLM."""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rao_kedro.errors import InferenceError, ParameterError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["auto", "vllm", "transformers"]
+Dtype = Literal["bfloat16", "float32"]
+
+
+class SamplingParameters(BaseModel):
+    """How to sample; nothing of a checkpoint's own sampling defaults (top-k, penalties) is added to it.
+
+    Attributes:
+        n: Completions per prompt.
+        temperature: Logits are divided by it; 0 is greedy decoding.
+        top_p: Only the most likely tokens that together have this probability are sampled.
+        max_tokens: Tokens after which a completion is cut.
+        seed: Seeds one call of a generator.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n: int = Field(1, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(256, ge=1)
+    seed: int = Field(0, ge=0, lt=2**32)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature == 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One response to one prompt.
+
+    Attributes:
+        text: Decoded without special tokens.
+        token_ids: Includes the end-of-turn token if the model wrote one.
+        finish_reason: "stop" after an end-of-turn token, "length" when cut at `max_tokens`.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: Literal["stop", "length"]
+
+
+class Generator(Protocol):
+    """Writes completions; a call's result depends on its arguments only, not on the calls before."""
+
+    def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters) -> list[list[Completion]]:
+        """Return `sampling.n` completions for each prompt, in the order of the prompts.
+
+        Args:
+            prompt_ids: Token ids, generation header included, [prompts][tokens].
+            sampling: How to sample.
+        """
+        ...
+
+
+def resolve_backend(backend: str) -> Literal["vllm", "transformers"]:
+    """Turn "auto" into the backend that is installed.
+
+    Raises:
+        ParameterError: There is no backend of that name.
+        InferenceError: vLLM was asked for and is not installed.
+    """
+    installed = importlib.util.find_spec("vllm") is not None
+    match backend:
+        case "transformers":
+            return "transformers"
+        case "vllm" if not installed:
+            raise InferenceError("vLLM is not installed: pip install 'rao_kedro[cpu]' (or [gpu]), or set backend: auto")
+        case "auto" if not installed:
+            logger.warning("vLLM is not installed: text is generated with transformers, several times more slowly")
+            return "transformers"
+        case "auto" | "vllm":
+            return "vllm"
+    raise ParameterError(f"generation backend {backend!r} is not one of auto, vllm, transformers")
+
+
+def make_generator(
+    backend: str, model_dir: str | Path, *, dtype: Dtype = "bfloat16", max_model_len: int = 2048
+) -> Generator:
+    """Load a model into a generator.
+
+    Args:
+        backend: "vllm", "transformers", or "auto": vLLM where it is installed.
+        model_dir: A checkpoint directory with its tokenizer.
+        dtype: Precision of weights and compute.
+        max_model_len: Tokens of the longest prompt and its completion together.
+
+    Raises:
+        ParameterError: There is no backend of that name.
+        InferenceError: The backend is not installed or could not start.
+        ModelError: The checkpoint cannot be opened.
+    """
+    if resolve_backend(backend) == "vllm":
+        from rao_kedro.inference.vllm_backend import VllmGenerator
+
+        return VllmGenerator(model_dir, dtype=dtype, max_model_len=max_model_len)
+    from rao_kedro.inference.transformers_backend import TransformersGenerator
+
+    return TransformersGenerator(model_dir, dtype=dtype)
+
+
+def end_of_turn_ids(model_dir: str | Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Return the ids that end a response: those of the generation config, and the tokenizer's eos."""
+    from transformers import GenerationConfig
+
+    ids = {tokenizer.eos_token_id} - {None}
+    if (Path(model_dir) / "generation_config.json").exists():
+        configured = GenerationConfig.from_pretrained(str(model_dir)).eos_token_id
+        ids |= set(configured) if isinstance(configured, list) else {configured} - {None}
+    if not ids:
+        raise InferenceError(f"{model_dir} names no end-of-turn token: set eos_token_id in its generation_config.json")
+    return sorted(ids)
+
+
+def complete(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int], stop_ids: Sequence[int]) -> Completion:
+    """Cut generated ids behind the first end-of-turn token, and decode them."""
+    ids = list(token_ids)
+    end = next((i for i, token in enumerate(ids) if token in stop_ids), None)
+    if end is not None:
+        ids = ids[: end + 1]
+    text = str(tokenizer.decode(ids, skip_special_tokens=True))
+    return Completion(text=text, token_ids=ids, finish_reason="length" if end is None else "stop")

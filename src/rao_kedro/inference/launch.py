@@ -1,0 +1,44 @@
+"""The only way into text generation from a node: runs the worker in a process of its own.
+
+The model's memory is freed with that process. Imports neither torch nor transformers nor vLLM.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from rao_kedro.errors import InferenceError, RaoKedroError
+from rao_kedro.inference.spec import GenerationSpec
+from rao_kedro.processes import run_worker
+
+
+def generate(spec: GenerationSpec, in_process: bool = False) -> Path:
+    """Generate text and wait for it; finished shards of a killed run are not generated again.
+
+    Args:
+        spec: What to generate.
+        in_process: Run the worker inside this process: for tests.
+
+    Returns:
+        The parquet that was written, `spec.output_path`.
+
+    Raises:
+        InferenceError: The worker failed; the message ends with its last lines.
+    """
+    spec.shards_dir.mkdir(parents=True, exist_ok=True)
+    spec_path = spec.shards_dir / "spec.json"
+    spec_path.write_text(spec.model_dump_json(indent=2))
+    if in_process:
+        from rao_kedro.inference.worker import main
+
+        main(str(spec_path))
+        return spec.output_path
+    command = [sys.executable, "-m", "rao_kedro.inference.worker", str(spec_path)]
+    try:
+        run_worker(command, {**os.environ, "PYTHONUNBUFFERED": "1"})
+    except RaoKedroError as error:
+        raise InferenceError(
+            f"text generation with {spec.model_dir}: {error}\n"
+            f"Finished shards are kept in {spec.shards_dir}, so running again goes on from there."
+        ) from error
+    return spec.output_path

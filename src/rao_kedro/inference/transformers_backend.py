@@ -1,0 +1,60 @@
+"""Generates with transformers: slower than vLLM, and runs wherever torch does. Knows of no file but the model's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rao_kedro.inference.generators import Completion, Dtype, SamplingParameters, complete, end_of_turn_ids
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.loading import load_causal_lm
+
+
+class TransformersGenerator:
+    """Batched, left-padded decoding."""
+
+    def __init__(self, model_dir: str | Path, dtype: Dtype = "bfloat16", batch_rows: int = 32) -> None:
+        """Load the model.
+
+        Args:
+            model_dir: A checkpoint directory with its tokenizer.
+            dtype: Precision of weights and compute.
+            batch_rows: Completions that are written at a time; bounds memory.
+        """
+        self.tokenizer = load_tokenizer(model_dir)
+        self.stop_ids = end_of_turn_ids(model_dir, self.tokenizer)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = load_causal_lm(model_dir, getattr(torch, dtype)).to(self.device).eval()
+        self.batch_rows = batch_rows
+
+    def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters) -> list[list[Completion]]:
+        """Return `sampling.n` completions for each prompt; see `Generator`."""
+        rows = [i for i in range(len(prompt_ids)) for _ in range(sampling.n)]
+        rows.sort(key=lambda i: len(prompt_ids[i]))  # prompts of one length together: less padding
+        completions: list[list[Completion]] = [[] for _ in prompt_ids]
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(sampling.seed)
+            for start in range(0, len(rows), self.batch_rows):
+                batch = rows[start : start + self.batch_rows]
+                for i, ids in zip(batch, self._continue([prompt_ids[i] for i in batch], sampling), strict=True):
+                    completions[i].append(complete(self.tokenizer, ids, self.stop_ids))
+        return completions
+
+    def _continue(self, prompts: Sequence[Sequence[int]], sampling: SamplingParameters) -> list[list[int]]:
+        from transformers import GenerationConfig
+
+        width = max(map(len, prompts))
+        padding = self.stop_ids[0]
+        input_ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts], device=self.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        how = {} if sampling.greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        config = GenerationConfig(
+            do_sample=not sampling.greedy,
+            max_new_tokens=sampling.max_tokens,
+            eos_token_id=self.stop_ids,
+            pad_token_id=padding,
+            **how,
+        )
+        self.model.generation_config = config  # type: ignore[assignment]  # else values left open are filled from the checkpoint's own
+        output = self.model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
+        return output[:, width:].tolist()

