@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from rao_kedro.errors import InferenceError, ParameterError
-from rao_kedro.inference.generators import SamplingParameters, complete, make_generator, resolve_backend
+from rao_kedro.inference.generators import complete, make_generator, resolve_backend
 from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
 from rao_kedro.models.loading import load_causal_lm
+from rao_kedro.schemas.generation import SamplingParameters
 
 QUESTIONS = ["the fox", "a much longer question about the lazy dog and the quick brown fox", "dog?"]
 

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from rao_kedro.inference.generators import SamplingParameters, make_generator
+from rao_kedro.inference.generators import make_generator
 from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
+from rao_kedro.schemas.generation import SamplingParameters
 
 QUESTIONS = ["What is the capital of France?", "Name a fruit.", "Write one sentence about the moon."]
 

@@ -3,8 +3,8 @@
 `launch.generate` is the way in from a node. Knows nothing about rewards or training.
 """
 
-from rao_kedro.inference.generators import Completion, Generator, SamplingParameters, make_generator
+from rao_kedro.inference.generators import Completion, Generator, make_generator
 from rao_kedro.inference.launch import generate
-from rao_kedro.inference.spec import GenerationSpec
+from rao_kedro.schemas.generation import GenerationSpec, SamplingParameters
 
 __all__ = ["Completion", "GenerationSpec", "Generator", "SamplingParameters", "generate", "make_generator"]

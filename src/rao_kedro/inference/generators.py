@@ -7,42 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.schemas.generation import SamplingParameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["auto", "vllm", "transformers"]
 Dtype = Literal["bfloat16", "float32"]
-
-
-class SamplingParameters(BaseModel):
-    """How to sample; nothing of a checkpoint's own sampling defaults (top-k, penalties) is added to it.
-
-    Attributes:
-        n: Completions per prompt.
-        temperature: Logits are divided by it; 0 is greedy decoding.
-        top_p: Only the most likely tokens that together have this probability are sampled.
-        max_tokens: Tokens after which a completion is cut.
-        seed: Seeds one call of a generator.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    n: int = Field(1, ge=1)
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(256, ge=1)
-    seed: int = Field(0, ge=0, lt=2**32)
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
-        return self.temperature == 0
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from rao_kedro.errors import InferenceError, RaoKedroError
-from rao_kedro.inference.spec import GenerationSpec
 from rao_kedro.processes import run_worker
+from rao_kedro.schemas.generation import GenerationSpec
 
 
 def generate(spec: GenerationSpec, in_process: bool = False) -> Path:

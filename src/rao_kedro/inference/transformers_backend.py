@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from rao_kedro.inference.generators import Completion, Dtype, SamplingParameters, complete, end_of_turn_ids
+from rao_kedro.inference.generators import Completion, Dtype, complete, end_of_turn_ids
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
+from rao_kedro.schemas.generation import SamplingParameters
 
 
 class TransformersGenerator:

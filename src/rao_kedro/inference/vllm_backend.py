@@ -22,11 +22,11 @@ from rao_kedro.errors import InferenceError  # noqa: E402
 from rao_kedro.inference.generators import (  # noqa: E402
     Completion,
     Dtype,
-    SamplingParameters,
     complete,
     end_of_turn_ids,
 )
 from rao_kedro.models.chat import load_tokenizer  # noqa: E402
+from rao_kedro.schemas.generation import SamplingParameters  # noqa: E402
 
 try:
     from vllm import LLM, SamplingParams

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from rao_kedro.errors import DataError, InferenceError
 from rao_kedro.inference.generators import Completion, Generator, make_generator, resolve_backend
-from rao_kedro.inference.spec import GenerationSpec
 from rao_kedro.processes import worker_main
+from rao_kedro.schemas.generation import GenerationSpec
 
 KEY = b"rao_kedro.generation_key"
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

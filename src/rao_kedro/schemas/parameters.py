@@ -1,9 +1,10 @@
 """Parameters of the pipelines; Kedro validates them before any node runs."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rao_kedro.schemas.generation import GenerationParameters
 from rao_kedro.schemas.training import TrainingParameters
 
 
@@ -13,44 +14,28 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class ModelParameters(Parameters):
-    """Where the base model comes from.
-
-    Attributes:
-        source: gguf_package: a Python package that ships a GGUF file; checkpoint: a directory or a hub name.
-        name: The package, the directory or the hub name.
-        revision: A hub revision.
-    """
-
-    source: Literal["gguf_package", "checkpoint"]
-    name: str
-    revision: str | None = None
-
-
 class SampledResponses(Parameters):
     """Responses sampled from the model itself on shipped prompts, rated by the prompts' own requirements.
 
     Attributes:
-        kind: Tells this source from the others.
         train_prompts: Prompts of the training split to sample from.
-        test_prompts: Prompts of the held-out split to sample from.
+        test_prompts: Prompts of the held-out split to sample from; the evaluation takes others.
+        generation: How to sample; `sampling.n` is K.
     """
 
-    kind: Literal["sampled"]
     train_prompts: int = Field(ge=1)
     test_prompts: int = Field(ge=1)
+    generation: GenerationParameters
 
 
 class PreferenceFiles(Parameters):
     """Preference data from local files or the hub.
 
     Attributes:
-        kind: Tells this source from the others.
         train: Where training rows come from; see `rao_kedro.preferences.readers.PreferenceSource`.
         test: Where held-out rows come from.
     """
 
-    kind: Literal["preferences"]
     train: dict[str, Any]
     test: dict[str, Any]
 
@@ -59,7 +44,9 @@ class DataParameters(Parameters):
     """The data_engineering pipeline.
 
     Attributes:
-        source: Where prompt groups come from.
+        source: Where prompt groups come from: responses sampled from the model, or preference data.
+        sampled: Settings of the first; unused with the other.
+        preferences: Settings of the second; unused with the other.
         max_prompt_tokens: Longer prompts are quarantined, never cut: that would cut t_0.
         max_response_tokens: Longer responses are quarantined.
         t0_length: Tokens of the prefix t_0 that all prompts share.
@@ -68,13 +55,21 @@ class DataParameters(Parameters):
         seed: Seeds the random pairing.
     """
 
-    source: Annotated[SampledResponses | PreferenceFiles, Field(discriminator="kind")]
+    source: Literal["sampled", "preferences"]
+    sampled: SampledResponses | None = None
+    preferences: PreferenceFiles | None = None
     max_prompt_tokens: int = Field(ge=1)
     max_response_tokens: int = Field(ge=1)
     t0_length: int = Field(1, ge=1)
     pairing: Literal["best_vs_random", "best_vs_worst"] = "best_vs_random"
     evaluation_prompts: int = Field(ge=1)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _source_is_set(self) -> "DataParameters":
+        if getattr(self, self.source) is None:
+            raise ValueError(f"data.source is {self.source}, but data.{self.source} is not set")
+        return self
 
 
 class RewardModelingParameters(Parameters):
@@ -125,3 +120,22 @@ class ReferenceParameters(Parameters):
 
     mixed_precision: Literal["no", "bf16"] = "bf16"
     max_tokens_per_batch: int = Field(2048, ge=1)
+
+
+class EvaluationParameters(Parameters):
+    """The evaluation pipeline.
+
+    Attributes:
+        generation: How responses to the held-out prompts are written; temperature 1 and top_p 1, or the KL divergence
+            from the reference is not what it says.
+        mixed_precision: Of the forward passes that score them.
+        max_tokens_per_batch: Tokens of one packed forward pass.
+        seed: Seeds the bootstrap.
+        examples: Prompts that the report shows with every method's response.
+    """
+
+    generation: GenerationParameters
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    max_tokens_per_batch: int = Field(2048, ge=1)
+    seed: int = 0
+    examples: int = Field(12, ge=0)

@@ -1,10 +1,41 @@
 """What a node tells a worker: one JSON file per run of a worker."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from rao_kedro.schemas.training import TrainingParameters
+
+
+class ModelParameters(BaseModel):
+    """Where the base model comes from.
+
+    Attributes:
+        source: gguf_package: a Python package that ships a GGUF file; checkpoint: a directory or a hub name.
+        name: The package, the directory or the hub name.
+        revision: A hub revision.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Literal["gguf_package", "checkpoint"]
+    name: str
+    revision: str | None = None
+
+
+class ModelImportSpec(BaseModel):
+    """Making a checkpoint of the base model.
+
+    Attributes:
+        model: Where it comes from.
+        output_dir: The checkpoint to write.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: ModelParameters
+    output_dir: Path
 
 
 class WorkerSpec(BaseModel):
@@ -71,3 +102,20 @@ class ScoringSpec(WorkerSpec):
     output_path: Path
     max_tokens_per_batch: int = Field(2048, ge=1)
     mixed_precision: str = "bf16"
+
+
+class PolicyScoringSpec(ScoringSpec):
+    """Everything that the evaluation asks of models about one policy.
+
+    Attributes:
+        output_path: Parquet of its generations' scores, one row per prompt.
+        generations_path: Parquet of its generations.
+        reference_dir: The reference model.
+        reward_model_dir: The reward model.
+        held_out_path: Parquet to write: the policy's log-probs on the held-out groups of `groups_path`.
+    """
+
+    generations_path: Path
+    reference_dir: Path
+    reward_model_dir: Path
+    held_out_path: Path

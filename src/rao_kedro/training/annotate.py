@@ -6,18 +6,14 @@ from rao_kedro.models.loading import load_reward_model
 from rao_kedro.models.reward_head import PackedRewards
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import ScoringSpec
-from rao_kedro.training.scoring import forward_packs, read_all_groups, write_table
+from rao_kedro.training.scoring import group_rewards, read_all_groups, write_table
 
 
 def main(spec_path: str) -> None:
     """Write `group_id, rewards`, responses in the order of the groups table."""
     spec = ScoringSpec.model_validate_json(Path(spec_path).read_text())
-    module = PackedRewards(load_reward_model(spec.model_dir))
-    rows = []
-    for pack, batch in forward_packs(module, read_all_groups(spec), spec):
-        for group, rewards in zip(pack, module(batch).tolist(), strict=True):
-            rows.append({"group_id": group.group_id, "rewards": rewards[: len(group.response_ids)]})
-    write_table(rows, spec.output_path)
+    rewards = group_rewards(PackedRewards(load_reward_model(spec.model_dir)), read_all_groups(spec), spec)
+    write_table([{"group_id": name, "rewards": values} for name, values in rewards.items()], spec.output_path)
 
 
 if __name__ == "__main__":

@@ -2,31 +2,18 @@
 
 from pathlib import Path
 
-import torch
-
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import PackedLogProbs
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import ScoringSpec
-from rao_kedro.training.scoring import forward_packs, read_all_groups, write_table
+from rao_kedro.training.scoring import group_logps, read_all_groups, write_table
 
 
 def main(spec_path: str) -> None:
     """Write `group_id, prompt_logp, response_logps` (nats), responses in the order of the groups table."""
     spec = ScoringSpec.model_validate_json(Path(spec_path).read_text())
-    module = PackedLogProbs(load_causal_lm(spec.model_dir))
-    rows = []
-    for pack, batch in forward_packs(module, read_all_groups(spec), spec):
-        logps = module(batch, prompt_gradient="detached")
-        assert isinstance(logps.prompts, torch.Tensor)
-        for group, prompt, responses in zip(pack, logps.prompts.tolist(), logps.responses.tolist(), strict=True):
-            rows.append(
-                {
-                    "group_id": group.group_id,
-                    "prompt_logp": prompt,
-                    "response_logps": responses[: len(group.response_ids)],
-                }
-            )
+    logps = group_logps(PackedLogProbs(load_causal_lm(spec.model_dir)), read_all_groups(spec), spec)
+    rows = [{"group_id": name, "prompt_logp": p, "response_logps": r} for name, (p, r) in logps.items()]
     write_table(rows, spec.output_path)
 
 

@@ -1,7 +1,8 @@
-"""Forward passes over packed groups without gradients: what reference log-probs and rewards share."""
+"""Forward passes over packed groups without gradients: reference log-probs, rewards, evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,9 +10,18 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from rao_kedro.models.logprobs import PackedLogProbs
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
+from rao_kedro.models.reward_head import PackedRewards
 from rao_kedro.schemas.specs import ScoringSpec
 from rao_kedro.training.batching import packs
+
+
+class Logps(NamedTuple):
+    """Summed log-probs of one group, in nats: of the prompt after t_0, and of its responses."""
+
+    prompt: float
+    responses: list[float]
 
 
 def read_all_groups(spec: ScoringSpec) -> list[TokenizedGroup]:
@@ -20,8 +30,28 @@ def read_all_groups(spec: ScoringSpec) -> list[TokenizedGroup]:
     return [TokenizedGroup(row["group_id"], row["prompt_ids"], row["response_ids"]) for row in rows]
 
 
-def forward_packs(
-    module: nn.Module, groups: list[TokenizedGroup], spec: ScoringSpec
+def group_logps(module: PackedLogProbs, groups: Sequence[TokenizedGroup], spec: ScoringSpec) -> dict[str, Logps]:
+    """Return the log-probs of each group by its id, responses in the order of the group."""
+    result = {}
+    for pack, batch in _forward_packs(module, groups, spec):
+        logps = module(batch, prompt_gradient="detached")
+        assert isinstance(logps.prompts, torch.Tensor)
+        for group, prompt, responses in zip(pack, logps.prompts.tolist(), logps.responses.tolist(), strict=True):
+            result[group.group_id] = Logps(prompt, responses[: len(group.response_ids)])
+    return result
+
+
+def group_rewards(module: PackedRewards, groups: Sequence[TokenizedGroup], spec: ScoringSpec) -> dict[str, list[float]]:
+    """Return the rewards of each group by its id, responses in the order of the group."""
+    result = {}
+    for pack, batch in _forward_packs(module, groups, spec):
+        for group, rewards in zip(pack, module(batch).tolist(), strict=True):
+            result[group.group_id] = rewards[: len(group.response_ids)]
+    return result
+
+
+def _forward_packs(
+    module: nn.Module, groups: Sequence[TokenizedGroup], spec: ScoringSpec
 ) -> Iterator[tuple[list[TokenizedGroup], PackedGroups]]:
     """Yield packs of groups on the module's device, inside the precision of training and without gradients."""
     accelerator = Accelerator(mixed_precision=spec.mixed_precision)

@@ -1,0 +1,63 @@
+"""Brings the base model in as a plain checkpoint: from an installed package's GGUF, a directory, or the hub."""
+
+from pathlib import Path
+
+from rao_kedro.errors import ModelError
+from rao_kedro.files import replace_directory
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
+from rao_kedro.processes import worker_main
+from rao_kedro.schemas.specs import ModelImportSpec
+
+CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+
+
+def main(spec_path: str) -> None:
+    """Write the checkpoint that a spec file asks for.
+
+    Raises:
+        ModelError: There is no such model, or it has no tokenizer or chat template.
+    """
+    spec = ModelImportSpec.model_validate_json(Path(spec_path).read_text())
+    if spec.model.source == "gguf_package":
+        convert_gguf(find_packaged_gguf(spec.model.name), None, spec.output_dir)
+        return
+    directory = Path(spec.model.name)
+    link_checkpoint(directory if directory.is_dir() else _downloaded(spec), spec.output_dir)
+
+
+def link_checkpoint(source: Path, target: Path) -> None:
+    """Make `target` a checkpoint of links to the files of `source`: weights of many GB are not copied.
+
+    Raises:
+        ModelError: `source` is not a checkpoint with a tokenizer that can chat; says what is missing.
+    """
+    files = sorted(path for pattern in CHECKPOINT_FILES for path in source.glob(pattern))
+    if not (source / "config.json").exists() or not any(path.suffix == ".safetensors" for path in files):
+        raise ModelError(f"{source} is not a checkpoint: it needs a config.json and *.safetensors files")
+    load_tokenizer(source)
+    partial = target.with_name(target.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        link = partial / path.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.resolve())
+    replace_directory(partial, target)
+
+
+def _downloaded(spec: ModelImportSpec) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name = spec.model.name
+    try:
+        return Path(snapshot_download(name, revision=spec.model.revision, allow_patterns=CHECKPOINT_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise ModelError(
+            f"{name!r} is neither a directory nor a model that can be had from the hub now: set model.name, or log in "
+            f"with `hf auth login` if the model is gated ({error})"
+        ) from error
+
+
+if __name__ == "__main__":
+    worker_main(main)
