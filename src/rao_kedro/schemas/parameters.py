@@ -1,6 +1,6 @@
 """Parameters of the pipelines; Kedro validates them before any node runs."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -28,16 +28,44 @@ class SampledResponses(Parameters):
     generation: GenerationParameters
 
 
+class PreferenceSource(Parameters):
+    """Where rows of preference data come from: a local path or the hub, exactly one of the two.
+
+    Attributes:
+        path: A file (JSON lines, JSON, parquet or CSV, gzipped or not), or a directory of such files.
+        hub_id: A dataset of the hub, with its `revision` and `split`.
+        revision: A revision of it.
+        split: A split of it.
+        format: What a row looks like (see `rao_kedro.preferences.formats`); auto tells from the first row's columns.
+        rating_key: The field that holds a response's rating, where it is not the format's own.
+        max_rows: Rows to read; all if not set.
+    """
+
+    path: str | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    format: Literal["auto", "trl", "ultrafeedback", "hh_rlhf", "rated"] = "auto"
+    rating_key: str | None = None
+    max_rows: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "PreferenceSource":
+        if (self.path is None) == (self.hub_id is None):
+            raise ValueError("set either path or hub_id")
+        return self
+
+
 class PreferenceFiles(Parameters):
     """Preference data from local files or the hub.
 
     Attributes:
-        train: Where training rows come from; see `rao_kedro.preferences.readers.PreferenceSource`.
+        train: Where training rows come from.
         test: Where held-out rows come from.
     """
 
-    train: dict[str, Any]
-    test: dict[str, Any]
+    train: PreferenceSource
+    test: PreferenceSource
 
 
 class DataParameters(Parameters):

@@ -111,11 +111,13 @@ class PolicyScoringSpec(ScoringSpec):
         output_path: Parquet of its generations' scores, one row per prompt.
         generations_path: Parquet of its generations.
         reference_dir: The reference model.
+        reference_path: Parquet of its log-probs on the groups of `groups_path`.
         reward_model_dir: The reward model.
         held_out_path: Parquet to write: the policy's log-probs on the held-out groups of `groups_path`.
     """
 
     generations_path: Path
     reference_dir: Path
+    reference_path: Path
     reward_model_dir: Path
     held_out_path: Path

@@ -21,6 +21,24 @@ class _Table(pa.DataFrameModel):
         strict = True
 
 
+class Prompts(_Table):
+    """One row per prompt that responses are sampled for; `requirements` are checks of `rao_kedro.rewards.rules`."""
+
+    prompt_id: Series[str] = pa.Field(unique=True)
+    template: Series[str]
+    split: Series[str] = pa.Field(isin=SPLITS)
+    messages: Series[object]
+    requirements: Series[object]
+
+
+class EvaluationPrompts(_Table):
+    """One row per held-out prompt of the evaluation; `requirements` as JSON, "[]" where nothing can be checked."""
+
+    prompt_id: Series[str] = pa.Field(unique=True)
+    messages: Series[object]
+    requirements: Series[str]
+
+
 class PreferenceGroups(_Table):
     """One row per prompt: its messages, K >= 2 responses and their ratings."""
 
@@ -95,6 +113,44 @@ class ReferenceLogprobs(_Table):
     prompt_logp: Series[float] = pa.Field(le=0)
     response_logps: Series[object]
     key: Series[str]
+
+
+class Generations(_Table):
+    """One row per prompt and sample: what a policy wrote. `n_tokens` counts the end-of-turn token."""
+
+    prompt_id: Series[str]
+    sample: Series[int] = pa.Field(ge=0)
+    messages: Series[object]
+    requirements: Series[str]
+    response: Series[str]
+    n_tokens: Series[int] = pa.Field(ge=1)
+    finish_reason: Series[str] = pa.Field(isin=["stop", "length"])
+    response_ids: Series[object]
+    prompt_ids: Series[object]
+
+
+class ScoredGenerations(_Table):
+    """One row per prompt and sample, with its scores; log-probs are sums over the response in nats."""
+
+    prompt_id: Series[str]
+    sample: Series[int] = pa.Field(ge=0)
+    prompt: Series[str]
+    response: Series[str]
+    n_tokens: Series[int] = pa.Field(ge=1)
+    finish_reason: Series[str] = pa.Field(isin=["stop", "length"])
+    rule_score: Series[float] = pa.Field(nullable=True, ge=0, le=1)
+    reward: Series[float]
+    logp: Series[float] = pa.Field(le=0)
+    reference_logp: Series[float] = pa.Field(le=0)
+
+
+class HeldOutLogps(_Table):
+    """One row per held-out group, the chosen response first: rewards, and log-probs under policy and reference."""
+
+    group_id: Series[str] = pa.Field(unique=True)
+    rewards: Series[object]
+    logps: Series[object]
+    reference_logps: Series[object]
 
 
 class Leaderboard(pa.DataFrameModel):

@@ -15,14 +15,15 @@ from rao_kedro.models.reward_head import PackedRewards
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import PolicyScoringSpec
 from rao_kedro.training.scoring import group_logps, group_rewards, write_table
-from rao_kedro.training.tables import read_groups
+from rao_kedro.training.tables import read_groups, read_reference
 
 
 def main(spec_path: str) -> None:
-    """Write `prompt_id, logps, reference_logps, rewards` per prompt, and `group_id, logps` of held-out groups."""
+    """Write `prompt_id, logps, reference_logps, rewards` per prompt, and the table of `HeldOutLogps`."""
     spec = PolicyScoringSpec.model_validate_json(Path(spec_path).read_text())
     written = read_generations(spec.generations_path)
     held_out = read_groups(spec.groups_path, "test", "rewards")
+    known = read_reference(spec.reference_path, spec.groups_path)
     policy = PackedLogProbs(load_causal_lm(spec.model_dir))
     on_held_out = group_logps(policy, held_out, spec)
     logps = group_logps(policy, written, spec)
@@ -33,7 +34,15 @@ def main(spec_path: str) -> None:
         reference = group_logps(PackedLogProbs(load_causal_lm(spec.reference_dir)), written, spec)
     rewards = group_rewards(PackedRewards(load_reward_model(spec.reward_model_dir)), written, spec)
     write_table(
-        [{"group_id": g.group_id, "rewards": g.rewards, "logps": on_held_out[g.group_id].responses} for g in held_out],
+        [
+            {
+                "group_id": g.group_id,
+                "rewards": g.rewards,
+                "logps": on_held_out[g.group_id].responses,
+                "reference_logps": known[g.group_id][1],
+            }
+            for g in held_out
+        ],
         spec.held_out_path,
     )
     write_table(

@@ -1,0 +1,141 @@
+"""Prompt groups as token ids: t_0 check, length limits, and which pair the pairwise methods take.
+
+Knows a tokenizer and tables; no model, no files.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from rao_kedro.errors import DataError, ModelError
+from rao_kedro.models.chat import common_prefix, prompt_token_ids, response_token_ids
+from rao_kedro.preferences.quarantine import QuarantineReason, quarantined_row, quarantined_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class TokenLimits:
+    """What fits.
+
+    Attributes:
+        max_prompt_tokens: Longer prompts are quarantined, never cut: that would cut t_0.
+        max_response_tokens: Longer responses are quarantined.
+        t0_length: Tokens of the prefix t_0 that all prompts must share.
+    """
+
+    max_prompt_tokens: int
+    max_response_tokens: int
+    t0_length: int = 1
+
+
+Pairing = Literal["best_vs_random", "best_vs_worst"]
+
+
+def tokenize_groups(
+    preference_groups: pd.DataFrame,
+    tokenizer: "PreTrainedTokenizerBase",
+    limits: TokenLimits,
+    pairing: Pairing,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tokenise prompt groups.
+
+    Args:
+        preference_groups: Table of `PreferenceGroups`.
+        tokenizer: With a chat template.
+        limits: What fits.
+        pairing: The rejected response is one of the others at random (the paper), or the worst rated.
+        seed: Seeds the random pairing.
+
+    Returns:
+        Tables of `TokenizedGroups` and `QuarantinedRows`.
+
+    Raises:
+        DataError: No group is left.
+    """
+    kept: list[dict[str, Any]] = []
+    dropped: list[dict[str, str]] = []
+    for row in preference_groups.to_dict("records"):
+        outcome = _tokenize_group({str(k): v for k, v in row.items()}, tokenizer, limits, pairing, seed)
+        if isinstance(outcome, dict):
+            kept.append(outcome)
+        else:
+            reason, detail = outcome
+            dropped.append(quarantined_row(str(row["source"]), reason, detail, row))
+    kept, strangers = _sharing_t0(kept, limits.t0_length)
+    sources = preference_groups.set_index("group_id")
+    for group_id, detail in strangers:
+        row = sources.loc[group_id].to_dict()
+        dropped.append(quarantined_row(str(row["source"]), QuarantineReason.PROMPT_NOT_T0, detail, row))
+    if not kept:
+        reasons = pd.Series([row["reason"] for row in dropped]).value_counts().to_dict()
+        raise DataError(f"no prompt group is left after tokenising; quarantined rows by reason: {reasons}")
+    return pd.DataFrame(kept), quarantined_table(dropped)
+
+
+def _tokenize_group(
+    row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase", limits: TokenLimits, pairing: Pairing, seed: int
+) -> dict[str, Any] | tuple[QuarantineReason, str]:
+    messages, responses = list(row["messages"]), list(row["responses"])
+    try:
+        prompt_ids = prompt_token_ids(tokenizer, messages)
+        response_ids = [response_token_ids(tokenizer, messages, response) for response in responses]
+    except ModelError as error:
+        return QuarantineReason.TEMPLATE_ERROR, str(error)
+    if len(prompt_ids) > limits.max_prompt_tokens:
+        detail = f"{len(prompt_ids)} tokens, max_prompt_tokens is {limits.max_prompt_tokens}"
+        return QuarantineReason.PROMPT_TOO_LONG, detail
+    longest = max(map(len, response_ids))
+    if longest > limits.max_response_tokens:
+        return (
+            QuarantineReason.RESPONSE_TOO_LONG,
+            f"{longest} tokens, max_response_tokens is {limits.max_response_tokens}",
+        )
+    ratings = [float(rating) for rating in row["ratings"]]
+    chosen, rejected = choose_pair(ratings, pairing, random.Random(f"{seed}-{row['group_id']}"))
+    return {
+        "group_id": row["group_id"],
+        "split": row["split"],
+        "prompt_ids": prompt_ids,
+        "response_ids": response_ids,
+        "ratings": ratings,
+        "chosen": chosen,
+        "rejected": rejected,
+    }
+
+
+def choose_pair(ratings: Sequence[float], pairing: Pairing, rng: random.Random) -> tuple[int, int]:
+    """Return the positions of the chosen (best rated, the first of equals) and the rejected response.
+
+    Raises:
+        DataError: All ratings are equal, so there is no preference.
+    """
+    chosen = max(range(len(ratings)), key=lambda i: ratings[i])
+    worse = [i for i, rating in enumerate(ratings) if rating < ratings[chosen]]
+    if not worse:
+        raise DataError(f"all ratings are {ratings[chosen]}: there is no rejected response")
+    return chosen, rng.choice(worse) if pairing == "best_vs_random" else min(worse, key=lambda i: ratings[i])
+
+
+def _sharing_t0(groups: list[dict[str, Any]], t0_length: int) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Split groups into those whose prompts start with the most frequent t_0, and the others with what they show."""
+    starts = pd.Series([tuple(group["prompt_ids"][:t0_length]) for group in groups], dtype=object)
+    if starts.empty:
+        return [], []
+    t0 = starts.value_counts().index[0]
+    strangers = [
+        (group["group_id"], f"starts with tokens {list(start)}, t_0 is {list(t0)}")
+        for group, start in zip(groups, starts, strict=True)
+        if start != t0
+    ]
+    return [group for group, start in zip(groups, starts, strict=True) if start == t0], strangers
+
+
+def longest_t0(tokenized_groups: pd.DataFrame) -> list[int]:
+    """Return the longest token prefix that all prompts share: the longest t_0 that could be chosen."""
+    return common_prefix([list(ids) for ids in tokenized_groups["prompt_ids"]])

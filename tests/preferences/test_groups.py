@@ -1,0 +1,206 @@
+"""Prompt groups from published formats, and what happens to rows that cannot be used."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rao_kedro.errors import DataError
+from rao_kedro.preferences.formats import hh_rlhf, rated, sniff, trl, ultrafeedback
+from rao_kedro.preferences.groups import read_preferences
+from rao_kedro.preferences.readers import read_rows
+from rao_kedro.schemas.parameters import PreferenceFiles, PreferenceSource
+from rao_kedro.schemas.tables import PreferenceGroups, QuarantinedRows
+
+SHARED = Path(__file__).parents[2] / "../shared/data"
+USER = [{"role": "user", "content": "Hi?"}]
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return PreferenceSource(path=str(path))
+
+
+def pair(prompt="Hi?", chosen="good", rejected="bad", **more):
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
+
+
+def read(tmp_path, rows, held_out=None):
+    files = PreferenceFiles(
+        train=write_jsonl(tmp_path / "train.jsonl", rows),
+        test=write_jsonl(tmp_path / "test.jsonl", held_out or [pair("held out")]),
+    )
+    groups, quarantined = read_preferences(files)
+    PreferenceGroups.validate(groups)
+    QuarantinedRows.validate(quarantined)
+    return groups, quarantined
+
+
+def chat(answer):
+    return [*USER, {"role": "assistant", "content": answer}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pair(score_chosen=9, score_rejected=4.5),
+        pair(metadata={"score_chosen": 9, "score_rejected": 4.5}),
+        pair(prompt=USER, chosen=chat("good")[1:], rejected=chat("bad")[1:], score_chosen=9, score_rejected=4.5),
+        pair(prompt="Hi?", chosen=chat("good"), rejected=chat("bad"), score_chosen=9, score_rejected=4.5),
+        {"chosen": chat("good"), "rejected": chat("bad"), "score_chosen": 9, "score_rejected": 4.5},
+    ],
+    ids=["plain", "metadata", "conversational", "binarised", "implicit prompt"],
+)
+def test_every_form_of_a_pair_is_the_same_group(row):
+    group = trl(row)
+    assert (group.messages, group.responses, group.ratings) == (USER, ["good", "bad"], [9.0, 4.5])
+    assert sniff(row, "x") == "trl"
+
+
+def test_ultrafeedback_completions_are_rated_by_their_fine_grained_score_or_the_key_that_is_named():
+    completions = [
+        {"response": "a", "fine-grained_score": 3.5, "overall_score": 8},
+        {"response": "b", "fine-grained_score": 4.0, "overall_score": 2},
+    ]
+    row = {"instruction": "Hi?", "completions": completions}
+    assert ultrafeedback(row).ratings == [3.5, 4.0]
+    assert ultrafeedback(row, rating_key="overall_score").ratings == [8.0, 2.0]
+    assert sniff(row, "x") == "ultrafeedback"
+
+
+def test_a_transcript_is_cut_before_its_last_answer():
+    start = "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant: "
+    row = {"chosen": start + "good", "rejected": start + "bad"}
+    group = hh_rlhf(row)
+    assert [message["role"] for message in group.messages] == ["user", "assistant", "user"]
+    assert group.responses == ["good", "bad"] and group.messages[-1]["content"] == "three"
+    assert sniff(row, "x") == "hh_rlhf"
+
+
+def test_rated_lists_are_read_as_lists_or_as_objects():
+    as_lists = rated({"prompt": "Hi?", "responses": ["a", "b", "c"], "ratings": [1, 2, 3]})
+    as_objects = rated(
+        {"instruction": "Hi?", "responses": [{"output": t, "x": r} for t, r in zip("abc", (1, 2, 3), strict=True)]},
+        rating_key="x",
+    )
+    assert as_lists == as_objects
+
+
+def test_unknown_columns_are_named_with_the_formats_that_are_known(tmp_path):
+    with pytest.raises(DataError, match=r"train\.jsonl: columns answer, question fit no known format.*trl \(prompt"):
+        read(tmp_path, [{"question": "a", "answer": "b"}])
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("{not json", "invalid_json"),
+        ('"text"', "invalid_json"),
+        ({"prompt": "x", "chosen": "a"}, "missing_column"),
+        (pair(chosen=3), "bad_type"),
+        (pair(prompt=" "), "empty_prompt"),
+        (pair(prompt="new", rejected=" \n"), "empty_response"),
+        (pair(prompt="new", chosen="bad"), "identical_responses"),
+        (pair(prompt="new", score_chosen=5, score_rejected=5), "equal_ratings"),
+        (pair(prompt="new", score_chosen=float("nan"), score_rejected=5), "non_finite_rating"),
+        (pair(prompt="new", score_chosen="many", score_rejected=5), "bad_type"),
+        (pair(), "duplicate_row"),
+        (pair(prompt="held out"), "held_out_prompt_in_train"),
+        (pair(chosen=chat("a"), rejected=[{"role": "user", "content": "Yo"}, *chat("b")]), "different_prompts"),
+    ],
+)
+def test_a_bad_row_is_quarantined_with_its_place_and_reason(tmp_path, row, reason):
+    groups, quarantined = read(tmp_path, [pair(), row])
+    assert len(groups[groups.split == "train"]) == 1
+    assert list(zip(quarantined.source, quarantined.reason, strict=True)) == [("train.jsonl:2", reason)]
+
+
+def test_one_response_is_too_few(tmp_path):
+    rows = [
+        {"prompt": "a", "responses": ["x", "y"], "ratings": [1, 2]},
+        {"prompt": "b", "responses": ["x"], "ratings": [1]},
+    ]
+    _, quarantined = read(tmp_path, rows)
+    assert list(quarantined.reason) == ["too_few_responses"]
+
+
+def test_a_group_loses_only_its_unusable_responses_and_they_are_counted(tmp_path):
+    rows = [{"prompt": "a", "responses": ["x", "", "y", "x", "z"], "ratings": [1, 2, 3, 1, None]}]
+    groups, quarantined = read(tmp_path, rows)
+    assert groups[groups.split == "train"].responses.item() == ["x", "y"]
+    assert dict(zip(quarantined.reason, quarantined.detail, strict=True)) == {
+        reason: "1 of 5 responses dropped, the group is kept"
+        for reason in ("empty_response", "identical_responses", "unrated_response")
+    }
+
+
+def test_no_group_left_is_an_error_that_counts_the_reasons(tmp_path):
+    with pytest.raises(DataError, match=r"no prompt group is left for train.*\{'empty_response': 1\}"):
+        read(tmp_path, [pair(rejected="")])
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "json", "parquet", "csv"])
+def test_every_file_format_yields_the_same_rows(tmp_path, ending):
+    rows = [pair(), pair(prompt="Two,\nlines?")]
+    path = tmp_path / f"rows.{ending}"
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    match ending:
+        case "jsonl":
+            path.write_text(text)
+        case "jsonl.gz":
+            path.write_bytes(gzip.compress(text.encode()))
+        case "json":
+            path.write_text(json.dumps(rows))
+        case "parquet":
+            pd.DataFrame(rows).to_parquet(path)
+        case "csv":
+            pd.DataFrame(rows).to_csv(path, index=False)
+    found = list(read_rows(PreferenceSource(path=str(path))))
+    assert [row.content for row in found] == rows
+    assert [row.source for row in found] == [f"{path.name}:1", f"{path.name}:2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.jsonl", None, "there is no such file"),
+        ("rows.xml", b"<a/>", r"only \.jsonl, \.json, \.parquet, \.csv can be read"),
+        ("rows.parquet", b"no parquet", "is not what its ending says"),
+        ("rows.jsonl.gz", b"not gzipped", "is not what its ending says"),
+        ("rows.json", b'{"a": 1}', "holds one list of objects"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}.*{message}"):
+        list(read_rows(PreferenceSource(path=str(path))))
+
+
+def test_a_dataset_that_the_hub_does_not_give_is_named(monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"'no-one/nothing' \(split 'train'\) cannot be had from the hub"):
+        list(read_rows(PreferenceSource(hub_id="no-one/nothing")))
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
+@pytest.mark.parametrize(
+    ("train", "held_out", "rating_key", "n_rows"),
+    [
+        ("ultrafeedback/train.jsonl.gz", "ultrafeedback/eval.jsonl.gz", None, 1200),
+        ("hh_rlhf/harmless-base-test.jsonl.gz", "ultrafeedback/eval.jsonl.gz", None, 2512),
+        ("rated_responses/tulu2_dpo_13b_bon16.jsonl.gz", "ultrafeedback/eval.jsonl.gz", "gpt4turbo_preference", 1005),
+    ],
+)
+def test_on_real_data_every_row_ends_as_a_group_or_in_quarantine(train, held_out, rating_key, n_rows):
+    files = PreferenceFiles(
+        train=PreferenceSource(path=str(SHARED / train), rating_key=rating_key),
+        test=PreferenceSource(path=str(SHARED / held_out)),
+    )
+    groups, quarantined = read_preferences(files)
+    PreferenceGroups.validate(groups)
+    assert len(set(groups.source) | set(quarantined.source)) == n_rows
+    assert len(groups) > 0.8 * n_rows
