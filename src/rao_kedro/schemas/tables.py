@@ -153,15 +153,26 @@ class HeldOutLogps(_Table):
     reference_logps: Series[object]
 
 
-class Leaderboard(pa.DataFrameModel):
-    """One row per method, with 95 % bootstrap intervals over held-out prompts."""
+class Leaderboard(_Table):
+    """One row per method, with 95 % bootstrap intervals over held-out prompts; gains and wins are paired with SFT's."""
 
     method: Series[str] = pa.Field(unique=True)
     n: Series[int] = pa.Field(ge=1)
     rule_score: Series[float] = pa.Field(nullable=True, ge=0, le=1)
     rule_score_low: Series[float] = pa.Field(nullable=True)
     rule_score_high: Series[float] = pa.Field(nullable=True)
+    rule_score_gain: Series[float] = pa.Field(nullable=True)
+    rule_score_gain_low: Series[float] = pa.Field(nullable=True)
+    rule_score_gain_high: Series[float] = pa.Field(nullable=True)
     reward: Series[float]
+    reward_low: Series[float] = pa.Field(nullable=True)
+    reward_high: Series[float] = pa.Field(nullable=True)
+    reward_gain: Series[float]
+    reward_gain_low: Series[float] = pa.Field(nullable=True)
+    reward_gain_high: Series[float] = pa.Field(nullable=True)
     win_rate_vs_sft: Series[float] = pa.Field(ge=0, le=1)
+    win_rate_vs_sft_low: Series[float] = pa.Field(nullable=True)
+    win_rate_vs_sft_high: Series[float] = pa.Field(nullable=True)
     mean_length: Series[float] = pa.Field(ge=0)
     kl_to_reference: Series[float]
+    chosen_likelihood_fell: Series[float] = pa.Field(ge=0, le=1)

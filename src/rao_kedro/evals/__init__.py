@@ -1,0 +1,1 @@
+"""Measures models: scores with intervals. What they are measured on comes from `inference` and `rewards`."""

@@ -1,0 +1,80 @@
+"""The leaderboard: how each method does on held-out prompts, in comparison with SFT on the same prompts.
+
+The unit of n and of every interval is the prompt: several responses to one prompt are averaged first.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from rao_kedro.errors import DataError
+from rao_kedro.evals.statistics import mean_interval
+
+BASELINE = "sft"
+
+
+def leaderboard(
+    generations: Mapping[str, pd.DataFrame], held_out: Mapping[str, pd.DataFrame], seed: int
+) -> pd.DataFrame:
+    """Return one row per method, best first.
+
+    Args:
+        generations: Table of `ScoredGenerations` by method; "sft" must be among them.
+        held_out: Table of `HeldOutLogps` by method.
+        seed: Seeds the bootstrap.
+
+    Returns:
+        Table of `Leaderboard`; `rule_score_gain`, `reward_gain` and `win_rate_vs_sft` are paired by prompt.
+
+    Raises:
+        DataError: A method answered other prompts than SFT did.
+    """
+    rows = [_row(method, generations[method], generations[BASELINE], held_out[method], seed) for method in generations]
+    best_first = ["rule_score", "win_rate_vs_sft"]
+    return pd.DataFrame(rows).sort_values(best_first, ascending=False, na_position="last", ignore_index=True)
+
+
+def _row(
+    method: str, scored: pd.DataFrame, baseline: pd.DataFrame, held_out: pd.DataFrame, seed: int
+) -> dict[str, float | str]:
+    means, base = _prompt_means(scored), _prompt_means(baseline)
+    if set(means.index) != set(base.index):
+        raise DataError(f"{method} and {BASELINE} answered different prompts: run the pipeline `evaluation` again")
+    base = base.loc[means.index]
+    row: dict[str, float | str] = {"method": method, "n": len(means)}
+    for name, values in {
+        "rule_score": means["rule_score"],
+        "rule_score_gain": means["rule_score"] - base["rule_score"],
+        "reward": means["reward"],
+        "reward_gain": means["reward"] - base["reward"],
+        "win_rate_vs_sft": _win_rates(scored, baseline),
+    }.items():
+        interval = mean_interval(list(values), seed)
+        row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    pairs = zip(held_out["logps"], held_out["reference_logps"], strict=True)
+    fell = [logps[0] < reference[0] for logps, reference in pairs]
+    return row | {
+        "mean_length": float(means["n_tokens"].mean()),
+        "kl_to_reference": float((scored["logp"] - scored["reference_logp"]).mean()),
+        "chosen_likelihood_fell": float(np.mean(fell)),
+    }
+
+
+def _prompt_means(scored: pd.DataFrame) -> pd.DataFrame:
+    return scored.groupby("prompt_id")[["rule_score", "reward", "n_tokens"]].mean()
+
+
+def _win_rates(scored: pd.DataFrame, baseline: pd.DataFrame) -> pd.Series:
+    """Return per prompt the share of pairs of responses that the method wins; a tie is half.
+
+    Judged by the rules where prompts have requirements, else by the reward model.
+    """
+    judge = "reward" if scored["rule_score"].isna().any() else "rule_score"
+    ours, theirs = (table.groupby("prompt_id")[judge].agg(list) for table in (scored, baseline))
+    return pd.Series(
+        {
+            prompt: float(np.mean([(a > b) + 0.5 * (a == b) for a in ours[prompt] for b in theirs[prompt]]))
+            for prompt in ours.index
+        }
+    )

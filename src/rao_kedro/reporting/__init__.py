@@ -1,0 +1,1 @@
+"""Figures and the report: tables in, plotly figures and HTML out."""

@@ -1,0 +1,142 @@
+"""Plotly figures of training runs, rewards and scores."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+COLORS = {"sft": "#7f7f7f", "rao": "#0072b2", "dpo": "#d55e00"}
+OTHER_COLORS = ["#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#17becf", "#bcbd22", "#9467bd"]
+
+# Panels of a training run: title, unit of the axis, and the columns that are drawn in it with their names and dashes.
+PANELS = [
+    ("Loss", "loss", [("loss", "", "solid")]),
+    ("Margin", "implicit reward", [("margin", "", "solid")]),
+    (
+        "Log-ratio to the reference",
+        "nats",
+        [("log_ratio_chosen", "chosen", "solid"), ("log_ratio_rejected", "rejected", "dot")],
+    ),
+    (
+        "Implicit reward",
+        "beta x log-ratio",
+        [("rewards_chosen", "chosen", "solid"), ("rewards_rejected", "rejected", "dot")],
+    ),
+    ("Accuracy", "share of pairs", [("accuracy", "", "solid")]),
+    ("Gradient norm", "before clipping", [("grad_norm", "", "solid")]),
+]
+
+
+def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Return a panel for each quantity that the logs hold, a colour for each run.
+
+    Lines are training steps; markers are evaluations on held-out groups.
+
+    Args:
+        logs: Training logs by the name of the run.
+    """
+    columns = set().union(*(log.columns for log in logs.values()))
+    panels = [panel for panel in PANELS if any(column in columns for column, _, _ in panel[2])]
+    rows = -(-len(panels) // 2)
+    figure = make_subplots(
+        rows, 2, subplot_titles=[p[0] for p in panels], vertical_spacing=0.28 / rows, horizontal_spacing=0.1
+    )
+    for i, (_, unit, curves) in enumerate(panels):
+        row, column = i // 2 + 1, i % 2 + 1
+        for run, log in logs.items():
+            for name, part, dash in curves:
+                for trace in _curves(run, log, name, part, dash, legend=i == 0):
+                    figure.add_trace(trace, row, column)
+        figure.update_yaxes(title_text=unit, row=row, col=column)
+        figure.update_xaxes(title_text="optimizer step", row=row, col=column)
+    dashes = "; solid: chosen, dotted: rejected" if "log_ratio_rejected" in columns else ""
+    return _styled(figure, f"Lines: training steps, markers: held-out groups{dashes}", height=90 + 300 * rows)
+
+
+def training_dynamics_of_one(training_log: pd.DataFrame) -> go.Figure:
+    """Return `training_dynamics` of a single run."""
+    return training_dynamics({"training": training_log})
+
+
+def reward_distribution(reward_annotated: pd.DataFrame) -> go.Figure:
+    """Return histograms of the rewards of chosen and rejected responses, for both splits together."""
+    figure = go.Figure()
+    for role, color in (("chosen", "#0072b2"), ("rejected", "#d55e00")):
+        positions = zip(reward_annotated["rewards"], reward_annotated[role], strict=True)
+        rewards = [rewards[i] for rewards, i in positions]
+        figure.add_trace(
+            go.Histogram(
+                x=rewards, name=f"{role} (mean {np.mean(rewards):.2f})", marker_color=color, opacity=0.6, nbinsx=30
+            )
+        )
+    figure.update_layout(barmode="overlay")
+    figure.update_xaxes(title_text="reward of the reward model")
+    figure.update_yaxes(title_text="responses")
+    return _styled(figure, f"Rewards of {len(reward_annotated)} prompt groups", height=420)
+
+
+def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
+    """Return rule score, reward and win rate of each method, with their intervals."""
+    panels = [("rule_score", "Rule score"), ("reward", "Reward"), ("win_rate_vs_sft", "Win rate against SFT")]
+    panels = [panel for panel in panels if leaderboard[panel[0]].notna().any()]
+    figure = make_subplots(1, len(panels), subplot_titles=[title for _, title in panels])
+    for column, (name, _) in enumerate(panels, start=1):
+        for i, row in leaderboard.iterrows():
+            point = row[name]
+            figure.add_trace(
+                go.Scatter(
+                    x=[row["method"]],
+                    y=[point],
+                    error_y={
+                        "array": [row[f"{name}_high"] - point],
+                        "arrayminus": [point - row[f"{name}_low"]],
+                        "thickness": 2,
+                        "width": 8,
+                    },
+                    mode="markers",
+                    marker={"size": 11, "color": _color(str(row["method"]), int(str(i)))},
+                    showlegend=False,
+                ),
+                1,
+                column,
+            )
+    title = f"Means over {int(leaderboard['n'].max())} held-out prompts with 95 % bootstrap intervals"
+    return _styled(figure, title, height=420)
+
+
+def _curves(run: str, log: pd.DataFrame, name: str, part: str, dash: str, legend: bool) -> list[go.Scatter]:
+    color = _color(run, 0)
+    result = []
+    shared = {
+        "legendgroup": run,
+        "line": {"color": color, "dash": dash, "width": 2},
+        "marker": {"color": color, "size": 8},
+    }
+    if name in log and log[name].notna().any():
+        steps = log[log[name].notna()]
+        result.append(go.Scatter(x=steps["step"], y=steps[name], mode="lines", name=run, showlegend=legend, **shared))
+    if (evaluated := f"eval_{name}") in log and log[evaluated].notna().any():
+        points = log[log[evaluated].notna()]
+        label = f"{run} {part} held-out".replace("  ", " ")
+        result.append(
+            go.Scatter(x=points["step"], y=points[evaluated], mode="markers", name=label, showlegend=False, **shared)
+        )
+    return result
+
+
+def _color(name: str, position: int) -> str:
+    return COLORS.get(name, OTHER_COLORS[position % len(OTHER_COLORS)])
+
+
+def _styled(figure: go.Figure, title: str, height: int) -> go.Figure:
+    figure.update_layout(
+        title={"text": title, "font": {"size": 14}, "x": 0.01, "xanchor": "left"},
+        template="plotly_white",
+        height=height,
+        margin={"l": 70, "r": 30, "t": 80, "b": 60},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "yref": "container", "x": 1, "xanchor": "right"},
+        font={"family": "system-ui, sans-serif", "size": 13},
+    )
+    return figure

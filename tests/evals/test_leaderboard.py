@@ -1,0 +1,87 @@
+"""Scores of methods on held-out prompts, by hand arithmetic and in simulation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rao_kedro.errors import DataError
+from rao_kedro.evals.leaderboard import leaderboard
+from rao_kedro.evals.statistics import mean_interval
+from rao_kedro.schemas.tables import Leaderboard
+
+
+def generations(rule_scores, logp=-10.0, n_tokens=5):
+    """Two samples for each of the prompts."""
+    rows = [
+        {
+            "prompt_id": f"p{i}",
+            "sample": k,
+            "rule_score": score,
+            "reward": 2 * score,
+            "n_tokens": n_tokens,
+            "logp": logp,
+            "reference_logp": -12.0,
+        }
+        for i, samples in enumerate(rule_scores)
+        for k, score in enumerate(samples)
+    ]
+    return pd.DataFrame(rows)
+
+
+def held_out(*logps):
+    rows = [{"group_id": f"g{i}", "rewards": [1, 0], "logps": [x, -9.0]} for i, x in enumerate(logps)]
+    return pd.DataFrame(rows).assign(reference_logps=[[-5.0, -9.0]] * len(logps))
+
+
+SFT = generations([(0.0, 1.0), (0.5, 0.5)], logp=-12.0)
+RAO = generations([(1.0, 1.0), (0.5, 0.0)], n_tokens=3)
+
+
+def test_a_row_is_what_hand_arithmetic_gives():
+    # rao: prompt means 1.0 and 0.25; sft: 0.5 and 0.5. Pairs of p0: (win, tie) twice = 0.75, of p1: tie twice and loss
+    # twice = 0.25. KL = -10 - (-12). Of the chosen responses' log-probs -6, -4 against -5, one fell.
+    table = leaderboard({"sft": SFT, "rao": RAO}, {"sft": held_out(-5, -5), "rao": held_out(-6, -4)}, seed=0)
+    Leaderboard.validate(table)
+    assert list(table["method"]) == ["rao", "sft"]
+    rao = table.set_index("method").loc["rao"]
+    expected = {
+        "n": 2,
+        "rule_score": 0.625,
+        "rule_score_gain": 0.125,
+        "reward": 1.25,
+        "win_rate_vs_sft": 0.5,
+        "mean_length": 3,
+        "kl_to_reference": 2,
+        "chosen_likelihood_fell": 0.5,
+    }
+    assert {name: rao[name] for name in expected} == pytest.approx(expected)
+
+
+def test_sft_against_itself_neither_gains_nor_wins():
+    row = leaderboard({"sft": SFT}, {"sft": held_out(-5, -5)}, seed=0).loc[0]
+    assert (row["rule_score_gain"], row["rule_score_gain_low"], row["rule_score_gain_high"]) == (0, 0, 0)
+    assert (row["win_rate_vs_sft"], row["kl_to_reference"], row["chosen_likelihood_fell"]) == (0.5, 0, 0)
+
+
+def test_without_rules_the_reward_model_decides_the_wins():
+    tables = {name: table.assign(rule_score=np.nan) for name, table in (("sft", SFT), ("rao", RAO))}
+    table = leaderboard(tables, {"sft": held_out(-5), "rao": held_out(-5)}, seed=0).set_index("method")
+    assert table.loc["rao", "win_rate_vs_sft"] == 0.5 and np.isnan(table.loc["rao", "rule_score"])
+    Leaderboard.validate(table.reset_index())
+
+
+def test_methods_that_answered_other_prompts_are_not_compared():
+    other = RAO.assign(prompt_id="p9")
+    with pytest.raises(DataError, match="rao and sft answered different prompts"):
+        leaderboard({"sft": SFT, "rao": other}, {"sft": held_out(-5), "rao": held_out(-5)}, seed=0)
+
+
+def test_intervals_cover_the_true_mean_about_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    intervals = [mean_interval(rng.normal(0.3, 1, 60), seed=i) for i in range(200)]
+    assert 0.90 <= np.mean([i.low <= 0.3 <= i.high for i in intervals]) <= 0.98
+
+
+def test_degenerate_samples_give_degenerate_intervals():
+    assert mean_interval([2.0, 2.0, 2.0], seed=0) == (2.0, 2.0, 2.0, 3)
+    assert mean_interval([2.0], seed=0)[0] == 2.0 and np.isnan(mean_interval([2.0], seed=0).low)

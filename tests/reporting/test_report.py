@@ -1,0 +1,93 @@
+"""The report and its figures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rao_kedro.reporting.figures import reward_distribution, scores_by_method, training_dynamics
+from rao_kedro.reporting.report import headline, html_report
+
+
+def row(method, score, gain, low, high):
+    values = dict.fromkeys(["reward", "reward_low", "reward_high"], 1.0) | {"reward_gain": 0.5, "reward_gain_low": 0.1}
+    wins = dict.fromkeys(["win_rate_vs_sft", "win_rate_vs_sft_low", "win_rate_vs_sft_high"], 0.5)
+    return {
+        "method": method,
+        "n": 100,
+        "rule_score": score,
+        "rule_score_low": score - 0.05,
+        "rule_score_high": score + 0.05,
+        "rule_score_gain": gain,
+        "rule_score_gain_low": low,
+        "rule_score_gain_high": high,
+        **values,
+        "reward_gain_high": 0.9,
+        **wins,
+        "mean_length": 20.0,
+        "kl_to_reference": 1.0,
+        "chosen_likelihood_fell": 0.2,
+    }
+
+
+LEADERBOARD = pd.DataFrame([row("rao", 0.8, 0.1, 0.05, 0.15), row("sft", 0.7, 0.0, 0.0, 0.0)])
+
+
+def generations(text):
+    return pd.DataFrame(
+        [{"prompt_id": "p", "sample": 0, "prompt": "Say <b>", "response": text, "rule_score": 1.0, "reward": np.nan}]
+    )
+
+
+def page(text="fine"):
+    return html_report(
+        LEADERBOARD,
+        {"Scores": scores_by_method(LEADERBOARD)},
+        {"sft": generations("plain"), "rao": generations(text)},
+        {"Data": pd.DataFrame({"a": ["<i>"]})},
+        examples=3,
+    )
+
+
+def test_model_text_is_escaped():
+    html = page("<script>alert(1)</script>")
+    assert "<script>alert(1)" not in html and "&lt;script&gt;alert(1)" in html
+    assert "Say &lt;b&gt;" in html and "&lt;i&gt;" in html
+
+
+def test_the_page_needs_no_network():
+    html = page()
+    assert 'src="http' not in html and "<link" not in html
+    assert html.count("Plotly.newPlot(") >= 1
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((0.05, 0.15), "better than"), ((-0.1, -0.05), "worse than"), ((-0.1, 0.1), "not distinguishable from")],
+)
+def test_the_headline_claims_only_what_the_interval_allows(interval, verdict):
+    assert f"rao is {verdict} sft on 100 held-out prompts" in headline(row("rao", 0.8, 0.1, *interval))
+
+
+def test_without_rules_the_headline_is_about_the_reward():
+    assert "reward 1.000, +0.500 against sft" in headline(row("rao", float("nan"), np.nan, np.nan, np.nan))
+
+
+def test_training_dynamics_draws_what_the_logs_hold_with_evaluations_as_markers():
+    log = pd.DataFrame(
+        {"step": [0, 1, 2, 2], "loss": [np.nan, 1.0, 0.5, np.nan], "eval_loss": [1.1, np.nan, np.nan, 0.6]}
+    )
+    figure = training_dynamics({"rao": log})
+    lines, markers = figure.data
+    assert (list(lines.x), list(lines.y), lines.mode) == ([1, 2], [1.0, 0.5], "lines")
+    assert (list(markers.x), list(markers.y), markers.mode) == ([0, 2], [1.1, 0.6], "markers")
+
+
+def test_intervals_are_drawn_from_the_point_to_the_bounds():
+    bar = scores_by_method(LEADERBOARD).data[0]
+    assert (bar.error_y.array[0], bar.error_y.arrayminus[0]) == pytest.approx((0.05, 0.05))
+
+
+def test_rewards_of_chosen_and_rejected_are_told_apart():
+    table = pd.DataFrame({"rewards": [[1.0, 2.0], [3.0, -1.0]], "chosen": [1, 0], "rejected": [0, 1]})
+    chosen, rejected = reward_distribution(table).data
+    assert (list(chosen.x), list(rejected.x)) == ([2.0, 3.0], [1.0, -1.0])
