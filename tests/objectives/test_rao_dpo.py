@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rao_kedro.objectives import GroupLogps, make_objective, objective_names
-from rao_kedro.objectives.rao import calibrated_log_z0
+from rao_kedro.objectives.calibration import calibrated_log_z0
 
 
 def one_group(**changes):
@@ -149,7 +149,9 @@ def test_gradient_scale_multiplies_the_loss(scale, factor):
 
 def test_auto_log_z0_puts_the_mean_target_at_the_margin():
     batch = random_batch(5)
-    log_z0 = calibrated_log_z0(batch.rewards, batch.mask, beta=0.2, margin=1.5)
+    log_z0 = calibrated_log_z0(
+        [r[m].tolist() for r, m in zip(batch.rewards, batch.mask, strict=True)], beta=0.2, margin=1.5
+    )
     per_prompt = [(batch.rewards[i][batch.mask[i]] / 0.2 - log_z0).mean() for i in range(3)]
     assert sum(per_prompt).item() / 3 == pytest.approx(1.5)
 

@@ -6,6 +6,7 @@ from rao_kedro.errors import ModelError
 from rao_kedro.files import replace_directory
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
+from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import ModelImportSpec
 
@@ -21,6 +22,9 @@ def main(spec_path: str) -> None:
     spec = ModelImportSpec.model_validate_json(Path(spec_path).read_text())
     if spec.model.source == "gguf_package":
         convert_gguf(find_packaged_gguf(spec.model.name), None, spec.output_dir)
+        return
+    if spec.model.source == "tiny_random":
+        build_tiny_checkpoint(spec.output_dir)
         return
     directory = Path(spec.model.name)
     link_checkpoint(directory if directory.is_dir() else _downloaded(spec), spec.output_dir)

@@ -88,19 +88,3 @@ class RAO:
             "log_ratio_error": ((target - h).square().sum() / count).sqrt(),
             "chosen_target_is_up": (target[:, 0] > 0).float().mean(),
         }
-
-
-def calibrated_log_z0(rewards: Tensor, mask: Tensor, beta: float, margin: float = 0.0) -> float:
-    """Solve `mean target log-ratio = margin` for log_z0 at step 0, where every D_i is 0.
-
-    Args:
-        rewards: `[G, K]` annotated rewards.
-        mask: `[G, K]` True where a response exists.
-        beta: Strength of the KL constraint.
-        margin: Wanted mean target log-ratio, in nats; above 0 raises the likelihood of the average response.
-
-    Returns:
-        log_z0 in nats: `mean_i mean_j r_ij / beta - margin`.
-    """
-    means = (rewards * mask).sum(1) / mask.sum(1)
-    return float(means.mean() / beta - margin)

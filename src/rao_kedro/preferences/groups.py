@@ -5,7 +5,7 @@ Every input row ends as a group, as a quarantined row, or as both when only some
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,7 @@ from rao_kedro.models.identity import combined_hash
 from rao_kedro.preferences.formats import FORMATS, RawGroup, sniff
 from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow, quarantined_row, quarantined_table
 from rao_kedro.preferences.readers import RawRow, read_rows
-from rao_kedro.schemas.parameters import PreferenceFiles, PreferenceSource
+from rao_kedro.schemas.parameters import PreferenceFiles
 
 GROUP_COLUMNS = ["group_id", "split", "messages", "responses", "ratings", "source", "requirements"]
 
@@ -34,7 +34,11 @@ def read_preferences(files: PreferenceFiles) -> tuple[pd.DataFrame, pd.DataFrame
     """
     builder = GroupBuilder()
     for split, source in (("test", files.test), ("train", files.train)):
-        builder.add(split, _read(source), rating_key=source.rating_key)
+        name: str | None = None if source.format == "auto" else source.format
+        for row in read_rows(source):
+            if name is None and isinstance(row.content, dict):
+                name = sniff(row.content, source.hub_id or str(source.path))
+            builder.read(split, row, FORMATS[name or "trl"], source.rating_key)
     return builder.tables()
 
 
@@ -48,20 +52,23 @@ class GroupBuilder:
         self._ids: set[str] = set()
         self._held_out: set[str] = set()
 
-    def add(
-        self,
-        split: str,
-        rows: Iterable[tuple[RawRow, Callable[..., RawGroup]]],
-        rating_key: str | None = None,
-    ) -> None:
-        """Add the rows of a split, each with the function that reads it."""
-        for row, read in rows:
-            try:
-                if isinstance(row.content, str):
-                    raise UnusableRow(QuarantineReason.INVALID_JSON, "the line is not a JSON object")
-                self._add(split, row, read(row.content, rating_key=rating_key))
-            except UnusableRow as problem:
-                self._drop(row, problem.reason, problem.detail)
+    def read(self, split: str, row: RawRow, reader: Callable[..., RawGroup], rating_key: str | None = None) -> None:
+        """Add a row, read by the function of its format."""
+        try:
+            if isinstance(row.content, str):
+                raise UnusableRow(QuarantineReason.INVALID_JSON, "the line is not a JSON object")
+            raw = reader(row.content, rating_key=rating_key)
+        except UnusableRow as problem:
+            self._drop(row, problem.reason, problem.detail)
+        else:
+            self.add(split, row, raw)
+
+    def add(self, split: str, row: RawRow, raw: RawGroup) -> None:
+        """Add a prompt with its responses, or quarantine it. Held-out rows come first."""
+        try:
+            self._add(split, row, raw)
+        except UnusableRow as problem:
+            self._drop(row, problem.reason, problem.detail)
 
     def _add(self, split: str, row: RawRow, raw: RawGroup) -> None:
         if not raw.messages or not raw.messages[-1]["content"].strip():
@@ -98,15 +105,6 @@ class GroupBuilder:
             raise DataError(f"no prompt group is left for {' and '.join(empty)}; dropped rows by reason: {reasons}")
         groups = sorted(self.groups, key=lambda group: group["split"] != "train")
         return pd.DataFrame(groups, columns=GROUP_COLUMNS), quarantined_table(self.dropped)
-
-
-def _read(source: PreferenceSource) -> Iterable[tuple[RawRow, Callable[..., RawGroup]]]:
-    name: str | None = None if source.format == "auto" else source.format
-    where = source.hub_id or str(source.path)
-    for row in read_rows(source):
-        if name is None and isinstance(row.content, dict):
-            name = sniff(row.content, where)
-        yield row, FORMATS[name or "trl"]
 
 
 def _usable_responses(raw: RawGroup) -> tuple[list[str], list[float], Counter[QuarantineReason]]:

@@ -1,9 +1,12 @@
 """Joins rewards to prompt groups, and reports how far they can be trusted. Pandas only: knows no model."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from rao_kedro.errors import DataError
+from rao_kedro.objectives.calibration import solved
 
 
 def annotate(tokenized_groups: pd.DataFrame, rewards: pd.DataFrame, reward_model: str) -> pd.DataFrame:
@@ -27,12 +30,19 @@ def annotate(tokenized_groups: pd.DataFrame, rewards: pd.DataFrame, reward_model
     return annotated.assign(reward_model=reward_model, reward_mean=float(flat.mean()), reward_std=float(flat.std()))
 
 
-def reward_report(reward_annotated: pd.DataFrame, beta: float, log_z0: float) -> pd.DataFrame:
+def reward_report(reward_annotated: pd.DataFrame, rao: Mapping[str, float | str | bool]) -> pd.DataFrame:
     """Return per split what a reader needs to trust the rewards, as a table of `split, metric, value, n`.
+
+    Args:
+        reward_annotated: Table of `RewardAnnotated`.
+        rao: Parameters of the RAO run that these rewards are for; `log_z0: auto` is solved as that run will solve it.
 
     Pair accuracy is over all pairs of differently rated responses; `chosen_target_is_up` is P(r_w > beta log_z0), the
     share of chosen responses whose likelihood RAO raises (step 0, where every D_i is 0).
     """
+    train = reward_annotated.loc[reward_annotated["split"] == "train", "rewards"]
+    parameters = solved(rao, list(train))
+    threshold = float(parameters["beta"]) * float(parameters["log_z0"])
     rows = []
     for split, table in reward_annotated.groupby("split"):
         pairs = [
@@ -50,6 +60,6 @@ def reward_report(reward_annotated: pd.DataFrame, beta: float, log_z0: float) ->
             (split, "reward_mean", float(flat.mean()), len(flat)),
             (split, "reward_std", float(flat.std()), len(flat)),
             (split, "chosen_minus_rejected", float((chosen - rejected).mean()), len(table)),
-            (split, "chosen_target_is_up", float((chosen > beta * log_z0).mean()), len(table)),
+            (split, "chosen_target_is_up", float((chosen > threshold).mean()), len(table)),
         ]
     return pd.DataFrame(rows, columns=["split", "metric", "value", "n"])

@@ -129,12 +129,9 @@ class MethodParameters(Parameters):
     def _objective_accepts_its_parameters(self) -> "MethodParameters":
         # The objectives themselves know their parameters, so nothing is written twice.
         from rao_kedro.objectives import make_objective
+        from rao_kedro.objectives.calibration import solved
 
-        parameters = dict(self.parameters)
-        if parameters.get("log_z0") == "auto":
-            parameters["log_z0"] = 0.0
-            parameters.pop("margin", None)
-        make_objective(self.objective, **parameters)
+        make_objective(self.objective, **solved(self.parameters, [[0.0]]))
         return self
 
 

@@ -12,14 +12,15 @@ class ModelParameters(BaseModel):
     """Where the base model comes from.
 
     Attributes:
-        source: gguf_package: a Python package that ships a GGUF file; checkpoint: a directory or a hub name.
+        source: gguf_package: a Python package that ships a GGUF file; checkpoint: a directory or a hub
+            name; tiny_random: a tiny Llama with random weights, for tests.
         name: The package, the directory or the hub name.
         revision: A hub revision.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: Literal["gguf_package", "checkpoint"]
+    source: Literal["gguf_package", "checkpoint", "tiny_random"]
     name: str
     revision: str | None = None
 

@@ -16,7 +16,7 @@ from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 from rao_kedro.models.logprobs import PackedLogProbs
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.objectives import GroupLogps, Objective, make_objective
-from rao_kedro.objectives.rao import calibrated_log_z0
+from rao_kedro.objectives.calibration import solved
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import AlignmentSpec
 from rao_kedro.training.loop import train
@@ -33,11 +33,8 @@ def build_objective(spec: AlignmentSpec, groups: Sequence[TokenizedGroup]) -> Ob
     Raises:
         ParameterError: The objective or one of its parameters is unknown or out of range.
     """
-    parameters = dict(spec.objective_parameters)
-    if parameters.get("log_z0") == "auto":
-        rewards, mask = _padded_rewards(groups)
-        beta, margin = float(parameters.get("beta", 0.1)), float(parameters.pop("margin", 0.0))
-        parameters["log_z0"] = calibrated_log_z0(rewards, mask, beta, margin)
+    parameters = solved(spec.objective_parameters, [group.rewards or [] for group in groups])
+    if parameters != spec.objective_parameters:
         print(f"log_z0 solved from {len(groups)} groups: {parameters['log_z0']:.3f} nats", flush=True)
     try:
         return make_objective(spec.objective, **parameters)

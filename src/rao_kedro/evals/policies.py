@@ -1,0 +1,44 @@
+"""What the evaluation measures of one policy: its generations, and their scores. Imports neither torch nor vLLM."""
+
+import pandas as pd
+
+from rao_kedro.errors import DataError
+from rao_kedro.rewards.rules import score_responses
+
+
+def scored_generations(generations: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Join generations with what models and rules say of them.
+
+    Args:
+        generations: Table of `Generations`, the samples of a prompt in their order.
+        scores: Columns `prompt_id, logps, reference_logps, rewards`, lists over the samples.
+
+    Returns:
+        Table of `ScoredGenerations`.
+
+    Raises:
+        DataError: A prompt was not scored.
+    """
+    by_prompt = scores.set_index("prompt_id")
+    if missing := sorted(set(generations["prompt_id"]) - set(by_prompt.index)):
+        raise DataError(f"{len(missing)} prompts were generated on but not scored, the first is {missing[0]}")
+    rows = []
+    for prompt_id, samples in generations.groupby("prompt_id", sort=False):
+        found = by_prompt.loc[prompt_id]
+        rules = score_responses(list(samples["response"]), samples["requirements"].iloc[0])
+        for i, row in enumerate(samples.to_dict("records")):
+            rows.append(
+                {
+                    "prompt_id": prompt_id,
+                    "sample": row["sample"],
+                    "prompt": row["messages"][-1]["content"],
+                    "response": row["response"],
+                    "n_tokens": row["n_tokens"],
+                    "finish_reason": row["finish_reason"],
+                    "rule_score": rules[i] if rules else float("nan"),
+                    "reward": float(found["rewards"][i]),
+                    "logp": float(found["logps"][i]),
+                    "reference_logp": float(found["reference_logps"][i]),
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,42 @@
+"""Kedro hooks: says which pipeline makes a missing input, before anything runs."""
+
+from typing import Any
+
+from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+
+from rao_kedro.errors import DataError
+
+
+class MissingInputHooks:
+    """Checks the inputs of a run."""
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Refuse a run whose inputs do not exist yet.
+
+        Raises:
+            DataError: Names every missing dataset and the pipeline that makes it.
+        """
+        missing = sorted(
+            name for name in pipeline.inputs() if not name.startswith("params:") and not catalog.exists(name)
+        )
+        if missing:
+            raise DataError("\n".join(f"{name} does not exist: {_remedy(name)}" for name in missing))
+
+
+def _remedy(dataset: str) -> str:
+    makers = [
+        name
+        for name, pipeline in pipelines.items()
+        if name != "__default__" and _stem(dataset) in {_stem(output) for output in pipeline.all_outputs()}
+    ]
+    if makers:
+        return f"run `kedro run --pipeline {makers[0]}` first (in the same --env)"
+    return "no pipeline makes it: put the file where the catalog expects it (`kedro catalog describe-datasets`)"
+
+
+def _stem(dataset: str) -> str:
+    return dataset.split("@")[0]

@@ -1,0 +1,50 @@
+"""Nodes of alignment."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from rao_kedro.schemas.parameters import DataParameters, MethodParameters, ReferenceParameters
+from rao_kedro.schemas.specs import AlignmentSpec
+from rao_kedro.training.launch import launch, read_training_log
+from rao_kedro.training.reference_cache import cached_reference_logprobs
+
+
+def score_reference(
+    sft_model: Path,
+    reward_annotated: Path,
+    parameters: ReferenceParameters,
+    data: DataParameters,
+    accelerate_config: Path,
+    cache: Path,
+) -> pd.DataFrame:
+    """Return the log-probs of all responses and prompts under the SFT model, computed once per content."""
+    return cached_reference_logprobs(sft_model, reward_annotated, parameters, data.t0_length, accelerate_config, cache)
+
+
+def align(
+    sft_model: Path,
+    reward_annotated: Path,
+    reference_logprobs: Path,
+    method: MethodParameters,
+    data: DataParameters,
+    accelerate_config: Path,
+    workspace: Path,
+) -> tuple[Path, pd.DataFrame]:
+    """Train a policy with one method.
+
+    Returns:
+        The finished checkpoint's directory and the training log.
+    """
+    spec = AlignmentSpec(
+        workspace=workspace,
+        model_dir=sft_model,
+        groups_path=reward_annotated,
+        t0_length=data.t0_length,
+        reference_path=reference_logprobs,
+        objective=method.objective,
+        objective_parameters=method.parameters,
+        training=method.training,
+    )
+    launch("alignment", spec, accelerate_config, metric_prefix=f"{method.objective}.")
+    return workspace / "model", read_training_log(workspace)

@@ -1,0 +1,53 @@
+"""Alignment as a pipeline: one reference pass, then one namespace per method."""
+
+from kedro.pipeline import Node, Pipeline
+
+from rao_kedro.pipelines.alignment.nodes import align, score_reference
+from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.reporting.figures import training_dynamics_of_one
+
+
+def create_pipeline() -> Pipeline:
+    """Return the pipeline from `reward_annotated` to `{method}.policy`."""
+    reference = Node(
+        score_reference,
+        inputs={
+            "sft_model": "sft_model",
+            "reward_annotated": "reward_annotated@path",
+            "parameters": "params:reference",
+            "data": "params:data",
+            "accelerate_config": "accelerate_config",
+            "cache": "reference_cache",
+        },
+        outputs="reference_logprobs@pandas",
+        name="score_reference",
+    )
+    return sum((_method(name) for name in METHODS), start=Pipeline([reference], tags="alignment"))
+
+
+def _method(name: str) -> Pipeline:
+    shared = ["sft_model", "reward_annotated@path", "reference_logprobs@path", "accelerate_config"]
+    return Pipeline(
+        [
+            Node(
+                align,
+                inputs={
+                    "sft_model": "sft_model",
+                    "reward_annotated": "reward_annotated@path",
+                    "reference_logprobs": "reference_logprobs@path",
+                    "method": "params:method",
+                    "data": "params:data",
+                    "accelerate_config": "accelerate_config",
+                    "workspace": "workspace",
+                },
+                outputs=["policy", "training_log"],
+                name="train",
+            ),
+            Node(training_dynamics_of_one, inputs="training_log", outputs="training_dynamics", name="plot_training"),
+        ],
+        namespace=name,
+        tags=["alignment", name],
+        inputs={dataset: dataset for dataset in shared},
+        outputs={"training_log": f"training_log_{name}"},
+        parameters={"params:method": f"params:alignment.{name}", "params:data": "params:data"},
+    )

@@ -1,0 +1,32 @@
+"""Data engineering as a pipeline."""
+
+from kedro.pipeline import Node, Pipeline
+
+from rao_kedro.pipelines.data_engineering.nodes import collect_preferences, prepare_base_model, tokenize
+
+
+def create_pipeline() -> Pipeline:
+    """Return the pipeline from prompts or preference data to `tokenized_groups`."""
+    return Pipeline(
+        [
+            Node(
+                prepare_base_model,
+                inputs=["params:model", "accelerate_config", "base_model_workspace"],
+                outputs="base_model",
+                name="prepare_base_model",
+            ),
+            Node(
+                collect_preferences,
+                inputs=["params:data", "prompts", "base_model", "accelerate_config", "collection_workspace"],
+                outputs=["preference_groups", "unreadable_rows", "evaluation_prompts@pandas"],
+                name="collect_preferences",
+            ),
+            Node(
+                tokenize,
+                inputs=["preference_groups", "unreadable_rows", "base_model", "params:data"],
+                outputs=["tokenized_groups@pandas", "quarantined_rows", "data_report"],
+                name="tokenize",
+            ),
+        ],
+        tags="data_engineering",
+    )

@@ -1,0 +1,99 @@
+"""Nodes of the evaluation."""
+
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from rao_kedro.evals.leaderboard import leaderboard
+from rao_kedro.evals.policies import scored_generations
+from rao_kedro.inference import GenerationSpec, generate
+from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.reporting.figures import training_dynamics
+from rao_kedro.reporting.report import html_report
+from rao_kedro.schemas.parameters import DataParameters, EvaluationParameters
+from rao_kedro.schemas.specs import PolicyScoringSpec
+from rao_kedro.training.launch import launch
+
+
+def generate_responses(
+    policy: Path, prompts: Path, evaluation: EvaluationParameters, accelerate_config: Path | None, workspace: Path
+) -> pd.DataFrame:
+    """Let a policy answer the held-out prompts."""
+    spec = GenerationSpec(
+        model_dir=policy,
+        prompts_path=prompts,
+        output_path=workspace / "generations.parquet",
+        **evaluation.generation.model_dump(),
+    )
+    return pd.read_parquet(generate(spec, in_process=accelerate_config is None))
+
+
+def score_responses(
+    policy: Path,
+    sft_model: Path,
+    reward_model: Path,
+    generations: pd.DataFrame,
+    generations_path: Path,
+    reward_annotated: Path,
+    reference_logprobs: Path,
+    evaluation: EvaluationParameters,
+    data: DataParameters,
+    accelerate_config: Path | None,
+    workspace: Path,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score what a policy wrote, and its log-probs of held-out responses.
+
+    Returns:
+        Tables of `ScoredGenerations` and `HeldOutLogps`.
+    """
+    spec = PolicyScoringSpec(
+        workspace=workspace,
+        model_dir=policy,
+        groups_path=reward_annotated,
+        t0_length=data.t0_length,
+        output_path=workspace / "scores.parquet",
+        max_tokens_per_batch=evaluation.max_tokens_per_batch,
+        mixed_precision=evaluation.mixed_precision,
+        generations_path=generations_path,
+        reference_dir=sft_model,
+        reference_path=reference_logprobs,
+        reward_model_dir=reward_model,
+        held_out_path=workspace / "held_out.parquet",
+    )
+    launch("score_policy", spec, accelerate_config)
+    scores, held_out = pd.read_parquet(spec.output_path), pd.read_parquet(spec.held_out_path)
+    return scored_generations(generations, scores), held_out
+
+
+def compare_methods(evaluation: EvaluationParameters, *tables: pd.DataFrame) -> pd.DataFrame:
+    """Return the leaderboard from every method's scored generations, then every method's held-out log-probs."""
+    names = ["sft", *METHODS]
+    generations, held_out = tables[: len(names)], tables[len(names) :]
+    return leaderboard(
+        dict(zip(names, generations, strict=True)), dict(zip(names, held_out, strict=True)), evaluation.seed
+    )
+
+
+def plot_training(*training_logs: pd.DataFrame) -> go.Figure:
+    """Return the training dynamics of all methods in one figure."""
+    return training_dynamics(dict(zip(METHODS, training_logs, strict=True)))
+
+
+def write_report(
+    evaluation: EvaluationParameters,
+    board: pd.DataFrame,
+    scores: go.Figure,
+    dynamics: go.Figure,
+    reward_report: pd.DataFrame,
+    data_report: pd.DataFrame,
+    *generations: pd.DataFrame,
+) -> str:
+    """Return the HTML report."""
+    return html_report(
+        board,
+        {"Scores": scores, "Training": dynamics},
+        dict(zip(["sft", *METHODS], generations, strict=True)),
+        {"Reward model": reward_report, "Data": data_report},
+        evaluation.examples,
+    )

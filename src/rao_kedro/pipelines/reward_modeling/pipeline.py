@@ -1,0 +1,60 @@
+"""Reward modelling as a pipeline."""
+
+from kedro.pipeline import Node, Pipeline
+
+from rao_kedro.pipelines.reward_modeling.nodes import annotate_responses, report_rewards, train_reward_model
+from rao_kedro.reporting.figures import reward_distribution, training_dynamics_of_one
+
+
+def create_pipeline() -> Pipeline:
+    """Return the pipeline from `sft_model` to `reward_annotated`."""
+    return Pipeline(
+        [
+            Node(
+                train_reward_model,
+                inputs={
+                    "sft_model": "sft_model",
+                    "tokenized_groups": "tokenized_groups@path",
+                    "parameters": "params:reward_modeling",
+                    "data": "params:data",
+                    "accelerate_config": "accelerate_config",
+                    "workspace": "reward_workspace",
+                },
+                outputs=["reward_model", "reward_training_log"],
+                name="train_reward_model",
+            ),
+            Node(
+                annotate_responses,
+                inputs={
+                    "reward_model": "reward_model",
+                    "tokenized_groups_path": "tokenized_groups@path",
+                    "tokenized_groups": "tokenized_groups@pandas",
+                    "parameters": "params:reward_modeling",
+                    "data": "params:data",
+                    "accelerate_config": "accelerate_config",
+                    "workspace": "annotation_workspace",
+                },
+                outputs="reward_annotated@pandas",
+                name="annotate_responses",
+            ),
+            Node(
+                report_rewards,
+                inputs=["reward_annotated@pandas", "params:alignment.rao"],
+                outputs="reward_report",
+                name="report_rewards",
+            ),
+            Node(
+                training_dynamics_of_one,
+                inputs="reward_training_log",
+                outputs="reward_training_dynamics",
+                name="plot_reward_training",
+            ),
+            Node(
+                reward_distribution,
+                inputs="reward_annotated@pandas",
+                outputs="reward_distribution",
+                name="plot_rewards",
+            ),
+        ],
+        tags="reward_modeling",
+    )

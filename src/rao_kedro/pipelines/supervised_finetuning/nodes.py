@@ -1,0 +1,34 @@
+"""Nodes of supervised fine-tuning."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from rao_kedro.schemas.parameters import DataParameters
+from rao_kedro.schemas.specs import TrainingSpec
+from rao_kedro.schemas.training import TrainingParameters
+from rao_kedro.training.launch import launch, read_training_log
+
+
+def train_sft(
+    base_model: Path,
+    tokenized_groups: Path,
+    training: TrainingParameters,
+    data: DataParameters,
+    accelerate_config: Path,
+    workspace: Path,
+) -> tuple[Path, pd.DataFrame]:
+    """Fine-tune the base model on the chosen responses.
+
+    Returns:
+        The finished checkpoint's directory and the training log.
+    """
+    spec = TrainingSpec(
+        workspace=workspace,
+        model_dir=base_model,
+        groups_path=tokenized_groups,
+        t0_length=data.t0_length,
+        training=training,
+    )
+    launch("sft", spec, accelerate_config, metric_prefix="sft.")
+    return workspace / "model", read_training_log(workspace)

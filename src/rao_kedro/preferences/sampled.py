@@ -1,0 +1,63 @@
+"""Prompt groups from responses that a model wrote to prompts with checkable requirements, rated by the rules."""
+
+import json
+
+import pandas as pd
+
+from rao_kedro.errors import DataError
+from rao_kedro.preferences.formats import RawGroup
+from rao_kedro.preferences.groups import GroupBuilder
+from rao_kedro.preferences.readers import RawRow
+from rao_kedro.rewards.rules import score_responses
+
+
+def prompts_to_sample(prompts: pd.DataFrame, train: int, test: int) -> pd.DataFrame:
+    """Return the first `train` training prompts and the first `test` held-out ones; requirements as JSON.
+
+    Raises:
+        DataError: There are not that many.
+    """
+    parts = []
+    for split, wanted in (("train", train), ("test", test)):
+        found = prompts[prompts["split"] == split]
+        if len(found) < wanted:
+            raise DataError(f"prompts: {wanted} of split {split} are asked for, {len(found)} are there")
+        parts.append(found.head(wanted))
+    chosen = pd.concat(parts, ignore_index=True)
+    return chosen.assign(requirements=[json.dumps(list(r), ensure_ascii=False) for r in chosen["requirements"]])
+
+
+def evaluation_prompts(prompts: pd.DataFrame, skip: int, n: int) -> pd.DataFrame:
+    """Return `n` held-out prompts behind the first `skip`, which training may have looked at for choosing checkpoints.
+
+    Raises:
+        DataError: There are not that many.
+    """
+    held_out = prompts_to_sample(prompts, 0, skip + n).iloc[skip:]
+    return held_out[["prompt_id", "messages", "requirements"]].reset_index(drop=True)
+
+
+def rate_by_rules(prompts: pd.DataFrame, generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return tables of `PreferenceGroups` and `QuarantinedRows`: one group per prompt, one rating per response.
+
+    Args:
+        prompts: As `prompts_to_sample` returns them.
+        generations: Table of `Generations`, several samples for each prompt.
+    """
+    builder = GroupBuilder()
+    responses = generations.groupby("prompt_id")["response"].agg(list)
+    for split in ("test", "train"):
+        for prompt in prompts[prompts["split"] == split].to_dict("records"):
+            texts = responses[prompt["prompt_id"]]
+            ratings: list[float | None] = [*(score_responses(texts, prompt["requirements"]) or [])]
+            group = RawGroup(list(prompt["messages"]), texts, ratings, prompt["requirements"])
+            row = RawRow(str(prompt["prompt_id"]), {"messages": group.messages, "responses": texts, "ratings": ratings})
+            builder.add(split, row, group)
+    return builder.tables()
+
+
+def prompts_of_groups(preference_groups: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Return the prompts of the first `n` held-out groups, or of all if there are fewer, as `EvaluationPrompts`."""
+    held_out = preference_groups[preference_groups["split"] == "test"].head(n)
+    columns = {"group_id": "prompt_id"}
+    return held_out.rename(columns=columns)[["prompt_id", "messages", "requirements"]].reset_index(drop=True)
