@@ -1,0 +1,108 @@
+"""The whole chain as a user runs it, in the test environment: a tiny random model, no vLLM."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kedro.framework.project import configure_project
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rao_kedro.errors import DataError, ModelError
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT / "../shared/data/ultrafeedback"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of the project's configuration, so that nothing is written into the real data folder."""
+    for name in ("conf", "pyproject.toml"):
+        (shutil.copytree if name == "conf" else shutil.copy)(ROOT / name, tmp_path / name)
+    (tmp_path / "data/01_raw").mkdir(parents=True)
+    shutil.copy(ROOT / "data/01_raw/prompts.jsonl", tmp_path / "data/01_raw")
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    monkeypatch.chdir(tmp_path)
+    bootstrap_project(tmp_path)
+    configure_project("rao_kedro")
+    return tmp_path
+
+
+def run(project, pipeline=None, env="test", **options):
+    runtime = options.pop("params", None)
+    with KedroSession.create(project, env=env, runtime_params=runtime) as session:
+        session.run(pipeline_names=[pipeline] if pipeline else None, **options)
+
+
+def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
+    run(project)
+    data = project / "data/test"
+    leaderboard = pd.read_csv(data / "08_reporting/leaderboard.csv")
+    columns = "method n rule_score rule_score_low rule_score_high reward win_rate_vs_sft mean_length kl_to_reference"
+    assert set(columns.split()) <= set(leaderboard)
+    assert set(leaderboard["method"]) == {"sft", "rao", "dpo"} and (leaderboard["n"] == 6).all()
+    assert leaderboard.set_index("method").loc["sft", "kl_to_reference"] == 0
+    report = (data / "08_reporting/report.html").read_text()
+    assert "Alignment report" in report and "rao is" in report
+    for method in ("sft", "rao", "dpo"):
+        AutoModelForCausalLM.from_pretrained(data / "06_models" / method)
+        AutoTokenizer.from_pretrained(data / "06_models" / method)
+    annotated = pd.read_parquet(data / "05_model_input/reward_annotated.parquet")
+    assert len(annotated) and annotated["reward_std"].iloc[0] > 0
+    log = pd.read_csv(data / "07_model_output/rao_training_log.csv")
+    wanted = (
+        "loss rewards_chosen log_ratio_chosen logps_chosen margin accuracy grad_norm learning_rate tokens_per_second"
+    )
+    assert set(wanted.split()) <= set(log)
+
+    # A second run of what is missing runs one namespace only.
+    before = (data / "06_models/rao/model.safetensors").stat().st_mtime_ns
+    shutil.rmtree(data / "06_models/dpo")
+    run(project, "alignment", namespaces=["dpo"])
+    assert (data / "06_models/dpo/model.safetensors").exists()
+    assert (data / "06_models/rao/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_pipeline_before_its_inputs_says_what_is_missing_and_what_makes_it(project):
+    with pytest.raises(
+        DataError, match=r"reward_annotated.* does not exist: run `kedro run --pipeline reward_modeling`"
+    ):
+        run(project, "alignment")
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
+def test_the_same_chain_runs_on_real_ultrafeedback_rows(project):
+    params = {
+        "data": {
+            "source": "preferences",
+            "max_prompt_tokens": 600,
+            "max_response_tokens": 800,
+            "preferences": {
+                split: {"path": str(SHARED / f"{name}.jsonl.gz"), "max_rows": rows}
+                for split, name, rows in (("train", "train", 60), ("test", "eval", 30))
+            },
+        },
+        "evaluation": {"generation": {"max_model_len": 2048}},
+    }
+    for name in ("supervised_finetuning", "reward_modeling", "alignment.rao", "alignment.dpo"):
+        keys = [*name.split("."), *([] if name == "supervised_finetuning" else ["training"]), "max_tokens_per_batch"]
+        level = params
+        for key in keys[:-1]:
+            level = level.setdefault(key, {})
+        level[keys[-1]] = 2400
+    params["reference"] = {"max_tokens_per_batch": 2400}
+    params["evaluation"]["max_tokens_per_batch"] = 2400
+    run(project, params=params)
+    quarantined = pd.read_parquet(project / "data/test/03_primary/quarantined_rows.parquet")
+    groups = pd.read_parquet(project / "data/test/05_model_input/tokenized_groups.parquet")
+    assert len(groups) + len(quarantined) == 90 and "equal_ratings" in set(quarantined["reason"])
+    assert len(pd.read_csv(project / "data/test/08_reporting/leaderboard.csv")) == 3
+
+
+def test_a_model_directory_without_a_chat_template_is_refused_by_name(project, tiny_checkpoint):
+    shutil.copytree(tiny_checkpoint, project / "broken")
+    (project / "broken/chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match=r"broken has no chat template: add a chat_template\.jinja"):
+        run(project, "data_engineering", params={"model": {"source": "checkpoint", "name": "broken"}})

@@ -1,0 +1,109 @@
+"""What the catalog, the parameters and the pipelines promise each other, in every environment."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from kedro.config import OmegaConfigLoader
+from kedro.framework.project import configure_project, pipelines
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+
+from rao_kedro.datasets import PathDataset
+from rao_kedro.pipelines.methods import METHODS
+
+ROOT = Path(__file__).parents[2]
+PAPER = ["llama3_8b", "qwen2_5_7b", "eurollm_9b"]
+ENVIRONMENTS = ["base", "test", "ultrafeedback", *PAPER]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def project():
+    bootstrap_project(ROOT)
+    configure_project("rao_kedro")
+
+
+def context(env, **runtime):
+    with KedroSession.create(ROOT, env=env, runtime_params=runtime) as session:
+        return session.load_context()
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_every_dataset_of_every_pipeline_is_catalogued(env):
+    catalog = context(env).catalog
+    names = {name for name in pipelines["__default__"].datasets() if not name.startswith("params:")}
+    uncatalogued = [name for name in names if catalog.get(name) is None]
+    assert uncatalogued == []
+    assert "MemoryDataset" not in {type(catalog.get(n)).__name__ for n in names - {"accelerate_config"}}
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_every_parameter_is_there_and_valid(env):
+    found = context(env).params  # Kedro validates the pydantic annotations of all nodes here
+    needed = {name for name in pipelines["__default__"].inputs() if name.startswith("params:")}
+    for name in needed:
+        value = found
+        for key in name.removeprefix("params:").split("."):
+            value = value[key] if isinstance(value, dict) else getattr(value, key)
+        assert value is not None
+
+
+def test_every_catalog_entry_is_used_by_a_pipeline():
+    config = OmegaConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")
+    entries = {name for name in config["catalog"] if not name.startswith("_")}
+    used = pipelines["__default__"].datasets()
+    patterns = {name for name in entries if "{method}" in name}
+    unused = entries - used - patterns
+    unused |= {p for p in patterns if not {p.replace("{method}", m) for m in (*METHODS, "sft")} & used}
+    assert unused == set()
+
+
+@pytest.mark.parametrize("env", PAPER)
+def test_a_paper_environment_names_its_model_data_and_a_sharded_launch(env):
+    loaded = context(env)
+    accelerate = loaded.catalog.get("accelerate_config")
+    assert isinstance(accelerate, PathDataset)
+    launch = load_config_from_file(str(ROOT / accelerate._filepath))
+    assert launch.fsdp_config["fsdp_version"] == 2 and launch.num_processes == 8
+    assert loaded.params["model"]["source"] == "checkpoint" and "/" in loaded.params["model"]["name"]
+    assert loaded.params["data"]["preferences"]["train"]["hub_id"] == "HuggingFaceH4/ultrafeedback_binarized"
+    rao = loaded.params["alignment"]["rao"]
+    assert (rao["parameters"]["log_z0"], rao["parameters"]["beta"]) == (50.0, 0.1)
+    assert (rao["training"]["learning_rate"], rao["training"]["epochs"]) == (5e-7, 3)
+    assert (rao["training"]["keep"], rao["training"]["lr_scheduler"]) == ("best", "cosine")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf/accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_accelerate_file_is_one_that_accelerate_reads(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= config.num_machines >= 1
+    assert set(yaml.safe_load(path.read_text())) <= set(vars(config)) | {"distributed_type", "compute_environment"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"alignment": {"rao": {"objective": "roa"}}}, "unknown objective 'roa': choose one of rao, dpo"),
+        ({"alignment": {"rao": {"parameters": {"betta": 1}}}}, "objective 'rao' has no parameter betta; it takes beta"),
+        ({"alignment": {"dpo": {"training": {"learning_rate": "fast"}}}}, "learning_rate"),
+        ({"alignment": {"dpo": {"trainings": {}}}}, "trainings"),
+        ({"data": {"source": "prefs"}}, "'sampled' or 'preferences'"),
+        ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
+        ({"evaluation": {"generation": {"backend": "llamacpp"}}}, "'auto', 'vllm' or 'transformers'"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_by_name_before_anything_runs(override, message):
+    with pytest.raises(Exception, match=message):
+        _ = context("base", **override).params
+
+
+def test_all_methods_have_the_same_shape():
+    shapes = {
+        method: sorted(
+            node.name.removeprefix(f"{method}.") for node in pipelines["__default__"].nodes if node.namespace == method
+        )
+        for method in METHODS
+    }
+    assert len(set(map(tuple, shapes.values()))) == 1
+    assert shapes["rao"] == ["generate", "plot_training", "score", "train"]
