@@ -148,35 +148,50 @@ def test_an_unknown_objective_parameter_is_named(tmp_path, tiny_checkpoint, grou
         launch("alignment", alignment_spec(tmp_path, tiny_checkpoint, groups_path, gamma=1.0), None)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, tiny_checkpoint, groups_path, monkeypatch):
-    def spec(name):
-        return TrainingSpec(
-            workspace=tmp_path / name,
-            model_dir=tiny_checkpoint,
-            groups_path=groups_path,
-            training=parameters(epochs=3, checkpoint_every=1, keep="last"),
-        )
-
-    launch("sft", spec("whole"), None)
+@pytest.fixture
+def killed_at_step_4(monkeypatch):
+    """Kills the first run at step 4, and lists the steps of all runs."""
     from rao_kedro.training.progress import Progress
 
-    report, calls = Progress.report, []
+    report, steps = Progress.report, []
 
     def killed(self, step, **kwargs):
-        calls.append(step)
-        if len(calls) == 4:
+        steps.append(step)
+        if len(steps) == 4:
             raise KeyboardInterrupt
         report(self, step, **kwargs)
 
     monkeypatch.setattr(Progress, "report", killed)
+    return steps
+
+
+def resumable_spec(workspace, tiny_checkpoint, groups_path, **training):
+    training = parameters(epochs=3, checkpoint_every=1, keep="last", **training)
+    return TrainingSpec(workspace=workspace, model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, tiny_checkpoint, groups_path, killed_at_step_4):
+    spec = resumable_spec(tmp_path / "killed", tiny_checkpoint, groups_path)
     with pytest.raises(KeyboardInterrupt):
-        launch("sft", spec("killed"), None)
-    launch("sft", spec("killed"), None)
-    assert calls == [1, 2, 3, 4, 4, 5, 6]
-    whole, killed_model = (load_causal_lm(tmp_path / name / "model").state_dict() for name in ("whole", "killed"))
+        launch("sft", spec, None)
+    launch("sft", spec, None)
+    assert killed_at_step_4 == [1, 2, 3, 4, 4, 5, 6]
+    launch("sft", resumable_spec(tmp_path / "whole", tiny_checkpoint, groups_path), None)
+    whole, killed = (load_causal_lm(tmp_path / name / "model").state_dict() for name in ("whole", "killed"))
     for name, weights in whole.items():
-        assert torch.equal(weights, killed_model[name]), name
+        assert torch.equal(weights, killed[name]), name
     assert len(log_of(tmp_path / "killed")[0]) == 6
+
+
+@pytest.mark.parametrize("changed", ["parameters", "data"])
+def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, tiny_checkpoint, groups_path, killed_at_step_4, changed):
+    with pytest.raises(KeyboardInterrupt):
+        launch("sft", resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path), None)
+    if changed == "data":
+        write_groups(groups_path, 13)
+    changes = {"learning_rate": 1e-3} if changed == "parameters" else {}
+    launch("sft", resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path, **changes), None)
+    assert killed_at_step_4 == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6]
 
 
 def test_group_longer_than_a_batch_is_named(tmp_path, tiny_checkpoint, groups_path):

@@ -19,10 +19,14 @@ def content_hash(model_dir: str | Path) -> str:
     digest = hashlib.sha256()
     others = [directory / name for name in ("config.json", "tokenizer.json", "chat_template.jinja")]
     for path in [*weights, *filter(Path.exists, others)]:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(path.name.encode() + file_hash(path))
     return digest.hexdigest()[:16]
+
+
+def file_hash(path: Path) -> bytes:
+    """Return the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def combined_hash(*parts: str | bytes) -> str:

@@ -1,7 +1,7 @@
 """Loads, identifies and saves checkpoints: plain Hugging Face directories with safetensors."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,10 +51,24 @@ def _load(loader: Callable[..., nn.Module], model_dir: str | Path, dtype: torch.
         raise ModelError(f"no model could be loaded from {model_dir}: {error}") from error
 
 
-def save_checkpoint(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:
-    """Write a checkpoint that plain transformers opens; a reader sees the old one or the new one, never half of it."""
+def save_checkpoint(
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    directory: Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a checkpoint that plain transformers opens; a reader sees the old one or the new one, never half of it.
+
+    Args:
+        model: The model.
+        tokenizer: Saved beside it.
+        directory: Where to.
+        weights: The gathered state dict of a module that holds the model as its attribute `model`, where sharded
+            training leaves the model only a part of its own; None takes the model's.
+    """
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
+    state_dict = weights and {name.removeprefix("model."): value for name, value in weights.items()}
+    model.save_pretrained(partial, state_dict=state_dict)
     tokenizer.save_pretrained(partial)
     replace_directory(partial, directory)

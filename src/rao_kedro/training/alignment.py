@@ -116,9 +116,9 @@ class Alignment:
             if abs(metrics["loss"] - math.log(2)) > beta * tolerance:
                 raise TrainingError(f"before the first update DPO's loss is {metrics['loss']:.4f} instead of ln 2")
 
-    def save(self, module: Any, directory: Path) -> None:
+    def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
         """Write the policy."""
-        save_checkpoint(module.model, self.tokenizer, directory)
+        save_checkpoint(module.model, self.tokenizer, directory, weights)
 
 
 def _padded_rewards(groups: Sequence[TokenizedGroup]) -> tuple[Tensor, Tensor]:

@@ -5,21 +5,24 @@ Imports neither torch nor transformers, so that `kedro` commands start fast.
 
 import importlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
 
 from rao_kedro.errors import RaoKedroError, TrainingError
+from rao_kedro.models.identity import combined_hash, content_hash, file_hash
 from rao_kedro.processes import run_worker
-from rao_kedro.schemas.specs import WorkerSpec
+from rao_kedro.schemas.specs import AlignmentSpec, TrainingSpec, WorkerSpec
 
 
 def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_prefix: str = "") -> None:
     """Run a task in processes of its own, and wait.
 
     Args:
-        task: A worker module of `rao_kedro.training`: sft, reward, alignment, reference or annotate.
+        task: A worker module of `rao_kedro.training`: sft, reward, alignment, reference, annotate or
+            score_policy.
         spec: What the worker is to do; written to `<workspace>/spec.json`.
         accelerate_config: The accelerate YAML file; None runs the task inside this process.
         metric_prefix: Put before the names of metrics in MLflow.
@@ -28,6 +31,8 @@ def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_p
         TrainingError: The worker failed; the message is its own.
     """
     spec.workspace.mkdir(parents=True, exist_ok=True)
+    if isinstance(spec, TrainingSpec):
+        _discard_checkpoint_of_another_run(spec)
     spec_path = spec.workspace / "spec.json"
     spec_path.write_text(spec.model_dump_json(indent=2))
     module = f"rao_kedro.training.{task}"
@@ -41,8 +46,19 @@ def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_p
         raise TrainingError(f"{task}: {error}") from error
 
 
+def _discard_checkpoint_of_another_run(spec: TrainingSpec) -> None:
+    """Let a run resume only from a checkpoint that the same parameters and the same inputs made."""
+    tables = [spec.groups_path, *([spec.reference_path] if isinstance(spec, AlignmentSpec) else [])]
+    run = combined_hash(spec.model_dump_json(), content_hash(spec.model_dir), *map(file_hash, tables))
+    made_by = spec.workspace / "checkpoint_made_by.txt"
+    if not made_by.exists() or made_by.read_text() != run:
+        shutil.rmtree(spec.workspace / "checkpoint", ignore_errors=True)
+        made_by.write_text(run)
+
+
 def _environment(metric_prefix: str) -> dict[str, str]:
     environment = dict(os.environ, RAO_KEDRO_METRIC_PREFIX=metric_prefix, PYTHONUNBUFFERED="1")
+    environment.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # checkpoints are local: bars only fill the log
     # Only an active run is passed on: asking mlflow for one would create one.
     if mlflow := sys.modules.get("mlflow"):
         run = mlflow.active_run()

@@ -147,5 +147,6 @@ def _refuse_non_finite(
 
 def _publish(accelerator: Accelerator, task: Task, module: nn.Module, directory: Path) -> None:
     accelerator.wait_for_everyone()
+    weights = accelerator.get_state_dict(module)  # where the module is sharded, every process takes part
     if accelerator.is_main_process:
-        task.save(accelerator.unwrap_model(module), directory)
+        task.save(accelerator.unwrap_model(module), weights, directory)

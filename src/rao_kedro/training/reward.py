@@ -81,9 +81,9 @@ class RewardModeling:
     def check_step_zero(self, metrics: Mapping[str, float]) -> None:
         """A new head is random, so nothing is known of the loss before the first update."""
 
-    def save(self, module: Any, directory: Path) -> None:
+    def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
         """Write the reward model as a plain sequence classifier."""
-        save_checkpoint(module.model, self.tokenizer, directory)
+        save_checkpoint(module.model, self.tokenizer, directory, weights)
 
 
 def main(spec_path: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
@@ -53,9 +53,9 @@ class SupervisedFinetuning:
     def check_step_zero(self, metrics: Mapping[str, float]) -> None:
         """Nothing is known of the loss before the first update."""
 
-    def save(self, module: Any, directory: Path) -> None:
+    def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
         """Write the policy."""
-        save_checkpoint(module.model, self.tokenizer, directory)
+        save_checkpoint(module.model, self.tokenizer, directory, weights)
 
 
 def main(spec_path: str) -> None:

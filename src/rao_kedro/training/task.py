@@ -48,6 +48,6 @@ class Task(Protocol):
         """Raise `TrainingError` if the metrics of the first step, before any update, cannot be right."""
         ...
 
-    def save(self, module: Any, directory: Path) -> None:
-        """Write the trained module as a plain checkpoint."""
+    def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
+        """Write the trained module, whose gathered state dict is `weights`, as a plain checkpoint."""
         ...
