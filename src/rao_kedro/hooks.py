@@ -13,7 +13,7 @@ from rao_kedro.errors import DataError
 class MissingInputHooks:
     """Checks the inputs of a run."""
 
-    @hook_impl
+    @hook_impl(tryfirst=True)  # before MLflow's, so that a refused run leaves no entry there
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Refuse a run whose inputs do not exist yet.
 

@@ -23,7 +23,7 @@ def project(tmp_path, monkeypatch):
         (shutil.copytree if name == "conf" else shutil.copy)(ROOT / name, tmp_path / name)
     (tmp_path / "data/01_raw").mkdir(parents=True)
     shutil.copy(ROOT / "data/01_raw/prompts.jsonl", tmp_path / "data/01_raw")
-    (tmp_path / "src").symlink_to(ROOT / "src")
+    (tmp_path / "src").mkdir()
     monkeypatch.chdir(tmp_path)
     bootstrap_project(tmp_path)
     configure_project("rao_kedro")

@@ -1,5 +1,7 @@
 """What the catalog, the parameters and the pipelines promise each other, in every environment."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,12 +68,12 @@ def test_a_paper_environment_names_its_model_data_and_a_sharded_launch(env):
     assert isinstance(accelerate, PathDataset)
     launch = load_config_from_file(str(ROOT / accelerate._filepath))
     assert launch.fsdp_config["fsdp_version"] == 2 and launch.num_processes == 8
-    assert loaded.params["model"]["source"] == "checkpoint" and "/" in loaded.params["model"]["name"]
-    assert loaded.params["data"]["preferences"]["train"]["hub_id"] == "HuggingFaceH4/ultrafeedback_binarized"
-    rao = loaded.params["alignment"]["rao"]
-    assert (rao["parameters"]["log_z0"], rao["parameters"]["beta"]) == (50.0, 0.1)
-    assert (rao["training"]["learning_rate"], rao["training"]["epochs"]) == (5e-7, 3)
-    assert (rao["training"]["keep"], rao["training"]["lr_scheduler"]) == ("best", "cosine")
+    model, data, rao = (loaded.params[key] for key in ("model", "data", "alignment.rao"))
+    assert model.source == "checkpoint" and "/" in model.name
+    assert data.preferences.train.hub_id == "HuggingFaceH4/ultrafeedback_binarized"
+    assert rao.parameters == {"log_z0": 50.0, "beta": 0.1}
+    assert (rao.training.learning_rate, rao.training.epochs) == (5e-7, 3)
+    assert (rao.training.keep, rao.training.lr_scheduler) == ("best", "cosine")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf/accelerate").glob("*.yaml")), ids=lambda path: path.stem)
@@ -96,6 +98,17 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
 def test_a_wrong_parameter_is_refused_by_name_before_anything_runs(override, message):
     with pytest.raises(Exception, match=message):
         _ = context("base", **override).params
+
+
+def test_the_registry_loads_without_heavy_imports():
+    code = """
+import sys
+from rao_kedro.pipeline_registry import register_pipelines
+register_pipelines()
+print({"torch", "transformers", "vllm", "scipy"} & set(sys.modules) or "light")
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "light"
 
 
 def test_all_methods_have_the_same_shape():

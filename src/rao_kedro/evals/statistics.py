@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
 
 RESAMPLES = 2000
 
@@ -29,6 +28,8 @@ def mean_interval(values: Sequence[float], seed: int, confidence: float = 0.95) 
     Returns:
         The interval: without width where all values are the same, not a number where fewer than two are there.
     """
+    from scipy.stats import bootstrap  # a second's import, which `kedro` commands need not pay
+
     data = np.asarray(values, dtype=float)
     mean = float(data.mean())
     if len(data) < 2 or np.isnan(mean):

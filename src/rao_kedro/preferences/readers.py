@@ -35,7 +35,7 @@ def read_rows(source: PreferenceSource) -> Iterator[RawRow]:
     Raises:
         DataError: The source cannot be read; names the file or the dataset, and what to do.
     """
-    rows = _hub_rows(source) if source.hub_id else _local_rows(Path(str(source.path)))
+    rows = _local_rows(Path(source.path)) if source.path else _hub_rows(source)
     return islice(rows, source.max_rows)
 
 

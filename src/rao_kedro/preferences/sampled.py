@@ -1,14 +1,19 @@
 """Prompt groups from responses that a model wrote to prompts with checkable requirements, rated by the rules."""
 
 import json
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from rao_kedro.errors import DataError
+from rao_kedro.models.chat import prompt_token_ids
 from rao_kedro.preferences.formats import RawGroup
 from rao_kedro.preferences.groups import GroupBuilder
 from rao_kedro.preferences.readers import RawRow
 from rao_kedro.rewards.rules import score_responses
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def prompts_to_sample(prompts: pd.DataFrame, train: int, test: int) -> pd.DataFrame:
@@ -56,8 +61,20 @@ def rate_by_rules(prompts: pd.DataFrame, generations: pd.DataFrame) -> tuple[pd.
     return builder.tables()
 
 
-def prompts_of_groups(preference_groups: pd.DataFrame, n: int) -> pd.DataFrame:
-    """Return the prompts of the first `n` held-out groups, or of all if there are fewer, as `EvaluationPrompts`."""
-    held_out = preference_groups[preference_groups["split"] == "test"].head(n)
+def prompts_of_groups(
+    preference_groups: pd.DataFrame, n: int, tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int
+) -> pd.DataFrame:
+    """Return the first `n` held-out prompts of at most `max_prompt_tokens`, or all of them if there are fewer.
+
+    Args:
+        preference_groups: Table of `PreferenceGroups`.
+        n: Wanted prompts.
+        tokenizer: With a chat template.
+        max_prompt_tokens: Groups with longer prompts are quarantined, and not evaluated on either.
+    """
+    held_out = preference_groups[preference_groups["split"] == "test"]
+    fits = [len(prompt_token_ids(tokenizer, messages)) <= max_prompt_tokens for messages in held_out["messages"]]
     columns = {"group_id": "prompt_id"}
-    return held_out.rename(columns=columns)[["prompt_id", "messages", "requirements"]].reset_index(drop=True)
+    return (
+        held_out[fits].head(n).rename(columns=columns)[["prompt_id", "messages", "requirements"]].reset_index(drop=True)
+    )

@@ -56,7 +56,7 @@ def tokenize_groups(
         Tables of `TokenizedGroups` and `QuarantinedRows`.
 
     Raises:
-        DataError: No group is left.
+        DataError: No group is left, or most prompts do not share t_0.
     """
     kept: list[dict[str, Any]] = []
     dropped: list[dict[str, str]] = []
@@ -68,6 +68,12 @@ def tokenize_groups(
             reason, detail = outcome
             dropped.append(quarantined_row(str(row["source"]), reason, detail, row))
     kept, strangers = _sharing_t0(kept, limits.t0_length)
+    if len(strangers) > len(kept):
+        raise DataError(
+            f"{len(strangers)} of {len(strangers) + len(kept)} prompts do not start with the most frequent "
+            f"{limits.t0_length} tokens, so they share no t_0: set data.t0_length to the length of what the chat "
+            f"template puts before every prompt. For example, {strangers[0][0]} {strangers[0][1]}"
+        )
     sources = preference_groups.set_index("group_id")
     for group_id, detail in strangers:
         row = sources.loc[group_id].to_dict()

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from rao_kedro.errors import DataError
-from rao_kedro.objectives.calibration import solved
 
 
 def annotate(tokenized_groups: pd.DataFrame, rewards: pd.DataFrame, reward_model: str) -> pd.DataFrame:
@@ -40,6 +39,8 @@ def reward_report(reward_annotated: pd.DataFrame, rao: Mapping[str, float | str 
     Pair accuracy is over all pairs of differently rated responses; `chosen_target_is_up` is P(r_w > beta log_z0), the
     share of chosen responses whose likelihood RAO raises (step 0, where every D_i is 0).
     """
+    from rao_kedro.objectives.calibration import solved  # its package imports torch
+
     train = reward_annotated.loc[reward_annotated["split"] == "train", "rewards"]
     parameters = solved(rao, list(train))
     threshold = float(parameters["beta"]) * float(parameters["log_z0"])

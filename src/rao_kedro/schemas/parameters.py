@@ -29,10 +29,11 @@ class SampledResponses(Parameters):
 
 
 class PreferenceSource(Parameters):
-    """Where rows of preference data come from: a local path or the hub, exactly one of the two.
+    """Where rows of preference data come from: a local path, or the hub.
 
     Attributes:
-        path: A file (JSON lines, JSON, parquet or CSV, gzipped or not), or a directory of such files.
+        path: A file (JSON lines, JSON, parquet or CSV, gzipped or not), or a directory of such files; where it is
+            set, it is read in place of `hub_id`.
         hub_id: A dataset of the hub, with its `revision` and `split`.
         revision: A revision of it.
         split: A split of it.
@@ -50,9 +51,9 @@ class PreferenceSource(Parameters):
     max_rows: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
-    def _one_place(self) -> "PreferenceSource":
-        if (self.path is None) == (self.hub_id is None):
-            raise ValueError("set either path or hub_id")
+    def _has_a_place(self) -> "PreferenceSource":
+        if self.path is None and self.hub_id is None:
+            raise ValueError("set path or hub_id")
         return self
 
 

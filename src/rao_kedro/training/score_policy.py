@@ -25,12 +25,12 @@ def main(spec_path: str) -> None:
     held_out = read_groups(spec.groups_path, "test", "rewards")
     known = read_reference(spec.reference_path, spec.groups_path)
     policy = PackedLogProbs(load_causal_lm(spec.model_dir))
-    on_held_out = group_logps(policy, held_out, spec)
     logps = group_logps(policy, written, spec)
-    del policy
     if spec.reference_dir == spec.model_dir:
-        reference = logps
+        on_held_out, reference = known, logps
     else:
+        on_held_out = {name: tuple(found) for name, found in group_logps(policy, held_out, spec).items()}
+        del policy
         reference = group_logps(PackedLogProbs(load_causal_lm(spec.reference_dir)), written, spec)
     rewards = group_rewards(PackedRewards(load_reward_model(spec.reward_model_dir)), written, spec)
     write_table(
@@ -38,7 +38,7 @@ def main(spec_path: str) -> None:
             {
                 "group_id": g.group_id,
                 "rewards": g.rewards,
-                "logps": on_held_out[g.group_id].responses,
+                "logps": on_held_out[g.group_id][1],
                 "reference_logps": known[g.group_id][1],
             }
             for g in held_out

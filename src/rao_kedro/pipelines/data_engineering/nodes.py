@@ -30,7 +30,12 @@ def collect_preferences(
     """
     if data.source == "preferences" and data.preferences is not None:
         groups, unreadable = read_preferences(data.preferences)
-        return groups, unreadable, prompts_of_groups(groups, data.evaluation_prompts)
+        tokenizer = load_tokenizer(base_model)
+        return (
+            groups,
+            unreadable,
+            prompts_of_groups(groups, data.evaluation_prompts, tokenizer, data.max_prompt_tokens),
+        )
     assert data.sampled is not None
     chosen = prompts_to_sample(prompts, data.sampled.train_prompts, data.sampled.test_prompts)
     chosen.to_parquet(workspace / "prompts.parquet")
