@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import mlflow
 import pandas as pd
 import pytest
 from kedro.framework.project import configure_project
@@ -27,7 +28,9 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bootstrap_project(tmp_path)
     configure_project("rao_kedro")
-    return tmp_path
+    yield tmp_path
+    while mlflow.active_run():  # kedro-mlflow starts its run once more for the node and ends it once
+        mlflow.end_run()
 
 
 def run(project, pipeline=None, env="test", **options):

@@ -136,8 +136,8 @@ def test_samples_are_rated_by_the_rules_and_ties_quarantined(prompts):
     texts = {"train0": ["one two", "one two three"], "train1": ["a b", "c d"], "test0": ["x", "x y z"]}
     generations = pd.DataFrame([{"prompt_id": p, "response": text} for p, both in texts.items() for text in both])
     rated, dropped = rate_by_rules(chosen, generations)
-    by_id = PreferenceGroups.validate(rated).set_index("group_id")["ratings"]
-    assert set(by_id.index) == {"train0", "test0"} and by_id["train0"][0] > by_id["train0"][1]
+    by_source = PreferenceGroups.validate(rated).set_index("source")["ratings"]
+    assert set(by_source.index) == {"train0", "test0"} and by_source["train0"][0] > by_source["train0"][1]
     assert list(dropped["reason"]) == ["equal_ratings"]
 
 
