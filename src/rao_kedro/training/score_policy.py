@@ -29,7 +29,7 @@ def main(spec_path: str) -> None:
     if spec.reference_dir == spec.model_dir:
         on_held_out, reference = known, logps
     else:
-        on_held_out = {name: tuple(found) for name, found in group_logps(policy, held_out, spec).items()}
+        on_held_out = {name: (p, r) for name, (p, r) in group_logps(policy, held_out, spec).items()}
         del policy
         reference = group_logps(PackedLogProbs(load_causal_lm(spec.reference_dir)), written, spec)
     rewards = group_rewards(PackedRewards(load_reward_model(spec.reward_model_dir)), written, spec)

@@ -1,13 +1,17 @@
-"""Forward passes over packed groups without gradients: reference log-probs, rewards, evaluation."""
+"""Forward passes over packed groups without gradients: reference log-probs, rewards, evaluation.
+
+Each process scores its share of the packs; all of them return everything, and the main one writes.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object
 from torch import nn
 
 from rao_kedro.models.logprobs import PackedLogProbs
@@ -15,6 +19,8 @@ from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PackedRewards
 from rao_kedro.schemas.specs import ScoringSpec
 from rao_kedro.training.batching import packs
+
+Scores = TypeVar("Scores")
 
 
 class Logps(NamedTuple):
@@ -38,7 +44,7 @@ def group_logps(module: PackedLogProbs, groups: Sequence[TokenizedGroup], spec: 
         assert isinstance(logps.prompts, torch.Tensor)
         for group, prompt, responses in zip(pack, logps.prompts.tolist(), logps.responses.tolist(), strict=True):
             result[group.group_id] = Logps(prompt, responses[: len(group.response_ids)])
-    return result
+    return _of_all_processes(result)
 
 
 def group_rewards(module: PackedRewards, groups: Sequence[TokenizedGroup], spec: ScoringSpec) -> dict[str, list[float]]:
@@ -47,7 +53,11 @@ def group_rewards(module: PackedRewards, groups: Sequence[TokenizedGroup], spec:
     for pack, batch in _forward_packs(module, groups, spec):
         for group, rewards in zip(pack, module(batch).tolist(), strict=True):
             result[group.group_id] = rewards[: len(group.response_ids)]
-    return result
+    return _of_all_processes(result)
+
+
+def _of_all_processes(mine: dict[str, Scores]) -> dict[str, Scores]:
+    return {name: scores for share in gather_object([mine]) for name, scores in share.items()}
 
 
 def _forward_packs(
@@ -57,12 +67,15 @@ def _forward_packs(
     accelerator = Accelerator(mixed_precision=spec.mixed_precision)
     module.to(accelerator.device).eval()
     with torch.no_grad(), accelerator.autocast():
-        for pack in packs(groups, spec.max_tokens_per_batch):
+        all_packs = packs(groups, spec.max_tokens_per_batch)
+        for pack in all_packs[accelerator.process_index :: accelerator.num_processes]:
             yield pack, pack_groups(pack, spec.t0_length).to(accelerator.device)
 
 
 def write_table(rows: list[dict], path: Path) -> None:
-    """Write rows as parquet, beside and renamed."""
+    """Write rows as parquet, beside and renamed; only the main process does."""
+    if not PartialState().is_main_process:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     pq.write_table(pa.Table.from_pylist(rows), partial)
