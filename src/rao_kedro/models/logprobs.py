@@ -44,6 +44,10 @@ class PackedLogProbs(nn.Module):
         self.model = model
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
+    def tie_weights(self) -> None:
+        """Tie the input and the output embedding again, where sharding has replaced them."""
+        self.model.tie_weights()
+
     def forward(self, batch: PackedGroups, prompt_gradient: PromptGradient = "none") -> GroupLogProbs:
         """Return the log-probs of a packed batch.
 

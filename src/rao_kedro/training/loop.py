@@ -43,6 +43,7 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
         lr=parameters.learning_rate,
         weight_decay=parameters.weight_decay,
         betas=(0.9, parameters.adam_beta2),
+        fused=True,
     )
     steps_per_epoch = math.ceil(len(task.train_groups) / parameters.groups_per_step)
     n_steps = steps_per_epoch * parameters.epochs
