@@ -68,7 +68,7 @@ def test_a_paper_environment_names_its_model_data_and_a_sharded_launch(env):
     assert isinstance(accelerate, PathDataset)
     launch = load_config_from_file(str(ROOT / accelerate._filepath))
     assert launch.fsdp_config["fsdp_version"] == 2 and launch.num_processes == 8
-    model, data, rao = (loaded.params[key] for key in ("model", "data", "alignment.rao"))
+    model, data, rao = loaded.params["model"], loaded.params["data"], loaded.params["alignment"]["rao"]
     assert model.source == "checkpoint" and "/" in model.name
     assert data.preferences.train.hub_id == "HuggingFaceH4/ultrafeedback_binarized"
     assert rao.parameters == {"log_z0": 50.0, "beta": 0.1}
