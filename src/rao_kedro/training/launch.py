@@ -57,8 +57,8 @@ def _discard_checkpoint_of_another_run(spec: TrainingSpec) -> None:
 
 
 # Most activations take megabytes: keep freed memory instead of giving it back to the system at once, which costs a CPU
-# run 10-20 % of its time. What takes more than 32 MiB (logits, the embedding's gradient) goes back, for it fragments the
-# heap: 1.6 GiB after 20 steps of the base run (glibc; a user's own settings win).
+# run 10-20 % of its time. What takes more than 32 MiB (logits, the embedding's gradient) goes back, since it fragments
+# the heap: 1.6 GiB after 20 steps of the base run (glibc; a user's own settings win).
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
