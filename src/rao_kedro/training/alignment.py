@@ -81,8 +81,8 @@ class Alignment:
         """Return the objective's loss and metrics."""
         batch = pack_groups(groups, self.spec.t0_length).to(device)
         policy = module(batch, prompt_gradient=self.objective.prompt_gradient)
-        rewards, _ = _padded_rewards(groups)
         k = batch.mask.shape[1]
+        rewards = [torch.tensor(group.rewards) for group in groups]
         reference = [torch.tensor(self.reference[g.group_id][1][: len(g.response_ids)]) for g in groups]
         out = self.objective(
             GroupLogps(
@@ -92,7 +92,7 @@ class Alignment:
                 reference=pad_sequence(reference, batch_first=True)[:, :k].to(device),
                 policy_prompt=policy.prompts,
                 reference_prompt=torch.tensor([self.reference[g.group_id][0] for g in groups], device=device),
-                rewards=rewards.to(device),
+                rewards=pad_sequence(rewards, batch_first=True).to(device),
             )
         )
         return LossOutput(out.loss, out.metrics)
@@ -119,12 +119,6 @@ class Alignment:
     def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
         """Write the policy."""
         save_checkpoint(module.model, self.tokenizer, directory, weights)
-
-
-def _padded_rewards(groups: Sequence[TokenizedGroup]) -> tuple[Tensor, Tensor]:
-    rewards = [torch.tensor(group.rewards) for group in groups]
-    mask = [torch.ones(len(r), dtype=torch.bool) for r in rewards]
-    return pad_sequence(rewards, batch_first=True), pad_sequence(mask, batch_first=True)
 
 
 def main(spec_path: str) -> None:
