@@ -40,9 +40,8 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
     columns = set().union(*(log.columns for log in logs.values()))
     panels = [panel for panel in PANELS if any(column in columns for column, _, _ in panel[2])]
     rows = -(-len(panels) // 2)
-    figure = make_subplots(
-        rows, 2, subplot_titles=[p[0] for p in panels], vertical_spacing=0.28 / rows, horizontal_spacing=0.1
-    )
+    titles = [title for title, _, _ in panels]
+    figure = make_subplots(rows, 2, subplot_titles=titles, vertical_spacing=0.28 / rows, horizontal_spacing=0.1)
     for i, (_, unit, curves) in enumerate(panels):
         row, column = i // 2 + 1, i % 2 + 1
         for run, log in logs.items():
@@ -50,7 +49,7 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
                 for trace in _curves(run, log, name, part, dash, legend=i == 0):
                     figure.add_trace(trace, row, column)
         figure.update_yaxes(title_text=unit, row=row, col=column)
-        figure.update_xaxes(title_text="optimizer step", row=row, col=column)
+        figure.update_xaxes(title_text="optimizer step", matches="x", row=row, col=column)
     dashes = "; solid: chosen, dotted: rejected" if "log_ratio_rejected" in columns else ""
     return _styled(figure, f"Lines: training steps, markers: held-out groups{dashes}", height=90 + 300 * rows)
 
@@ -68,7 +67,12 @@ def reward_distribution(reward_annotated: pd.DataFrame) -> go.Figure:
         rewards = [rewards[i] for rewards, i in positions]
         figure.add_trace(
             go.Histogram(
-                x=rewards, name=f"{role} (mean {np.mean(rewards):.2f})", marker_color=color, opacity=0.6, nbinsx=30
+                x=rewards,
+                name=f"{role} (mean {np.mean(rewards):.2f})",
+                marker_color=color,
+                opacity=0.6,
+                nbinsx=30,
+                bingroup="rewards",
             )
         )
     figure.update_layout(barmode="overlay")
@@ -136,7 +140,14 @@ def _styled(figure: go.Figure, title: str, height: int) -> go.Figure:
         template="plotly_white",
         height=height,
         margin={"l": 70, "r": 30, "t": 80, "b": 60},
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "yref": "container", "x": 1, "xanchor": "right"},
+        legend={
+            "orientation": "h",
+            "yref": "container",
+            "y": 1 - 30 / height,  # beside the title, below the buttons
+            "yanchor": "top",
+            "x": 1,
+            "xanchor": "right",
+        },
         font={"family": "system-ui, sans-serif", "size": 13},
     )
     return figure
