@@ -46,5 +46,5 @@ def align(
         objective_parameters=method.parameters,
         training=method.training,
     )
-    launch("alignment", spec, accelerate_config, metric_prefix=f"{method.objective}.")
+    launch("alignment", spec, accelerate_config, metric_prefix=f"{workspace.name}.")
     return workspace / "model", read_training_log(workspace)
