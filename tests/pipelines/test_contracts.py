@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,14 @@ def context(env, **runtime):
         return session.load_context()
 
 
+def datasets():
+    return {name for name in pipelines["__default__"].datasets() if not name.startswith("params:")}
+
+
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_dataset_of_every_pipeline_is_catalogued(env):
     catalog = context(env).catalog
-    names = {name for name in pipelines["__default__"].datasets() if not name.startswith("params:")}
+    names = datasets()
     uncatalogued = [name for name in names if catalog.get(name) is None]
     assert uncatalogued == []
     assert "MemoryDataset" not in {type(catalog.get(n)).__name__ for n in names - {"accelerate_config"}}
@@ -49,6 +54,18 @@ def test_every_parameter_is_there_and_valid(env):
         for key in name.removeprefix("params:").split("."):
             value = value[key] if isinstance(value, dict) else getattr(value, key)
         assert value is not None
+
+
+def test_the_layers_of_kedro_viz_point_one_way():
+    """Where they form a cycle, kedro-viz shows none of them."""
+    catalog = context("base").catalog
+    layer_of = {name: catalog.get(name).metadata["kedro-viz"]["layer"] for name in datasets()}
+    parents = {layer: set() for layer in layer_of.values()}
+    for node in pipelines["__default__"].nodes:
+        before, after = ({layer_of[name] for name in part if name in layer_of} for part in (node.inputs, node.outputs))
+        for layer in after:
+            parents[layer] |= before - {layer}
+    assert list(TopologicalSorter(parents).static_order())[0] == "raw"
 
 
 def test_every_catalog_entry_is_used_by_a_pipeline():
