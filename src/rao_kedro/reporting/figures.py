@@ -10,22 +10,14 @@ from plotly.subplots import make_subplots
 COLORS = {"sft": "#7f7f7f", "rao": "#0072b2", "dpo": "#d55e00"}
 OTHER_COLORS = ["#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#17becf", "#bcbd22", "#9467bd"]
 
-# Panels of a training run: title, unit of the axis, and the columns that are drawn in it with their names and dashes.
+# Panels of a training run: title with unit, and the columns that are drawn in it with their names and dashes.
 PANELS = [
-    ("Loss", "loss", [("loss", "", "solid")]),
-    ("Margin", "implicit reward", [("margin", "", "solid")]),
-    (
-        "Log-ratio to the reference",
-        "nats",
-        [("log_ratio_chosen", "chosen", "solid"), ("log_ratio_rejected", "rejected", "dot")],
-    ),
-    (
-        "Implicit reward",
-        "beta x log-ratio",
-        [("rewards_chosen", "chosen", "solid"), ("rewards_rejected", "rejected", "dot")],
-    ),
-    ("Accuracy", "share of pairs", [("accuracy", "", "solid")]),
-    ("Gradient norm", "before clipping", [("grad_norm", "", "solid")]),
+    ("Loss", [("loss", "", "solid")]),
+    ("Margin (implicit reward)", [("margin", "", "solid")]),
+    ("Log-ratio (nats)", [("log_ratio_chosen", "chosen", "solid"), ("log_ratio_rejected", "rejected", "dot")]),
+    ("Implicit reward", [("rewards_chosen", "chosen", "solid"), ("rewards_rejected", "rejected", "dot")]),
+    ("Accuracy", [("accuracy", "", "solid")]),
+    ("Gradient norm", [("grad_norm", "", "solid")]),
 ]
 
 
@@ -38,20 +30,20 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
         logs: Training logs by the name of the run.
     """
     columns = set().union(*(log.columns for log in logs.values()))
-    panels = [panel for panel in PANELS if any(column in columns for column, _, _ in panel[2])]
+    panels = [panel for panel in PANELS if any(column in columns for column, _, _ in panel[1])]
     rows = -(-len(panels) // 2)
-    titles = [title for title, _, _ in panels]
-    figure = make_subplots(rows, 2, subplot_titles=titles, vertical_spacing=0.28 / rows, horizontal_spacing=0.1)
-    for i, (_, unit, curves) in enumerate(panels):
+    titles = [title for title, _ in panels]
+    figure = make_subplots(rows, 2, subplot_titles=titles, vertical_spacing=0.24 / rows, horizontal_spacing=0.1)
+    for i, (_, curves) in enumerate(panels):
         row, column = i // 2 + 1, i % 2 + 1
         for run, log in logs.items():
             for name, part, dash in curves:
                 for trace in _curves(run, log, name, part, dash, legend=i == 0):
                     figure.add_trace(trace, row, column)
-        figure.update_yaxes(title_text=unit, row=row, col=column)
-        figure.update_xaxes(title_text="optimizer step", matches="x", row=row, col=column)
+    figure.update_xaxes(matches="x")
+    figure.update_xaxes(title_text="optimizer step", row=rows)
     dashes = "; solid: chosen, dotted: rejected" if "log_ratio_rejected" in columns else ""
-    return _styled(figure, f"Lines: training steps, markers: held-out groups{dashes}", height=90 + 300 * rows)
+    return _styled(figure, f"Lines: training steps, markers: held-out groups{dashes}", height=90 + 270 * rows)
 
 
 def training_dynamics_of_one(training_log: pd.DataFrame) -> go.Figure:
