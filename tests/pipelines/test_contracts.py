@@ -65,7 +65,7 @@ def test_the_layers_of_kedro_viz_point_one_way():
         before, after = ({layer_of[name] for name in part if name in layer_of} for part in (node.inputs, node.outputs))
         for layer in after:
             parents[layer] |= before - {layer}
-    assert list(TopologicalSorter(parents).static_order())[0] == "raw"
+    assert next(TopologicalSorter(parents).static_order()) == "raw"
 
 
 def test_every_catalog_entry_is_used_by_a_pipeline():
