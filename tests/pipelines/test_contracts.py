@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, pipelines
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from rao_kedro.datasets import PathDataset
 from rao_kedro.pipelines.methods import METHODS
@@ -91,6 +94,21 @@ def test_a_paper_environment_names_its_model_data_and_a_sharded_launch(env):
     assert rao.parameters == {"log_z0": 50.0, "beta": 0.1}
     assert (rao.training.learning_rate, rao.training.epochs) == (5e-7, 3)
     assert (rao.training.keep, rao.training.lr_scheduler) == ("best", "cosine")
+
+
+@pytest.mark.parametrize(("lock", "extra"), [("requirements.txt", "cpu"), ("requirements-gpu.txt", "gpu")])
+def test_a_lock_holds_a_version_that_pyproject_allows_of_every_dependency(lock, extra):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *project["optional-dependencies"][extra],
+        *project["optional-dependencies"]["dev"],
+    ]
+    pins = (Requirement(line) for line in (ROOT / lock).read_text().splitlines() if not line.startswith("#"))
+    locked = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+    locked.setdefault("torch", "2.13.0")  # the Makefile installs it first
+    for requirement in map(Requirement, wanted):
+        assert locked[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf/accelerate").glob("*.yaml")), ids=lambda path: path.stem)
