@@ -14,11 +14,11 @@ export TOKENIZERS_PARALLELISM := false
 
 setup: $(INSTALLED)
 
-# torch comes first and alone: as a dependency it could resolve to a newer build with gigabytes of CUDA packages.
-# The locks are complete, so pip must not look for more (--no-deps).
+# The locks are complete, so pip must not look for more (--no-deps); but torch comes first where any build of it will do,
+# with what that build needs: for CUDA or for the CPU alone.
 $(INSTALLED): $(LOCK) pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
+	$(if $(filter gpu,$(VLLM)),,$(BIN)/pip install --quiet torch==2.13.0)
 	$(BIN)/pip install --quiet --no-deps -r $(LOCK)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
