@@ -1,28 +1,18 @@
 """A model checkpoint as a Kedro dataset: loads as a path, saves by renaming a finished directory into place."""
 
 from pathlib import Path
-from typing import Any
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import DatasetError
 
+from rao_kedro.datasets.paths import PathDataset
 from rao_kedro.files import replace_directory
 
 
-class CheckpointDataset(AbstractDataset[Path, Path]):
+class CheckpointDataset(PathDataset):
     """A directory in Hugging Face's format: config.json, *.safetensors, tokenizer.
 
     Workers open it themselves, so that no model travels through the pipeline's process.
     """
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        """Point at a checkpoint.
-
-        Args:
-            filepath: The directory.
-            metadata: Ignored here; kedro-viz reads it.
-        """
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> Path:
         """Return the directory.
@@ -46,6 +36,3 @@ class CheckpointDataset(AbstractDataset[Path, Path]):
 
     def _exists(self) -> bool:
         return (self._filepath / "config.json").exists()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}

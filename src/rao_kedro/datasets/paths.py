@@ -1,19 +1,19 @@
 """Paths as Kedro datasets: what a worker process needs instead of the data itself."""
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
 
 
-class PathDataset(AbstractDataset[NoReturn, Path]):
+class PathDataset(AbstractDataset[Any, Path]):
     """Loads as the path of an existing file, for example `reward_annotated@path` beside `reward_annotated@pandas`."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        """Point at a file.
+        """Point at a file or a directory.
 
         Args:
-            filepath: The file.
+            filepath: Where it is.
             metadata: Ignored here; kedro-viz reads it.
         """
         self._filepath = Path(filepath)
@@ -23,19 +23,19 @@ class PathDataset(AbstractDataset[NoReturn, Path]):
         """Return the path.
 
         Raises:
-            DatasetError: The file does not exist.
+            DatasetError: It does not exist.
         """
         if not self._exists():
             raise DatasetError(f"{self._filepath} does not exist")
         return self._filepath
 
-    def save(self, data: NoReturn) -> None:
+    def save(self, data: Any) -> None:
         """Refuse: a path is only read.
 
         Raises:
             DatasetError: Always.
         """
-        raise DatasetError("a PathDataset is only read; save through the dataset beside it")
+        raise DatasetError(f"a {type(self).__name__} is only read; the file is written by another dataset or a worker")
 
     def _exists(self) -> bool:
         return self._filepath.exists()
@@ -44,34 +44,13 @@ class PathDataset(AbstractDataset[NoReturn, Path]):
         return {"filepath": str(self._filepath)}
 
 
-class WorkspaceDataset(AbstractDataset[NoReturn, Path]):
+class WorkspaceDataset(PathDataset):
     """A directory for a worker's own resumable state; created when it is first loaded."""
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        """Point at a directory.
-
-        Args:
-            filepath: The directory.
-            metadata: Ignored here; kedro-viz reads it.
-        """
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> Path:
         """Return the directory, creating it if needed."""
         self._filepath.mkdir(parents=True, exist_ok=True)
         return self._filepath
 
-    def save(self, data: NoReturn) -> None:
-        """Refuse: workers write into the directory themselves.
-
-        Raises:
-            DatasetError: Always.
-        """
-        raise DatasetError("a WorkspaceDataset is written by workers, not through the catalog")
-
     def _exists(self) -> bool:
         return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}

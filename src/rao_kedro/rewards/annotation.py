@@ -40,10 +40,11 @@ def reward_report(reward_annotated: pd.DataFrame, rao: Mapping[str, float | str 
     share of chosen responses whose likelihood RAO raises (step 0, where every D_i is 0).
     """
     from rao_kedro.objectives.calibration import solved  # its package imports torch
+    from rao_kedro.objectives.rao import RAO
 
     train = reward_annotated.loc[reward_annotated["split"] == "train", "rewards"]
-    parameters = solved(rao, list(train))
-    threshold = float(parameters["beta"]) * float(parameters["log_z0"])
+    objective = RAO(**solved(rao, list(train)))
+    threshold = objective.beta * objective.log_z0
     rows = []
     for split, table in reward_annotated.groupby("split"):
         pairs = [
