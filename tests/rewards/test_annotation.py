@@ -35,7 +35,7 @@ def test_rewards_are_joined_by_group_with_their_mean_and_standard_deviation():
 def test_a_group_without_rewards_and_rewards_without_spread_are_refused():
     with pytest.raises(DataError, match="1 groups have no rewards, the first is b"):
         annotate(groups(), pd.DataFrame({"group_id": ["a"], "rewards": [[1.0, 2.0, 3.0]]}), "hash")
-    with pytest.raises(DataError, match="all 5 rewards are 1.0"):
+    with pytest.raises(DataError, match=r"all 5 rewards are 1\.0"):
         annotated((1.0, 1.0, 1.0), (1.0, 1.0))
 
 
