@@ -1,4 +1,4 @@
-"""What every objective reads (`GroupLogps`) and returns (`ObjectiveOutput`), and the metrics they share."""
+"""What every objective reads (`GroupLogps`) and returns (`ObjectiveOutput`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +23,10 @@ class GroupLogps:
         rewards: `[G, K]` explicit rewards r_ij.
         lengths: `[G, K]` response tokens, the end-of-turn token included.
         mask: `[G, K]` True where a response exists; groups may have different K.
+        mismatched_policy: `[M]` log pi(y_j | x_i) of M mismatched pairs, a response of another group each (KTO).
+        mismatched_reference: `[M]` log pi_ref(y_j | x_i) of the same pairs.
+        values: `[G]` V(x_i) of a value network, in reward units (DRO).
+        progress: Share of the training steps that are done, in [0, 1] (DPO-Shift's schedule).
     """
 
     policy: Tensor
@@ -32,6 +36,10 @@ class GroupLogps:
     policy_prompt: Tensor | None = None
     reference_prompt: Tensor | None = None
     rewards: Tensor | None = None
+    mismatched_policy: Tensor | None = None
+    mismatched_reference: Tensor | None = None
+    values: Tensor | None = None
+    progress: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the shapes once, so that no objective broadcasts by accident.
@@ -43,8 +51,10 @@ class GroupLogps:
             raise ValueError(f"policy must be [groups, responses], got {tuple(self.policy.shape)}")
         for name in ("lengths", "mask", "reference", "rewards"):
             self._check_shape(name, tuple(self.policy.shape))
-        for name in ("policy_prompt", "reference_prompt"):
+        for name in ("policy_prompt", "reference_prompt", "values"):
             self._check_shape(name, (self.policy.shape[0],))
+        if self.mismatched_policy is not None:
+            self._check_shape("mismatched_reference", tuple(self.mismatched_policy.shape))
         if self.mask.dtype != torch.bool:
             raise ValueError(f"mask must be boolean, got {self.mask.dtype}")
         if self.policy.shape[1] < 2 or not bool(self.mask[:, :2].all()):
@@ -71,6 +81,10 @@ class GroupLogps:
         (reference,) = self.require("reference")
         return (self.policy - reference).masked_fill(~self.mask, 0.0)
 
+    def mean_token_logps(self) -> Tensor:
+        """Return `log pi(y_ij|x_i) / |y_ij|`, `[G, K]` in nats per token, 0 where masked."""
+        return (self.policy / self.lengths.clamp(min=1)).masked_fill(~self.mask, 0.0)
+
     def prompt_log_ratio(self) -> Tensor:
         """Return `D_i = log pi(x_i - t_0|t_0) - log pi_ref(x_i - t_0|t_0)`, `[G]` in nats."""
         policy_prompt, reference_prompt = self.require("policy_prompt", "reference_prompt")
@@ -94,10 +108,12 @@ class ObjectiveOutput:
 
 
 class Objective(Protocol):
-    """A callable that turns a batch of prompt groups into a loss."""
+    """A callable that turns a batch of prompt groups into a loss.
 
-    needs_rewards: ClassVar[bool]
-    needs_reference: ClassVar[bool]
+    Attributes:
+        pairwise: Whether only the pair of columns 0 (chosen) and 1 (rejected) is read.
+    """
+
     pairwise: ClassVar[bool]
 
     @property
@@ -110,31 +126,20 @@ class Objective(Protocol):
         ...
 
 
-def pair_metrics(batch: GroupLogps, beta: float) -> dict[str, Tensor]:
-    """Return what is plotted for every method: rewards and log-probs of the chosen and rejected responses.
-
-    Args:
-        batch: G groups; needs `reference`.
-        beta: Converts log-ratios (nats) to implicit rewards `beta * h`.
-    """
-    with torch.no_grad():
-        h = batch.log_ratio()
-        chosen, rejected = h[:, 0], h[:, 1]
-        return {
-            "rewards_chosen": beta * chosen.mean(),
-            "rewards_rejected": beta * rejected.mean(),
-            "margin": beta * (chosen - rejected).mean(),
-            "log_ratio_chosen": chosen.mean(),
-            "log_ratio_rejected": rejected.mean(),
-            "logps_chosen": batch.policy[:, 0].mean(),
-            "logps_rejected": batch.policy[:, 1].mean(),
-            "accuracy": (chosen > rejected).float().mean(),
-            "chosen_likelihood_fell": (chosen < 0).float().mean(),
-            "rejected_likelihood_fell": (rejected < 0).float().mean(),
-        }
-
-
 def require_positive(name: str, value: float) -> None:
     """Raise `ValueError` unless `value` is a finite number above 0."""
     if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
         raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+def require_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Raise `ValueError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def require_finite(name: str, value: float, at_least: float = -float("inf")) -> None:
+    """Raise `ValueError` unless `value` is a finite number of at least `at_least`."""
+    if not (isinstance(value, (int, float)) and abs(value) < float("inf") and value >= at_least):
+        bound = "" if at_least == -float("inf") else f" of at least {at_least:g}"
+        raise ValueError(f"{name} must be a finite number{bound}, got {value!r}")

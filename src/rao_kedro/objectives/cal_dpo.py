@@ -1,0 +1,38 @@
+"""Calibrated DPO (Xiao et al. 2024, arXiv 2412.14516)."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from rao_kedro.objectives.base import GroupLogps, require_finite, require_positive
+from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
+
+
+@dataclass(frozen=True)
+class CalDPO(ReferencePairwiseObjective):
+    """`L = -log sigmoid(h_w - h_l) + c ((h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2)`; no beta inside the sigmoid.
+
+    Attributes:
+        beta: The log-ratios are calibrated to +-1/(2 beta) nats.
+        calibration_weight: c; 1 in the paper, 0.5 in its authors' code.
+    """
+
+    beta: float = 0.1
+    calibration_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            ValueError: A parameter is out of its range.
+        """
+        require_positive("beta", self.beta)
+        require_finite("calibration_weight", self.calibration_weight, at_least=0)
+
+    def losses(self, batch: GroupLogps) -> Tensor:
+        """Return the loss of each group, `[G]`; needs `reference`."""
+        h = batch.log_ratio()
+        chosen, rejected, target = h[:, 0], h[:, 1], 1 / (2 * self.beta)
+        calibration = (chosen - target).square() + (rejected + target).square()
+        return -F.logsigmoid(chosen - rejected) + self.calibration_weight * calibration

@@ -1,0 +1,52 @@
+"""Decoupled Group Reward Optimization (Su et al. 2025, arXiv 2505.12951): Kimi k1.5 with two free weights."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from rao_kedro.objectives.base import GroupLogps, ObjectiveOutput, require_positive
+from rao_kedro.objectives.metrics import pair_metrics, target_metrics
+from rao_kedro.objectives.pointwise import group_mean
+
+
+@dataclass(frozen=True)
+class DGRO:
+    """`L = mean_j (-p (r_ij - mean_j r_ij) h_ij + q/2 h_ij^2)`.
+
+    With p = 1 and q = tau its gradient is `1/(2 tau)` of that of Kimi k1.5.
+
+    Attributes:
+        policy_weight: p, scales the policy gradient.
+        regularization_weight: q, scales the pull towards the reference.
+    """
+
+    policy_weight: float = 1.0
+    regularization_weight: float = 0.1
+
+    pairwise: ClassVar[bool] = False
+    prompt_gradient: ClassVar[Literal["none"]] = "none"
+
+    def __post_init__(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            ValueError: A parameter is out of its range.
+        """
+        require_positive("policy_weight", self.policy_weight)
+        require_positive("regularization_weight", self.regularization_weight)
+
+    def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
+        """Return the loss and the metrics of a batch; needs `reference` and `rewards`."""
+        (rewards,) = batch.require("rewards")
+        h = batch.log_ratio()
+        baseline = group_mean(rewards, batch.mask)
+        terms = self.policy_weight * (baseline[:, None] - rewards) * h + self.regularization_weight / 2 * h.square()
+        losses = group_mean(terms, batch.mask)
+        weight = torch.tensor(float(len(losses)), device=losses.device)
+        return ObjectiveOutput(losses.mean(), weight, self._metrics(batch, h, baseline))
+
+    def _metrics(self, batch: GroupLogps, h: Tensor, baseline: Tensor) -> dict[str, Tensor]:
+        beta = self.regularization_weight / self.policy_weight  # where the gradient vanishes, h = (r - b) / beta
+        return pair_metrics(batch, beta * h) | target_metrics(batch, beta, baseline / beta)

@@ -1,0 +1,41 @@
+"""DPO-Shift (Yang et al. 2025, arXiv 2502.07599): the rejected log-ratio counts less."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from rao_kedro.objectives.base import GroupLogps, require_finite, require_positive
+from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
+
+
+@dataclass(frozen=True)
+class DPOShift(ReferencePairwiseObjective):
+    """`L = -log sigmoid(beta (h_w - f h_l))`.
+
+    Attributes:
+        beta: Strength of the KL constraint, implicit reward per nat.
+        f: Weight of the rejected log-ratio, at the first step.
+        f_end: The same at the last step, linear in between; None keeps `f` fixed.
+    """
+
+    beta: float = 0.1
+    f: float = 0.95
+    f_end: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            ValueError: A parameter is out of its range.
+        """
+        require_positive("beta", self.beta)
+        require_finite("f", self.f, at_least=0)
+        if self.f_end is not None:
+            require_finite("f_end", self.f_end, at_least=0)
+
+    def losses(self, batch: GroupLogps) -> Tensor:
+        """Return the loss of each group, `[G]`; needs `reference`, and `progress` where f changes."""
+        f = self.f if self.f_end is None else self.f + (self.f_end - self.f) * batch.progress
+        h = batch.log_ratio()
+        return -F.logsigmoid(self.beta * (h[:, 0] - f * h[:, 1]))

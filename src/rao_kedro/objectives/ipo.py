@@ -1,0 +1,46 @@
+"""Identity Preference Optimization (Azar et al. 2023, eq. 17)."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from rao_kedro.objectives.base import GroupLogps, require_choice, require_positive
+from rao_kedro.objectives.pairwise import PairwiseObjective
+
+LogpReduction = Literal["sum", "mean"]
+
+
+@dataclass(frozen=True)
+class IPO(PairwiseObjective):
+    """`L = (h_w - h_l - 1/(2 tau))^2`.
+
+    Attributes:
+        tau: Strength of the KL constraint; the wanted gap of log-ratios is `1/(2 tau)` nats.
+        logp_reduction: `sum` over a response's tokens (the paper), or their `mean` (several libraries).
+    """
+
+    tau: float = 0.1
+    logp_reduction: LogpReduction = "sum"
+
+    def __post_init__(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            ValueError: A parameter is out of its range.
+        """
+        require_positive("tau", self.tau)
+        require_choice("logp_reduction", self.logp_reduction, get_args(LogpReduction))
+
+    def losses(self, batch: GroupLogps) -> Tensor:
+        """Return the loss of each group, `[G]`; needs `reference`."""
+        h = self._log_ratio(batch)
+        return (h[:, 0] - h[:, 1] - 1 / (2 * self.tau)).square()
+
+    def implicit_rewards(self, batch: GroupLogps) -> Tensor:
+        """Return `tau h_ij`, `[G, K]`."""
+        return self.tau * self._log_ratio(batch)
+
+    def _log_ratio(self, batch: GroupLogps) -> Tensor:
+        h = batch.log_ratio()
+        return h if self.logp_reduction == "sum" else h / batch.lengths.clamp(min=1)

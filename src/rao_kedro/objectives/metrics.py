@@ -1,0 +1,101 @@
+"""What is measured of every objective's batch: likelihoods that rise or fall, targets against what was achieved.
+
+Metrics are means over groups (of means over a group's responses), so that those of several batches can be averaged;
+`finished` then derives what is no mean (root mean square error, correlation) from the moments among them.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rao_kedro.objectives.base import GroupLogps
+
+
+def pair_metrics(batch: GroupLogps, implicit_rewards: Tensor) -> dict[str, Tensor]:
+    """Return what is plotted for every method: rewards and log-probs of the chosen and rejected responses.
+
+    Args:
+        batch: G groups; log-ratios are measured where it has `reference`.
+        implicit_rewards: `[G, 2]` or wider, the method's own implicit rewards, `beta h` for most.
+    """
+    with torch.no_grad():
+        chosen, rejected = implicit_rewards[:, 0], implicit_rewards[:, 1]
+        metrics = {
+            "rewards_chosen": chosen.mean(),
+            "rewards_rejected": rejected.mean(),
+            "margin": (chosen - rejected).mean(),
+            "accuracy": (chosen > rejected).float().mean(),
+            "logps_chosen": batch.policy[:, 0].mean(),
+            "logps_rejected": batch.policy[:, 1].mean(),
+        }
+        if batch.reference is not None:
+            h = batch.log_ratio()
+            metrics |= {
+                "log_ratio_chosen": h[:, 0].mean(),
+                "log_ratio_rejected": h[:, 1].mean(),
+                "chosen_likelihood_fell": (h[:, 0] < 0).float().mean(),
+                "rejected_likelihood_fell": (h[:, 1] < 0).float().mean(),
+            }
+            if batch.rewards is not None:
+                metrics |= _moments(batch, "reward", batch.rewards, h)
+        return {name: value.detach() for name, value in finished(metrics).items()}
+
+
+def target_metrics(batch: GroupLogps, beta: float, log_z: Tensor) -> dict[str, Tensor]:
+    """Return how far the target log-ratios `r/beta - log Z_i` are reached, and whether they can be.
+
+    Args:
+        batch: G groups; needs `reference` and `rewards`.
+        beta: Reward units per nat.
+        log_z: `[G]` the baseline in nats, `log Z_i` for RAO.
+
+    Returns:
+        `chosen_target_is_up` is P(r_w > beta log Z_i); `log_target_mass` the log of the feasibility bound
+        `sum_j pi_ref(y_j|x) exp(r_j/beta) / Z_i`, in nats, and `infeasible` the share of prompts where it is above 0.
+    """
+    with torch.no_grad():
+        (rewards,) = batch.require("rewards")
+        h = batch.log_ratio()
+        target = rewards / beta - log_z[:, None]
+        metrics = _moments(batch, "target", target, h)
+        mass = (batch.reference + target).masked_fill(~batch.mask, -torch.inf).logsumexp(1)
+        metrics |= {
+            "log_z": log_z.mean(),
+            "chosen_target_is_up": (target[:, 0] > 0).float().mean(),
+            "log_target_mass": mass.mean(),
+            "infeasible": (mass > 0).float().mean(),
+        }
+        return {name: value.detach() for name, value in finished(metrics).items()}
+
+
+def finished(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `metrics` with what follows from the moments among them; averaged moments give those of all groups.
+
+    `{x}_correlation` is the correlation of x (reward, target) with the log-ratio, `target_rmse` the root mean square
+    of target minus log-ratio, in nats. Each group has the same weight.
+    """
+    result = dict(metrics)
+    for x in ("reward", "target"):
+        if f"{x}_times_log_ratio" not in metrics:
+            continue
+        mean, square, cross = (metrics[f"{x}_{moment}"] for moment in ("mean", "square", "times_log_ratio"))
+        h, h_square = metrics["log_ratio_mean"], metrics["log_ratio_square"]
+        spread = ((square - mean**2).clamp(min=0) * (h_square - h**2).clamp(min=0)).sqrt()
+        result[f"{x}_correlation"] = ((cross - mean * h) / spread).nan_to_num(0.0, 0.0, 0.0)
+        if x == "target":
+            result["target_rmse"] = (square - 2 * cross + h_square).clamp(min=0).sqrt()
+    return result
+
+
+def _moments(batch: GroupLogps, name: str, values: Tensor, h: Tensor) -> dict[str, Tensor]:
+    def mean(x: Tensor) -> Tensor:
+        return (x.masked_fill(~batch.mask, 0.0).sum(1) / batch.mask.sum(1)).mean()
+
+    return {
+        f"{name}_mean": mean(values),
+        f"{name}_square": mean(values.square()),
+        f"{name}_times_log_ratio": mean(values * h),
+        "log_ratio_mean": mean(h),
+        "log_ratio_square": mean(h.square()),
+    }

@@ -1,0 +1,42 @@
+"""Reward model distillation (Fisch et al. 2024, arXiv 2405.19316): implicit reward gaps regressed on reward gaps."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from rao_kedro.objectives.base import GroupLogps, ObjectiveOutput, require_positive
+from rao_kedro.objectives.metrics import pair_metrics
+
+
+@dataclass(frozen=True)
+class RewardDistillation:
+    """`L = ((r_1 - r_2) - beta (h_1 - h_2))^2`, mean over all pairs of a group's responses, then over groups.
+
+    Attributes:
+        beta: Strength of the KL constraint, reward units per nat.
+    """
+
+    beta: float = 0.1
+
+    pairwise: ClassVar[bool] = False
+    prompt_gradient: ClassVar[Literal["none"]] = "none"
+
+    def __post_init__(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            ValueError: A parameter is out of its range.
+        """
+        require_positive("beta", self.beta)
+
+    def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
+        """Return the loss and the metrics of a batch; needs `reference` and `rewards`."""
+        (rewards,) = batch.require("rewards")
+        implicit = self.beta * batch.log_ratio()
+        difference = rewards - implicit
+        gaps = difference[:, :, None] - difference[:, None, :]
+        pairs = (batch.mask[:, :, None] & batch.mask[:, None, :]).triu(diagonal=1)
+        losses = gaps.masked_fill(~pairs, 0.0).square().sum((1, 2)) / pairs.sum((1, 2))
+        weight = torch.tensor(float(len(losses)), device=losses.device)
+        return ObjectiveOutput(losses.mean(), weight, pair_metrics(batch, implicit))
