@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 LAST_LINES = 20
 ERROR_PREFIX = "rao_kedro error: "
+WARNING_PREFIX = "rao_kedro warning: "
 
 
 def run_worker(command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -42,6 +43,8 @@ def run_worker(command: Sequence[str], environment: Mapping[str, str]) -> None:
             line = line.rstrip()
             if line.startswith(ERROR_PREFIX):
                 message = line.removeprefix(ERROR_PREFIX)
+            elif line.startswith(WARNING_PREFIX):
+                logger.warning("%s", line.removeprefix(WARNING_PREFIX))
             elif line:
                 last.append(line)
                 logger.info("%s", line)

@@ -1,84 +1,23 @@
 """SFT, reward modelling and alignment through the real loop on a tiny model."""
 
-import json
-import random
-
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from groups import alignment_spec, log_of, parameters, reference, write_groups
 
 from rao_kedro.errors import ParameterError, TrainingError
 from rao_kedro.models.loading import load_causal_lm, load_reward_model
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PackedRewards, padded_rewards
-from rao_kedro.schemas.specs import AlignmentSpec, RewardTrainingSpec, ScoringSpec, TrainingSpec
-from rao_kedro.schemas.training import TrainingParameters
+from rao_kedro.schemas.specs import RewardTrainingSpec, ScoringSpec, TrainingSpec
 from rao_kedro.training.launch import launch
 from rao_kedro.training.reward import bradley_terry
-
-
-def write_groups(path, n_groups):
-    """Groups of three responses; a marker token before the end says how a response is rated."""
-    rng = random.Random(0)
-    rows = []
-    for i in range(n_groups):
-        responses = [[*(rng.randrange(10, 250) for _ in range(n)), mark, 2] for n, mark in ((2, 5), (4, 6), (3, 7))]
-        rows.append(
-            {
-                "group_id": f"g{i}",
-                "split": "train" if i < n_groups * 2 // 3 else "test",
-                "prompt_ids": [1, *(rng.randrange(10, 250) for _ in range(4))],
-                "response_ids": responses,
-                "ratings": [0.0, 0.5, 1.0],
-                "rewards": [-1.0, 0.0, 1.0],
-                "chosen": 2,
-                "rejected": 0,
-            }
-        )
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
 
 
 @pytest.fixture
 def groups_path(tmp_path):
     return write_groups(tmp_path / "groups.parquet", 12)
-
-
-def parameters(**changes):
-    defaults = {"learning_rate": 3e-3, "groups_per_step": 4, "max_tokens_per_batch": 60, "mixed_precision": "no"}
-    return TrainingParameters(**(defaults | changes))
-
-
-def log_of(workspace):
-    rows = [json.loads(line) for line in (workspace / "training_log.jsonl").read_text().splitlines()]
-    return [r for r in rows if "loss" in r], [r for r in rows if "eval_loss" in r]
-
-
-def reference(tmp_path, tiny_checkpoint, groups_path, model_dir=None):
-    spec = ScoringSpec(
-        workspace=tmp_path / "reference",
-        model_dir=model_dir or tiny_checkpoint,
-        groups_path=groups_path,
-        output_path=tmp_path / "reference.parquet",
-        mixed_precision="no",
-    )
-    launch("reference", spec, None)
-    return spec.output_path
-
-
-def alignment_spec(tmp_path, tiny_checkpoint, groups_path, name="rao", training=None, **objective):
-    return AlignmentSpec(
-        workspace=tmp_path / name,
-        model_dir=tiny_checkpoint,
-        groups_path=groups_path,
-        reference_path=tmp_path / "reference.parquet",
-        objective=name,
-        objective_parameters=objective,
-        training=training or parameters(epochs=8, keep="last"),
-    )
 
 
 def test_sft_lowers_the_loss_and_saves_a_plain_checkpoint(tmp_path, tiny_checkpoint, groups_path):

@@ -19,6 +19,16 @@ def calibrated_log_z0(rewards: Iterable[Sequence[float]], beta: float, margin: f
     return fmean(fmean(group) for group in rewards) / beta - margin
 
 
+def raising_log_z0(chosen_rewards: Iterable[float], beta: float) -> float:
+    """Return the largest log_z0, in nats, at which the mean target log-ratio of the chosen responses is not below 0.
+
+    Args:
+        chosen_rewards: Reward of each group's chosen response.
+        beta: Strength of the KL constraint, reward units per nat.
+    """
+    return fmean(chosen_rewards) / beta
+
+
 def solved(parameters: Mapping[str, Any], rewards: Iterable[Sequence[float]]) -> dict[str, Any]:
     """Return an objective's parameters with `log_z0: auto` (and `margin` beside it) replaced by a number of nats."""
     result = dict(parameters)

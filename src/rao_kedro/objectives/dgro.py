@@ -47,6 +47,11 @@ class DGRO:
         weight = torch.tensor(float(len(losses)), device=losses.device)
         return ObjectiveOutput(losses.mean(), weight, self._metrics(batch, h, baseline))
 
+    @property
+    def temperature(self) -> float:
+        """Reward units per nat: where the gradient vanishes, `h = (r - mean r) / temperature`."""
+        return self.regularization_weight / self.policy_weight
+
     def _metrics(self, batch: GroupLogps, h: Tensor, baseline: Tensor) -> dict[str, Tensor]:
-        beta = self.regularization_weight / self.policy_weight  # where the gradient vanishes, h = (r - b) / beta
-        return pair_metrics(batch, beta * h) | target_metrics(batch, beta, baseline / beta)
+        log_z = baseline / self.temperature
+        return pair_metrics(batch, self.temperature * h) | target_metrics(batch, self.temperature, log_z)

@@ -36,6 +36,11 @@ class ReferencePairwiseObjective(PairwiseObjective):
 
     beta: float
 
+    @property
+    def temperature(self) -> float:
+        """Implicit reward per nat."""
+        return self.beta
+
     def implicit_rewards(self, batch: GroupLogps) -> Tensor:
         """Return `beta h_ij`, `[G, K]`; needs `reference`."""
         return self.beta * batch.log_ratio()

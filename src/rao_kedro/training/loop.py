@@ -18,6 +18,7 @@ from transformers import get_scheduler
 
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.processes import WARNING_PREFIX
 from rao_kedro.schemas.training import TrainingParameters
 from rao_kedro.training.batching import epoch_steps, packs, share_of_process
 from rao_kedro.training.checkpoints import Checkpoints
@@ -51,6 +52,7 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
     module, optimizer = accelerator.prepare(module, optimizer)
     accelerator.register_for_checkpointing(schedule)
 
+    task.prepare(module)
     checkpoints = Checkpoints(accelerator, workspace)
     step, best = checkpoints.resume()
     log = MetricsLog(workspace / "training_log.jsonl", resume_at=step, is_main=accelerator.is_main_process)
@@ -58,12 +60,12 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
     trainer = _Stepper(task, accelerator, module, parameters)
 
     if step == 0 and task.eval_groups:
-        log.write(step=0, epoch=0.0, **{f"eval_{k}": v for k, v in trainer.evaluate(task.eval_groups).items()})
+        log.write(step=0, epoch=0.0, **{f"eval_{k}": v for k, v in trainer.evaluate(task.eval_groups, 0.0).items()})
     for epoch in range(step // steps_per_epoch, parameters.epochs):
         steps = epoch_steps(task.train_groups, parameters.groups_per_step, parameters.seed, epoch)
         for groups in steps[step - epoch * steps_per_epoch :]:
             module.train()
-            metrics = trainer.forward_backward(groups)
+            metrics = trainer.forward_backward(groups, progress=step / n_steps)
             if step == 0:
                 task.check_step_zero(metrics)
             metrics["grad_norm"] = float(accelerator.clip_grad_norm_(module.parameters(), parameters.max_grad_norm))
@@ -77,8 +79,10 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
             if parameters.checkpoint_every and step % parameters.checkpoint_every == 0 and step < n_steps:
                 checkpoints.save(step, best)
         if task.eval_groups and ((epoch + 1) % parameters.eval_every_epochs == 0 or step == n_steps):
-            evaluated = trainer.evaluate(task.eval_groups)
+            evaluated = trainer.evaluate(task.eval_groups, step / n_steps)
             log.write(step=step, epoch=float(epoch + 1), **{f"eval_{k}": v for k, v in evaluated.items()})
+            if accelerator.is_main_process and (remark := task.remark(evaluated)):
+                print(f"{WARNING_PREFIX}{remark}", flush=True)
             score = evaluated[task.selection_metric] * (1 if task.greater_is_better else -1)
             if parameters.keep == "best" and (best is None or score > best):
                 best = score
@@ -97,18 +101,19 @@ class _Stepper:
         self.task, self.accelerator, self.module = task, accelerator, module
         self.max_tokens = parameters.max_tokens_per_batch
 
-    def forward_backward(self, groups: Sequence[TokenizedGroup]) -> dict[str, float]:
+    def forward_backward(self, groups: Sequence[TokenizedGroup], progress: float) -> dict[str, float]:
         """Accumulate the gradient of the mean loss over `groups`; return the mean metrics."""
-        return self._over_packs(groups, backward=True)
+        return self._over_packs(groups, progress, backward=True)
 
-    def evaluate(self, groups: Sequence[TokenizedGroup]) -> dict[str, float]:
+    def evaluate(self, groups: Sequence[TokenizedGroup], progress: float) -> dict[str, float]:
         """Return the mean loss and metrics over `groups`."""
         self.module.eval()
         with torch.no_grad():
-            return self._over_packs(groups, backward=False)
+            return self._over_packs(groups, progress, backward=False)
 
-    def _over_packs(self, groups: Sequence[TokenizedGroup], backward: bool) -> dict[str, float]:
+    def _over_packs(self, groups: Sequence[TokenizedGroup], progress: float, backward: bool) -> dict[str, float]:
         accelerator, n_processes = self.accelerator, self.accelerator.num_processes
+        self.task.before_packs(self.module, groups, progress)
         mine = share_of_process(packs(groups, self.max_tokens), accelerator.process_index, n_processes)
         total = self.task.weigh(groups)
         sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=accelerator.device))
@@ -125,7 +130,7 @@ class _Stepper:
                 sums[name] = sums[name] + value.detach().float() * (len(pack) / len(groups) if counts else 0.0)
         names = sorted(sums)
         values = accelerator.reduce(torch.stack([sums[name] for name in names]), reduction="sum")
-        return dict(zip(names, values.tolist(), strict=True))
+        return self.task.summarise(dict(zip(names, values.tolist(), strict=True)))
 
 
 def _sync_gradients(accelerator: Accelerator, module: nn.Module, when: bool) -> AbstractContextManager[None]:

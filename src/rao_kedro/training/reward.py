@@ -16,7 +16,7 @@ from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import RewardTrainingSpec
 from rao_kedro.training.loop import train
 from rao_kedro.training.tables import read_groups
-from rao_kedro.training.task import LossOutput
+from rao_kedro.training.task import LossOutput, Task
 
 
 def bradley_terry(rewards: Tensor, ratings: Tensor, mask: Tensor, centering: float) -> tuple[Tensor, Tensor]:
@@ -41,8 +41,8 @@ def bradley_terry(rewards: Tensor, ratings: Tensor, mask: Tensor, centering: flo
     return loss, accuracy
 
 
-class RewardModeling:
-    """A `Task`: learns to order the responses of a group as their ratings do."""
+class RewardModeling(Task):
+    """Learns to order the responses of a group as their ratings do."""
 
     selection_metric = "accuracy"
     greater_is_better = True
@@ -77,9 +77,6 @@ class RewardModeling:
         loss, accuracy = bradley_terry(rewards, ratings, batch.mask, self.spec.centering)
         mean = rewards.detach().sum() / batch.mask.sum()
         return LossOutput(loss, {"accuracy": accuracy, "reward_mean": mean})
-
-    def check_step_zero(self, metrics: Mapping[str, float]) -> None:
-        """A new head is random, so nothing is known of the loss before the first update."""
 
     def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
         """Write the reward model as a plain sequence classifier."""

@@ -4,6 +4,7 @@ Each process scores its share of the packs; all of them return everything, and t
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -14,13 +15,27 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch import nn
 
-from rao_kedro.models.logprobs import PackedLogProbs
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PackedRewards
 from rao_kedro.schemas.specs import ScoringSpec
-from rao_kedro.training.batching import packs
+from rao_kedro.training.batching import packs, share_of_process
 
 Scores = TypeVar("Scores")
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """How packs are computed on; a `ScoringSpec` says the same.
+
+    Attributes:
+        mixed_precision: Compute precision, that of training.
+        max_tokens_per_batch: Tokens of one packed forward pass.
+        t0_length: Tokens of the prefix t_0.
+    """
+
+    mixed_precision: str
+    max_tokens_per_batch: int
+    t0_length: int
 
 
 class Logps(NamedTuple):
@@ -36,10 +51,18 @@ def read_all_groups(spec: ScoringSpec) -> list[TokenizedGroup]:
     return [TokenizedGroup(row["group_id"], row["prompt_ids"], row["response_ids"]) for row in rows]
 
 
-def group_logps(module: PackedLogProbs, groups: Sequence[TokenizedGroup], spec: ScoringSpec) -> dict[str, Logps]:
-    """Return the log-probs of each group by its id, responses in the order of the group."""
+def group_logps(
+    module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass | ScoringSpec
+) -> dict[str, Logps]:
+    """Return the log-probs of each group by its id, responses in the order of the group.
+
+    Args:
+        module: A `PackedLogProbs`, which may be wrapped for training.
+        groups: The groups; every process passes all of them.
+        how: Precision and batch size.
+    """
     result = {}
-    for pack, batch in _forward_packs(module, groups, spec):
+    for pack, batch in _forward_packs(module, groups, how):
         logps = module(batch, prompt_gradient="detached")
         assert isinstance(logps.prompts, torch.Tensor)
         for group, prompt, responses in zip(pack, logps.prompts.tolist(), logps.responses.tolist(), strict=True):
@@ -61,15 +84,17 @@ def _of_all_processes(mine: dict[str, Scores]) -> dict[str, Scores]:
 
 
 def _forward_packs(
-    module: nn.Module, groups: Sequence[TokenizedGroup], spec: ScoringSpec
-) -> Iterator[tuple[list[TokenizedGroup], PackedGroups]]:
+    module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass | ScoringSpec
+) -> Iterator[tuple[Sequence[TokenizedGroup], PackedGroups]]:
     """Yield packs of groups on the module's device, inside the precision of training and without gradients."""
-    accelerator = Accelerator(mixed_precision=spec.mixed_precision)
+    accelerator = Accelerator(mixed_precision=how.mixed_precision)
+    was_training = module.training
     module.to(accelerator.device).eval()
+    all_packs = packs(groups, how.max_tokens_per_batch)
     with torch.no_grad(), accelerator.autocast():
-        all_packs = packs(groups, spec.max_tokens_per_batch)
-        for pack in all_packs[accelerator.process_index :: accelerator.num_processes]:
-            yield pack, pack_groups(pack, spec.t0_length).to(accelerator.device)
+        for pack, _ in share_of_process(all_packs, accelerator.process_index, accelerator.num_processes):
+            yield pack, pack_groups(pack, how.t0_length).to(accelerator.device)
+    module.train(was_training)
 
 
 def write_table(rows: list[dict], path: Path) -> None:

@@ -16,11 +16,11 @@ from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import TrainingSpec
 from rao_kedro.training.loop import train
 from rao_kedro.training.tables import read_groups
-from rao_kedro.training.task import LossOutput
+from rao_kedro.training.task import LossOutput, Task
 
 
-class SupervisedFinetuning:
-    """A `Task`: learns the chosen response of every group."""
+class SupervisedFinetuning(Task):
+    """Learns the chosen response of every group."""
 
     selection_metric = "loss"
     greater_is_better = False
@@ -49,9 +49,6 @@ class SupervisedFinetuning:
         """Return the mean negative log-likelihood per response token, in nats."""
         logps = module(pack_groups(groups, self.spec.t0_length).to(device)).responses
         return LossOutput(-logps.sum() / self.weigh(groups), {"logps_chosen": logps.detach().mean()})
-
-    def check_step_zero(self, metrics: Mapping[str, float]) -> None:
-        """Nothing is known of the loss before the first update."""
 
     def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
         """Write the policy."""

@@ -1,0 +1,55 @@
+"""A value network V(x), read at the prompt's last token, and a policy trained beside it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from rao_kedro.models.logprobs import GroupLogProbs, PackedLogProbs
+from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
+from rao_kedro.models.reward_head import PackedRewards
+
+
+class ValueNetwork(nn.Module):
+    """A backbone of its own with a linear head; it sees prompts only."""
+
+    def __init__(self, classifier: nn.Module, start: float) -> None:
+        """Wrap a sequence classifier with one label.
+
+        Args:
+            classifier: Its head is set to 0.
+            start: V(x) of every prompt before the first update.
+        """
+        super().__init__()
+        nn.init.zeros_(classifier.get_parameter("score.weight"))
+        self.head = PackedRewards(classifier)
+        self.bias = nn.Parameter(torch.tensor([start]))
+
+    def forward(self, prompts: PackedGroups) -> Tensor:
+        """Return `[G]` values of prompts that `pack_prompts` packed."""
+        return self.head(prompts)[:, 0] + self.bias
+
+
+class PolicyAndValue(nn.Module):
+    """Both networks as one module, so that one optimizer and one checkpoint hold them."""
+
+    def __init__(self, policy: PackedLogProbs, value: ValueNetwork) -> None:
+        """Hold both."""
+        super().__init__()
+        self.policy, self.value = policy, value
+        self._no_split_modules = policy._no_split_modules
+
+    def tie_weights(self) -> None:
+        """Tie the policy's embeddings again, where sharding has replaced them."""
+        self.policy.tie_weights()
+
+    def forward(self, groups: PackedGroups, prompts: PackedGroups) -> tuple[GroupLogProbs, Tensor]:
+        """Return the policy's log-probs of responses, and `[G]` values of the prompts."""
+        return self.policy(groups), self.value(prompts)
+
+
+def pack_prompts(groups: Sequence[TokenizedGroup]) -> PackedGroups:
+    """Pack the prompts alone: the last token takes the place of the response, so that a head reads there."""
+    prompts = [replace(g, prompt_ids=g.prompt_ids[:-1], response_ids=[g.prompt_ids[-1:]], rewards=None) for g in groups]
+    return pack_groups(prompts)

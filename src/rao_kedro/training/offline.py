@@ -1,0 +1,174 @@
+"""Offline alignment: an objective on packed prompt groups, against cached reference log-probs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from rao_kedro.errors import ParameterError, TrainingError
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.loading import load_causal_lm, save_checkpoint
+from rao_kedro.models.logprobs import GroupLogProbs, PackedLogProbs
+from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
+from rao_kedro.objectives import GroupLogps, Objective, make_objective
+from rao_kedro.objectives.calibration import raising_log_z0, solved
+from rao_kedro.objectives.metrics import finished
+from rao_kedro.objectives.rao import RAO
+from rao_kedro.schemas.specs import AlignmentSpec
+from rao_kedro.training.tables import read_groups, read_reference
+from rao_kedro.training.task import LossOutput, Task
+
+# Mean log-ratio, in nats, that noise of the compute precision alone can cause before the first update.
+STEP_ZERO_TOLERANCE = {"no": 0.01, "bf16": 1.5}
+
+
+def build_objective(spec: AlignmentSpec, groups: Sequence[TokenizedGroup]) -> Objective:
+    """Return the spec's objective, with `log_z0: auto` solved from the rewards of `groups`.
+
+    Raises:
+        ParameterError: The objective or one of its parameters is unknown or out of range.
+    """
+    parameters = solved(spec.objective_parameters, [group.rewards or [] for group in groups])
+    if parameters != spec.objective_parameters:
+        print(f"log_z0 solved from {len(groups)} groups: {parameters['log_z0']:.3f} nats", flush=True)
+    try:
+        return make_objective(spec.objective, **parameters)
+    except ValueError as error:
+        raise ParameterError(str(error)) from error
+
+
+class OfflineAlignment(Task):
+    """Moves the policy as the objective says."""
+
+    selection_metric = "loss"
+    greater_is_better = False
+
+    def __init__(self, spec: AlignmentSpec) -> None:
+        """Read the groups and the reference log-probs that the spec names."""
+        self.spec = spec
+        self.tokenizer = load_tokenizer(spec.model_dir)
+        self.reference = read_reference(spec.reference_path, spec.groups_path)
+        train_groups = read_groups(spec.groups_path, "train", "rewards")
+        self.objective = build_objective(spec, train_groups)
+        eval_groups = read_groups(spec.groups_path, "test", "rewards")
+        self.train_groups, self.eval_groups = self._columns(train_groups), self._columns(eval_groups)
+        self.progress = 0.0
+
+    def _columns(self, groups: list[TokenizedGroup]) -> list[TokenizedGroup]:
+        if not self.objective.pairwise:
+            return groups
+        return [replace(g, response_ids=g.response_ids[:2], rewards=(g.rewards or [])[:2]) for g in groups]
+
+    def load(self) -> nn.Module:
+        """Return the policy, wrapped for packed log-probs. Dropout is off: the reference had none."""
+        return PackedLogProbs(without_dropout(load_causal_lm(self.spec.model_dir)))
+
+    def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
+        """Count the units that the objective's mean runs over: groups, or responses for a flat reduction."""
+        if getattr(self.objective, "reduction", None) == "flat":
+            return float(sum(len(group.response_ids) for group in groups))
+        return float(len(groups))
+
+    def before_packs(self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float) -> None:
+        """Remember how far training is, for objectives with a schedule."""
+        self.progress = progress
+
+    def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
+        """Return the objective's loss and metrics."""
+        out = self.objective(self.batch(module, groups, device))
+        return LossOutput(out.loss, out.metrics)
+
+    def batch(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> GroupLogps:
+        """Return what the objective reads of a pack of groups."""
+        packed = pack_groups(groups, self.spec.t0_length).to(device)
+        return self.with_reference(module(packed, prompt_gradient=self.objective.prompt_gradient), packed, groups)
+
+    def with_reference(
+        self, policy: GroupLogProbs, packed: PackedGroups, groups: Sequence[TokenizedGroup]
+    ) -> GroupLogps:
+        """Return the policy's log-probs with the reference's log-probs and the rewards of the same responses."""
+        device = packed.input_ids.device
+        rewards = [torch.tensor(group.rewards) for group in groups]
+        reference = [torch.tensor(self.reference[g.group_id][1][: len(g.response_ids)]) for g in groups]
+        return GroupLogps(
+            policy=policy.responses,
+            lengths=packed.lengths,
+            mask=packed.mask,
+            reference=pad_sequence(reference, batch_first=True).to(device),
+            policy_prompt=policy.prompts,
+            reference_prompt=torch.tensor([self.reference[g.group_id][0] for g in groups], device=device),
+            rewards=pad_sequence(rewards, batch_first=True).to(device),
+            progress=self.progress,
+        )
+
+    def summarise(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Derive correlations and the root mean square error from averaged moments, and drop the moments."""
+        result = finished({name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()})
+        return {k: float(v) for k, v in result.items() if not k.endswith(("_square", "_times_log_ratio"))}
+
+    def check_step_zero(self, metrics: Mapping[str, float]) -> None:
+        """Before the first update policy and reference are the same model: every log-ratio is 0 (design D6).
+
+        Raises:
+            TrainingError: One is not, within the noise of the compute precision; says which and what can cause it.
+        """
+        tolerance = STEP_ZERO_TOLERANCE[self.spec.training.mixed_precision]
+        for name in ("log_ratio_chosen", "log_ratio_rejected", "prompt_log_ratio"):
+            if abs(metrics.get(name, 0.0)) > tolerance:
+                raise TrainingError(
+                    f"before the first update {name} is {metrics[name]:.3f} nats instead of 0 (tolerance {tolerance}): "
+                    "the reference log-probs come from other weights, another chat template or another precision. "
+                    "Remove the cached reference log-probs and run the pipeline `alignment` again."
+                )
+        if self.spec.objective == "dpo" and not self.spec.objective_parameters.get("label_smoothing"):
+            beta = float(self.spec.objective_parameters.get("beta", 0.1))
+            if abs(metrics["loss"] - math.log(2)) > beta * tolerance:
+                raise TrainingError(f"before the first update DPO's loss is {metrics['loss']:.4f} instead of ln 2")
+
+    def remark(self, metrics: Mapping[str, float]) -> str | None:
+        """Say that the chosen responses become less likely, and which log_z0 of RAO would stop it."""
+        name, h, fell = self.spec.objective, metrics["log_ratio_chosen"], metrics["chosen_likelihood_fell"]
+        if h >= 0 or fell <= 0.5:
+            return None
+        beta = getattr(self.objective, "temperature", RAO.beta)  # SimPO, say, has none
+        bound = raising_log_z0([(group.rewards or [])[0] for group in self.train_groups], beta)
+        return (
+            f"{name} pushes the chosen responses down: {fell:.0%} of the held-out ones became less likely, mean "
+            f"log-ratio {h:.2f} nats. RAO with beta {beta:g} aims at raising the mean chosen response where "
+            f"log_z0 <= {bound:.2f} nats."
+        )
+
+    def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
+        """Write the policy."""
+        save_checkpoint(module.model, self.tokenizer, directory, weights)
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """Set every dropout of `model` to 0, and return it."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def target_remark(objective: Objective, groups: Sequence[TokenizedGroup]) -> str | None:
+    """Return a sentence if RAO's log_z0 asks for less likely chosen responses, and which log_z0 would not."""
+    if not isinstance(objective, RAO):
+        return None
+    chosen = [(group.rewards or [])[0] for group in groups]
+    target = fmean(chosen) / objective.beta - objective.log_z0
+    if target >= 0:
+        return None
+    down = fmean(reward <= objective.beta * objective.log_z0 for reward in chosen)
+    return (
+        f"log_z0 = {objective.log_z0:g} nats asks for chosen responses that are less likely than under the reference: "
+        f"their mean target log-ratio is {target:.2f} nats, and {down:.0%} of them have a target below 0. "
+        f"log_z0 <= {raising_log_z0(chosen, objective.beta):.2f} would raise the mean one, "
+        f"log_z0 <= {min(chosen) / objective.beta:.2f} every one."
+    )
