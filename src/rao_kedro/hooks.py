@@ -1,13 +1,14 @@
-"""Kedro hooks: says which pipeline makes a missing input, before anything runs."""
+"""Kedro hooks: what a comparison does not take, and which pipeline makes a missing input, before anything runs."""
 
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import CatalogProtocol
+from kedro.io import CatalogProtocol, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from rao_kedro.errors import DataError
+from rao_kedro.pipelines.methods import METHODS, chosen_methods
 
 
 class MissingInputHooks:
@@ -20,11 +21,18 @@ class MissingInputHooks:
         Raises:
             DataError: Names every missing dataset and the pipeline that makes it.
         """
+        for name in pipeline.inputs() & _compared(set(METHODS) - set(chosen_methods(catalog.load("params:methods")))):
+            catalog[name] = MemoryDataset(data=None)  # the comparison leaves out methods that were not chosen
         missing = sorted(
             name for name in pipeline.inputs() if not name.startswith("params:") and not catalog.exists(name)
         )
         if missing:
             raise DataError("\n".join(f"{name} does not exist: {_remedy(name)}" for name in missing))
+
+
+def _compared(methods: set[str]) -> set[str]:
+    """Return the datasets of `methods` that are compared with those of other methods."""
+    return {f"{table}_{m}" for table in ("scored_generations", "held_out_logps", "training_log") for m in methods}
 
 
 def _remedy(dataset: str) -> str:

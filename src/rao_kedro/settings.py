@@ -1,8 +1,10 @@
 """Kedro's settings of this project."""
 
 from rao_kedro.hooks import MissingInputHooks
+from rao_kedro.session import StudySession
 
 HOOKS = (MissingInputHooks(),)
+SESSION_CLASS = StudySession
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,8 +25,8 @@ class TransformersGenerator:
         """
         self.tokenizer = load_tokenizer(model_dir)
         self.stop_ids = end_of_turn_ids(model_dir, self.tokenizer)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = load_causal_lm(model_dir, getattr(torch, dtype)).to(self.device).eval()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = load_causal_lm(model_dir, getattr(torch, dtype)).to(device).eval()
         self.batch_rows = batch_rows
 
     def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters) -> list[list[Completion]]:
@@ -37,25 +38,42 @@ class TransformersGenerator:
             torch.manual_seed(sampling.seed)
             for start in range(0, len(rows), self.batch_rows):
                 batch = rows[start : start + self.batch_rows]
-                for i, ids in zip(batch, self._continue([prompt_ids[i] for i in batch], sampling), strict=True):
+                written = continue_prompts(self.model, [prompt_ids[i] for i in batch], sampling, self.stop_ids)
+                for i, ids in zip(batch, written, strict=True):
                     completions[i].append(complete(self.tokenizer, ids, self.stop_ids))
         return completions
 
-    def _continue(self, prompts: Sequence[Sequence[int]], sampling: SamplingParameters) -> list[list[int]]:
-        from transformers import GenerationConfig
 
-        width = max(map(len, prompts))
-        padding = self.stop_ids[0]
-        input_ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts], device=self.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
-        how = {} if sampling.greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        config = GenerationConfig(
-            do_sample=not sampling.greedy,
-            max_new_tokens=sampling.max_tokens,
-            eos_token_id=self.stop_ids,
-            pad_token_id=padding,
-            **how,
-        )
-        self.model.generation_config = config  # type: ignore[assignment]  # else values left open are filled from the checkpoint's own
-        output = self.model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
-        return output[:, width:].tolist()
+def continue_prompts(
+    model: Any, prompts: Sequence[Sequence[int]], sampling: SamplingParameters, stop_ids: Sequence[int]
+) -> list[list[int]]:
+    """Return one continuation of each prompt as token ids, padded with `stop_ids[0]` behind its end-of-turn token.
+
+    Args:
+        model: A causal LM of transformers, in evaluation mode; its generation config is left as it was.
+        prompts: Token ids.
+        sampling: How to sample; `n` and `seed` are the caller's.
+        stop_ids: Tokens that end a response.
+    """
+    from transformers import GenerationConfig
+
+    width, padding, device = max(map(len, prompts)), stop_ids[0], model.device
+    input_ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    how = {} if sampling.greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    config = GenerationConfig(
+        do_sample=not sampling.greedy,
+        max_new_tokens=sampling.max_tokens,
+        eos_token_id=list(stop_ids),
+        pad_token_id=padding,
+        **how,
+    )
+    own, model.generation_config = (
+        model.generation_config,
+        config,
+    )  # else what it leaves open is filled from the model's
+    try:
+        output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
+    finally:
+        model.generation_config = own
+    return output[:, width:].tolist()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rao_kedro.models.packing import PackedGroups, TokenizedGroup
+from rao_kedro.models.packing import PackedGroups, TokenizedGroup, packed_hidden_states
 
 PromptGradient = Literal["none", "detached", "attached"]
 
@@ -38,10 +38,15 @@ class PackedLogProbs(nn.Module):
     One module, so that sharding wrappers (FSDP2) see the decoder and the output embedding in one forward pass.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        """Wrap `model`, a causal LM of transformers."""
+    def __init__(self, model: nn.Module, temperature: float = 1.0) -> None:
+        """Wrap a causal LM.
+
+        Args:
+            model: A causal LM of transformers.
+            temperature: Divides the logits; other than 1 for a policy that samples so.
+        """
         super().__init__()
-        self.model = model
+        self.model, self.temperature = model, temperature
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
     def tie_weights(self) -> None:
@@ -65,14 +70,12 @@ class PackedLogProbs(nn.Module):
             prompts = _sum_segments(prompt_logps, batch.prompt_segment, len(batch.mask))
         return GroupLogProbs(responses, prompts)
 
+    def response_tokens(self, batch: PackedGroups) -> Tensor:
+        """Return the log-prob of every response token, `[R]` in nats, in the order of `batch.response_target`."""
+        return self._token_logps(self._hidden(batch)[batch.response_source], batch.response_target)
+
     def _hidden(self, batch: PackedGroups) -> Tensor:
-        output = self.model.base_model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            attention_mask=batch.attention_mask,
-            use_cache=False,
-        )
-        return output.last_hidden_state[0]
+        return packed_hidden_states(self.model, batch)
 
     def _token_logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
         chunks = []
@@ -85,7 +88,7 @@ class PackedLogProbs(nn.Module):
 
     def _chunk_logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
         logits = scaled_logits(self.model, hidden)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
         return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
 
 

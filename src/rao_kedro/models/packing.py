@@ -1,6 +1,6 @@
 """Packs prompt groups as `[prompt | y_1 | ... | y_K]`, so that a prompt is computed once (design D5).
 
-Knows token ids only: no tokenizer, no model. Positions restart after the prompt for every response, and a response
+Knows token ids only: no tokenizer. Positions restart after the prompt for every response, and a response
 attends to its prompt and itself.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,22 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> PackedG
         lengths=lengths,
         mask=lengths > 0,
     )
+
+
+def packed_hidden_states(model: nn.Module, batch: PackedGroups) -> Tensor:
+    """Return the last hidden states of a packed batch, `[T, hidden]`.
+
+    Args:
+        model: A model of transformers; its backbone is used.
+        batch: T packed tokens.
+    """
+    output = model.base_model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=batch.attention_mask,
+        use_cache=False,
+    )
+    return output.last_hidden_state[0]
 
 
 def _visible(owner: Tensor, branch: Tensor) -> Tensor:

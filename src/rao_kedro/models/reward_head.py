@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.packing import PackedGroups, TokenizedGroup
+from rao_kedro.models.packing import PackedGroups, TokenizedGroup, packed_hidden_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,13 +27,8 @@ class PackedRewards(nn.Module):
 
     def forward(self, batch: PackedGroups) -> Tensor:
         """Return `[G, K]` rewards, 0 where masked. The head computes in fp32 whatever the body does."""
-        hidden = self.model.base_model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            attention_mask=batch.attention_mask,
-            use_cache=False,
-        ).last_hidden_state[0]
-        last = hidden[batch.response_end.flatten()].to(self.model.score.weight.dtype)
+        hidden = packed_hidden_states(self.model, batch)
+        last = hidden[batch.response_end.flatten()].to(self.model.get_parameter("score.weight").dtype)
         with torch.autocast(last.device.type, enabled=False):
             rewards = self.model.score(last)
         return rewards.view(batch.mask.shape).masked_fill(~batch.mask, 0.0)

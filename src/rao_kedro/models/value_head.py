@@ -1,4 +1,4 @@
-"""A value network V(x), read at the prompt's last token, and a policy trained beside it."""
+"""Value networks, of prompts (DRO) and of every response token (PPO), and a policy trained beside one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rao_kedro.models.logprobs import GroupLogProbs, PackedLogProbs
-from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
+from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups, packed_hidden_states
 from rao_kedro.models.reward_head import PackedRewards
 
 
@@ -47,6 +47,34 @@ class PolicyAndValue(nn.Module):
     def forward(self, groups: PackedGroups, prompts: PackedGroups) -> tuple[GroupLogProbs, Tensor]:
         """Return the policy's log-probs of responses, and `[G]` values of the prompts."""
         return self.policy(groups), self.value(prompts)
+
+
+class TokenValues(nn.Module):
+    """A sequence classifier's backbone and head as the value before every response token."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        """Wrap a sequence classifier with one label: the reward model is a good start."""
+        super().__init__()
+        self.model = classifier
+
+    def forward(self, batch: PackedGroups) -> Tensor:
+        """Return `[R]` values, in the order of `batch.response_target`. The head computes in fp32."""
+        before = packed_hidden_states(self.model, batch)[batch.response_source]
+        with torch.autocast(before.device.type, enabled=False):
+            return self.model.score(before.to(self.model.get_parameter("score.weight").dtype))[:, 0]
+
+
+class PolicyAndTokenValues(nn.Module):
+    """Both networks of PPO as one module, so that one optimizer and one checkpoint hold them."""
+
+    def __init__(self, policy: PackedLogProbs, value: TokenValues) -> None:
+        """Hold both."""
+        super().__init__()
+        self.policy, self.value = policy, value
+
+    def forward(self, batch: PackedGroups) -> tuple[Tensor, Tensor]:
+        """Return `[R]` log-probs of response tokens in nats, and `[R]` values before them."""
+        return self.policy.response_tokens(batch), self.value(batch)
 
 
 def pack_prompts(groups: Sequence[TokenizedGroup]) -> PackedGroups:

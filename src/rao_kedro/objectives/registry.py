@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from typing import Any
 
-from rao_kedro.objectives.base import Objective
 from rao_kedro.objectives.cal_dpo import CalDPO
 from rao_kedro.objectives.dgro import DGRO
 from rao_kedro.objectives.dpo import DPO
@@ -14,6 +14,7 @@ from rao_kedro.objectives.ipo import IPO
 from rao_kedro.objectives.kimi_k15 import KimiK15
 from rao_kedro.objectives.kto import KTO
 from rao_kedro.objectives.orpo import ORPO
+from rao_kedro.objectives.ppo import PPO
 from rao_kedro.objectives.rao import RAO
 from rao_kedro.objectives.rpo_distill import RewardDistillation
 from rao_kedro.objectives.rpo_partition import RewardPartitioning
@@ -36,6 +37,7 @@ _OBJECTIVES: dict[str, type] = {
     "kimi_k15": KimiK15,
     "rpo_partition": RewardPartitioning,
     "dgro": DGRO,
+    "ppo": PPO,
 }
 
 
@@ -44,8 +46,8 @@ def objective_names() -> list[str]:
     return list(_OBJECTIVES)
 
 
-def make_objective(name: str, **parameters: object) -> Objective:
-    """Build an objective.
+def make_objective(name: str, **parameters: object) -> Any:
+    """Build an objective: an `Objective`, or `ppo`, which reads rollouts in place of groups.
 
     Args:
         name: One of `objective_names()`.
@@ -56,7 +58,7 @@ def make_objective(name: str, **parameters: object) -> Objective:
     """
     if name not in _OBJECTIVES:
         raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(_OBJECTIVES)}")
-    make: Callable[..., Objective] = _OBJECTIVES[name]
+    make: Callable[..., object] = _OBJECTIVES[name]
     # A field's trailing underscore only keeps clear of a Python keyword: the parameter of `lambda_` is `lambda`.
     defaults = {f.name.rstrip("_"): f.default for f in fields(_OBJECTIVES[name]) if f.default is not MISSING}
     unknown = sorted(set(parameters) - set(defaults))

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rao_kedro.schemas.generation import GenerationParameters
-from rao_kedro.schemas.training import TrainingParameters
+from rao_kedro.schemas.training import RolloutParameters, TrainingParameters
 
 
 class Parameters(BaseModel):
@@ -120,11 +120,13 @@ class MethodParameters(Parameters):
         objective: A name of `rao_kedro.objectives.objective_names()`.
         parameters: The objective's own parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
         training: Parameters of the loop.
+        rollout: What an on-policy method samples: set it for `ppo`, and for no other.
     """
 
     objective: str
     parameters: dict[str, float | str | bool] = {}
     training: TrainingParameters
+    rollout: RolloutParameters | None = None
 
     @model_validator(mode="after")
     def _objective_accepts_its_parameters(self) -> "MethodParameters":
@@ -133,6 +135,8 @@ class MethodParameters(Parameters):
         from rao_kedro.objectives.calibration import solved
 
         make_objective(self.objective, **solved(self.parameters, [[0.0]]))
+        if (self.rollout is not None) != (self.objective == "ppo"):
+            raise ValueError(f"objective {self.objective}: rollout is for ppo, which needs it, and for no other")
         return self
 
 

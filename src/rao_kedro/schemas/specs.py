@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rao_kedro.schemas.training import TrainingParameters
+from rao_kedro.schemas.training import RolloutParameters, TrainingParameters
 
 
 class ModelParameters(BaseModel):
@@ -89,6 +89,20 @@ class AlignmentSpec(TrainingSpec):
     reference_path: Path
     objective: str
     objective_parameters: dict[str, float | str | bool]
+
+
+class PPOSpec(TrainingSpec):
+    """A policy that learns from its own rollouts on the prompts of `groups_path`.
+
+    Attributes:
+        reward_model_dir: Scores the rollouts, and is where the value network starts.
+        objective_parameters: Parameters of `rao_kedro.objectives.ppo.PPO`.
+        rollout: What is sampled.
+    """
+
+    reward_model_dir: Path
+    objective_parameters: dict[str, float | str | bool]
+    rollout: RolloutParameters
 
 
 class ScoringSpec(WorkerSpec):

@@ -5,6 +5,24 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class RolloutParameters(BaseModel):
+    """What an on-policy method samples, and how often it learns from it.
+
+    Attributes:
+        samples_per_prompt: Responses to each prompt of a rollout.
+        max_tokens: Tokens of a response at most.
+        temperature: Divides the logits, in the rollout and in the update alike.
+        passes: Optimizer steps on each rollout (PPO epochs).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples_per_prompt: int = Field(1, ge=1)
+    max_tokens: int = Field(ge=1)
+    temperature: float = Field(1.0, gt=0)
+    passes: int = Field(4, ge=1)
+
+
 class TrainingParameters(BaseModel):
     """What the loop needs to know; see `rao_kedro.training.loop`.
 
@@ -19,7 +37,7 @@ class TrainingParameters(BaseModel):
         adam_beta2: AdamW's second-moment decay.
         max_grad_norm: Gradients are clipped to this norm.
         mixed_precision: Compute precision; master weights are always fp32.
-        checkpoint_every: Steps between checkpoints; 0 keeps none, so that a killed run starts over.
+        checkpoint_every: Steps (rollouts for PPO) between checkpoints; 0 keeps none, so that a killed run starts over.
         eval_every_epochs: Epochs between evaluations; the best one is kept.
         keep: Which weights are published: of the best evaluation, or the last.
         seed: Seeds data order, dropout and new heads.

@@ -30,12 +30,14 @@ class KTOAlignment(OfflineAlignment):
         """Compute the reference's log-probs of mismatched pairs: the policy is the reference still."""
         self.mismatched_reference = self._logps(module, list(self.mismatched.values()))
 
-    def before_packs(self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float) -> None:
+    def before_packs(
+        self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float
+    ) -> Sequence[TokenizedGroup]:
         """Compute the policy's log-probs of the step's mismatched pairs."""
-        super().before_packs(module, groups, progress)
         policy = self._logps(module, [self.mismatched[group.group_id] for group in groups])
         self.policy_logps = torch.tensor(list(policy.values()))
         self.reference_logps = torch.tensor([self.mismatched_reference[name] for name in policy])
+        return super().before_packs(module, groups, progress)
 
     def batch(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> GroupLogps:
         """Return what the objective reads, with the mismatched pairs of the whole step."""

@@ -14,14 +14,14 @@ import pandas as pd
 from rao_kedro.errors import RaoKedroError, TrainingError
 from rao_kedro.models.identity import combined_hash, content_hash, file_hash
 from rao_kedro.processes import run_worker
-from rao_kedro.schemas.specs import AlignmentSpec, TrainingSpec, WorkerSpec
+from rao_kedro.schemas.specs import AlignmentSpec, PPOSpec, TrainingSpec, WorkerSpec
 
 
 def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_prefix: str = "") -> None:
     """Run a task in processes of its own, and wait.
 
     Args:
-        task: A worker module of `rao_kedro.training`: sft, reward, alignment, reference, annotate or
+        task: A worker module of `rao_kedro.training`: sft, reward, alignment, ppo, reference, annotate or
             score_policy.
         spec: What the worker is to do; written to `<workspace>/spec.json`.
         accelerate_config: The accelerate YAML file; None runs the task inside this process.
@@ -49,7 +49,8 @@ def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_p
 def _discard_checkpoint_of_another_run(spec: TrainingSpec) -> None:
     """Let a run resume only from a checkpoint that the same parameters and the same inputs made."""
     tables = [spec.groups_path, *([spec.reference_path] if isinstance(spec, AlignmentSpec) else [])]
-    run = combined_hash(spec.model_dump_json(), content_hash(spec.model_dir), *map(file_hash, tables))
+    models = [spec.model_dir, *([spec.reward_model_dir] if isinstance(spec, PPOSpec) else [])]
+    run = combined_hash(spec.model_dump_json(), *map(content_hash, models), *map(file_hash, tables))
     made_by = spec.workspace / "checkpoint_made_by.txt"
     if not made_by.exists() or made_by.read_text() != run:
         shutil.rmtree(spec.workspace / "checkpoint", ignore_errors=True)

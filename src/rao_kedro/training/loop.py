@@ -46,7 +46,8 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
         betas=(0.9, parameters.adam_beta2),
         fused=True,
     )
-    steps_per_epoch = math.ceil(len(task.train_groups) / parameters.groups_per_step)
+    passes = task.passes_per_step
+    steps_per_epoch = math.ceil(len(task.train_groups) / parameters.groups_per_step) * passes
     n_steps = steps_per_epoch * parameters.epochs
     schedule = get_scheduler(parameters.lr_scheduler, optimizer, math.ceil(parameters.warmup_ratio * n_steps), n_steps)
     module, optimizer = accelerator.prepare(module, optimizer)
@@ -59,10 +60,15 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
     progress = Progress(task, parameters.epochs, done_steps=step, n_steps=n_steps, log=log)
     trainer = _Stepper(task, accelerator, module, parameters)
 
+    def is_due(step: int) -> bool:
+        every = parameters.checkpoint_every * passes
+        return bool(every) and step % every == 0 and step < n_steps
+
     if step == 0 and task.eval_groups:
         log.write(step=0, epoch=0.0, **{f"eval_{k}": v for k, v in trainer.evaluate(task.eval_groups, 0.0).items()})
     for epoch in range(step // steps_per_epoch, parameters.epochs):
         steps = epoch_steps(task.train_groups, parameters.groups_per_step, parameters.seed, epoch)
+        steps = [groups for groups in steps for _ in range(passes)]
         for groups in steps[step - epoch * steps_per_epoch :]:
             module.train()
             metrics = trainer.forward_backward(groups, progress=step / n_steps)
@@ -76,7 +82,7 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
             optimizer.zero_grad()
             step += 1
             progress.report(step, epoch=step / steps_per_epoch, groups=groups, metrics=metrics)
-            if parameters.checkpoint_every and step % parameters.checkpoint_every == 0 and step < n_steps:
+            if is_due(step) and step % steps_per_epoch:
                 checkpoints.save(step, best)
         if task.eval_groups and ((epoch + 1) % parameters.eval_every_epochs == 0 or step == n_steps):
             evaluated = trainer.evaluate(task.eval_groups, step / n_steps)
@@ -87,6 +93,8 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
             if parameters.keep == "best" and (best is None or score > best):
                 best = score
                 _publish(accelerator, task, module, workspace / "model")
+        if is_due(step):  # behind the evaluation, which a resumed run would skip
+            checkpoints.save(step, best)
     if parameters.keep == "last" or best is None:
         _publish(accelerator, task, module, workspace / "model")
     accelerator.wait_for_everyone()
@@ -113,7 +121,7 @@ class _Stepper:
 
     def _over_packs(self, groups: Sequence[TokenizedGroup], progress: float, backward: bool) -> dict[str, float]:
         accelerator, n_processes = self.accelerator, self.accelerator.num_processes
-        self.task.before_packs(self.module, groups, progress)
+        groups = self.task.before_packs(self.module, groups, progress)
         mine = share_of_process(packs(groups, self.max_tokens), accelerator.process_index, n_processes)
         total = self.task.weigh(groups)
         sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=accelerator.device))

@@ -75,9 +75,12 @@ class OfflineAlignment(Task):
             return float(sum(len(group.response_ids) for group in groups))
         return float(len(groups))
 
-    def before_packs(self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float) -> None:
+    def before_packs(
+        self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float
+    ) -> Sequence[TokenizedGroup]:
         """Remember how far training is, for objectives with a schedule."""
         self.progress = progress
+        return groups
 
     def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
         """Return the objective's loss and metrics."""

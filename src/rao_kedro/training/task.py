@@ -32,6 +32,7 @@ class Task(ABC):
     eval_groups: list[TokenizedGroup]
     selection_metric: str
     greater_is_better: bool
+    passes_per_step: int = 1  # optimizer steps on the same groups
 
     @abstractmethod
     def load(self) -> nn.Module:
@@ -52,14 +53,20 @@ class Task(ABC):
     def prepare(self, module: nn.Module) -> None:  # noqa: B027
         """See the module on its device with its first weights, before any checkpoint is loaded."""
 
-    def before_packs(self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float) -> None:  # noqa: B027
+    def before_packs(
+        self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float
+    ) -> Sequence[TokenizedGroup]:
         """Compute what spans the packs of a step or of an evaluation; all processes call this with all its groups.
 
         Args:
             module: The module.
             groups: All groups of the step or evaluation.
             progress: Share of the training steps that are done, in [0, 1].
+
+        Returns:
+            The groups that the packs are made of: the same ones, except for rollouts.
         """
+        return groups
 
     def summarise(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Turn metrics averaged over all groups of a step or evaluation into those that are logged."""

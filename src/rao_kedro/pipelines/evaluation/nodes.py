@@ -1,5 +1,6 @@
 """Nodes of the evaluation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ import plotly.graph_objects as go
 from rao_kedro.evals.leaderboard import leaderboard
 from rao_kedro.evals.policies import scored_generations
 from rao_kedro.inference import GenerationSpec, generate
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.methods import METHODS, POLICIES
 from rao_kedro.reporting.figures import training_dynamics
 from rao_kedro.reporting.report import html_report
 from rao_kedro.schemas.parameters import DataParameters, EvaluationParameters
@@ -66,18 +67,20 @@ def score_responses(
     return scored_generations(generations, scores), held_out
 
 
-def compare_methods(evaluation: EvaluationParameters, *tables: pd.DataFrame) -> pd.DataFrame:
-    """Return the leaderboard from every method's scored generations, then every method's held-out log-probs."""
-    names = ["sft", *METHODS]
-    generations, held_out = tables[: len(names)], tables[len(names) :]
-    return leaderboard(
-        dict(zip(names, generations, strict=True)), dict(zip(names, held_out, strict=True)), evaluation.seed
-    )
+def compare_methods(evaluation: EvaluationParameters, *tables: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the leaderboard from every policy's scored generations, then every policy's held-out log-probs."""
+    generations, held_out = tables[: len(POLICIES)], tables[len(POLICIES) :]
+    return leaderboard(_of_chosen(POLICIES, generations), _of_chosen(POLICIES, held_out), evaluation.seed)
 
 
-def plot_training(*training_logs: pd.DataFrame) -> go.Figure:
+def plot_training(*training_logs: pd.DataFrame | None) -> go.Figure:
     """Return the training dynamics of all methods in one figure."""
-    return training_dynamics(dict(zip(METHODS, training_logs, strict=True)))
+    return training_dynamics(_of_chosen(METHODS, training_logs))
+
+
+def _of_chosen(names: Sequence[str], tables: Sequence[pd.DataFrame | None]) -> dict[str, pd.DataFrame]:
+    """Return the tables by name; methods that were not chosen have none."""
+    return {name: table for name, table in zip(names, tables, strict=True) if table is not None}
 
 
 def write_report(
@@ -87,13 +90,13 @@ def write_report(
     dynamics: go.Figure,
     reward_report: pd.DataFrame,
     data_report: pd.DataFrame,
-    *generations: pd.DataFrame,
+    *generations: pd.DataFrame | None,
 ) -> str:
     """Return the HTML report."""
     return html_report(
         board,
         {"Scores": scores, "Training": dynamics},
-        dict(zip(["sft", *METHODS], generations, strict=True)),
+        _of_chosen(POLICIES, generations),
         {"Reward model": reward_report, "Data": data_report},
         evaluation.examples,
     )

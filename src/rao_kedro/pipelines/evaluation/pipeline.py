@@ -9,10 +9,8 @@ from rao_kedro.pipelines.evaluation.nodes import (
     score_responses,
     write_report,
 )
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.methods import METHODS, POLICIES
 from rao_kedro.reporting.figures import scores_by_method
-
-POLICIES = ("sft", *METHODS)
 
 
 def create_pipeline() -> Pipeline:

@@ -1,0 +1,202 @@
+"""PPO: samples from the policy, scores with the reward model, learns from each rollout several times.
+
+The loop is the one of every task; a step's groups are replaced by what the policy answers to their prompts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, DistributedType
+from accelerate.utils import extract_model_from_parallel, gather_object
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from rao_kedro.errors import TrainingError
+from rao_kedro.inference.generators import complete, end_of_turn_ids
+from rao_kedro.inference.transformers_backend import continue_prompts
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
+from rao_kedro.models.logprobs import PackedLogProbs
+from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
+from rao_kedro.models.reward_head import PackedRewards
+from rao_kedro.models.value_head import PolicyAndTokenValues, TokenValues
+from rao_kedro.objectives import make_objective
+from rao_kedro.objectives.ppo import Rollout
+from rao_kedro.processes import worker_main
+from rao_kedro.schemas.generation import SamplingParameters
+from rao_kedro.schemas.specs import PPOSpec
+from rao_kedro.training.batching import packs, share_of_process
+from rao_kedro.training.loop import train
+from rao_kedro.training.offline import without_dropout
+from rao_kedro.training.tables import read_groups
+from rao_kedro.training.task import LossOutput, Task
+
+
+class PPOTask(Task):
+    """Reinforcement learning from the reward model, with a KL penalty to the SFT model."""
+
+    selection_metric = "score"
+    greater_is_better = True
+
+    def __init__(self, spec: PPOSpec) -> None:
+        """Read the prompts that the spec names."""
+        self.spec = spec
+        self.passes_per_step = spec.rollout.passes
+        self.tokenizer = load_tokenizer(spec.model_dir)
+        self.stop_ids = end_of_turn_ids(spec.model_dir, self.tokenizer)
+        self.objective = make_objective("ppo", **spec.objective_parameters)
+        self.train_groups, self.eval_groups = (
+            read_groups(spec.groups_path, split, None) for split in ("train", "test")
+        )
+        self.prompts: Sequence[TokenizedGroup] = []
+        self.rollout_groups: Sequence[TokenizedGroup] = []
+        self.rollouts: dict[str, tuple[Rollout, dict[str, float]]] = {}
+
+    def load(self) -> nn.Module:
+        """Return the policy and a value network that starts as the reward model."""
+        policy = without_dropout(load_causal_lm(self.spec.model_dir))
+        value = without_dropout(load_reward_model(self.spec.reward_model_dir))
+        return PolicyAndTokenValues(PackedLogProbs(policy, self.spec.rollout.temperature), TokenValues(value))
+
+    def prepare(self, module: nn.Module) -> None:
+        """Load the reference and the reward model, frozen.
+
+        Raises:
+            TrainingError: The policy is sharded over processes, so that it cannot be sampled from here.
+        """
+        kind = AcceleratorState().distributed_type
+        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise TrainingError(
+                f"ppo samples from the policy, which {kind.value} would shard: use an accelerate file with one "
+                "process, or with data parallelism alone (distributed_type: MULTI_GPU)"
+            )
+        self.accelerator = Accelerator(mixed_precision=self.spec.training.mixed_precision)
+        reference = PackedLogProbs(load_causal_lm(self.spec.model_dir), self.spec.rollout.temperature)
+        reward_model = PackedRewards(load_reward_model(self.spec.reward_model_dir))
+        self.reference, self.reward_model = (
+            frozen.to(self.accelerator.device).eval().requires_grad_(False) for frozen in (reference, reward_model)
+        )
+
+    def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
+        """Count response tokens."""
+        return float(sum(len(response) for group in groups for response in group.response_ids))
+
+    def before_packs(
+        self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float
+    ) -> Sequence[TokenizedGroup]:
+        """Sample and score a rollout, except where training passes over the last one again."""
+        if not (module.training and groups is self.prompts):
+            was_training = module.training
+            module.eval()
+            with torch.no_grad(), self.accelerator.autocast():
+                self.rollout_groups = self._sample(module, groups)
+                self.rollouts = self._score(module, self.rollout_groups)
+            module.train(was_training)
+            self.prompts = groups if was_training else []
+        return self.rollout_groups
+
+    def _sample(self, module: nn.Module, groups: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:
+        """Return the groups with what the policy answers now, in their order; each process samples its share."""
+        policy = extract_model_from_parallel(module).policy.model
+        how = self.spec.rollout
+        sampling = SamplingParameters(temperature=how.temperature, top_p=1.0, max_tokens=how.max_tokens)
+        mine = groups[self.accelerator.process_index :: self.accelerator.num_processes]
+        written: list[tuple[str, list[list[int]]]] = []
+        if mine:
+            prompts = [group.prompt_ids for group in mine for _ in range(how.samples_per_prompt)]
+            ids = iter(continue_prompts(policy, prompts, sampling, self.stop_ids))
+            for group in mine:
+                cut = [complete(self.tokenizer, next(ids), self.stop_ids) for _ in range(how.samples_per_prompt)]
+                written.append((group.group_id, [completion.token_ids for completion in cut]))
+        responses = dict(gather_object(written))
+        return [replace(g, response_ids=responses[g.group_id], rewards=None) for g in groups]
+
+    def _score(
+        self, module: nn.Module, groups: Sequence[TokenizedGroup]
+    ) -> dict[str, tuple[Rollout, dict[str, float]]]:
+        """Return the rollout of each group by its id, with its mean score, KL and length; whitened over all tokens."""
+        mine = {}
+        all_packs = packs(groups, self.spec.training.max_tokens_per_batch)
+        for pack, _ in share_of_process(all_packs, self.accelerator.process_index, self.accelerator.num_processes):
+            packed = pack_groups(pack, self.spec.t0_length).to(self.accelerator.device)
+            logps, values = module(packed)
+            columns = (logps, self.reference.response_tokens(packed), values.float())
+            tokens = [column.cpu().split(packed.lengths[packed.mask].tolist()) for column in columns]
+            scores, start = self.reward_model(packed).float().cpu(), 0
+            for group, row in zip(pack, scores, strict=True):
+                n = len(group.response_ids)
+                mine[group.group_id] = ([column[start : start + n] for column in tokens], row[:n])
+                start += n
+        scored = {name: value for share in gather_object([mine]) for name, value in share.items()}
+        order = [scored[group.group_id] for group in groups]
+        logps, reference, values = (
+            pad_sequence([x for tokens, _ in order for x in tokens[i]], batch_first=True) for i in range(3)
+        )
+        lengths = torch.tensor([len(ids) for group in groups for ids in group.response_ids])
+        mask = torch.arange(logps.shape[1])[None] < lengths[:, None]
+        scores = torch.cat([row for _, row in order])
+        rollout = self.objective.rollout(logps, reference, values, scores, mask)
+        kl = (logps - reference).masked_fill(~mask, 0.0).sum(1)
+        result, start = {}, 0
+        for group in groups:
+            rows = slice(start, start + len(group.response_ids))
+            start = rows.stop
+            part = Rollout(**{f.name: getattr(rollout, f.name)[rows] for f in fields(Rollout)})
+            summary = {"score": scores[rows], "kl_to_reference": kl[rows], "response_tokens": lengths[rows].float()}
+            result[group.group_id] = (part, {name: float(x.mean()) for name, x in summary.items()})
+        return result
+
+    def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
+        """Return the clipped losses of a pack of the rollout."""
+        packed = pack_groups(groups, self.spec.t0_length).to(device)
+        parts = [self.rollouts[group.group_id] for group in groups]
+        width = int(packed.lengths.max())
+        rollout = Rollout(
+            **{
+                f.name: torch.cat([getattr(part, f.name)[:, :width] for part, _ in parts]).to(device)
+                for f in fields(Rollout)
+            }
+        )
+        logps, values = (_by_response(column, packed) for column in module(packed))
+        out = self.objective(rollout, logps, values.float())
+        summary = {
+            name: torch.tensor(sum(means[name] for _, means in parts) / len(parts), device=device)
+            for name in parts[0][1]
+        }
+        return LossOutput(out.loss, {**out.metrics, **summary})
+
+    def check_step_zero(self, metrics: Mapping[str, float]) -> None:
+        """Before the first update the policy is the one that sampled, and the reference.
+
+        Raises:
+            TrainingError: It is not, beyond the noise of the compute precision.
+        """
+        if metrics["approximate_kl"] > 0.05 or abs(metrics["kl_to_reference"]) > 2.0:
+            raise TrainingError(
+                f"before the first update the policy is {metrics['kl_to_reference']:.3f} nats from the reference and "
+                f"{metrics['approximate_kl']:.4f} from the policy that sampled, instead of 0"
+            )
+
+    def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
+        """Write the policy."""
+        policy = {k.removeprefix("policy."): v for k, v in weights.items() if k.startswith("policy.")}
+        save_checkpoint(module.policy.model, self.tokenizer, directory, policy)
+
+
+def _by_response(tokens: Tensor, packed: PackedGroups) -> Tensor:
+    """Return `[R]` values of response tokens as `[N, T]`, a row per response."""
+    return pad_sequence(list(tokens.split(packed.lengths[packed.mask].tolist())), batch_first=True)
+
+
+def main(spec_path: str) -> None:
+    """Train as `spec_path` says."""
+    spec = PPOSpec.model_validate_json(Path(spec_path).read_text())
+    train(PPOTask(spec), spec.training, spec.workspace)
+
+
+if __name__ == "__main__":
+    worker_main(main)
