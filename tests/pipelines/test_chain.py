@@ -7,11 +7,12 @@ import mlflow
 import pandas as pd
 import pytest
 from kedro.framework.project import configure_project
-from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rao_kedro.errors import DataError, ModelError
+from rao_kedro.errors import DataError, ModelError, ParameterError
+from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.session import StudySession
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT / "../shared/data/ultrafeedback"
@@ -35,7 +36,7 @@ def project(tmp_path, monkeypatch):
 
 def run(project, pipeline=None, env="test", **options):
     runtime = options.pop("params", None)
-    with KedroSession.create(project, env=env, runtime_params=runtime) as session:
+    with StudySession.create(project, env=env, runtime_params=runtime) as session:
         session.run(pipeline_names=[pipeline] if pipeline else None, **options)
 
 
@@ -60,12 +61,26 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
     )
     assert set(wanted.split()) <= set(log)
 
-    # A second run of what is missing runs one namespace only.
+    # One namespace runs alone; every method of the study does.
     before = (data / "06_models/rao/model.safetensors").stat().st_mtime_ns
     shutil.rmtree(data / "06_models/dpo")
-    run(project, "alignment", namespaces=["dpo"])
-    assert (data / "06_models/dpo/model.safetensors").exists()
+    for method in METHODS[1:]:
+        assert not (data / "06_models" / method / "model.safetensors").exists()
+        run(project, "alignment", namespaces=[method])
+        AutoModelForCausalLM.from_pretrained(data / "06_models" / method)
     assert (data / "06_models/rao/model.safetensors").stat().st_mtime_ns == before
+
+    # The comparison takes the methods that the parameter names.
+    run(project, "evaluation", namespaces=["simpo"])
+    run(project, "evaluation", params={"methods": "simpo rao"})
+    leaderboard = pd.read_csv(data / "08_reporting/leaderboard.csv")
+    assert set(leaderboard["method"]) == {"sft", "rao", "simpo"}
+    assert (data / "06_models/rao/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_an_unknown_method_is_named_with_the_known_ones(project):
+    with pytest.raises(ParameterError, match=r"unknown roa; choose from rao dpo ipo"):
+        run(project, params={"methods": "roa"})
 
 
 def test_a_pipeline_before_its_inputs_says_what_is_missing_and_what_makes_it(project):
@@ -89,12 +104,9 @@ def test_the_same_chain_runs_on_real_ultrafeedback_rows(project):
         },
         "evaluation": {"generation": {"max_model_len": 2048}},
     }
-    for name in ("supervised_finetuning", "reward_modeling", "alignment.rao", "alignment.dpo"):
-        keys = [*name.split("."), *([] if name == "supervised_finetuning" else ["training"]), "max_tokens_per_batch"]
-        level = params
-        for key in keys[:-1]:
-            level = level.setdefault(key, {})
-        level[keys[-1]] = 2400
+    params["supervised_finetuning"] = {"max_tokens_per_batch": 2400}
+    params["reward_modeling"] = {"training": {"max_tokens_per_batch": 2400}}
+    params["alignment"] = {m: {"training": {"max_tokens_per_batch": 2400}} for m in ("rao", "dpo")}
     params["reference"] = {"max_tokens_per_batch": 2400}
     params["evaluation"]["max_tokens_per_batch"] = 2400
     run(project, params=params)

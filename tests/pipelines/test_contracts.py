@@ -11,13 +11,14 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, pipelines
-from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from rao_kedro.datasets import PathDataset
+from rao_kedro.objectives import objective_names
 from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.session import StudySession
 
 ROOT = Path(__file__).parents[2]
 PAPER = ["llama3_8b", "qwen2_5_7b", "eurollm_9b"]
@@ -31,7 +32,7 @@ def project():
 
 
 def context(env, **runtime):
-    with KedroSession.create(ROOT, env=env, runtime_params=runtime) as session:
+    with StudySession.create(ROOT, env=env, runtime_params=runtime) as session:
         return session.load_context()
 
 
@@ -124,6 +125,7 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
         ({"alignment": {"rao": {"objective": "roa"}}}, "unknown objective 'roa': choose one of rao, dpo"),
         ({"alignment": {"rao": {"parameters": {"betta": 1}}}}, "objective 'rao' has no parameter betta; it takes beta"),
         ({"alignment": {"dpo": {"training": {"learning_rate": "fast"}}}}, "learning_rate"),
+        ({"alignment": {"dpo": {"rollout": {"max_tokens": 5}}}}, "objective dpo: rollout is for ppo"),
         ({"alignment": {"dpo": {"trainings": {}}}}, "trainings"),
         ({"data": {"source": "prefs"}}, "'sampled' or 'preferences'"),
         ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
@@ -144,6 +146,12 @@ print({"torch", "transformers", "vllm", "scipy"} & set(sys.modules) or "light")
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "light"
+
+
+def test_every_objective_is_a_method_with_parameters_of_its_own():
+    assert set(METHODS) == set(objective_names())
+    alignment = context("base").params["alignment"]
+    assert {name: method.objective for name, method in alignment.items()} == {name: name for name in METHODS}
 
 
 def test_all_methods_have_the_same_shape():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from rao_kedro.schemas.parameters import DataParameters, MethodParameters, ReferenceParameters
-from rao_kedro.schemas.specs import AlignmentSpec
+from rao_kedro.schemas.specs import AlignmentSpec, PPOSpec
 from rao_kedro.training.launch import launch, read_training_log
 from rao_kedro.training.reference_cache import cached_reference_logprobs
 
@@ -24,6 +24,7 @@ def score_reference(
 
 def align(
     sft_model: Path,
+    reward_model: Path,
     reward_annotated: Path,
     reference_logprobs: Path,
     method: MethodParameters,
@@ -31,20 +32,24 @@ def align(
     accelerate_config: Path,
     workspace: Path,
 ) -> tuple[Path, pd.DataFrame]:
-    """Train a policy with one method.
+    """Train a policy with one method: on annotated responses, or on rollouts that the reward model scores.
 
     Returns:
         The finished checkpoint's directory and the training log.
     """
-    spec = AlignmentSpec(
-        workspace=workspace,
-        model_dir=sft_model,
-        groups_path=reward_annotated,
-        t0_length=data.t0_length,
-        reference_path=reference_logprobs,
-        objective=method.objective,
-        objective_parameters=method.parameters,
-        training=method.training,
-    )
-    launch("alignment", spec, accelerate_config, metric_prefix=f"{workspace.name}.")
+    common = {
+        "workspace": workspace,
+        "model_dir": sft_model,
+        "groups_path": reward_annotated,
+        "t0_length": data.t0_length,
+        "training": method.training,
+        "objective_parameters": method.parameters,
+    }
+    spec: PPOSpec | AlignmentSpec
+    if method.rollout is not None:
+        spec = PPOSpec(**common, reward_model_dir=reward_model, rollout=method.rollout)
+    else:
+        spec = AlignmentSpec(**common, reference_path=reference_logprobs, objective=method.objective)
+    task = "alignment" if method.rollout is None else "ppo"
+    launch(task, spec, accelerate_config, metric_prefix=f"{workspace.name}.")
     return workspace / "model", read_training_log(workspace)

@@ -26,13 +26,14 @@ def create_pipeline() -> Pipeline:
 
 
 def _method(name: str) -> Pipeline:
-    shared = ["sft_model", "reward_annotated@path", "reference_logprobs@path", "accelerate_config"]
+    shared = ["sft_model", "reward_model", "reward_annotated@path", "reference_logprobs@path", "accelerate_config"]
     return Pipeline(
         [
             Node(
                 align,
                 inputs={
                     "sft_model": "sft_model",
+                    "reward_model": "reward_model",
                     "reward_annotated": "reward_annotated@path",
                     "reference_logprobs": "reference_logprobs@path",
                     "method": "params:method",
