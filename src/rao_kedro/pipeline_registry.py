@@ -2,7 +2,14 @@
 
 from kedro.pipeline import Pipeline
 
-from rao_kedro.pipelines import alignment, data_engineering, evaluation, reward_modeling, supervised_finetuning
+from rao_kedro.pipelines import (
+    alignment,
+    data_engineering,
+    evaluation,
+    likelihood_study,
+    reward_modeling,
+    supervised_finetuning,
+)
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -14,4 +21,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         "alignment": alignment.create_pipeline(),
         "evaluation": evaluation.create_pipeline(),
     }
-    return {"__default__": sum(pipelines.values(), start=Pipeline([])), **pipelines}
+    chain = sum(pipelines.values(), start=Pipeline([]))
+    return {"__default__": chain, **pipelines, "likelihood_study": likelihood_study.create_pipeline()}

@@ -70,6 +70,15 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
         AutoModelForCausalLM.from_pretrained(data / "06_models" / method)
     assert (data / "06_models/rao/model.safetensors").stat().st_mtime_ns == before
 
+    # The likelihood study trains its runs once.
+    run(project, "likelihood_study")
+    study = pd.read_csv(data / "08_reporting/likelihood_study.csv")
+    assert {"rao", "dpo", "rao log_z0 +20"} <= set(study["run"]) and (study["n"] > 0).all()
+    logs = sorted((data / "06_models/workspaces/likelihood_study").glob("*.csv"))
+    written = [path.stat().st_mtime_ns for path in logs]
+    run(project, "likelihood_study")
+    assert [path.stat().st_mtime_ns for path in logs] == written and len(logs) == len(study)
+
     # The comparison takes the methods that the parameter names.
     run(project, "evaluation", namespaces=["simpo"])
     run(project, "evaluation", params={"methods": "simpo rao"})

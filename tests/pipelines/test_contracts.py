@@ -12,6 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, pipelines
 from kedro.framework.startup import bootstrap_project
+from kedro.pipeline import Pipeline
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -36,8 +37,12 @@ def context(env, **runtime):
         return session.load_context()
 
 
+def everything():
+    return sum(pipelines.values(), start=Pipeline([]))
+
+
 def datasets():
-    return {name for name in pipelines["__default__"].datasets() if not name.startswith("params:")}
+    return {name for name in everything().datasets() if not name.startswith("params:")}
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
@@ -52,7 +57,7 @@ def test_every_dataset_of_every_pipeline_is_catalogued(env):
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_parameter_is_there_and_valid(env):
     found = context(env).params  # Kedro validates the pydantic annotations of all nodes here
-    needed = {name for name in pipelines["__default__"].inputs() if name.startswith("params:")}
+    needed = {name for name in everything().inputs() if name.startswith("params:")}
     for name in needed:
         value = found
         for key in name.removeprefix("params:").split("."):
@@ -65,7 +70,7 @@ def test_the_layers_of_kedro_viz_point_one_way():
     catalog = context("base").catalog
     layer_of = {name: catalog.get(name).metadata["kedro-viz"]["layer"] for name in datasets()}
     parents = {layer: set() for layer in layer_of.values()}
-    for node in pipelines["__default__"].nodes:
+    for node in everything().nodes:
         before, after = ({layer_of[name] for name in part if name in layer_of} for part in (node.inputs, node.outputs))
         for layer in after:
             parents[layer] |= before - {layer}
@@ -75,7 +80,7 @@ def test_the_layers_of_kedro_viz_point_one_way():
 def test_every_catalog_entry_is_used_by_a_pipeline():
     config = OmegaConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")
     entries = {name for name in config["catalog"] if not name.startswith("_")}
-    used = pipelines["__default__"].datasets()
+    used = everything().datasets()
     patterns = {name for name in entries if "{method}" in name}
     unused = entries - used - patterns
     unused |= {p for p in patterns if not {p.replace("{method}", m) for m in (*METHODS, "sft")} & used}

@@ -1,6 +1,6 @@
 """Plotly figures of training runs, rewards and scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 COLORS = {"sft": "#7f7f7f", "rao": "#0072b2", "dpo": "#d55e00"}
+STUDY_COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b"]
 OTHER_COLORS = ["#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#17becf", "#bcbd22", "#9467bd"]
 
 # Panels of a training run: title with unit, and the columns that are drawn in it with their names and dashes.
@@ -49,6 +50,42 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
 def training_dynamics_of_one(training_log: pd.DataFrame) -> go.Figure:
     """Return `training_dynamics` of a single run."""
     return training_dynamics({"training": training_log})
+
+
+def likelihood_dynamics(logs: pd.DataFrame, panels: Mapping[str, Sequence[str]]) -> go.Figure:
+    """Return log-ratios of chosen and rejected held-out responses over the steps, a panel for each comparison.
+
+    Args:
+        logs: Training logs with a column `run`.
+        panels: Runs by the title of their panel.
+    """
+    figure = make_subplots(1, len(panels), subplot_titles=list(panels), shared_yaxes=True, horizontal_spacing=0.03)
+    for column, runs in enumerate(panels.values(), start=1):
+        for i, run in enumerate(runs):
+            log = logs[(logs["run"] == run) & logs["eval_log_ratio_chosen"].notna()]
+            for part, dash in (("chosen", "solid"), ("rejected", "dot")):
+                figure.add_trace(
+                    go.Scatter(
+                        x=log["step"],
+                        y=log[f"eval_log_ratio_{part}"],
+                        mode="lines+markers",
+                        name=run,
+                        legend="legend" if column == 1 else f"legend{column}",
+                        showlegend=part == "chosen",
+                        line={"color": STUDY_COLORS[i % len(STUDY_COLORS)], "dash": dash, "width": 2},
+                    ),
+                    1,
+                    column,
+                )
+    figure.update_xaxes(title_text="optimizer step")
+    figure.update_yaxes(title_text="log-ratio to the reference, nats", col=1)
+    figure = _styled(figure, "Held-out responses; solid: chosen, dotted: rejected", height=520)
+    for column in range(1, len(panels) + 1):
+        axis = figure.layout["xaxis" if column == 1 else f"xaxis{column}"]
+        legend = {"orientation": "v", "yref": "paper", "y": 0.02, "yanchor": "bottom", "xanchor": "left"}
+        legend |= {"x": axis.domain[0] + 0.01, "bgcolor": "rgba(255,255,255,0.7)", "font": {"size": 11}}
+        figure.update_layout({"legend" if column == 1 else f"legend{column}": legend})
+    return figure
 
 
 def reward_distribution(reward_annotated: pd.DataFrame) -> go.Figure:

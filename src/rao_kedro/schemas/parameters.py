@@ -140,6 +140,25 @@ class MethodParameters(Parameters):
         return self
 
 
+class LikelihoodStudyParameters(Parameters):
+    """The likelihood_study pipeline.
+
+    Attributes:
+        runs: Methods by the name of the run; all are trained on the same annotated groups.
+        panels: Titles of the figure's panels, and the runs that each compares.
+    """
+
+    runs: dict[str, MethodParameters]
+    panels: dict[str, list[str]]
+
+    @model_validator(mode="after")
+    def _panels_show_runs(self) -> "LikelihoodStudyParameters":
+        unknown = {run for runs in self.panels.values() for run in runs} - set(self.runs)
+        if unknown:
+            raise ValueError(f"likelihood_study.panels names runs that are not there: {', '.join(sorted(unknown))}")
+        return self
+
+
 class ReferenceParameters(Parameters):
     """The forward pass of the reference model.
 

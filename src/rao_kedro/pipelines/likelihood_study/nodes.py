@@ -1,0 +1,52 @@
+"""Nodes of the likelihood study."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from rao_kedro.evals.likelihoods import likelihood_summary
+from rao_kedro.files import write_text
+from rao_kedro.models.identity import combined_hash, content_hash, file_hash
+from rao_kedro.pipelines.alignment.nodes import align
+from rao_kedro.reporting.figures import likelihood_dynamics
+from rao_kedro.schemas.parameters import DataParameters, LikelihoodStudyParameters
+
+
+def train_runs(
+    sft_model: Path,
+    reward_model: Path,
+    reward_annotated: Path,
+    reference_logprobs: Path,
+    study: LikelihoodStudyParameters,
+    data: DataParameters,
+    accelerate_config: Path,
+    workspace: Path,
+) -> pd.DataFrame:
+    """Train every run of the study on the same annotated groups; finished ones are not trained again.
+
+    Returns:
+        The training logs below each other, with a column `run`.
+    """
+    logs = []
+    for name, method in study.runs.items():
+        key = combined_hash(method.model_dump_json(), content_hash(sft_model), file_hash(reward_annotated))
+        finished = workspace / f"{name}-{key}.csv"
+        if not finished.exists():
+            models = (sft_model, reward_model, reward_annotated, reference_logprobs)
+            _, log = align(*models, method, data, accelerate_config, workspace / name)
+            write_text(finished, log.to_csv(index=False))
+            shutil.rmtree(workspace / name)  # a study is about the logs; its policies would fill the disk
+        logs.append(pd.read_csv(finished).assign(run=name))
+    return pd.concat(logs, ignore_index=True)
+
+
+def summarise(logs: pd.DataFrame, reward_annotated: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per run: where the likelihoods of chosen and rejected held-out responses ended."""
+    return likelihood_summary(logs, n=int((reward_annotated["split"] == "test").sum()))
+
+
+def plot_runs(logs: pd.DataFrame, study: LikelihoodStudyParameters) -> go.Figure:
+    """Return the log-ratios of chosen and rejected responses over the steps, a panel for each comparison."""
+    return likelihood_dynamics(logs, study.panels)
