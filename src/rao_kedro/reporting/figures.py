@@ -53,38 +53,42 @@ def training_dynamics_of_one(training_log: pd.DataFrame) -> go.Figure:
 
 
 def likelihood_dynamics(logs: pd.DataFrame, panels: Mapping[str, Sequence[str]]) -> go.Figure:
-    """Return log-ratios of chosen and rejected held-out responses over the steps, a panel for each comparison.
+    """Return the log-ratios of chosen and rejected responses over the steps, a panel for each comparison.
 
     Args:
-        logs: Training logs with a column `run`.
+        logs: Training logs with a column `run`; the curves are training steps, which the first epoch sees before it
+            learns from them, and markers are evaluations on held-out groups.
         panels: Runs by the title of their panel.
     """
-    figure = make_subplots(1, len(panels), subplot_titles=list(panels), shared_yaxes=True, horizontal_spacing=0.03)
+    figure = make_subplots(1, len(panels), subplot_titles=list(panels), shared_yaxes=True, horizontal_spacing=0.02)
     for column, runs in enumerate(panels.values(), start=1):
+        legend = "legend" if column == 1 else f"legend{column}"
         for i, run in enumerate(runs):
-            log = logs[(logs["run"] == run) & logs["eval_log_ratio_chosen"].notna()]
+            log, color = logs[logs["run"] == run], STUDY_COLORS[i % len(STUDY_COLORS)]
             for part, dash in (("chosen", "solid"), ("rejected", "dot")):
-                figure.add_trace(
-                    go.Scatter(
-                        x=log["step"],
-                        y=log[f"eval_log_ratio_{part}"],
-                        mode="lines+markers",
+                for name, mode in ((f"log_ratio_{part}", "lines"), (f"eval_log_ratio_{part}", "markers")):
+                    steps = log[log[name].notna()]
+                    trace = go.Scatter(
+                        x=steps["step"],
+                        y=steps[name],
+                        mode=mode,
                         name=run,
-                        legend="legend" if column == 1 else f"legend{column}",
-                        showlegend=part == "chosen",
-                        line={"color": STUDY_COLORS[i % len(STUDY_COLORS)], "dash": dash, "width": 2},
-                    ),
-                    1,
-                    column,
-                )
+                        legend=legend,
+                        legendgroup=run,
+                        showlegend=part == "chosen" and mode == "lines",
+                        line={"color": color, "dash": dash, "width": 2},
+                        marker={"color": color, "size": 7, "symbol": "circle" if part == "chosen" else "circle-open"},
+                    )
+                    figure.add_trace(trace, 1, column)
     figure.update_xaxes(title_text="optimizer step")
     figure.update_yaxes(title_text="log-ratio to the reference, nats", col=1)
-    figure = _styled(figure, "Held-out responses; solid: chosen, dotted: rejected", height=520)
+    title = "Lines: training steps, markers: held-out groups; solid and filled: chosen, dotted and open: rejected"
+    figure = _styled(figure, title, height=560)
     for column in range(1, len(panels) + 1):
         axis = figure.layout["xaxis" if column == 1 else f"xaxis{column}"]
-        legend = {"orientation": "v", "yref": "paper", "y": 0.02, "yanchor": "bottom", "xanchor": "left"}
-        legend |= {"x": axis.domain[0] + 0.01, "bgcolor": "rgba(255,255,255,0.7)", "font": {"size": 11}}
-        figure.update_layout({"legend" if column == 1 else f"legend{column}": legend})
+        place = {"orientation": "v", "yref": "paper", "y": 0.01, "yanchor": "bottom", "xanchor": "left"}
+        place |= {"x": axis.domain[0] + 0.005, "bgcolor": "rgba(255,255,255,0.7)", "font": {"size": 11}}
+        figure.update_layout({"legend" if column == 1 else f"legend{column}": place})
     return figure
 
 
