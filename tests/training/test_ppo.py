@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from groups import log_of, parameters, write_groups
+from groups import log_of, parameters, reference, write_groups
 
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.chat import load_tokenizer
@@ -32,10 +32,12 @@ def reward_model(tmp_path_factory, tiny_checkpoint):
 
 
 def ppo_spec(directory, tiny_checkpoint, reward_model, training=None, **rollout):
+    groups = write_groups(directory / "groups.parquet", 12)
     return PPOSpec(
         workspace=directory / "ppo",
         model_dir=tiny_checkpoint,
-        groups_path=write_groups(directory / "groups.parquet", 12),
+        groups_path=groups,
+        reference_path=reference(directory, tiny_checkpoint, groups),
         reward_model_dir=reward_model,
         objective_parameters={"beta": 0.01},
         rollout=RolloutParameters(**({"max_tokens": 6, "samples_per_prompt": 4} | rollout)),
@@ -59,6 +61,7 @@ def test_ppo_raises_the_score_and_leaves_reference_and_reward_model_alone(tmp_pa
     assert abs(first["kl_to_reference"]) < 1e-4 and abs(first["policy_loss"]) < 1e-4
     assert steps[-1]["score"] > first["score"] + 0.5
     assert evaluations[-1]["eval_kl_to_reference"] > 0
+    assert abs(evaluations[0]["eval_log_ratio_chosen"]) < 1e-3 < abs(evaluations[-1]["eval_log_ratio_chosen"])
     assert [hash_of(tiny_checkpoint), hash_of(reward_model)] == before
     load_causal_lm(spec.workspace / "model")
 

@@ -96,11 +96,13 @@ class PPOSpec(TrainingSpec):
 
     Attributes:
         reward_model_dir: Scores the rollouts, and is where the value network starts.
+        reference_path: Parquet of reference log-probs: evaluations compare held-out responses with them.
         objective_parameters: Parameters of `rao_kedro.objectives.ppo.PPO`.
         rollout: What is sampled.
     """
 
     reward_model_dir: Path
+    reference_path: Path
     objective_parameters: dict[str, float | str | bool]
     rollout: RolloutParameters
 

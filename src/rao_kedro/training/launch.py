@@ -48,7 +48,7 @@ def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_p
 
 def _discard_checkpoint_of_another_run(spec: TrainingSpec) -> None:
     """Let a run resume only from a checkpoint that the same parameters and the same inputs made."""
-    tables = [spec.groups_path, *([spec.reference_path] if isinstance(spec, AlignmentSpec) else [])]
+    tables = [spec.groups_path, *([spec.reference_path] if isinstance(spec, AlignmentSpec | PPOSpec) else [])]
     models = [spec.model_dir, *([spec.reward_model_dir] if isinstance(spec, PPOSpec) else [])]
     run = combined_hash(spec.model_dump_json(), *map(content_hash, models), *map(file_hash, tables))
     made_by = spec.workspace / "checkpoint_made_by.txt"

@@ -136,16 +136,8 @@ class OfflineAlignment(Task):
 
     def remark(self, metrics: Mapping[str, float]) -> str | None:
         """Say that the chosen responses become less likely, and which log_z0 of RAO would stop it."""
-        name, h, fell = self.spec.objective, metrics["log_ratio_chosen"], metrics["chosen_likelihood_fell"]
-        if h >= 0 or fell <= 0.5:
-            return None
         beta = getattr(self.objective, "temperature", RAO.beta)  # SimPO, say, has none
-        bound = raising_log_z0([(group.rewards or [])[0] for group in self.train_groups], beta)
-        return (
-            f"{name} pushes the chosen responses down: {fell:.0%} of the held-out ones became less likely, mean "
-            f"log-ratio {h:.2f} nats. RAO with beta {beta:g} aims at raising the mean chosen response where "
-            f"log_z0 <= {bound:.2f} nats."
-        )
+        return likelihood_remark(self.spec.objective, metrics, self.train_groups, beta)
 
     def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
         """Write the policy."""
@@ -174,4 +166,26 @@ def target_remark(objective: Objective, groups: Sequence[TokenizedGroup]) -> str
         f"their mean target log-ratio is {target:.2f} nats, and {down:.0%} of them have a target below 0. "
         f"log_z0 <= {raising_log_z0(chosen, objective.beta):.2f} would raise the mean one, "
         f"log_z0 <= {min(chosen) / objective.beta:.2f} every one."
+    )
+
+
+def likelihood_remark(
+    name: str, metrics: Mapping[str, float], groups: Sequence[TokenizedGroup], beta: float
+) -> str | None:
+    """Return a sentence if most held-out chosen responses became less likely, and which log_z0 of RAO would stop it.
+
+    Args:
+        name: The method.
+        metrics: Of an evaluation.
+        groups: Training groups with their rewards.
+        beta: Reward units per nat for RAO.
+    """
+    h, fell = metrics["log_ratio_chosen"], metrics["chosen_likelihood_fell"]
+    if h >= 0 or fell <= 0.5:
+        return None
+    bound = raising_log_z0([(group.rewards or [])[0] for group in groups], beta)
+    return (
+        f"{name} pushes the chosen responses down: {fell:.0%} of the held-out ones became less likely, mean "
+        f"log-ratio {h:.2f} nats. RAO with beta {beta:g} aims at raising the mean chosen response where "
+        f"log_z0 <= {bound:.2f} nats."
     )

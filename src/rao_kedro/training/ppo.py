@@ -24,15 +24,18 @@ from rao_kedro.models.logprobs import PackedLogProbs
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PackedRewards
 from rao_kedro.models.value_head import PolicyAndTokenValues, TokenValues
-from rao_kedro.objectives import make_objective
+from rao_kedro.objectives import GroupLogps, make_objective
+from rao_kedro.objectives.metrics import pair_metrics
 from rao_kedro.objectives.ppo import Rollout
+from rao_kedro.objectives.rao import RAO
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.generation import SamplingParameters
 from rao_kedro.schemas.specs import PPOSpec
 from rao_kedro.training.batching import packs, share_of_process
 from rao_kedro.training.loop import train
-from rao_kedro.training.offline import without_dropout
-from rao_kedro.training.tables import read_groups
+from rao_kedro.training.offline import likelihood_remark, without_dropout
+from rao_kedro.training.scoring import ForwardPass, group_logps
+from rao_kedro.training.tables import read_groups, read_reference
 from rao_kedro.training.task import LossOutput, Task
 
 
@@ -50,8 +53,10 @@ class PPOTask(Task):
         self.stop_ids = end_of_turn_ids(spec.model_dir, self.tokenizer)
         self.objective = make_objective("ppo", **spec.objective_parameters)
         self.train_groups, self.eval_groups = (
-            read_groups(spec.groups_path, split, None) for split in ("train", "test")
+            read_groups(spec.groups_path, split, "rewards") for split in ("train", "test")
         )
+        self.reference_logps = read_reference(spec.reference_path, spec.groups_path)
+        self.likelihoods: dict[str, float] = {}
         self.prompts: Sequence[TokenizedGroup] = []
         self.rollout_groups: Sequence[TokenizedGroup] = []
         self.rollouts: dict[str, tuple[Rollout, dict[str, float]]] = {}
@@ -95,6 +100,7 @@ class PPOTask(Task):
             with torch.no_grad(), self.accelerator.autocast():
                 self.rollout_groups = self._sample(module, groups)
                 self.rollouts = self._score(module, self.rollout_groups)
+            self.likelihoods = {} if was_training else self._likelihoods(module, groups)
             module.train(was_training)
             self.prompts = groups if was_training else []
         return self.rollout_groups
@@ -149,6 +155,30 @@ class PPOTask(Task):
             summary = {"score": scores[rows], "kl_to_reference": kl[rows], "response_tokens": lengths[rows].float()}
             result[group.group_id] = (part, {name: float(x.mean()) for name, x in summary.items()})
         return result
+
+    def _likelihoods(self, module: nn.Module, groups: Sequence[TokenizedGroup]) -> dict[str, float]:
+        """Return how likely the chosen and rejected responses of the groups themselves have become."""
+        policy = PackedLogProbs(extract_model_from_parallel(module).policy.model)
+        training = self.spec.training
+        how = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)
+        pairs = [replace(group, response_ids=group.response_ids[:2]) for group in groups]
+        logps = group_logps(policy, pairs, how)
+        batch = GroupLogps(
+            policy=torch.tensor([logps[group.group_id].responses for group in pairs]),
+            reference=torch.tensor([self.reference_logps[group.group_id][1][:2] for group in pairs]),
+            lengths=torch.tensor([[len(ids) for ids in group.response_ids] for group in pairs]),
+            mask=torch.ones(len(pairs), 2, dtype=torch.bool),
+        )
+        metrics = pair_metrics(batch, self.objective.beta * batch.log_ratio())
+        return {name: float(value) for name, value in metrics.items()}
+
+    def summarise(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Add the likelihoods of chosen and rejected responses to the metrics of an evaluation."""
+        return {**metrics, **self.likelihoods}
+
+    def remark(self, metrics: Mapping[str, float]) -> str | None:
+        """Say that the chosen responses become less likely, and which log_z0 of RAO would stop it."""
+        return likelihood_remark("ppo", metrics, self.train_groups, self.objective.beta or RAO.beta)
 
     def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
         """Return the clipped losses of a pack of the rollout."""

@@ -41,6 +41,7 @@ def align(
         "workspace": workspace,
         "model_dir": sft_model,
         "groups_path": reward_annotated,
+        "reference_path": reference_logprobs,
         "t0_length": data.t0_length,
         "training": method.training,
         "objective_parameters": method.parameters,
@@ -49,7 +50,7 @@ def align(
     if method.rollout is not None:
         spec = PPOSpec(**common, reward_model_dir=reward_model, rollout=method.rollout)
     else:
-        spec = AlignmentSpec(**common, reference_path=reference_logprobs, objective=method.objective)
+        spec = AlignmentSpec(**common, objective=method.objective)
     task = "alignment" if method.rollout is None else "ppo"
     launch(task, spec, accelerate_config, metric_prefix=f"{workspace.name}.")
     return workspace / "model", read_training_log(workspace)
