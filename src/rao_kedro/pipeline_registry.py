@@ -10,16 +10,28 @@ from rao_kedro.pipelines import (
     reward_modeling,
     supervised_finetuning,
 )
+from rao_kedro.pipelines.methods import DEFAULT_METHODS
+
+BY_METHOD = {"alignment": alignment, "evaluation": evaluation}
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return the pipelines by name; `__default__` is the whole chain."""
-    pipelines = {
+    """Return the pipelines by name; `study` is the whole chain, `__default__` the same with two methods only.
+
+    `kedro run` runs `study` with the methods of the parameter `methods` (see `rao_kedro.session`); sixteen methods at
+    once would be too much to look at in kedro-viz.
+    """
+    chain = {
         "data_engineering": data_engineering.create_pipeline(),
         "supervised_finetuning": supervised_finetuning.create_pipeline(),
         "reward_modeling": reward_modeling.create_pipeline(),
         "alignment": alignment.create_pipeline(),
         "evaluation": evaluation.create_pipeline(),
     }
-    chain = sum(pipelines.values(), start=Pipeline([]))
-    return {"__default__": chain, **pipelines, "likelihood_study": likelihood_study.create_pipeline()}
+    default = chain | {name: module.create_pipeline(DEFAULT_METHODS) for name, module in BY_METHOD.items()}
+    return {
+        "__default__": sum(default.values(), start=Pipeline([])),
+        **chain,
+        "likelihood_study": likelihood_study.create_pipeline(),
+        "study": sum(chain.values(), start=Pipeline([])),
+    }

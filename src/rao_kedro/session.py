@@ -26,7 +26,9 @@ class StudySession(KedroSession):
         """Run pipelines; see `KedroSession.run`."""
         options = inspect.signature(super().run).bind(*args, **kwargs).arguments
         if not (options.get("namespaces") or options.get("node_names") or {*METHODS} & {*(options.get("tags") or ())}):
-            names = options.get("pipeline_names") or [options.get("pipeline_name") or "__default__"]
+            names = options.get("pipeline_names") or [options.pop("pipeline_name", None) or "__default__"]
+            names = ["study" if name == "__default__" else name for name in names]
+            options["pipeline_names"] = names
             options["node_names"] = self._nodes_of_chosen_methods([name for name in names if name in pipelines])
         return super().run(**options)
 

@@ -12,7 +12,6 @@ from accelerate.commands.config.config_args import load_config_from_file
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, pipelines
 from kedro.framework.startup import bootstrap_project
-from kedro.pipeline import Pipeline
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -38,7 +37,7 @@ def context(env, **runtime):
 
 
 def everything():
-    return sum(pipelines.values(), start=Pipeline([]))
+    return pipelines["study"] + pipelines["likelihood_study"]
 
 
 def datasets():
@@ -161,10 +160,15 @@ def test_every_objective_is_a_method_with_parameters_of_its_own():
 
 def test_all_methods_have_the_same_shape():
     shapes = {
-        method: sorted(
-            node.name.removeprefix(f"{method}.") for node in pipelines["__default__"].nodes if node.namespace == method
-        )
+        method: sorted(node.name.removeprefix(f"{method}.") for node in everything().nodes if node.namespace == method)
         for method in METHODS
     }
     assert len(set(map(tuple, shapes.values()))) == 1
     assert shapes["rao"] == ["generate", "plot_training", "score", "train"]
+
+
+def test_the_default_pipeline_is_the_study_with_two_methods():
+    default, study = pipelines["__default__"], pipelines["study"]
+    assert {node.namespace for node in default.nodes} == {None, "sft", "rao", "dpo"}
+    assert {node.name for node in default.nodes} <= {node.name for node in study.nodes}
+    assert default.inputs() <= study.inputs()

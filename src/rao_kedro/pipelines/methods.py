@@ -21,8 +21,8 @@ METHODS = (
     "ppo",
 )
 
-# What the evaluation compares: SFT, where every method starts, first.
-POLICIES = ("sft", *METHODS)
+# What the registry's default pipeline shows. A run takes those of the parameter `methods`.
+DEFAULT_METHODS = ("rao", "dpo")
 
 
 def chosen_methods(names: str) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Alignment as a pipeline: one reference pass, then one namespace per method."""
 
+from collections.abc import Sequence
+
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.pipelines.alignment.nodes import align, score_reference
@@ -7,7 +9,7 @@ from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.reporting.figures import training_dynamics_of_one
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(methods: Sequence[str] = METHODS) -> Pipeline:
     """Return the pipeline from `reward_annotated` to `{method}.policy`."""
     reference = Node(
         score_reference,
@@ -22,7 +24,7 @@ def create_pipeline() -> Pipeline:
         outputs="reference_logprobs@pandas",
         name="score_reference",
     )
-    return sum((_method(name) for name in METHODS), start=Pipeline([reference], tags="alignment"))
+    return sum(map(_method, methods), start=Pipeline([reference], tags="alignment"))
 
 
 def _method(name: str) -> Pipeline:

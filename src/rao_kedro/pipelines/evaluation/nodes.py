@@ -1,6 +1,6 @@
 """Nodes of the evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 from rao_kedro.evals.leaderboard import leaderboard
 from rao_kedro.evals.policies import scored_generations
 from rao_kedro.inference import GenerationSpec, generate
-from rao_kedro.pipelines.methods import METHODS, POLICIES
 from rao_kedro.reporting.figures import training_dynamics
 from rao_kedro.reporting.report import html_report
 from rao_kedro.schemas.parameters import DataParameters, EvaluationParameters
@@ -67,20 +66,24 @@ def score_responses(
     return scored_generations(generations, scores), held_out
 
 
-def compare_methods(evaluation: EvaluationParameters, *tables: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the leaderboard from every policy's scored generations, then every policy's held-out log-probs."""
-    generations, held_out = tables[: len(POLICIES)], tables[len(POLICIES) :]
-    return leaderboard(_of_chosen(POLICIES, generations), _of_chosen(POLICIES, held_out), evaluation.seed)
+def compare_methods(evaluation: EvaluationParameters, **tables: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the leaderboard from `scored_generations_{policy}` and `held_out_logps_{policy}`."""
+    generations, held_out = (_by_policy(tables, prefix) for prefix in ("scored_generations_", "held_out_logps_"))
+    return leaderboard(generations, held_out, evaluation.seed)
 
 
-def plot_training(*training_logs: pd.DataFrame | None) -> go.Figure:
-    """Return the training dynamics of all methods in one figure."""
-    return training_dynamics(_of_chosen(METHODS, training_logs))
+def plot_training(**tables: pd.DataFrame | None) -> go.Figure:
+    """Return the training dynamics of all methods in one figure, from `training_log_{method}`."""
+    return training_dynamics(_by_policy(tables, "training_log_"))
 
 
-def _of_chosen(names: Sequence[str], tables: Sequence[pd.DataFrame | None]) -> dict[str, pd.DataFrame]:
-    """Return the tables by name; methods that were not chosen have none."""
-    return {name: table for name, table in zip(names, tables, strict=True) if table is not None}
+def _by_policy(tables: Mapping[str, pd.DataFrame | None], prefix: str) -> dict[str, pd.DataFrame]:
+    """Return the tables of one kind by policy; methods that were not chosen have none."""
+    return {
+        name.removeprefix(prefix): table
+        for name, table in tables.items()
+        if name.startswith(prefix) and table is not None
+    }
 
 
 def write_report(
@@ -90,13 +93,13 @@ def write_report(
     dynamics: go.Figure,
     reward_report: pd.DataFrame,
     data_report: pd.DataFrame,
-    *generations: pd.DataFrame | None,
+    **tables: pd.DataFrame | None,
 ) -> str:
     """Return the HTML report."""
     return html_report(
         board,
         {"Scores": scores, "Training": dynamics},
-        _of_chosen(POLICIES, generations),
+        _by_policy(tables, "scored_generations_"),
         {"Reward model": reward_report, "Data": data_report},
         evaluation.examples,
     )

@@ -1,7 +1,10 @@
 """Evaluation as a pipeline: one namespace per method and one for SFT, then the comparison."""
 
+from collections.abc import Sequence
+
 from kedro.pipeline import Node, Pipeline
 
+from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.pipelines.evaluation.nodes import (
     compare_methods,
     generate_responses,
@@ -9,13 +12,13 @@ from rao_kedro.pipelines.evaluation.nodes import (
     score_responses,
     write_report,
 )
-from rao_kedro.pipelines.methods import METHODS, POLICIES
+from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.reporting.figures import scores_by_method
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(methods: Sequence[str] = METHODS) -> Pipeline:
     """Return the pipeline from `{method}.policy` to the leaderboard and the report."""
-    return sum(map(_policy, POLICIES), start=_comparison())
+    return sum(map(_policy, [BASELINE, *methods]), start=_comparison(methods))
 
 
 def _policy(name: str) -> Pipeline:
@@ -28,7 +31,7 @@ def _policy(name: str) -> Pipeline:
         "accelerate_config",
     ]
     inputs = {dataset: dataset for dataset in shared}
-    if name == "sft":
+    if name == BASELINE:
         inputs["policy"] = "sft_model"
     return Pipeline(
         [
@@ -71,34 +74,32 @@ def _policy(name: str) -> Pipeline:
     )
 
 
-def _comparison() -> Pipeline:
-    scored = [f"scored_generations_{name}" for name in POLICIES]
+def _comparison(methods: Sequence[str]) -> Pipeline:
+    policies = [BASELINE, *methods]
+    scored = {name: name for name in (f"scored_generations_{policy}" for policy in policies)}
+    held_out = {name: name for name in (f"held_out_logps_{policy}" for policy in policies)}
+    logs = {name: name for name in (f"training_log_{method}" for method in methods)}
     return Pipeline(
         [
             Node(
                 compare_methods,
-                inputs=["params:evaluation", *scored, *(f"held_out_logps_{name}" for name in POLICIES)],
+                inputs={"evaluation": "params:evaluation", **scored, **held_out},
                 outputs="leaderboard",
                 name="compare_methods",
             ),
             Node(scores_by_method, inputs="leaderboard", outputs="scores_by_method", name="plot_scores"),
-            Node(
-                plot_training,
-                inputs=[f"training_log_{name}" for name in METHODS],
-                outputs="training_dynamics",
-                name="plot_training",
-            ),
+            Node(plot_training, inputs=logs, outputs="training_dynamics", name="plot_training"),
             Node(
                 write_report,
-                inputs=[
-                    "params:evaluation",
-                    "leaderboard",
-                    "scores_by_method",
-                    "training_dynamics",
-                    "reward_report",
-                    "data_report",
-                    *scored,
-                ],
+                inputs={
+                    "evaluation": "params:evaluation",
+                    "board": "leaderboard",
+                    "scores": "scores_by_method",
+                    "dynamics": "training_dynamics",
+                    "reward_report": "reward_report",
+                    "data_report": "data_report",
+                    **scored,
+                },
                 outputs="report",
                 name="write_report",
             ),
