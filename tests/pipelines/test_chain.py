@@ -73,7 +73,7 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
     # The likelihood study trains its runs once.
     run(project, "likelihood_study")
     study = pd.read_csv(data / "08_reporting/likelihood_study.csv")
-    assert {"rao", "dpo", "rao log_z0 +20"} <= set(study["run"]) and (study["n"] > 0).all()
+    assert {"rao", "dpo", "rao_margin_minus20"} <= set(study["run"]) and (study["n"] > 0).all()
     logs = sorted((data / "06_models/workspaces/likelihood_study").glob("*.csv"))
     written = [path.stat().st_mtime_ns for path in logs]
     run(project, "likelihood_study")

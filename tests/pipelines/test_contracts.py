@@ -131,6 +131,7 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
         ({"alignment": {"dpo": {"training": {"learning_rate": "fast"}}}}, "learning_rate"),
         ({"alignment": {"dpo": {"rollout": {"max_tokens": 5}}}}, "objective dpo: rollout is for ppo"),
         ({"alignment": {"dpo": {"trainings": {}}}}, "trainings"),
+        ({"likelihood_study": {"panels": {"x": ["roa"]}}}, "names runs that are not there: roa"),
         ({"data": {"source": "prefs"}}, "'sampled' or 'preferences'"),
         ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
         ({"evaluation": {"generation": {"backend": "llamacpp"}}}, "'auto', 'vllm' or 'transformers'"),

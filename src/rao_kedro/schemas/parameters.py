@@ -1,8 +1,8 @@
 """Parameters of the pipelines; Kedro validates them before any node runs."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from rao_kedro.schemas.generation import GenerationParameters
 from rao_kedro.schemas.training import RolloutParameters, TrainingParameters
@@ -140,6 +140,10 @@ class MethodParameters(Parameters):
         return self
 
 
+# What MLflow and every file system take.
+RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
 class LikelihoodStudyParameters(Parameters):
     """The likelihood_study pipeline.
 
@@ -148,7 +152,7 @@ class LikelihoodStudyParameters(Parameters):
         panels: Titles of the figure's panels, and the runs that each compares.
     """
 
-    runs: dict[str, MethodParameters]
+    runs: dict[RunName, MethodParameters]
     panels: dict[str, list[str]]
 
     @model_validator(mode="after")
