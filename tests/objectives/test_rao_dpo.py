@@ -120,6 +120,10 @@ def test_auto_log_z0_puts_the_mean_target_at_the_margin():
     log_z0 = calibrated_log_z0(
         [r[m].tolist() for r, m in zip(batch.rewards, batch.mask, strict=True)], beta=0.2, margin=1.5
     )
+    auto = make_objective("rao", beta=0.2, log_z0="auto", margin=1.5)
+    assert auto.solved_log_z0(batch) == pytest.approx(log_z0)
+    solved = make_objective("rao", beta=0.2, log_z0=log_z0)
+    torch.testing.assert_close(auto(batch).loss, solved(batch).loss, rtol=1e-9, atol=0)
     per_prompt = [(batch.rewards[i][batch.mask[i]] / 0.2 - log_z0).mean() for i in range(3)]
     assert sum(per_prompt).item() / 3 == pytest.approx(1.5)
 
@@ -131,6 +135,10 @@ def test_unknown_names_and_parameters_list_the_valid_ones():
         make_objective("rao", betta=1)
     with pytest.raises(ValueError, match="beta must be a positive number, got 0"):
         make_objective("dpo", beta=0)
+    with pytest.raises(ValueError, match='margin belongs to log_z0 "auto"'):
+        make_objective("rao", log_z0=3.0, margin=1.0)
+    with pytest.raises(ValueError, match="log_z0 other than"):
+        make_objective("rao", log_z0="automatic")
     with pytest.raises(ValueError, match="prompt_term must be one of"):
         make_objective("rao", prompt_term="maybe")
     assert objective_names()[:2] == ["rao", "dpo"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rao_kedro.objectives.base import GroupLogps, ObjectiveOutput, require_choice, require_finite, require_positive
-from rao_kedro.objectives.pointwise import PointwiseObjective, Reduction, squared_errors
+from rao_kedro.objectives.pointwise import PointwiseObjective, Reduction, group_mean, squared_errors
 
 PromptTerm = Literal["detached", "attached", "none"]
 GradientScale = Literal["none", "inverse_beta", "inverse_beta_squared"]
@@ -21,14 +21,17 @@ class RAO(PointwiseObjective):
 
     Attributes:
         beta: Strength of the KL constraint, reward units per nat.
-        log_z0: log Z_0 in nats, the one hyperparameter that ties all prompts together by prefix consistency.
+        log_z0: log Z_0 in nats, the one hyperparameter that ties all prompts together by prefix consistency; "auto"
+            solves `mean target log-ratio = margin` from the rewards: the batch's here, all training groups' in a run.
+        margin: Of "auto", in nats; above 0 raises the likelihood of the average response.
         prompt_term: How D_i enters log Z_i: with its gradient stopped, with its gradient, or not at all.
         reduction: Mean over a prompt's responses, then over prompts (paper); or over all responses (`flat`).
         gradient_scale: Multiplies the loss by 1, 1/beta or 1/beta^2, since plain steps shrink with beta.
     """
 
     beta: float = 0.1
-    log_z0: float = 50.0
+    log_z0: float | Literal["auto"] = 50.0
+    margin: float = 0.0
     prompt_term: PromptTerm = "detached"
     reduction: Reduction = "prompt_mean"
     gradient_scale: GradientScale = "none"
@@ -40,7 +43,11 @@ class RAO(PointwiseObjective):
             ValueError: A parameter is out of its range.
         """
         require_positive("beta", self.beta)
-        require_finite("log_z0", self.log_z0)
+        require_finite("margin", self.margin)
+        if self.log_z0 != "auto":
+            require_finite('log_z0 other than "auto"', self.log_z0)
+            if self.margin:
+                raise ValueError(f'margin belongs to log_z0 "auto", but log_z0 is {self.log_z0!r}')
         require_choice("prompt_term", self.prompt_term, get_args(PromptTerm))
         require_choice("reduction", self.reduction, get_args(Reduction))
         require_choice("gradient_scale", self.gradient_scale, get_args(GradientScale))
@@ -57,10 +64,18 @@ class RAO(PointwiseObjective):
 
     def log_z(self, batch: GroupLogps) -> Tensor:
         """Return `log Z_i`, `[G]` in nats."""
+        log_z0 = torch.full_like(batch.policy[:, 0], self.solved_log_z0(batch)).detach()
         if self.prompt_term == "none":
-            return torch.full_like(batch.policy[:, 0], self.log_z0).detach()
+            return log_z0
         prompt_log_ratio = batch.prompt_log_ratio()
-        return self.log_z0 + (prompt_log_ratio.detach() if self.prompt_term == "detached" else prompt_log_ratio)
+        return log_z0 + (prompt_log_ratio.detach() if self.prompt_term == "detached" else prompt_log_ratio)
+
+    def solved_log_z0(self, batch: GroupLogps) -> float:
+        """Return log Z_0 in nats; "auto" needs `rewards`."""
+        if self.log_z0 != "auto":
+            return self.log_z0
+        (rewards,) = batch.require("rewards")
+        return float(group_mean(rewards, batch.mask).mean()) / self.beta - self.margin
 
     def baseline(self, batch: GroupLogps) -> Tensor:
         """Return `beta log Z_i`; needs the prompt log-probs unless `prompt_term` is none."""
@@ -71,5 +86,5 @@ class RAO(PointwiseObjective):
         loss, weight = squared_errors(self.residuals(batch), batch.mask, self.reduction)
         scale = {"none": 1.0, "inverse_beta": 1 / self.beta, "inverse_beta_squared": self.beta**-2}
         metrics = self.metrics(batch)
-        metrics["prompt_log_ratio"] = metrics["log_z"] - self.log_z0
+        metrics["prompt_log_ratio"] = metrics["log_z"] - self.solved_log_z0(batch)
         return ObjectiveOutput(scale[self.gradient_scale] * loss, weight, metrics)

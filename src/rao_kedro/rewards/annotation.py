@@ -44,7 +44,7 @@ def reward_report(reward_annotated: pd.DataFrame, rao: Mapping[str, float | str 
 
     train = reward_annotated.loc[reward_annotated["split"] == "train", "rewards"]
     objective = RAO(**solved(rao, list(train)))
-    threshold = objective.beta * objective.log_z0
+    threshold = objective.beta * float(objective.log_z0)
     rows = []
     for split, table in reward_annotated.groupby("split"):
         pairs = [

@@ -132,9 +132,8 @@ class MethodParameters(Parameters):
     def _objective_accepts_its_parameters(self) -> "MethodParameters":
         # The objectives themselves know their parameters, so nothing is written twice.
         from rao_kedro.objectives import make_objective
-        from rao_kedro.objectives.calibration import solved
 
-        make_objective(self.objective, **solved(self.parameters, [[0.0]]))
+        make_objective(self.objective, **self.parameters)
         if (self.rollout is not None) != (self.objective == "ppo"):
             raise ValueError(f"objective {self.objective}: rollout is for ppo, which needs it, and for no other")
         return self

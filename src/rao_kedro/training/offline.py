@@ -157,12 +157,13 @@ def target_remark(objective: Objective, groups: Sequence[TokenizedGroup]) -> str
     if not isinstance(objective, RAO):
         return None
     chosen = [(group.rewards or [])[0] for group in groups]
-    target = fmean(chosen) / objective.beta - objective.log_z0
+    log_z0 = float(objective.log_z0)
+    target = fmean(chosen) / objective.beta - log_z0
     if target >= 0:
         return None
-    down = fmean(reward <= objective.beta * objective.log_z0 for reward in chosen)
+    down = fmean(reward <= objective.beta * log_z0 for reward in chosen)
     return (
-        f"log_z0 = {objective.log_z0:g} nats asks for chosen responses that are less likely than under the reference: "
+        f"log_z0 = {log_z0:g} nats asks for chosen responses that are less likely than under the reference: "
         f"their mean target log-ratio is {target:.2f} nats, and {down:.0%} of them have a target below 0. "
         f"log_z0 <= {raising_log_z0(chosen, objective.beta):.2f} would raise the mean one, "
         f"log_z0 <= {min(chosen) / objective.beta:.2f} every one."
