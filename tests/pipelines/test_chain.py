@@ -114,7 +114,7 @@ def test_the_same_chain_runs_on_real_ultrafeedback_rows(project):
         "evaluation": {"generation": {"max_model_len": 2048}},
     }
     params["supervised_finetuning"] = {"max_tokens_per_batch": 2400}
-    params["reward_modeling"] = {"training": {"max_tokens_per_batch": 2400}}
+    params["reward_modeling"] = {"rewards": "ratings", "training": {"max_tokens_per_batch": 2400}}
     params["alignment"] = {m: {"training": {"max_tokens_per_batch": 2400}} for m in ("rao", "dpo")}
     params["reference"] = {"max_tokens_per_batch": 2400}
     params["evaluation"]["max_tokens_per_batch"] = 2400
@@ -123,6 +123,8 @@ def test_the_same_chain_runs_on_real_ultrafeedback_rows(project):
     groups = pd.read_parquet(project / "data/test/05_model_input/tokenized_groups.parquet")
     assert len(groups) + len(quarantined) == 90 and "equal_ratings" in set(quarantined["reason"])
     assert len(pd.read_csv(project / "data/test/08_reporting/leaderboard.csv")) == 3
+    annotated = pd.read_parquet(project / "data/test/05_model_input/reward_annotated.parquet")
+    assert set(annotated["reward_model"]) == {"ratings"}
 
 
 def test_a_model_directory_without_a_chat_template_is_refused_by_name(project, tiny_checkpoint):

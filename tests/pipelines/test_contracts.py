@@ -22,7 +22,7 @@ from rao_kedro.session import StudySession
 
 ROOT = Path(__file__).parents[2]
 PAPER = ["llama3_8b", "qwen2_5_7b", "eurollm_9b"]
-ENVIRONMENTS = ["base", "test", "ultrafeedback", *PAPER]
+ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", *PAPER]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,6 +132,7 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
         ({"alignment": {"dpo": {"rollout": {"max_tokens": 5}}}}, "objective dpo: rollout is for ppo"),
         ({"alignment": {"dpo": {"trainings": {}}}}, "trainings"),
         ({"likelihood_study": {"panels": {"x": ["roa"]}}}, "names runs that are not there: roa"),
+        ({"likelihood_study": {"only": "rao roa"}}, "likelihood_study.only names runs that are not there: roa"),
         ({"data": {"source": "prefs"}}, "'sampled' or 'preferences'"),
         ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
         ({"evaluation": {"generation": {"backend": "llamacpp"}}}, "'auto', 'vllm' or 'transformers'"),

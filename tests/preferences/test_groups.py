@@ -136,6 +136,15 @@ def test_a_group_loses_only_its_unusable_responses_and_they_are_counted(tmp_path
     }
 
 
+def test_two_splits_can_be_cut_out_of_one_file(tmp_path):
+    rows = write_jsonl(tmp_path / "rows.jsonl", [pair(f"p{i}") for i in range(6)])
+    parts = {"train": {"max_rows": 3}, "test": {"skip_rows": 3, "max_rows": 2}}
+    files = {split: rows.model_copy(update=part) for split, part in parts.items()}
+    groups, quarantined = read_preferences(PreferenceFiles(**files))
+    assert list(groups.source) == [f"rows.jsonl:{i}" for i in range(1, 6)] and quarantined.empty
+    assert list(groups.split) == ["train"] * 3 + ["test"] * 2
+
+
 def test_no_group_left_is_an_error_that_counts_the_reasons(tmp_path):
     with pytest.raises(DataError, match=r"no prompt group is left for train.*\{'empty_response': 1\}"):
         read(tmp_path, [pair(rejected="")])

@@ -62,6 +62,19 @@ def test_an_over_long_row_is_quarantined_never_cut(tokenizer, bad, reason, detai
     assert quarantined["source"][0] == "file:1"
 
 
+def test_a_group_loses_only_its_over_long_responses_while_a_preference_is_left(tokenizer):
+    kept = groups("one", responses=("the dog " * 9, "a", "b"), ratings=(3.0, 1.0, 2.0))
+    lost = groups("two", responses=("the dog " * 9, "a", "b"), ratings=(3.0, 1.0, 1.0), split="test")
+    table = pd.concat([kept, lost])
+    tokenized, quarantined = tokenize_groups(table, tokenizer, LIMITS, "best_vs_random", seed=0)
+    (group,) = TokenizedGroups.validate(tokenized).to_dict("records")
+    assert [tokenizer.decode(ids) for ids in group["response_ids"]] == ["a<|im_end|>", "b<|im_end|>"]
+    assert (group["ratings"], group["chosen"], group["rejected"]) == ([1.0, 2.0], 1, 0)
+    assert list(quarantined["reason"]) == ["response_too_long"] * 2
+    assert quarantined["detail"][0] == "1 of 3 responses dropped, the group is kept"
+    assert "no preference is left" in quarantined["detail"][1]
+
+
 def test_a_prompt_that_does_not_start_with_t0_is_quarantined_with_what_it_starts_with(tokenizer):
     limits = TokenLimits(60, 12, t0_length=4)
     table = pd.concat([groups("one", "two"), groups("three", split="test", role="system")])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from rao_kedro.errors import DataError
-from rao_kedro.rewards.annotation import annotate, reward_report
+from rao_kedro.rewards.annotation import annotate, reward_report, standardised_ratings
 
 
 def groups():
@@ -30,6 +30,15 @@ def test_rewards_are_joined_by_group_with_their_mean_and_standard_deviation():
     assert list(table["rewards"]) == [[2.0, -1.0, 0.5], [-3.0, 1.0]]
     assert table["reward_mean"].iloc[0] == pytest.approx(-0.1)
     assert table["reward_std"].iloc[0] == pytest.approx(np.std([2.0, -1.0, 0.5, -3.0, 1.0]))
+
+
+def test_ratings_become_rewards_of_mean_0_and_standard_deviation_1_over_the_training_split():
+    """Ratings 1, 0, 0.5 of the training group: mean 0.5, standard deviation sqrt(1/6)."""
+    table = annotate(groups(), standardised_ratings(groups()), "ratings")
+    scale = 6**0.5
+    assert table["rewards"][0] == pytest.approx([0.5 * scale, -0.5 * scale, 0.0])
+    assert table["rewards"][1] == pytest.approx([0.5 * scale, -0.5 * scale])  # held out, on the same scale
+    assert set(table["reward_model"]) == {"ratings"}
 
 
 def test_a_group_without_rewards_and_rewards_without_spread_are_refused():

@@ -63,5 +63,6 @@ def alignment_spec(tmp_path, tiny_checkpoint, groups_path, name="rao", training=
         reference_path=tmp_path / "reference.parquet",
         objective=name,
         objective_parameters=objective,
+        max_response_tokens=6,
         training=training or parameters(epochs=8, keep="last"),
     )

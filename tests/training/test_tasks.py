@@ -1,5 +1,8 @@
 """SFT, reward modelling and alignment through the real loop on a tiny model."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +15,8 @@ from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PackedRewards, padded_rewards
 from rao_kedro.schemas.specs import RewardTrainingSpec, ScoringSpec, TrainingSpec
 from rao_kedro.training.launch import launch
+from rao_kedro.training.offline import OfflineAlignment
+from rao_kedro.training.progress import MetricsLog, Progress
 from rao_kedro.training.reward import bradley_terry
 
 
@@ -58,6 +63,50 @@ def test_rao_moves_log_ratios_to_their_targets(tmp_path, tiny_checkpoint, groups
     assert steps[0]["loss"] == pytest.approx(2 / 3, abs=1e-3)  # mean of (1, 0, 1) for rewards (-1, 0, 1), log_z0 = 0
     assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
     assert steps[-1]["log_ratio_chosen"] > 0.3 and steps[-1]["log_ratio_rejected"] < -0.3
+
+
+def test_an_evaluation_samples_how_far_the_policy_is_from_the_reference(tmp_path, tiny_checkpoint, groups_path):
+    """Responses of one token: the KL divergence is a sum over the vocabulary."""
+    reference(tmp_path, tiny_checkpoint, groups_path)
+    spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, "dpo")
+    task = OfflineAlignment(spec.model_copy(update={"max_response_tokens": 1}))
+    module = task.load().eval()
+    prompts = [replace(task.eval_groups[0], group_id=f"copy {i}") for i in range(400)]
+    assert task.sequence_kl(module, prompts) == pytest.approx({"kl_to_reference": 0, "kl_to_reference_stderr": 0})
+    with torch.no_grad():
+        module.model.lm_head.weight += 0.3 * torch.randn_like(module.model.lm_head.weight)
+        row = torch.tensor([prompts[0].prompt_ids])
+        ours, theirs = (
+            model(input_ids=row).logits[0, -1].log_softmax(-1)
+            for model in (module.model, load_causal_lm(tiny_checkpoint))
+        )
+    exact = float((ours.exp() * (ours - theirs)).sum())
+    measured = task.sequence_kl(module, prompts)
+    assert measured["kl_to_reference_stderr"] < 0.1 * exact
+    assert abs(measured["kl_to_reference"] - exact) < 3 * measured["kl_to_reference_stderr"]
+
+
+def test_a_sharded_policy_is_trained_without_that_measure(tmp_path, tiny_checkpoint, groups_path, monkeypatch):
+    reference(tmp_path, tiny_checkpoint, groups_path)
+    monkeypatch.setattr("rao_kedro.training.offline.sharding", lambda: "FSDP")
+    spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, training=parameters())
+    launch("alignment", spec, None)
+    _, evaluations = log_of(spec.workspace)
+    assert all("eval_kl_to_reference" not in evaluated for evaluated in evaluations)
+
+
+def test_the_time_left_counts_every_pass_over_a_step(tmp_path, capsys, monkeypatch):
+    """4 groups of 10 tokens, 2 epochs of 2 steps with 3 passes: 12 steps of 20 tokens, 2 seconds each."""
+    clock = iter(range(0, 100, 2))
+    monkeypatch.setattr("rao_kedro.training.progress.time.monotonic", lambda: next(clock))
+    groups = [TokenizedGroup(f"g{i}", [1, 2, 3, 4], [[5, 6, 7], [8, 9, 2]]) for i in range(4)]
+    task = SimpleNamespace(train_groups=groups, passes_per_step=3)
+    log = MetricsLog(tmp_path / "log.jsonl", resume_at=0, is_main=True)
+    progress = Progress(task, epochs=2, done_steps=0, n_steps=12, log=log)
+    for step in range(1, 13):
+        progress.report(step, epoch=step / 6, groups=groups[:2], metrics={"loss": 1.0})
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("10 tokens/s  22 s left") and said[-1].endswith("0 s left")
 
 
 def test_dpo_starts_at_ln_2_and_learns(tmp_path, tiny_checkpoint, groups_path):

@@ -9,6 +9,8 @@ COLUMNS = [
     "rewards_rejected",
     "reward_correlation",
     "target_rmse",
+    "kl_to_reference",
+    "kl_to_reference_stderr",
 ]
 
 

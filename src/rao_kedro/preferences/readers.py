@@ -30,13 +30,13 @@ class RawRow:
 
 
 def read_rows(source: PreferenceSource) -> Iterator[RawRow]:
-    """Yield the rows of a source, at most `source.max_rows`.
+    """Yield the rows of a source: behind `source.skip_rows`, at most `source.max_rows`.
 
     Raises:
         DataError: The source cannot be read; names the file or the dataset, and what to do.
     """
     rows = _local_rows(Path(source.path)) if source.path else _hub_rows(source)
-    return islice(rows, source.max_rows)
+    return islice(rows, source.skip_rows, source.max_rows and source.skip_rows + source.max_rows)
 
 
 def _local_rows(path: Path) -> Iterator[RawRow]:

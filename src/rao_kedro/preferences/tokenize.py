@@ -12,7 +12,7 @@ import pandas as pd
 
 from rao_kedro.errors import DataError, ModelError
 from rao_kedro.models.chat import common_prefix, prompt_token_ids, response_token_ids
-from rao_kedro.preferences.quarantine import QuarantineReason, quarantined_row, quarantined_table
+from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow, quarantined_row, quarantined_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +24,7 @@ class TokenLimits:
 
     Attributes:
         max_prompt_tokens: Longer prompts are quarantined, never cut: that would cut t_0.
-        max_response_tokens: Longer responses are quarantined.
+        max_response_tokens: Longer responses are dropped; the group is kept where a preference is left.
         t0_length: Tokens of the prefix t_0 that all prompts must share.
     """
 
@@ -60,13 +60,17 @@ def tokenize_groups(
     """
     kept: list[dict[str, Any]] = []
     dropped: list[dict[str, str]] = []
-    for row in preference_groups.to_dict("records"):
-        outcome = _tokenize_group({str(k): v for k, v in row.items()}, tokenizer, limits, pairing, seed)
-        if isinstance(outcome, dict):
-            kept.append(outcome)
-        else:
-            reason, detail = outcome
-            dropped.append(quarantined_row(str(row["source"]), reason, detail, row))
+    for record in preference_groups.to_dict("records"):
+        row = {str(k): v for k, v in record.items()}
+        try:
+            group, too_long = _tokenize_group(row, tokenizer, limits, pairing, seed)
+        except UnusableRow as problem:
+            dropped.append(quarantined_row(str(row["source"]), problem.reason, problem.detail, row))
+            continue
+        kept.append(group)
+        if too_long:
+            detail = f"{too_long} of {len(row['responses'])} responses dropped, the group is kept"
+            dropped.append(quarantined_row(str(row["source"]), QuarantineReason.RESPONSE_TOO_LONG, detail, row))
     kept, strangers = _sharing_t0(kept, limits.t0_length)
     if len(strangers) > len(kept):
         raise DataError(
@@ -76,8 +80,8 @@ def tokenize_groups(
         )
     sources = preference_groups.set_index("group_id")
     for group_id, detail in strangers:
-        row = sources.loc[group_id].to_dict()
-        dropped.append(quarantined_row(str(row["source"]), QuarantineReason.PROMPT_NOT_T0, detail, row))
+        stranger = sources.loc[group_id].to_dict()
+        dropped.append(quarantined_row(str(stranger["source"]), QuarantineReason.PROMPT_NOT_T0, detail, stranger))
     if not kept:
         reasons = pd.Series([row["reason"] for row in dropped]).value_counts().to_dict()
         raise DataError(f"no prompt group is left after tokenising; quarantined rows by reason: {reasons}")
@@ -86,33 +90,34 @@ def tokenize_groups(
 
 def _tokenize_group(
     row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase", limits: TokenLimits, pairing: Pairing, seed: int
-) -> dict[str, Any] | tuple[QuarantineReason, str]:
+) -> tuple[dict[str, Any], int]:
+    """Return a row of `TokenizedGroups`, and how many responses were too long for it."""
     messages, responses = list(row["messages"]), list(row["responses"])
     try:
         prompt_ids = prompt_token_ids(tokenizer, messages)
         response_ids = [response_token_ids(tokenizer, messages, response) for response in responses]
     except ModelError as error:
-        return QuarantineReason.TEMPLATE_ERROR, str(error)
+        raise UnusableRow(QuarantineReason.TEMPLATE_ERROR, str(error)) from error
     if len(prompt_ids) > limits.max_prompt_tokens:
         detail = f"{len(prompt_ids)} tokens, max_prompt_tokens is {limits.max_prompt_tokens}"
-        return QuarantineReason.PROMPT_TOO_LONG, detail
-    longest = max(map(len, response_ids))
-    if longest > limits.max_response_tokens:
-        return (
-            QuarantineReason.RESPONSE_TOO_LONG,
-            f"{longest} tokens, max_response_tokens is {limits.max_response_tokens}",
-        )
-    ratings = [float(rating) for rating in row["ratings"]]
+        raise UnusableRow(QuarantineReason.PROMPT_TOO_LONG, detail)
+    fitting = [i for i, ids in enumerate(response_ids) if len(ids) <= limits.max_response_tokens]
+    ratings = [float(row["ratings"][i]) for i in fitting]
+    if len(set(ratings)) < 2:
+        longest = max(map(len, response_ids))
+        detail = f"{longest} tokens, max_response_tokens is {limits.max_response_tokens}; no preference is left"
+        raise UnusableRow(QuarantineReason.RESPONSE_TOO_LONG, detail)
     chosen, rejected = choose_pair(ratings, pairing, random.Random(f"{seed}-{row['group_id']}"))
-    return {
+    group = {
         "group_id": row["group_id"],
         "split": row["split"],
         "prompt_ids": prompt_ids,
-        "response_ids": response_ids,
+        "response_ids": [response_ids[i] for i in fitting],
         "ratings": ratings,
         "chosen": chosen,
         "rejected": rejected,
     }
+    return group, len(responses) - len(fitting)
 
 
 def choose_pair(ratings: Sequence[float], pairing: Pairing, rng: random.Random) -> tuple[int, int]:

@@ -109,7 +109,7 @@ def reward_distribution(reward_annotated: pd.DataFrame) -> go.Figure:
             )
         )
     figure.update_layout(barmode="overlay")
-    figure.update_xaxes(title_text="reward of the reward model")
+    figure.update_xaxes(title_text="reward")
     figure.update_yaxes(title_text="responses")
     return _styled(figure, f"Rewards of {len(reward_annotated)} prompt groups", height=420)
 

@@ -14,7 +14,7 @@ def annotate(tokenized_groups: pd.DataFrame, rewards: pd.DataFrame, reward_model
     Args:
         tokenized_groups: Table of `TokenizedGroups`.
         rewards: Columns `group_id`, `rewards`.
-        reward_model: Content hash of what scored them.
+        reward_model: Content hash of what scored them, or "ratings".
 
     Raises:
         DataError: A group was not scored, or all rewards are the same number.
@@ -27,6 +27,21 @@ def annotate(tokenized_groups: pd.DataFrame, rewards: pd.DataFrame, reward_model
     if len(flat) > 1 and float(flat.std()) == 0.0:
         raise DataError(f"all {len(flat)} rewards are {flat[0]}: the reward model has learnt nothing")
     return annotated.assign(reward_model=reward_model, reward_mean=float(flat.mean()), reward_std=float(flat.std()))
+
+
+def standardised_ratings(tokenized_groups: pd.DataFrame) -> pd.DataFrame:
+    """Return the ratings as rewards: mean 0 and standard deviation 1 over the responses of the training split.
+
+    Args:
+        tokenized_groups: Table of `TokenizedGroups`; its ratings differ within every group.
+
+    Returns:
+        Columns `group_id`, `rewards`.
+    """
+    of_training = np.concatenate(list(tokenized_groups.loc[tokenized_groups["split"] == "train", "ratings"]))
+    mean, std = of_training.mean(), of_training.std()
+    rewards = [((np.asarray(ratings) - mean) / std).tolist() for ratings in tokenized_groups["ratings"]]
+    return pd.DataFrame({"group_id": tokenized_groups["group_id"], "rewards": rewards})
 
 
 def reward_report(reward_annotated: pd.DataFrame, rao: Mapping[str, float | str | bool]) -> pd.DataFrame:

@@ -39,6 +39,7 @@ class PreferenceSource(Parameters):
         split: A split of it.
         format: What a row looks like (see `rao_kedro.preferences.formats`); auto tells from the first row's columns.
         rating_key: The field that holds a response's rating, where it is not the format's own.
+        skip_rows: Rows at the beginning that are not read, for a split of one file.
         max_rows: Rows to read; all if not set.
     """
 
@@ -48,6 +49,7 @@ class PreferenceSource(Parameters):
     split: str = "train"
     format: Literal["auto", "trl", "ultrafeedback", "hh_rlhf", "rated"] = "auto"
     rating_key: str | None = None
+    skip_rows: int = Field(0, ge=0)
     max_rows: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
@@ -77,7 +79,7 @@ class DataParameters(Parameters):
         sampled: Settings of the first; unused with the other.
         preferences: Settings of the second; unused with the other.
         max_prompt_tokens: Longer prompts are quarantined, never cut: that would cut t_0.
-        max_response_tokens: Longer responses are quarantined.
+        max_response_tokens: Longer responses are dropped; the group is kept where a preference is left.
         t0_length: Tokens of the prefix t_0 that all prompts share.
         pairing: Which response the pairwise methods take as the rejected one beside the best rated.
         evaluation_prompts: Held-out prompts that the evaluation generates on.
@@ -105,10 +107,13 @@ class RewardModelingParameters(Parameters):
     """The reward_modeling pipeline.
 
     Attributes:
+        rewards: Where the rewards of the alignment come from: the reward model, or the ratings of the data, scaled to
+            mean 0 and standard deviation 1 over the training responses. The reward model is trained in both cases.
         centering: Weight of the term that keeps the additive constant of the rewards near 0.
         training: Parameters of the loop.
     """
 
+    rewards: Literal["reward_model", "ratings"] = "reward_model"
     centering: float = Field(0.01, ge=0)
     training: TrainingParameters
 
@@ -148,18 +153,25 @@ class LikelihoodStudyParameters(Parameters):
 
     Attributes:
         runs: Methods by the name of the run; all are trained on the same annotated groups.
+        only: Names of the runs to train, with blanks between; all if not set.
         panels: Titles of the figure's panels, and the runs that each compares.
     """
 
     runs: dict[RunName, MethodParameters]
+    only: str | None = None
     panels: dict[str, list[str]]
 
     @model_validator(mode="after")
-    def _panels_show_runs(self) -> "LikelihoodStudyParameters":
-        unknown = {run for runs in self.panels.values() for run in runs} - set(self.runs)
-        if unknown:
-            raise ValueError(f"likelihood_study.panels names runs that are not there: {', '.join(sorted(unknown))}")
+    def _names_are_those_of_runs(self) -> "LikelihoodStudyParameters":
+        named = {"panels": {run for runs in self.panels.values() for run in runs}, "only": {*(self.only or "").split()}}
+        for key, names in named.items():
+            if unknown := names - set(self.runs):
+                raise ValueError(f"likelihood_study.{key} names runs that are not there: {', '.join(sorted(unknown))}")
         return self
+
+    def chosen_runs(self) -> dict[str, MethodParameters]:
+        """Return the runs to train."""
+        return self.runs if self.only is None else {name: self.runs[name] for name in self.only.split()}
 
 
 class ReferenceParameters(Parameters):

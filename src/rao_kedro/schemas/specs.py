@@ -84,11 +84,13 @@ class AlignmentSpec(TrainingSpec):
         reference_path: Parquet of reference log-probs.
         objective: Name of the objective.
         objective_parameters: Its parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
+        max_response_tokens: Tokens at most of the responses that evaluations sample to measure the KL divergence.
     """
 
     reference_path: Path
     objective: str
     objective_parameters: dict[str, float | str | bool]
+    max_response_tokens: int = Field(ge=1)
 
 
 class PPOSpec(TrainingSpec):

@@ -33,6 +33,10 @@ class DROAlignment(OfflineAlignment):
         policy, values = module(packed, pack_prompts(groups).to(device))
         return replace(self.with_reference(policy, packed, groups), values=values)
 
+    def policy_of(self, module: nn.Module) -> PackedLogProbs:
+        """Return the policy inside a module that may be wrapped for training."""
+        return super().policy_of(module).policy
+
     def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
         """Write the policy."""
         policy = {k.removeprefix("policy."): v for k, v in weights.items() if k.startswith("policy.")}

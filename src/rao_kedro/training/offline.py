@@ -8,6 +8,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -21,11 +23,16 @@ from rao_kedro.objectives.calibration import raising_log_z0, solved
 from rao_kedro.objectives.metrics import finished
 from rao_kedro.objectives.rao import RAO
 from rao_kedro.schemas.specs import AlignmentSpec
+from rao_kedro.training.rollouts import Sampler, sharding
+from rao_kedro.training.scoring import ForwardPass, group_logps
 from rao_kedro.training.tables import read_groups, read_reference
 from rao_kedro.training.task import LossOutput, Task
 
 # Mean log-ratio, in nats, that noise of the compute precision alone can cause before the first update.
 STEP_ZERO_TOLERANCE = {"no": 0.01, "bf16": 1.5}
+
+# Held-out prompts that an evaluation samples on, to measure how far the policy is from the reference.
+KL_PROMPTS = 64
 
 
 def build_objective(spec: AlignmentSpec, groups: Sequence[TokenizedGroup]) -> Objective:
@@ -59,6 +66,8 @@ class OfflineAlignment(Task):
         eval_groups = read_groups(spec.groups_path, "test", "rewards")
         self.train_groups, self.eval_groups = self._columns(train_groups), self._columns(eval_groups)
         self.progress = 0.0
+        self.sampler = Sampler(spec.model_dir, spec.max_response_tokens)
+        self.kl: dict[str, float] = {}
 
     def _columns(self, groups: list[TokenizedGroup]) -> list[TokenizedGroup]:
         if not self.objective.pairwise:
@@ -78,9 +87,34 @@ class OfflineAlignment(Task):
     def before_packs(
         self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float
     ) -> Sequence[TokenizedGroup]:
-        """Remember how far training is, for objectives with a schedule."""
+        """Remember how far training is, for objectives with a schedule; measure the KL divergence in an evaluation."""
         self.progress = progress
+        self.kl = {} if module.training or sharding() else self.sequence_kl(module, groups[:KL_PROMPTS])
         return groups
+
+    def sequence_kl(self, module: nn.Module, groups: Sequence[TokenizedGroup]) -> dict[str, float]:
+        """Return KL(policy || reference) in nats per response, with its standard error.
+
+        The mean of `log pi(y|x) - log pi_ref(y|x)` over one response to each prompt, sampled from the policy.
+        """
+        training = self.spec.training
+        policy, accelerator = self.policy_of(module), Accelerator(mixed_precision=training.mixed_precision)
+        with torch.random.fork_rng(), accelerator.autocast():
+            torch.manual_seed(training.seed)
+            sampled = self.sampler.sample(policy.model, groups)
+        room = max(training.max_tokens_per_batch, *(group.n_tokens for group in sampled))
+        how = ForwardPass(training.mixed_precision, room, self.spec.t0_length)
+        reference = PackedLogProbs(load_causal_lm(self.spec.model_dir))  # for the length of an evaluation only
+        ours, theirs = (group_logps(model, sampled, how) for model in (policy, reference))
+        ratios = torch.tensor([ours[name].responses[0] - theirs[name].responses[0] for name in ours])
+        result = {"kl_to_reference": float(ratios.mean())}
+        if len(ratios) > 1:
+            result["kl_to_reference_stderr"] = float(ratios.std() / len(ratios) ** 0.5)
+        return result
+
+    def policy_of(self, module: nn.Module) -> Any:
+        """Return the policy's `PackedLogProbs` inside a module that may be wrapped for training."""
+        return extract_model_from_parallel(module)
 
     def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
         """Return the objective's loss and metrics."""
@@ -111,9 +145,10 @@ class OfflineAlignment(Task):
         )
 
     def summarise(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Derive correlations and the root mean square error from averaged moments, and drop the moments."""
+        """Derive correlations and the root mean square error from averaged moments, drop these, and add the KL."""
         result = finished({name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()})
-        return {k: float(v) for k, v in result.items() if not k.endswith(("_square", "_times_log_ratio"))}
+        derived = {k: float(v) for k, v in result.items() if not k.endswith(("_square", "_times_log_ratio"))}
+        return derived | self.kl
 
     def check_step_zero(self, metrics: Mapping[str, float]) -> None:
         """Before the first update policy and reference are the same model: every log-ratio is 0 (design D6).

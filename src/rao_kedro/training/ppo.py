@@ -10,14 +10,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, DistributedType
 from accelerate.utils import extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.errors import TrainingError
-from rao_kedro.inference.generators import complete, end_of_turn_ids
-from rao_kedro.inference.transformers_backend import continue_prompts
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.logprobs import PackedLogProbs
@@ -29,11 +26,11 @@ from rao_kedro.objectives.metrics import pair_metrics
 from rao_kedro.objectives.ppo import Rollout
 from rao_kedro.objectives.rao import RAO
 from rao_kedro.processes import worker_main
-from rao_kedro.schemas.generation import SamplingParameters
 from rao_kedro.schemas.specs import PPOSpec
 from rao_kedro.training.batching import packs, share_of_process
 from rao_kedro.training.loop import train
 from rao_kedro.training.offline import likelihood_remark, without_dropout
+from rao_kedro.training.rollouts import Sampler, sharding
 from rao_kedro.training.scoring import ForwardPass, group_logps
 from rao_kedro.training.tables import read_groups, read_reference
 from rao_kedro.training.task import LossOutput, Task
@@ -50,7 +47,8 @@ class PPOTask(Task):
         self.spec = spec
         self.passes_per_step = spec.rollout.passes
         self.tokenizer = load_tokenizer(spec.model_dir)
-        self.stop_ids = end_of_turn_ids(spec.model_dir, self.tokenizer)
+        how = spec.rollout
+        self.sampler = Sampler(spec.model_dir, how.max_tokens, how.samples_per_prompt, how.temperature)
         self.objective = make_objective("ppo", **spec.objective_parameters)
         self.train_groups, self.eval_groups = (
             read_groups(spec.groups_path, split, "rewards") for split in ("train", "test")
@@ -73,10 +71,9 @@ class PPOTask(Task):
         Raises:
             TrainingError: The policy is sharded over processes, so that it cannot be sampled from here.
         """
-        kind = AcceleratorState().distributed_type
-        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        if kind := sharding():
             raise TrainingError(
-                f"ppo samples from the policy, which {kind.value} would shard: use an accelerate file with one "
+                f"ppo samples from the policy, which {kind} would shard: use an accelerate file with one "
                 "process, or with data parallelism alone (distributed_type: MULTI_GPU)"
             )
         self.accelerator = Accelerator(mixed_precision=self.spec.training.mixed_precision)
@@ -98,28 +95,12 @@ class PPOTask(Task):
             was_training = module.training
             module.eval()
             with torch.no_grad(), self.accelerator.autocast():
-                self.rollout_groups = self._sample(module, groups)
+                self.rollout_groups = self.sampler.sample(extract_model_from_parallel(module).policy.model, groups)
                 self.rollouts = self._score(module, self.rollout_groups)
             self.likelihoods = {} if was_training else self._likelihoods(module, groups)
             module.train(was_training)
             self.prompts = groups if was_training else []
         return self.rollout_groups
-
-    def _sample(self, module: nn.Module, groups: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:
-        """Return the groups with what the policy answers now, in their order; each process samples its share."""
-        policy = extract_model_from_parallel(module).policy.model
-        how = self.spec.rollout
-        sampling = SamplingParameters(temperature=how.temperature, top_p=1.0, max_tokens=how.max_tokens)
-        mine = groups[self.accelerator.process_index :: self.accelerator.num_processes]
-        written: list[tuple[str, list[list[int]]]] = []
-        if mine:
-            prompts = [group.prompt_ids for group in mine for _ in range(how.samples_per_prompt)]
-            ids = iter(continue_prompts(policy, prompts, sampling, self.stop_ids))
-            for group in mine:
-                cut = [complete(self.tokenizer, next(ids), self.stop_ids) for _ in range(how.samples_per_prompt)]
-                written.append((group.group_id, [completion.token_ids for completion in cut]))
-        responses = dict(gather_object(written))
-        return [replace(g, response_ids=responses[g.group_id], rewards=None) for g in groups]
 
     def _score(
         self, module: nn.Module, groups: Sequence[TokenizedGroup]

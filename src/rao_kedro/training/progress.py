@@ -63,7 +63,8 @@ class Progress:
             log: Where metrics go.
         """
         self.log, self.n_steps, self.started_at = log, n_steps, time.monotonic()
-        self.tokens_left = sum(g.n_tokens for g in task.train_groups) * epochs * (1 - done_steps / n_steps)
+        passes = epochs * task.passes_per_step
+        self.tokens_left = sum(g.n_tokens for g in task.train_groups) * passes * (1 - done_steps / n_steps)
         self.tokens_done = 0
         self.last = self.started_at
 

@@ -50,7 +50,7 @@ def align(
     if method.rollout is not None:
         spec = PPOSpec(**common, reward_model_dir=reward_model, rollout=method.rollout)
     else:
-        spec = AlignmentSpec(**common, objective=method.objective)
+        spec = AlignmentSpec(**common, objective=method.objective, max_response_tokens=data.max_response_tokens)
     task = "alignment" if method.rollout is None else "ppo"
     launch(task, spec, accelerate_config, metric_prefix=f"{workspace.name}.")
     return workspace / "model", read_training_log(workspace)

@@ -30,7 +30,7 @@ def train_runs(
         The training logs below each other, with a column `run`.
     """
     logs = []
-    for name, method in study.runs.items():
+    for name, method in study.chosen_runs().items():
         key = combined_hash(method.model_dump_json(), content_hash(sft_model), file_hash(reward_annotated))
         finished = workspace / f"{name}-{key}.csv"
         if not finished.exists():
@@ -49,4 +49,6 @@ def summarise(logs: pd.DataFrame, reward_annotated: pd.DataFrame) -> pd.DataFram
 
 def plot_runs(logs: pd.DataFrame, study: LikelihoodStudyParameters) -> go.Figure:
     """Return the log-ratios of chosen and rejected responses over the steps, a panel for each comparison."""
-    return likelihood_dynamics(logs, study.panels)
+    trained = set(logs["run"])
+    panels = {title: [run for run in runs if run in trained] for title, runs in study.panels.items()}
+    return likelihood_dynamics(logs, {title: runs for title, runs in panels.items() if runs})

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from rao_kedro.models.identity import content_hash
-from rao_kedro.rewards.annotation import annotate, reward_report
+from rao_kedro.rewards.annotation import annotate, reward_report, standardised_ratings
 from rao_kedro.schemas.parameters import DataParameters, MethodParameters, RewardModelingParameters
 from rao_kedro.schemas.specs import RewardTrainingSpec, ScoringSpec
 from rao_kedro.training.launch import launch, read_training_log
@@ -45,7 +45,9 @@ def annotate_responses(
     accelerate_config: Path,
     workspace: Path,
 ) -> pd.DataFrame:
-    """Score every response of every group with the reward model."""
+    """Score every response of every group with the reward model, or take the ratings of the data."""
+    if parameters.rewards == "ratings":
+        return annotate(tokenized_groups, standardised_ratings(tokenized_groups), "ratings")
     spec = ScoringSpec(
         workspace=workspace,
         model_dir=reward_model,

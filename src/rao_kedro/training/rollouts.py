@@ -1,0 +1,61 @@
+"""Responses that the policy writes while it trains. Knows prompt groups and one model; no objective."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.state import AcceleratorState, DistributedType
+from accelerate.utils import gather_object
+from torch import nn
+
+from rao_kedro.inference.generators import complete, end_of_turn_ids
+from rao_kedro.inference.transformers_backend import continue_prompts
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.schemas.generation import SamplingParameters
+
+
+def sharding() -> str | None:
+    """Return what shards the policy over processes, so that it cannot be sampled from in training; None if nothing."""
+    kind = AcceleratorState().distributed_type
+    return kind.value if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED) else None
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How the policy is sampled from.
+
+    Attributes:
+        model_dir: The checkpoint whose tokenizer and end-of-turn tokens count.
+        max_tokens: Tokens of a response at most.
+        samples_per_prompt: Responses to each prompt.
+        temperature: Divides the logits.
+    """
+
+    model_dir: Path
+    max_tokens: int
+    samples_per_prompt: int = 1
+    temperature: float = 1.0
+
+    def sample(self, policy: nn.Module, groups: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:
+        """Return the groups with what the policy answers now, in their order; each process samples its share.
+
+        Args:
+            policy: A causal LM in evaluation mode, not wrapped for training.
+            groups: The same ones on every process; their own responses and rewards are left out.
+        """
+        tokenizer = load_tokenizer(self.model_dir)
+        stop_ids = end_of_turn_ids(self.model_dir, tokenizer)
+        sampling = SamplingParameters(temperature=self.temperature, top_p=1.0, max_tokens=self.max_tokens)
+        state, n = PartialState(), self.samples_per_prompt
+        mine = groups[state.process_index :: state.num_processes]
+        written: list[tuple[str, list[list[int]]]] = []
+        if mine:
+            prompts = [group.prompt_ids for group in mine for _ in range(n)]
+            ids = iter(continue_prompts(policy, prompts, sampling, stop_ids))
+            for group in mine:
+                completions = [complete(tokenizer, next(ids), stop_ids) for _ in range(n)]
+                written.append((group.group_id, [completion.token_ids for completion in completions]))
+        responses = dict(gather_object(written))
+        return [replace(g, response_ids=responses[g.group_id], rewards=None) for g in groups]
