@@ -45,10 +45,15 @@ def load_reward_model(model_dir: str | Path, dtype: torch.dtype = torch.float32)
 
 
 def _load(loader: Callable[..., nn.Module], model_dir: str | Path, dtype: torch.dtype, **kwargs: object) -> nn.Module:
+    from rao_kedro.models.attention import PACKED
+
     try:
-        return loader(str(model_dir), dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **kwargs)
+        model = loader(str(model_dir), dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **kwargs)
     except (OSError, ValueError) as error:
         raise ModelError(f"no model could be loaded from {model_dir}: {error}") from error
+    if model._supports_attention_backend:
+        model.set_attn_implementation(PACKED)
+    return model
 
 
 def save_checkpoint(

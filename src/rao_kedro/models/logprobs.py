@@ -10,13 +10,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, packed_hidden_states
+from rao_kedro.models.token_logps import LogitScaling, token_logps
 
 PromptGradient = Literal["none", "detached", "attached"]
-
-CHUNK_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -78,31 +76,15 @@ class PackedLogProbs(nn.Module):
         return packed_hidden_states(self.model, batch)
 
     def _token_logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        chunks = []
-        for h, t in zip(hidden.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True):
-            if torch.is_grad_enabled():
-                chunks.append(checkpoint(self._chunk_logps, h, t, use_reentrant=False))
-            else:
-                chunks.append(self._chunk_logps(h, t))
-        return torch.cat(chunks)
-
-    def _chunk_logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = scaled_logits(self.model, hidden)
-        logits = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
-        return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
+        head = self.model.get_output_embeddings()
+        return token_logps(hidden, head.weight, head.bias, targets, logit_scaling(self.model, self.temperature))
 
 
-def scaled_logits(model: nn.Module, hidden: Tensor) -> Tensor:
-    """Return `[positions, vocabulary]` logits as the model's own forward pass would: with its scaling and soft cap."""
-    logits = model.get_output_embeddings()(hidden)
+def logit_scaling(model: nn.Module, temperature: float = 1.0) -> LogitScaling:
+    """Return what the model's own forward pass does to its logits, with a temperature on top."""
     config = model.config.get_text_config()
-    if scale := getattr(config, "logit_scale", None):
-        logits = logits * scale
-    if divisor := getattr(config, "logits_scaling", None):
-        logits = logits / divisor
-    if cap := getattr(config, "final_logit_softcapping", None):
-        logits = torch.tanh(logits / cap) * cap
-    return logits
+    factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    return LogitScaling(factor, getattr(config, "final_logit_softcapping", None), temperature)
 
 
 def padded_logps(model: nn.Module, groups: Sequence[TokenizedGroup], t0_length: int = 1) -> GroupLogProbs:

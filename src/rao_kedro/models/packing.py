@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from rao_kedro.models.attention import PACKED, PackLayout
+
 
 @dataclass(frozen=True)
 class TokenizedGroup:
@@ -43,7 +45,7 @@ class PackedGroups:
     Attributes:
         input_ids: `[1, T]`.
         position_ids: `[1, T]`, restarting after the prompt for every response.
-        attention_mask: `[1, 1, T, T]` boolean, True where the row's token sees the column's.
+        layout: Where prompts and responses stand in the row.
         response_source: `[R]` positions whose hidden state predicts a response token.
         response_target: `[R]` token ids.
         response_segment: `[R]` in `[0, G * K)`.
@@ -57,7 +59,7 @@ class PackedGroups:
 
     input_ids: Tensor
     position_ids: Tensor
-    attention_mask: Tensor
+    layout: PackLayout
     response_source: Tensor
     response_target: Tensor
     response_segment: Tensor
@@ -70,7 +72,8 @@ class PackedGroups:
 
     def to(self, device: torch.device) -> "PackedGroups":
         """Return a copy on `device`."""
-        return PackedGroups(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        return PackedGroups(**{k: v if isinstance(v, PackLayout) else v.to(device) for k, v in columns.items()})
 
 
 def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> PackedGroups:
@@ -86,8 +89,6 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> PackedG
     k = max(len(group.response_ids) for group in groups)
     ids: list[int] = []
     positions: list[int] = []
-    owner: list[int] = []  # which group a token belongs to
-    branch: list[int] = []  # 0 for the prompt, 1.. for the responses
     responses: list[tuple[int, int, int]] = []
     prompts: list[tuple[int, int, int]] = []
     ends, lengths = torch.zeros(len(groups), k, dtype=torch.long), torch.zeros(len(groups), k, dtype=torch.long)
@@ -99,8 +100,6 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> PackedG
             )
         ids += group.prompt_ids
         positions += range(n_prompt)
-        owner += [g] * n_prompt
-        branch += [0] * n_prompt
         prompts += [(start + i - 1, group.prompt_ids[i], g) for i in range(t0_length, n_prompt)]
         for j, response in enumerate(group.response_ids):
             if not response:
@@ -108,8 +107,6 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> PackedG
             begin = len(ids)
             ids += response
             positions += range(n_prompt, n_prompt + len(response))
-            owner += [g] * len(response)
-            branch += [j + 1] * len(response)
             sources = [start + n_prompt - 1, *range(begin, begin + len(response) - 1)]
             responses += [(s, token, g * k + j) for s, token in zip(sources, response, strict=True)]
             ends[g, j], lengths[g, j] = len(ids) - 1, len(response)
@@ -117,7 +114,7 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> PackedG
     return PackedGroups(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
-        attention_mask=_visible(torch.tensor(owner), torch.tensor(branch))[None, None],
+        layout=PackLayout(tuple((len(g.prompt_ids), *map(len, g.response_ids)) for g in groups)),
         response_source=response_columns[0],
         response_target=response_columns[1],
         response_segment=response_columns[2],
@@ -134,20 +131,21 @@ def packed_hidden_states(model: nn.Module, batch: PackedGroups) -> Tensor:
     """Return the last hidden states of a packed batch, `[T, hidden]`.
 
     Args:
-        model: A model of transformers; its backbone is used.
+        model: A model of transformers; its backbone is used. Unless its attention is `PACKED`, it gets a dense mask.
         batch: T packed tokens.
     """
+    packed = model.config._attn_implementation == PACKED
+    attention = {"packed_layout": batch.layout} if packed else {}
     output = model.base_model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
-        attention_mask=batch.attention_mask,
+        attention_mask=_no_mask(batch) if packed else batch.layout.dense_mask(batch.input_ids.device)[None, None],
         use_cache=False,
+        **attention,
     )
     return output.last_hidden_state[0]
 
 
-def _visible(owner: Tensor, branch: Tensor) -> Tensor:
-    causal = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
-    same_group = owner[:, None] == owner[None, :]
-    prompt_or_itself = (branch[None, :] == 0) | (branch[:, None] == branch[None, :])
-    return causal & same_group & prompt_or_itself
+def _no_mask(batch: PackedGroups) -> Tensor:
+    """Return an empty mask of four dimensions, which transformers passes on as it is instead of making one."""
+    return torch.empty(1, 1, 0, 0, dtype=torch.bool, device=batch.input_ids.device)

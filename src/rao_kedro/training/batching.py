@@ -1,6 +1,7 @@
 """Which groups make up a step, and how a step's groups are packed; a pure function of the seed."""
 
 import random
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 from rao_kedro.errors import TrainingError
@@ -19,24 +20,25 @@ def epoch_steps(
 
 
 def packs(groups: Sequence[TokenizedGroup], max_tokens: int) -> list[list[TokenizedGroup]]:
-    """Cut groups into packs of at most `max_tokens` tokens, in order.
+    """Put groups into packs of at most `max_tokens` tokens: the longest first, each where it leaves least room.
 
     Raises:
         TrainingError: One group alone is longer; names it.
     """
     result: list[list[TokenizedGroup]] = []
-    room = 0
-    for group in groups:
+    rooms: list[tuple[int, int]] = []  # of each pack, ascending: tokens that still fit, and its position in `result`
+    for group in sorted(groups, key=lambda g: g.n_tokens, reverse=True):
         if group.n_tokens > max_tokens:
             raise TrainingError(
                 f"group {group.group_id} has {group.n_tokens} tokens, more than max_tokens_per_batch = {max_tokens}: "
                 "raise max_tokens_per_batch, or lower the length limits of data_engineering"
             )
-        if not result or group.n_tokens > room:
+        best = bisect_left(rooms, (group.n_tokens, 0))
+        room, i = rooms.pop(best) if best < len(rooms) else (max_tokens, len(result))
+        if i == len(result):
             result.append([])
-            room = max_tokens
-        result[-1].append(group)
-        room -= group.n_tokens
+        result[i].append(group)
+        insort(rooms, (room - group.n_tokens, i))
     return result
 
 

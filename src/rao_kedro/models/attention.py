@@ -1,0 +1,176 @@
+"""Attention over packed prompt groups: a prompt attends to itself once, each response to the prompt and itself.
+
+An attention function of transformers' own interface, so any of its decoders computes with it. Where no layout is passed
+(text generation, say) it is transformers' SDPA. Knows segment lengths only; the dense mask is the oracle of the tests.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+PACKED = "packed_groups"
+
+
+@dataclass(frozen=True)
+class PackLayout:
+    """Where the segments of a packed row stand.
+
+    Attributes:
+        groups: Per group the tokens of its prompt, and of each of its responses.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    _kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each segment, in the order of the row."""
+        return [n for group in self.groups for n in group]
+
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what `make` returns, made once for all layers."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def dense_mask(self, device: torch.device | None = None, window: int | None = None) -> Tensor:
+        """Return `[T, T]` booleans, True where the row's token sees the column's."""
+        token = torch.arange(sum(self.lengths), device=device)
+        return _sees(*self.coordinates(device), window)(token[:, None], token[None, :])
+
+    def coordinates(self, device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return per token its group, its branch (0 for the prompt, then the responses) and its position, `[T]` each."""
+        columns: tuple[list[int], list[int], list[int]] = ([], [], [])
+        for g, (n_prompt, *responses) in enumerate(self.groups):
+            for b, n in enumerate([n_prompt, *responses]):
+                start = n_prompt if b else 0
+                for column, values in zip(columns, ([g] * n, [b] * n, range(start, start + n)), strict=True):
+                    column.extend(values)
+        group, branch, position = (torch.tensor(column, device=device) for column in columns)
+        return group, branch, position
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    packed_layout: PackLayout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Return `[1, T, heads, width]` of a packed row; see transformers' `AttentionInterface`.
+
+    Args:
+        module: The attention layer.
+        query: `[1, heads, T, width]`.
+        key: `[1, key heads, T, width]`.
+        value: `[1, key heads, T, width]`.
+        attention_mask: Used where `packed_layout` is None.
+        dropout: Of the attention's weights.
+        scaling: Multiplies the scores.
+        packed_layout: The segments of the row.
+        **kwargs: `sliding_window`, and what SDPA takes without a layout.
+    """
+    if packed_layout is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    window = kwargs.get("sliding_window")
+    if query.device.type == "cuda":
+        output = _flex(query, key, value, scaling, packed_layout, window)
+    else:
+        repeats = query.shape[1] // key.shape[1]
+        key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
+        output = torch.cat(list(_by_segment(query, key, value, dropout, scaling, packed_layout, window)), dim=2)
+    return output.transpose(1, 2), None
+
+
+def _by_segment(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: float,
+    scaling: float | None,
+    layout: PackLayout,
+    window: int | None,
+) -> Iterator[Tensor]:
+    """Yield the output of every segment; nothing is computed that the mask would hide, but within a causal block."""
+    parts = zip(*(tensor.split(layout.lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    for group in layout.groups:
+        q, prompt_k, prompt_v = next(parts)
+        yield _causal(q, prompt_k, prompt_v, dropout, scaling, layout, window)
+        for _ in group[1:]:
+            q, k, v = next(parts)
+            k, v = torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
+            yield _causal(q, k, v, dropout, scaling, layout, window)
+
+
+def _causal(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float, scaling: float | None, layout: PackLayout, window: int | None
+) -> Tensor:
+    """Attend causally where the queries are the last of the keys' positions."""
+    rows, columns = q.shape[2], k.shape[2]
+    if rows == columns and (window is None or window >= rows):
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
+
+    def mask() -> Tensor:
+        behind = torch.arange(columns - rows, columns)[:, None] - torch.arange(columns)[None]
+        hidden = (behind < 0) | (behind >= (window or columns))
+        return torch.zeros(rows, columns, dtype=q.dtype).masked_fill(hidden, -torch.inf).to(q.device)
+
+    attn_mask = layout.kept((rows, columns, window, q.dtype, q.device), mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scaling)
+
+
+def _flex(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, layout: PackLayout, window: int | None
+) -> Tensor:
+    """FlexAttention: skips blocks of the mask that are all hidden. Compiled once, for any layout."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    n = query.shape[2]
+
+    def block_mask() -> Any:
+        sees = _sees(*layout.coordinates(query.device), window)
+        return create_block_mask(lambda b, h, q, k: sees(q, k), None, None, n, n, device=query.device)
+
+    mask = layout.kept(("flex", window, query.device), block_mask)
+    output: Tensor = _compiled_flex()(query, key, value, block_mask=mask, scale=scaling, enable_gqa=True)
+    return output
+
+
+def _compiled_flex() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    global _flex_attention
+    if _flex_attention is None:
+        _flex_attention = torch.compile(flex_attention, dynamic=True)
+    return _flex_attention
+
+
+_flex_attention: Callable[..., Tensor] | None = None
+
+
+def _sees(group: Tensor, branch: Tensor, position: Tensor, window: int | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the function of two token indices that says whether the first sees the second."""
+
+    def sees(q: Tensor, k: Tensor) -> Tensor:
+        behind = position[q] - position[k]
+        visible = (q >= k) & (group[q] == group[k]) & ((branch[k] == 0) | (branch[q] == branch[k]))
+        return visible if window is None else visible & (behind < window)
+
+    return sees
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)

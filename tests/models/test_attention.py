@@ -1,0 +1,99 @@
+"""Prefix-shared attention against the dense mask and against plain padded rows, in models of several families."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rao_kedro.models import attention
+from rao_kedro.models.attention import PACKED, PackLayout
+from rao_kedro.models.loading import load_causal_lm
+from rao_kedro.models.logprobs import PackedLogProbs, padded_logps
+from rao_kedro.models.packing import TokenizedGroup, pack_groups
+
+GROUPS = [
+    TokenizedGroup("a", [1, 10, 11, 12], [[20, 21, 2], [30, 2], [40, 41, 42, 43, 2]]),
+    TokenizedGroup("b", [1, 50, 51, 52, 53, 54], [[60, 2], [61, 62, 63, 2]]),
+]
+SIZES = {
+    "vocab_size": 80,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+}
+FAMILIES = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {"sliding_window": 5},
+    "gemma2": {"sliding_window": 5, "final_logit_softcapping": 3.0, "attn_logit_softcapping": None},
+    "gemma3_text": {"sliding_window": 5},
+    "granite": {"logits_scaling": 2.0},
+    "cohere": {"logit_scale": 0.25},
+    "phi": {},
+    "olmo2": {},
+}
+
+
+def model_of(family, **more):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **SIZES | FAMILIES[family] | more)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
+
+
+def gradients(model, logps):
+    model.zero_grad()
+    (logps.responses.square().sum() + 3 * logps.prompts.sum()).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_equals_padded_with_gradients(family):
+    model = model_of(family)
+    oracle = padded_logps(model, GROUPS)
+    expected = gradients(model, oracle)
+    model.set_attn_implementation(PACKED)
+    packed = PackedLogProbs(model)(pack_groups(GROUPS), "attached")
+    torch.testing.assert_close(packed.responses, oracle.responses, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(packed.prompts, oracle.prompts, rtol=1e-6, atol=1e-6)
+    found = gradients(model, packed)
+    assert found.keys() == expected.keys()
+    for name in found:
+        assert (found[name] - expected[name]).norm() <= 1e-5 * expected[name].norm() + 1e-9, name
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_flex_attention_equals_the_path_by_segments(window, monkeypatch):
+    """What runs on CUDA, uncompiled on the CPU."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    monkeypatch.setattr(attention, "_flex_attention", flex_attention)
+    torch.manual_seed(0)
+    layout = pack_groups(GROUPS).layout
+    n = sum(layout.lengths)
+    query, key, value = (torch.randn(1, heads, n, 16, dtype=torch.float64) for heads in (4, 2, 2))
+    flex = attention._flex(query, key, value, None, layout, window)
+    ours, _ = attention.packed_attention(
+        torch.nn.Identity(), query, key, value, None, packed_layout=layout, sliding_window=window
+    )
+    torch.testing.assert_close(flex.transpose(1, 2), ours)
+
+
+def test_the_dense_mask_shows_a_token_its_prompt_and_its_own_response_only():
+    layout = PackLayout(((2, 1, 2), (1, 1)))
+    rows = ["1000000", "1100000", "1110000", "1101000", "1101100", "0000010", "0000011"]
+    assert ["".join(map(str, row)) for row in layout.dense_mask().int().tolist()] == rows
+
+
+def test_a_loaded_model_generates_as_it_does_with_sdpa(tiny_checkpoint):
+    ids = torch.tensor([[5, 1, 50, 60], [1, 50, 60, 70]])
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    model = load_causal_lm(tiny_checkpoint).eval()
+    assert model.config._attn_implementation == PACKED
+    written = model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False)
+    model.set_attn_implementation("sdpa")
+    assert written.tolist() == model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False).tolist()
