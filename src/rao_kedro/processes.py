@@ -5,11 +5,15 @@ Imports nothing heavy. Knows nothing about what a worker does.
 """
 
 import logging
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from rao_kedro.errors import RaoKedroError
 
@@ -23,6 +27,8 @@ WARNING_PREFIX = "rao_kedro warning: "
 def run_worker(command: Sequence[str], environment: Mapping[str, str]) -> None:
     """Run a command, log its output line by line, and wait for its end.
 
+    SIGTERM and an interrupt are passed on to the command and its children, which may save their work first.
+
     Args:
         command: Program and arguments.
         environment: The whole environment of the process.
@@ -33,29 +39,61 @@ def run_worker(command: Sequence[str], environment: Mapping[str, str]) -> None:
     """
     logger.info("running %s", shlex.join(command))
     last: deque[str] = deque(maxlen=LAST_LINES)
-    message = None
     process = subprocess.Popen(
-        command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        env=dict(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # one group to signal: `accelerate launch` does not pass signals on
     )
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            line = line.rstrip()
-            if line.startswith(ERROR_PREFIX):
-                message = line.removeprefix(ERROR_PREFIX)
-            elif line.startswith(WARNING_PREFIX):
-                logger.warning("%s", line.removeprefix(WARNING_PREFIX))
-            elif line:
-                last.append(line)
-                logger.info("%s", line)
-        code = process.wait()
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
+    with _sigterm_passed_on(process):
+        try:
+            message = _follow(process, last)
+            code = process.wait()
+        except BaseException:
+            _signal_group(process, signal.SIGTERM)
+            _follow(process, last)
+            process.wait()
+            raise
     if code:
         lines = "\n".join(last)
         raise RaoKedroError(message or f"{' '.join(command[:6])} ended with exit status {code}:\n{lines}")
+
+
+def _follow(process: subprocess.Popen[str], last: deque[str]) -> str | None:
+    """Log what a worker says until it says no more; return its error message, if there is one."""
+    message = None
+    assert process.stdout is not None
+    for line in process.stdout:
+        line = line.rstrip()
+        if line.startswith(ERROR_PREFIX):
+            message = line.removeprefix(ERROR_PREFIX)
+        elif line.startswith(WARNING_PREFIX):
+            logger.warning("%s", line.removeprefix(WARNING_PREFIX))
+        elif line:
+            last.append(line)
+            logger.info("%s", line)
+    return message
+
+
+@contextmanager
+def _sigterm_passed_on(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Pass SIGTERM on, where Python lets us take it over: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: _signal_group(process, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _signal_group(process: subprocess.Popen[str], number: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended
+        os.killpg(process.pid, number)
 
 
 def worker_main(main: Callable[[str], None]) -> None:

@@ -1,7 +1,6 @@
 """SFT, reward modelling and alignment through the real loop on a tiny model."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,7 +15,6 @@ from rao_kedro.models.reward_head import PackedRewards, padded_rewards
 from rao_kedro.schemas.specs import RewardTrainingSpec, ScoringSpec, TrainingSpec
 from rao_kedro.training.launch import launch
 from rao_kedro.training.offline import OfflineAlignment
-from rao_kedro.training.progress import MetricsLog, Progress
 from rao_kedro.training.reward import bradley_terry
 
 
@@ -95,20 +93,6 @@ def test_a_sharded_policy_is_trained_without_that_measure(tmp_path, tiny_checkpo
     assert all("eval_kl_to_reference" not in evaluated for evaluated in evaluations)
 
 
-def test_the_time_left_counts_every_pass_over_a_step(tmp_path, capsys, monkeypatch):
-    """4 groups of 10 tokens, 2 epochs of 2 steps with 3 passes: 12 steps of 20 tokens, 2 seconds each."""
-    clock = iter(range(0, 100, 2))
-    monkeypatch.setattr("rao_kedro.training.progress.time.monotonic", lambda: next(clock))
-    groups = [TokenizedGroup(f"g{i}", [1, 2, 3, 4], [[5, 6, 7], [8, 9, 2]]) for i in range(4)]
-    task = SimpleNamespace(train_groups=groups, passes_per_step=3)
-    log = MetricsLog(tmp_path / "log.jsonl", resume_at=0, is_main=True)
-    progress = Progress(task, epochs=2, done_steps=0, n_steps=12, log=log)
-    for step in range(1, 13):
-        progress.report(step, epoch=step / 6, groups=groups[:2], metrics={"loss": 1.0})
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].endswith("10 tokens/s  22 s left") and said[-1].endswith("0 s left")
-
-
 def test_dpo_starts_at_ln_2_and_learns(tmp_path, tiny_checkpoint, groups_path):
     reference(tmp_path, tiny_checkpoint, groups_path)
     spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, "dpo", beta=0.5)
@@ -136,52 +120,6 @@ def test_an_unknown_objective_parameter_is_named(tmp_path, tiny_checkpoint, grou
     reference(tmp_path, tiny_checkpoint, groups_path)
     with pytest.raises(ParameterError, match="has no parameter gamma"):
         launch("alignment", alignment_spec(tmp_path, tiny_checkpoint, groups_path, gamma=1.0), None)
-
-
-@pytest.fixture
-def killed_at_step_4(monkeypatch):
-    """Kills the first run at step 4, and lists the steps of all runs."""
-    from rao_kedro.training.progress import Progress
-
-    report, steps = Progress.report, []
-
-    def killed(self, step, **kwargs):
-        steps.append(step)
-        if len(steps) == 4:
-            raise KeyboardInterrupt
-        report(self, step, **kwargs)
-
-    monkeypatch.setattr(Progress, "report", killed)
-    return steps
-
-
-def resumable_spec(workspace, tiny_checkpoint, groups_path, **training):
-    training = parameters(epochs=3, checkpoint_every=1, keep="last", **training)
-    return TrainingSpec(workspace=workspace, model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
-
-
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, tiny_checkpoint, groups_path, killed_at_step_4):
-    spec = resumable_spec(tmp_path / "killed", tiny_checkpoint, groups_path)
-    with pytest.raises(KeyboardInterrupt):
-        launch("sft", spec, None)
-    launch("sft", spec, None)
-    assert killed_at_step_4 == [1, 2, 3, 4, 4, 5, 6]
-    launch("sft", resumable_spec(tmp_path / "whole", tiny_checkpoint, groups_path), None)
-    whole, killed = (load_causal_lm(tmp_path / name / "model").state_dict() for name in ("whole", "killed"))
-    for name, weights in whole.items():
-        assert torch.equal(weights, killed[name]), name
-    assert len(log_of(tmp_path / "killed")[0]) == 6
-
-
-@pytest.mark.parametrize("changed", ["parameters", "data"])
-def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, tiny_checkpoint, groups_path, killed_at_step_4, changed):
-    with pytest.raises(KeyboardInterrupt):
-        launch("sft", resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path), None)
-    if changed == "data":
-        write_groups(groups_path, 13)
-    changes = {"learning_rate": 1e-3} if changed == "parameters" else {}
-    launch("sft", resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path, **changes), None)
-    assert killed_at_step_4 == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6]
 
 
 def test_group_longer_than_a_batch_is_named(tmp_path, tiny_checkpoint, groups_path):

@@ -46,7 +46,7 @@ class PackLayout:
         return _sees(*self.coordinates(device), window)(token[:, None], token[None, :])
 
     def coordinates(self, device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return per token its group, its branch (0 for the prompt, then the responses) and its position, `[T]` each."""
+        """Return per token its group, its branch (0: the prompt, then the responses) and its position, `[T]` each."""
         columns: tuple[list[int], list[int], list[int]] = ([], [], [])
         for g, (n_prompt, *responses) in enumerate(self.groups):
             for b, n in enumerate([n_prompt, *responses]):

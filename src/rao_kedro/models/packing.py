@@ -31,8 +31,13 @@ class TokenizedGroup:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the packed group."""
+        """Tokens of the packed group: the prompt once."""
         return len(self.prompt_ids) + sum(map(len, self.response_ids))
+
+    @property
+    def n_row_tokens(self) -> int:
+        """Tokens of its responses as rows, each with the prompt before it."""
+        return sum(len(self.prompt_ids) + len(ids) for ids in self.response_ids)
 
 
 @dataclass(frozen=True)

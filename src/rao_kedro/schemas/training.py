@@ -38,6 +38,7 @@ class TrainingParameters(BaseModel):
         max_grad_norm: Gradients are clipped to this norm.
         mixed_precision: Compute precision; master weights are always fp32.
         checkpoint_every: Steps (rollouts for PPO) between checkpoints; 0 keeps none, so that a killed run starts over.
+        checkpoints_kept: Checkpoints on disk at most; older ones are removed.
         eval_every_epochs: Epochs between evaluations; the best one is kept.
         keep: Which weights are published: of the best evaluation, or the last.
         seed: Seeds data order, dropout and new heads.
@@ -56,6 +57,7 @@ class TrainingParameters(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0)
     mixed_precision: Literal["no", "bf16"] = "bf16"
     checkpoint_every: int = Field(0, ge=0)
+    checkpoints_kept: int = Field(2, ge=1)
     eval_every_epochs: int = Field(1, ge=1)
     keep: Literal["best", "last"] = "best"
     seed: int = 0

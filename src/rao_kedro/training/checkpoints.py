@@ -1,44 +1,107 @@
-"""Checkpoints of a run in its workspace: written beside and renamed, so that a kill leaves the last good one."""
+"""Checkpoints of a run in its workspace: written beside and renamed, checked before they are loaded.
+
+A kill at any moment leaves the last good one; one that is damaged is passed over for the one before.
+"""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
-from rao_kedro.files import replace_directory
+from rao_kedro.errors import TrainingError
+from rao_kedro.models.identity import file_hash
+from rao_kedro.processes import WARNING_PREFIX
+
+DIRECTORY = "checkpoints"
+MANIFEST = "manifest.json"
 
 
 class Checkpoints:
     """Saves and resumes model, optimizer, schedule, RNG and data position."""
 
-    def __init__(self, accelerator: Accelerator, workspace: Path) -> None:
-        """Keep the checkpoint of the run in `workspace/checkpoint`."""
-        self.accelerator = accelerator
-        self.directory = workspace / "checkpoint"
+    def __init__(self, accelerator: Accelerator, workspace: Path, keep: int) -> None:
+        """Keep the last `keep` checkpoints of the run in `workspace/checkpoints`."""
+        self.accelerator, self.keep = accelerator, keep
+        self.directory = workspace / DIRECTORY
 
     def resume(self) -> tuple[int, float | None]:
-        """Load the last checkpoint, if any; return its step and the best evaluation score so far."""
-        state = self.directory / "progress.json"
-        if not state.exists():
+        """Load the last good checkpoint, if any; return its step and the best evaluation score so far."""
+        found: list[str | None] = [None]
+        if self.accelerator.is_main_process:
+            found = [self._last_good()]
+        (name,) = broadcast_object_list(found)
+        if name is None:
             return 0, None
-        self.accelerator.load_state(str(self.directory))
-        progress = json.loads(state.read_text())
-        return progress["step"], progress["best"]
+        self.accelerator.load_state(str(self.directory / name))
+        manifest = json.loads((self.directory / name / MANIFEST).read_text())
+        return manifest["step"], manifest["best"]
 
     def save(self, step: int, best: float | None) -> None:
-        """Write a checkpoint and let it replace the one before."""
-        partial = self.directory.with_name("checkpoint.partial")
+        """Write a checkpoint, and remove the oldest ones.
+
+        Raises:
+            TrainingError: It could not be written; those before are untouched.
+        """
+        target = self.directory / f"step-{step:09d}"
+        partial = target.with_name(target.name + ".partial")
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
+        try:
+            self.accelerator.save_state(str(partial))
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                self._seal(partial, step, best)
+                shutil.rmtree(target, ignore_errors=True)
+                partial.rename(target)
+        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+            shutil.rmtree(partial, ignore_errors=True)
+            raise TrainingError(
+                f"the checkpoint of step {step} could not be written ({error}). Those before are in {self.directory}: "
+                "make room and run the same command again, it goes on from there"
+            ) from error
         if self.accelerator.is_main_process:
-            (partial / "progress.json").write_text(json.dumps({"step": step, "best": best}))
-            replace_directory(partial, self.directory)
+            for old in self._newest_first()[self.keep :]:
+                shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     def discard(self) -> None:
-        """Remove the checkpoint of a finished run."""
+        """Remove the checkpoints of a finished run."""
         if self.accelerator.is_main_process:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _newest_first(self) -> list[Path]:
+        found = (path for path in self.directory.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
+        return sorted(found, reverse=True)
+
+    def _last_good(self) -> str | None:
+        for path in self._newest_first():
+            if (problem := _problem(path)) is None:
+                return path.name
+            print(f"{WARNING_PREFIX}{path} is passed over: {problem}", flush=True)
+        return None
+
+    def _seal(self, directory: Path, step: int, best: float | None) -> None:
+        """Write the manifest, last: what was saved, and the hash of every file."""
+        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        hashes = {str(path.relative_to(directory)): file_hash(path).hex() for path in files}
+        manifest = {"step": step, "best": best, "files": hashes}
+        (directory / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+
+def _problem(directory: Path) -> str | None:
+    """Return what is wrong with a checkpoint, if anything."""
+    try:
+        files = json.loads((directory / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return "its manifest cannot be read"
+    for name, expected in files.items():
+        path = directory / name
+        if not path.exists():
+            return f"{name} is missing"
+        if file_hash(path).hex() != expected:
+            return f"{name} is not what was written"
+    return None

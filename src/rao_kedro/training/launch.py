@@ -51,9 +51,9 @@ def _discard_checkpoint_of_another_run(spec: TrainingSpec) -> None:
     tables = [spec.groups_path, *([spec.reference_path] if isinstance(spec, AlignmentSpec | PPOSpec) else [])]
     models = [spec.model_dir, *([spec.reward_model_dir] if isinstance(spec, PPOSpec) else [])]
     run = combined_hash(spec.model_dump_json(), *map(content_hash, models), *map(file_hash, tables))
-    made_by = spec.workspace / "checkpoint_made_by.txt"
+    made_by = spec.workspace / "checkpoints_made_by.txt"
     if not made_by.exists() or made_by.read_text() != run:
-        shutil.rmtree(spec.workspace / "checkpoint", ignore_errors=True)
+        shutil.rmtree(spec.workspace / "checkpoints", ignore_errors=True)
         made_by.write_text(run)
 
 

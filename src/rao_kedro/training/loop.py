@@ -5,6 +5,7 @@ Read top to bottom. It knows nothing about what a task learns.
 
 import json
 import math
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +23,8 @@ from rao_kedro.processes import WARNING_PREFIX
 from rao_kedro.schemas.training import TrainingParameters
 from rao_kedro.training.batching import epoch_steps, packs, share_of_process
 from rao_kedro.training.checkpoints import Checkpoints
+from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, peak_memory
+from rao_kedro.training.interruption import Interruption
 from rao_kedro.training.progress import MetricsLog, Progress
 from rao_kedro.training.task import Task
 
@@ -29,11 +32,16 @@ from rao_kedro.training.task import Task
 def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
     """Train a task's model and leave `workspace/model` and `workspace/training_log.jsonl` behind.
 
-    Called again after a kill, it goes on from the last checkpoint.
+    Called again after a kill, it goes on from the last checkpoint; SIGTERM makes it save one and stop.
 
     Raises:
         TrainingError: No training groups, a step-0 invariant is broken, or a loss or gradient is not finite.
     """
+    with Interruption() as interruption:
+        _train(task, parameters, workspace, interruption)
+
+
+def _train(task: Task, parameters: TrainingParameters, workspace: Path, interruption: Interruption) -> None:
     if not task.train_groups:
         raise TrainingError("there are no training groups: see data_report and quarantined_rows for what was dropped")
     accelerator = Accelerator(mixed_precision=parameters.mixed_precision)
@@ -54,15 +62,23 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
     accelerator.register_for_checkpointing(schedule)
 
     task.prepare(module)
-    checkpoints = Checkpoints(accelerator, workspace)
+    accelerator.print(forecast(task, accelerator, module, parameters), flush=True)
+    dtype = torch.bfloat16 if parameters.mixed_precision == "bf16" else torch.float32
+    flops = flops_per_token(module) / (matmul_peak(accelerator.device, dtype) * accelerator.num_processes)
+    checkpoints = Checkpoints(accelerator, workspace, parameters.checkpoints_kept)
     step, best = checkpoints.resume()
     log = MetricsLog(workspace / "training_log.jsonl", resume_at=step, is_main=accelerator.is_main_process)
-    progress = Progress(task, parameters.epochs, done_steps=step, n_steps=n_steps, log=log)
+    progress = Progress(task, parameters.epochs, done_steps=step, n_steps=n_steps, log=log, flops_per_token=flops)
     trainer = _Stepper(task, accelerator, module, parameters)
 
-    def is_due(step: int) -> bool:
-        every = parameters.checkpoint_every * passes
-        return bool(every) and step % every == 0 and step < n_steps
+    def checkpoint_if_due(step: int) -> None:
+        if step % passes or step == n_steps:  # a rollout is not part of a checkpoint
+            return
+        stopping, every = interruption.requested(accelerator), parameters.checkpoint_every * passes
+        if stopping or (every and step % every == 0):
+            checkpoints.save(step, best)
+        if stopping:
+            raise TrainingError(f"stopped by SIGTERM after step {step}; the same command goes on from there")
 
     if step == 0 and task.eval_groups:
         log.write(step=0, epoch=0.0, **{f"eval_{k}": v for k, v in trainer.evaluate(task.eval_groups, 0.0).items()})
@@ -71,6 +87,7 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
         steps = [groups for groups in steps for _ in range(passes)]
         for groups in steps[step - epoch * steps_per_epoch :]:
             module.train()
+            started = time.perf_counter()
             metrics = trainer.forward_backward(groups, progress=step / n_steps)
             if step == 0:
                 task.check_step_zero(metrics)
@@ -81,9 +98,16 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
             schedule.step()
             optimizer.zero_grad()
             step += 1
-            progress.report(step, epoch=step / steps_per_epoch, groups=groups, metrics=metrics)
-            if is_due(step) and step % steps_per_epoch:
-                checkpoints.save(step, best)
+            progress.report(
+                step,
+                epoch=step / steps_per_epoch,
+                groups=groups,
+                seconds=time.perf_counter() - started,
+                peak_bytes=peak_memory(accelerator.device),
+                metrics=metrics,
+            )
+            if step % steps_per_epoch:
+                checkpoint_if_due(step)
         if task.eval_groups and ((epoch + 1) % parameters.eval_every_epochs == 0 or step == n_steps):
             evaluated = trainer.evaluate(task.eval_groups, step / n_steps)
             log.write(step=step, epoch=float(epoch + 1), **{f"eval_{k}": v for k, v in evaluated.items()})
@@ -93,8 +117,7 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
             if parameters.keep == "best" and (best is None or score > best):
                 best = score
                 _publish(accelerator, task, module, workspace / "model")
-        if is_due(step):  # behind the evaluation, which a resumed run would skip
-            checkpoints.save(step, best)
+        checkpoint_if_due(step)  # behind the evaluation, which a resumed run would skip
     if parameters.keep == "last" or best is None:
         _publish(accelerator, task, module, workspace / "model")
     accelerator.wait_for_everyone()

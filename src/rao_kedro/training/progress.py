@@ -50,10 +50,12 @@ class MetricsLog:
 
 
 class Progress:
-    """Measures tokens/s and the time left, and reports each step."""
+    """Measures speed and the time left, and reports each step."""
 
-    def __init__(self, task: Task, epochs: int, done_steps: int, n_steps: int, log: MetricsLog) -> None:
-        """Start the clock.
+    def __init__(
+        self, task: Task, epochs: int, done_steps: int, n_steps: int, log: MetricsLog, flops_per_token: float
+    ) -> None:
+        """Start without a step.
 
         Args:
             task: Its training groups tell how many tokens there are.
@@ -61,29 +63,52 @@ class Progress:
             done_steps: Steps done before a resume.
             n_steps: All steps of the run.
             log: Where metrics go.
+            flops_per_token: Of a forward and a backward pass, divided by the matmul peak of all processes together.
         """
-        self.log, self.n_steps, self.started_at = log, n_steps, time.monotonic()
+        self.log, self.n_steps, self.flops_per_token = log, n_steps, flops_per_token
         passes = epochs * task.passes_per_step
         self.tokens_left = sum(g.n_tokens for g in task.train_groups) * passes * (1 - done_steps / n_steps)
-        self.tokens_done = 0
-        self.last = self.started_at
+        self.tokens_done, self.seconds = 0, 0.0
 
-    def report(self, step: int, epoch: float, groups: Sequence[TokenizedGroup], metrics: Mapping[str, float]) -> None:
-        """Log a finished step. A prompt counts once per group, so every token counted is a useful one."""
-        now = time.monotonic()
-        tokens = sum(group.n_tokens for group in groups)
-        self.tokens_done += tokens
-        self.tokens_left = max(0, self.tokens_left - tokens)
-        speed = tokens / (now - self.last)
-        mean_speed = self.tokens_done / (now - self.started_at)
-        self.last = now
-        self.log.write(step=step, epoch=epoch, tokens_per_second=speed, **metrics)
+    def report(
+        self,
+        step: int,
+        epoch: float,
+        groups: Sequence[TokenizedGroup],
+        seconds: float,
+        peak_bytes: int,
+        metrics: Mapping[str, float],
+    ) -> None:
+        """Log a finished step.
+
+        Args:
+            step: Steps done.
+            epoch: Epochs done.
+            groups: What it trained on.
+            seconds: What it took, without evaluations and checkpoints.
+            peak_bytes: Memory at its peak so far, on this process's device.
+            metrics: Of the task.
+        """
+        useful = sum(group.n_tokens for group in groups)
+        self.tokens_done, self.seconds = self.tokens_done + useful, self.seconds + seconds
+        self.tokens_left = max(0, self.tokens_left - useful)
+        mean_speed = self.tokens_done / self.seconds
+        mfu = useful / seconds * self.flops_per_token
+        self.log.write(
+            step=step,
+            epoch=epoch,
+            tokens_per_second=sum(group.n_row_tokens for group in groups) / seconds,
+            useful_tokens_per_second=useful / seconds,
+            mfu=mfu,
+            peak_memory_gb=peak_bytes / 1e9,
+            **metrics,
+        )
         if self.log.is_main:
             shown = [
                 f"{name} {metrics[name]:.3f}" for name in ("loss", "accuracy", "margin", "grad_norm") if name in metrics
             ]
             print(
-                f"step {step}/{self.n_steps}  {'  '.join(shown)}  {mean_speed:.0f} tokens/s  "
-                f"{self.tokens_left / mean_speed:.0f} s left",
+                f"step {step}/{self.n_steps}  {'  '.join(shown)}  {mean_speed:.0f} useful tokens/s  MFU {mfu:.0%}  "
+                f"{peak_bytes / 1e9:.1f} GB  {self.tokens_left / mean_speed:.0f} s left",
                 flush=True,
             )

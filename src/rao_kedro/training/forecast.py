@@ -1,0 +1,96 @@
+"""What a run will need before it starts, and how much of the machine it uses while it runs."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rao_kedro.schemas.training import TrainingParameters
+from rao_kedro.training.batching import packs
+from rao_kedro.training.rollouts import sharding
+from rao_kedro.training.task import Task
+
+TILE_BYTES = 3 * 2**26  # tiles of logits that exist at a time in the backward pass
+GRADIENT_AND_ADAM_BYTES = 4 + 8  # per parameter that is trained, in fp32
+
+
+def saved_bytes(forward: Callable[[], None], module: nn.Module) -> int:
+    """Return how many bytes a forward pass keeps for its backward pass; the parameters of `module` are not counted."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(kept.values())
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Return the bytes that are in use now: of the GPU, or resident in this process."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that were in use so far: of the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """Return the FLOP/s of a large square matrix product, the best of those that fit into `seconds`."""
+    n = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    best, end = 0.0, time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = time.perf_counter()
+        best = max(best, 2 * n**3 / (now - start))
+        if now > end:
+            return best
+
+
+def flops_per_token(module: nn.Module) -> int:
+    """Return the FLOPs of a forward and a backward pass over a token: 6 per parameter, 4 where it is frozen."""
+    return sum(p.numel() * (6 if p.requires_grad else 4) for p in module.parameters())
+
+
+def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters: TrainingParameters) -> str:
+    """Return a sentence on what the run will need: groups, tokens, steps, and memory at the peak on each device.
+
+    A forward and a backward pass over the shortest group tell what a token keeps in memory; all processes take part.
+    """
+    groups, n_groups = task.train_groups, len(task.train_groups)
+    steps = -(-n_groups // parameters.groups_per_step) * parameters.epochs * task.passes_per_step
+    longest = max(sum(g.n_tokens for g in pack) for pack in packs(groups, parameters.max_tokens_per_batch))
+    in_use = memory_in_use(accelerator.device)
+    probe = task.before_packs(module.train(), [min(groups, key=lambda g: g.n_tokens)], 0.0)
+    losses = []
+
+    def forward() -> None:
+        with accelerator.autocast():
+            losses.append(task.loss(module, probe, accelerator.device).loss)
+
+    per_token = saved_bytes(forward, module) / sum(g.n_tokens for g in probe)
+    accelerator.backward(losses.pop() * 0)
+    module.zero_grad(set_to_none=True)
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    states = GRADIENT_AND_ADAM_BYTES * trained // (accelerator.num_processes if sharding() else 1)
+    peak = in_use + states + int(per_token * longest) + TILE_BYTES
+    return (
+        f"{n_groups} groups of {sum(g.n_tokens for g in groups)} tokens, {steps} steps, packs of at most {longest} "
+        f"tokens; about {peak / 1e9:.1f} GB of memory at the peak"
+    )

@@ -1,0 +1,64 @@
+"""Speed, the time left, and what a run will need."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.training.forecast import flops_per_token, matmul_peak, saved_bytes
+from rao_kedro.training.progress import MetricsLog, Progress
+
+GROUPS = [TokenizedGroup(f"g{i}", [1, 2, 3, 4], [[5, 6, 7], [8, 9, 2]]) for i in range(4)]
+
+
+def test_a_step_reports_useful_tokens_mfu_and_the_time_left_with_every_pass_counted(tmp_path, capsys):
+    """4 groups of 10 tokens (14 as rows), 2 epochs of 2 steps with 3 passes: 12 steps of 20 tokens, 2 seconds each."""
+    task = SimpleNamespace(train_groups=GROUPS, passes_per_step=3)
+    log = MetricsLog(tmp_path / "log.jsonl", resume_at=0, is_main=True)
+    progress = Progress(task, epochs=2, done_steps=0, n_steps=12, log=log, flops_per_token=0.05)
+    for step in range(1, 13):
+        progress.report(step, step / 6, GROUPS[:2], seconds=2.0, peak_bytes=3 * 10**9, metrics={"loss": 1.0})
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("10 useful tokens/s  MFU 50%  3.0 GB  22 s left") and said[-1].endswith(" 0 s left")
+    row = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
+    assert (row["useful_tokens_per_second"], row["tokens_per_second"]) == (10, 14)
+    assert (row["mfu"], row["peak_memory_gb"]) == (0.5, 3.0)
+
+
+def test_bytes_that_a_forward_pass_keeps_are_counted_once_and_without_parameters():
+    """tanh(x W) keeps x for the weight's gradient (4 x 8 floats) and its own output (4 x 6 floats)."""
+    layer, x, kept = torch.nn.Linear(8, 6, bias=False), torch.randn(4, 8), []
+    assert saved_bytes(lambda: kept.append(torch.tanh(layer(x)).sum()), layer) == 4 * (4 * 8 + 4 * 6)
+
+
+def test_a_frozen_parameter_costs_four_flops_a_token_and_a_trained_one_six():
+    layer = torch.nn.Linear(8, 6)
+    layer.bias.requires_grad_(False)
+    assert flops_per_token(layer) == 6 * 48 + 4 * 6
+
+
+def test_the_matmul_peak_is_a_speed_of_this_machine():
+    assert 1e8 < matmul_peak(torch.device("cpu"), torch.float32, seconds=0.05) < 1e14
+
+
+def test_the_forecast_counts_groups_tokens_and_steps(tmp_path, tiny_checkpoint):
+    from accelerate import Accelerator
+    from groups import parameters, write_groups
+
+    from rao_kedro.schemas.specs import TrainingSpec
+    from rao_kedro.training.forecast import forecast
+    from rao_kedro.training.sft import SupervisedFinetuning
+
+    training = parameters(epochs=3, groups_per_step=3, max_tokens_per_batch=40)
+    groups = write_groups(tmp_path / "groups.parquet", 12)
+    task = SupervisedFinetuning(
+        TrainingSpec(workspace=tmp_path, model_dir=tiny_checkpoint, groups_path=groups, training=training)
+    )
+    module = task.load()
+    said = forecast(task, Accelerator(), module, training)
+    tokens = sum(group.n_tokens for group in task.train_groups)
+    assert said.startswith(f"8 groups of {tokens} tokens, 9 steps, packs of at most ")
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert pytest.approx(float(said.split("about ")[1].split(" GB")[0]), abs=5) == 3

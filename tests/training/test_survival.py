@@ -1,0 +1,181 @@
+"""What a run survives: kills, damaged checkpoints, SIGTERM, a full disk."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from accelerate import Accelerator
+from groups import log_of, parameters, write_groups
+
+from rao_kedro.errors import TrainingError
+from rao_kedro.models.loading import load_causal_lm
+from rao_kedro.schemas.specs import TrainingSpec
+from rao_kedro.training.launch import launch
+from rao_kedro.training.progress import Progress
+
+
+@pytest.fixture
+def groups_path(tmp_path):
+    return write_groups(tmp_path / "groups.parquet", 12)
+
+
+@pytest.fixture
+def uninterrupted(tmp_path, tiny_checkpoint, groups_path):
+    """The weights of a run that nothing happens to."""
+    launch("sft", resumable_spec(tmp_path / "whole", tiny_checkpoint, groups_path), None)
+    return weights_of(tmp_path / "whole")
+
+
+def weights_of(workspace):
+    return load_causal_lm(workspace / "model").state_dict()
+
+
+def assert_same(weights, others):
+    for name, values in weights.items():
+        assert torch.equal(values, others[name]), name
+
+
+@pytest.fixture
+def killed_at_step_4(monkeypatch):
+    """Kills the first run at step 4, and lists the steps of all runs."""
+    from rao_kedro.training.progress import Progress
+
+    report, steps = Progress.report, []
+
+    def killed(self, step, **kwargs):
+        steps.append(step)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        report(self, step, **kwargs)
+
+    monkeypatch.setattr(Progress, "report", killed)
+    return steps
+
+
+def resumable_spec(workspace, tiny_checkpoint, groups_path, **training):
+    training = parameters(**{"epochs": 3, "checkpoint_every": 1, "keep": "last"} | training)
+    return TrainingSpec(workspace=workspace, model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, tiny_checkpoint, groups_path, killed_at_step_4):
+    spec = resumable_spec(tmp_path / "killed", tiny_checkpoint, groups_path)
+    with pytest.raises(KeyboardInterrupt):
+        launch("sft", spec, None)
+    launch("sft", spec, None)
+    assert killed_at_step_4 == [1, 2, 3, 4, 4, 5, 6]
+    launch("sft", resumable_spec(tmp_path / "whole", tiny_checkpoint, groups_path), None)
+    assert_same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"))
+    assert len(log_of(tmp_path / "killed")[0]) == 6
+
+
+@pytest.mark.parametrize("changed", ["parameters", "data"])
+def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, tiny_checkpoint, groups_path, killed_at_step_4, changed):
+    with pytest.raises(KeyboardInterrupt):
+        launch("sft", resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path), None)
+    if changed == "data":
+        write_groups(groups_path, 13)
+    changes = {"learning_rate": 1e-3} if changed == "parameters" else {}
+    launch("sft", resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path, **changes), None)
+    assert killed_at_step_4 == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6]
+
+
+def test_the_last_checkpoints_are_kept_and_a_finished_run_leaves_none(
+    tmp_path, tiny_checkpoint, groups_path, killed_at_step_4
+):
+    spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path, checkpoints_kept=2)
+    with pytest.raises(KeyboardInterrupt):
+        launch("sft", spec, None)
+    found = sorted(path.name for path in (spec.workspace / "checkpoints").iterdir())
+    assert found == ["step-000000002", "step-000000003"]
+    launch("sft", spec, None)
+    assert not (spec.workspace / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("damage", ["flipped byte", "missing file", "no manifest", "half-written"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path, tiny_checkpoint, groups_path, uninterrupted, killed_at_step_4, capsys, damage
+):
+    spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path)
+    with pytest.raises(KeyboardInterrupt):
+        launch("sft", spec, None)
+    newest = spec.workspace / "checkpoints/step-000000003"
+    match damage:
+        case "flipped byte":
+            content = bytearray((newest / "model.safetensors").read_bytes())
+            content[-5] ^= 1
+            (newest / "model.safetensors").write_bytes(content)
+        case "missing file":
+            (newest / "optimizer.bin").unlink()
+        case "no manifest":
+            (newest / "manifest.json").unlink()
+        case "half-written":
+            newest.rename(newest.with_name("step-000000003.partial"))
+    launch("sft", spec, None)
+    assert killed_at_step_4 == [1, 2, 3, 4, 3, 4, 5, 6]
+    assert ("is passed over" in capsys.readouterr().out) == (damage != "half-written")
+    assert_same(uninterrupted, weights_of(spec.workspace))
+
+
+def test_sigterm_saves_a_checkpoint_and_stops_with_a_sentence(
+    tmp_path, tiny_checkpoint, groups_path, uninterrupted, monkeypatch
+):
+    report = Progress.report
+
+    def terminated(self, step, **kwargs):
+        report(self, step, **kwargs)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path, checkpoint_every=0)
+    monkeypatch.setattr(Progress, "report", terminated)
+    for step in (1, 2):  # the second is the last of its epoch
+        with pytest.raises(TrainingError, match=f"stopped by SIGTERM after step {step}; the same command goes on"):
+            launch("sft", spec, None)
+    monkeypatch.setattr(Progress, "report", report)
+    launch("sft", spec, None)
+    assert_same(uninterrupted, weights_of(spec.workspace))
+    assert len(log_of(spec.workspace)[0]) == 6
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    tmp_path, tiny_checkpoint, groups_path, uninterrupted, monkeypatch
+):
+    save = Accelerator.save_state
+
+    def full(self, directory, **kwargs):
+        save(self, directory, **kwargs)
+        if "step-000000003" in directory:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path)
+    monkeypatch.setattr(Accelerator, "save_state", full)
+    with pytest.raises(TrainingError, match=r"checkpoint of step 3 could not be written .*No space left"):
+        launch("sft", spec, None)
+    found = sorted(path.name for path in (spec.workspace / "checkpoints").iterdir())
+    assert found == ["step-000000001", "step-000000002"]
+    monkeypatch.setattr(Accelerator, "save_state", save)
+    launch("sft", spec, None)
+    assert_same(uninterrupted, weights_of(spec.workspace))
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_and_the_same_command_gives_the_same_weights(
+    tmp_path, tiny_checkpoint, groups_path, uninterrupted
+):
+    spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path)
+    spec.workspace.mkdir()
+    (spec.workspace / "spec.json").write_text(spec.model_dump_json())
+    command = [sys.executable, "-m", "rao_kedro.training.sft", str(spec.workspace / "spec.json")]
+    log = spec.workspace / "training_log.jsonl"
+    for steps in (2, 4):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (log.exists() and log.read_text().count('"grad_norm"') >= steps):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert_same(uninterrupted, weights_of(spec.workspace))
