@@ -1,0 +1,154 @@
+"""One measured run of the training engine, in a process of its own: ours, or TRL's DPOTrainer on the same token ids.
+
+    python benchmarks/engine_workers.py '{"kind": "ours", ...}'
+
+prints one JSON object: seconds per step, seconds of the reference pass, losses, peak memory.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+LEARNING_RATE = 1e-6
+BETA = 0.1
+
+
+def ours(groups_path: Path, model_dir: Path, groups_per_step: int, mixed_precision: str, objective: str) -> dict:
+    """Train one epoch through `launch`, as a node does; steps in the order of the table."""
+    from rao_kedro.schemas.specs import AlignmentSpec, ScoringSpec
+    from rao_kedro.schemas.training import KLParameters, TrainingParameters
+    from rao_kedro.training import loop
+    from rao_kedro.training.launch import launch, read_training_log
+
+    loop.epoch_steps = lambda groups, size, seed, epoch: [groups[i : i + size] for i in range(0, len(groups), size)]
+    with tempfile.TemporaryDirectory() as directory:
+        common = {"model_dir": model_dir, "groups_path": groups_path, "workspace": Path(directory)}
+        reference = Path(directory) / "reference.parquet"
+        scoring = ScoringSpec(
+            **common, output_path=reference, max_tokens_per_batch=TOKENS_PER_BATCH, mixed_precision=mixed_precision
+        )
+        started = time.perf_counter()
+        launch("reference", scoring, None)
+        reference_seconds = time.perf_counter() - started
+        training = TrainingParameters(
+            learning_rate=LEARNING_RATE,
+            groups_per_step=groups_per_step,
+            max_tokens_per_batch=TOKENS_PER_BATCH,
+            mixed_precision=mixed_precision,
+            lr_scheduler="constant_with_warmup",
+            warmup_ratio=0.0,
+            keep="last",
+        )
+        spec = AlignmentSpec(
+            **common,
+            reference_path=reference,
+            objective=objective,
+            objective_parameters={"beta": BETA} | ({"log_z0": "auto"} if objective == "rao" else {}),
+            training=training,
+            kl=KLParameters(prompts=0),
+        )
+        launch("alignment", spec, None)
+        log = read_training_log(Path(directory))
+        steps = log[log["loss"].notna()]
+        groups = pd.read_parquet(groups_path)
+        useful = [len(p) + sum(map(len, r)) for p, r in zip(groups["prompt_ids"], groups["response_ids"], strict=True)]
+        of_step = [sum(useful[i : i + groups_per_step]) for i in range(0, len(useful), groups_per_step)]
+        seconds = [n / speed for n, speed in zip(of_step, steps["useful_tokens_per_second"], strict=True)]
+        return {"step_seconds": seconds, "reference_seconds": reference_seconds, "losses": steps["loss"].tolist()}
+
+
+TOKENS_PER_BATCH = 1024
+
+
+def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, precompute: bool, batch: int) -> dict:
+    """Train one epoch with TRL's own trainer on the rows' token ids, in the order of the table."""
+    import torch
+    from datasets import Dataset
+    from torch.utils.data import SequentialSampler
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+
+    class SameRows(DPOTrainer):
+        def _prepare_dataset(self, dataset, *args):
+            return dataset
+
+        reference_seconds = 0.0
+
+        def _precompute_ref_logps(self, *args):
+            started = time.perf_counter()
+            dataset = super()._precompute_ref_logps(*args)
+            self.reference_seconds = time.perf_counter() - started
+            return dataset
+
+        def _get_train_sampler(self, dataset=None):
+            return SequentialSampler(dataset if dataset is not None else self.train_dataset)
+
+    class Clock(TrainerCallback):
+        seconds: list[float] = []
+        losses: list[float] = []
+
+        def on_step_begin(self, *args, **kwargs):
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *args, **kwargs):
+            self.seconds.append(time.perf_counter() - self.started)
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if "loss" in (logs or {}):
+                self.losses.append(logs["loss"])
+
+    groups = pd.read_parquet(groups_path)
+    rows = [
+        {"prompt_ids": list(p), "chosen_ids": list(r[c]), "rejected_ids": list(r[j])}
+        for p, r, c, j in zip(*(groups[k] for k in ("prompt_ids", "response_ids", "chosen", "rejected")), strict=True)
+    ]
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as directory:
+        args = DPOConfig(
+            output_dir=directory,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=groups_per_step // batch,
+            num_train_epochs=1,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
+            beta=BETA,
+            bf16=bf16,
+            use_cpu=not torch.cuda.is_available(),
+            precompute_ref_log_probs=precompute,
+            optim="adamw_torch_fused",
+            gradient_checkpointing=False,
+            max_length=None,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        clock = Clock()
+        trainer = SameRows(
+            model,
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=AutoTokenizer.from_pretrained(model_dir),
+            callbacks=[clock],
+        )
+        trainer.train()
+        return {
+            "step_seconds": clock.seconds,
+            "reference_seconds": trainer.reference_seconds,
+            "losses": clock.losses,
+        }
+
+
+if __name__ == "__main__":
+    request = json.loads(sys.argv[1])
+    kind = request.pop("kind")
+    measured = {"ours": ours, "trl": trl}[kind](
+        **{key: Path(value) if key in ("groups_path", "model_dir") else value for key, value in request.items()}
+    )
+    measured["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(json.dumps(measured))
