@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rao_kedro.schemas.specs import AlignmentSpec, ScoringSpec
-from rao_kedro.schemas.training import TrainingParameters
+from rao_kedro.schemas.training import KLParameters, TrainingParameters
 from rao_kedro.training.launch import launch
 
 
@@ -63,6 +63,6 @@ def alignment_spec(tmp_path, tiny_checkpoint, groups_path, name="rao", training=
         reference_path=tmp_path / "reference.parquet",
         objective=name,
         objective_parameters=objective,
-        max_response_tokens=6,
+        kl=KLParameters(max_tokens=6),
         training=training or parameters(epochs=8, keep="last"),
     )

@@ -13,6 +13,7 @@ from rao_kedro.models.loading import load_causal_lm, load_reward_model
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PackedRewards, padded_rewards
 from rao_kedro.schemas.specs import RewardTrainingSpec, ScoringSpec, TrainingSpec
+from rao_kedro.schemas.training import KLParameters
 from rao_kedro.training.launch import launch
 from rao_kedro.training.offline import OfflineAlignment
 from rao_kedro.training.reward import bradley_terry
@@ -67,7 +68,7 @@ def test_an_evaluation_samples_how_far_the_policy_is_from_the_reference(tmp_path
     """Responses of one token: the KL divergence is a sum over the vocabulary."""
     reference(tmp_path, tiny_checkpoint, groups_path)
     spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, "dpo")
-    task = OfflineAlignment(spec.model_copy(update={"max_response_tokens": 1}))
+    task = OfflineAlignment(spec.model_copy(update={"kl": KLParameters(max_tokens=1)}))
     module = task.load().eval()
     prompts = [replace(task.eval_groups[0], group_id=f"copy {i}") for i in range(400)]
     assert task.sequence_kl(module, prompts) == pytest.approx({"kl_to_reference": 0, "kl_to_reference_stderr": 0})

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rao_kedro.schemas.training import RolloutParameters, TrainingParameters
+from rao_kedro.schemas.training import KLParameters, RolloutParameters, TrainingParameters
 
 
 class ModelParameters(BaseModel):
@@ -84,13 +84,13 @@ class AlignmentSpec(TrainingSpec):
         reference_path: Parquet of reference log-probs.
         objective: Name of the objective.
         objective_parameters: Its parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
-        max_response_tokens: Tokens at most of the responses that evaluations sample to measure the KL divergence.
+        kl: How evaluations measure how far the policy is from the reference.
     """
 
     reference_path: Path
     objective: str
     objective_parameters: dict[str, float | str | bool]
-    max_response_tokens: int = Field(ge=1)
+    kl: KLParameters = KLParameters()
 
 
 class PPOSpec(TrainingSpec):

@@ -23,6 +23,20 @@ class RolloutParameters(BaseModel):
     passes: int = Field(4, ge=1)
 
 
+class KLParameters(BaseModel):
+    """How evaluations of an offline method measure KL(policy || reference): on responses of the policy.
+
+    Attributes:
+        prompts: Held-out prompts to sample one response each for; 0 does not measure.
+        max_tokens: Tokens of a response at most; the divergence is that of responses cut there.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompts: int = Field(64, ge=0)
+    max_tokens: int = Field(256, ge=1)
+
+
 class TrainingParameters(BaseModel):
     """What the loop needs to know; see `rao_kedro.training.loop`.
 

@@ -31,9 +31,6 @@ from rao_kedro.training.task import LossOutput, Task
 # Mean log-ratio, in nats, that noise of the compute precision alone can cause before the first update.
 STEP_ZERO_TOLERANCE = {"no": 0.01, "bf16": 1.5}
 
-# Held-out prompts that an evaluation samples on, to measure how far the policy is from the reference.
-KL_PROMPTS = 64
-
 
 def build_objective(spec: AlignmentSpec, groups: Sequence[TokenizedGroup]) -> Objective:
     """Return the spec's objective, with `log_z0: auto` solved from the rewards of `groups`.
@@ -66,7 +63,7 @@ class OfflineAlignment(Task):
         eval_groups = read_groups(spec.groups_path, "test", "rewards")
         self.train_groups, self.eval_groups = self._columns(train_groups), self._columns(eval_groups)
         self.progress = 0.0
-        self.sampler = Sampler(spec.model_dir, spec.max_response_tokens)
+        self.sampler = Sampler(spec.model_dir, spec.kl.max_tokens)
         self.kl: dict[str, float] = {}
 
     def _columns(self, groups: list[TokenizedGroup]) -> list[TokenizedGroup]:
@@ -89,14 +86,19 @@ class OfflineAlignment(Task):
     ) -> Sequence[TokenizedGroup]:
         """Remember how far training is, for objectives with a schedule; measure the KL divergence in an evaluation."""
         self.progress = progress
-        self.kl = {} if module.training or sharding() else self.sequence_kl(module, groups[:KL_PROMPTS])
+        sampled_on = groups[: self.spec.kl.prompts]
+        differ = progress > 0  # before the first update the policy is the reference
+        self.kl = self.sequence_kl(module, sampled_on) if sampled_on and differ and not module.training else {}
         return groups
 
     def sequence_kl(self, module: nn.Module, groups: Sequence[TokenizedGroup]) -> dict[str, float]:
         """Return KL(policy || reference) in nats per response, with its standard error.
 
-        The mean of `log pi(y|x) - log pi_ref(y|x)` over one response to each prompt, sampled from the policy.
+        The mean of `log pi(y|x) - log pi_ref(y|x)` over one response to each prompt, sampled from the policy; nothing
+        where the policy is sharded, so that it cannot be sampled from here.
         """
+        if sharding():
+            return {}
         training = self.spec.training
         policy, accelerator = self.policy_of(module), Accelerator(mixed_precision=training.mixed_precision)
         with torch.random.fork_rng(), accelerator.autocast():

@@ -6,6 +6,7 @@ import pandas as pd
 
 from rao_kedro.schemas.parameters import DataParameters, MethodParameters, ReferenceParameters
 from rao_kedro.schemas.specs import AlignmentSpec, PPOSpec
+from rao_kedro.schemas.training import KLParameters
 from rao_kedro.training.launch import launch, read_training_log
 from rao_kedro.training.reference_cache import cached_reference_logprobs
 
@@ -28,6 +29,7 @@ def align(
     reward_annotated: Path,
     reference_logprobs: Path,
     method: MethodParameters,
+    kl: KLParameters,
     data: DataParameters,
     accelerate_config: Path,
     workspace: Path,
@@ -50,7 +52,7 @@ def align(
     if method.rollout is not None:
         spec = PPOSpec(**common, reward_model_dir=reward_model, rollout=method.rollout)
     else:
-        spec = AlignmentSpec(**common, objective=method.objective, max_response_tokens=data.max_response_tokens)
+        spec = AlignmentSpec(**common, objective=method.objective, kl=kl)
     task = "alignment" if method.rollout is None else "ppo"
     launch(task, spec, accelerate_config, metric_prefix=f"{workspace.name}.")
     return workspace / "model", read_training_log(workspace)

@@ -39,6 +39,7 @@ def _method(name: str) -> Pipeline:
                     "reward_annotated": "reward_annotated@path",
                     "reference_logprobs": "reference_logprobs@path",
                     "method": "params:method",
+                    "kl": "params:kl_to_reference",
                     "data": "params:data",
                     "accelerate_config": "accelerate_config",
                     "workspace": "workspace",
@@ -52,5 +53,6 @@ def _method(name: str) -> Pipeline:
         tags=["alignment", name],
         inputs={dataset: dataset for dataset in shared},
         outputs={"training_log": f"training_log_{name}"},
-        parameters={"params:method": f"params:alignment.{name}", "params:data": "params:data"},
+        parameters={"params:method": f"params:alignment.{name}"}
+        | {shared: shared for shared in ("params:kl_to_reference", "params:data")},
     )

@@ -12,6 +12,7 @@ from rao_kedro.models.identity import combined_hash, content_hash, file_hash
 from rao_kedro.pipelines.alignment.nodes import align
 from rao_kedro.reporting.figures import likelihood_dynamics
 from rao_kedro.schemas.parameters import DataParameters, LikelihoodStudyParameters
+from rao_kedro.schemas.training import KLParameters
 
 
 def train_runs(
@@ -20,6 +21,7 @@ def train_runs(
     reward_annotated: Path,
     reference_logprobs: Path,
     study: LikelihoodStudyParameters,
+    kl: KLParameters,
     data: DataParameters,
     accelerate_config: Path,
     workspace: Path,
@@ -35,7 +37,7 @@ def train_runs(
         finished = workspace / f"{name}-{key}.csv"
         if not finished.exists():
             models = (sft_model, reward_model, reward_annotated, reference_logprobs)
-            _, log = align(*models, method, data, accelerate_config, workspace / name)
+            _, log = align(*models, method, kl, data, accelerate_config, workspace / name)
             write_text(finished, log.to_csv(index=False))
             shutil.rmtree(workspace / name)  # a study is about the logs; its policies would fill the disk
         logs.append(pd.read_csv(finished).assign(run=name))

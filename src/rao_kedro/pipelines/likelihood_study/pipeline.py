@@ -17,6 +17,7 @@ def create_pipeline() -> Pipeline:
                     "reward_annotated": "reward_annotated@path",
                     "reference_logprobs": "reference_logprobs@path",
                     "study": "params:likelihood_study",
+                    "kl": "params:kl_to_reference",
                     "data": "params:data",
                     "accelerate_config": "accelerate_config",
                     "workspace": "likelihood_study_workspace",
