@@ -23,8 +23,11 @@ def rated_groups(path: Path, model_dir: Path, n: int) -> tuple[pd.DataFrame, pd.
     """Return the first `n` prompts with four differently rated responses, and the same responses as all pairs."""
     source = PreferenceSource(path=str(path), format="rated", rating_key="gpt4turbo_preference")
     groups = _short_groups(source, model_dir, k=4, max_tokens=MAX_TOKENS)[:n]
-    pairs = [(prompt, [responses[i], responses[j]], [ratings[i], ratings[j]])
-             for prompt, responses, ratings in groups for i, j in combinations(range(4), 2)]
+    pairs = [
+        (prompt, [responses[i], responses[j]], [ratings[i], ratings[j]])
+        for prompt, responses, ratings in groups
+        for i, j in combinations(range(4), 2)
+    ]
     return _table(groups), _table(pairs)
 
 
@@ -52,6 +55,16 @@ def _table(groups: list[Group]) -> pd.DataFrame:
     rows = []
     for i, (prompt, responses, ratings) in enumerate(groups):
         order = sorted(range(len(ratings)), key=ratings.__getitem__)
-        rows.append({"group_id": f"g{i}", "split": "train", "prompt_ids": prompt, "response_ids": responses,
-                     "ratings": ratings, "rewards": ratings, "chosen": order[-1], "rejected": order[0]})
+        rows.append(
+            {
+                "group_id": f"g{i}",
+                "split": "train",
+                "prompt_ids": prompt,
+                "response_ids": responses,
+                "ratings": ratings,
+                "rewards": ratings,
+                "chosen": order[-1],
+                "rejected": order[0],
+            }
+        )
     return pd.DataFrame(rows)

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -103,17 +105,13 @@ def test_dpo_starts_at_ln_2_and_learns(tmp_path, tiny_checkpoint, groups_path):
     assert steps[-1]["margin"] > 0.2
 
 
-def test_a_reference_from_other_weights_stops_before_the_first_update(tmp_path, tiny_checkpoint, groups_path):
-    other = tmp_path / "other"
-    model = load_causal_lm(tiny_checkpoint)
-    with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(1.1)
-    from rao_kedro.models.chat import load_tokenizer
-    from rao_kedro.models.loading import save_checkpoint
-
-    save_checkpoint(model, load_tokenizer(tiny_checkpoint), other)
-    reference(tmp_path, tiny_checkpoint, groups_path, model_dir=other)
-    with pytest.raises(TrainingError, match=r"before the first update log_ratio_.* instead of 0"):
+def test_log_ratios_that_are_not_0_stop_before_the_first_update(tmp_path, tiny_checkpoint, groups_path):
+    """As a wrong mask would make them, or another template, or dropout."""
+    path = reference(tmp_path, tiny_checkpoint, groups_path)
+    rows = pq.read_table(path).to_pylist()
+    shifted = [{**row, "response_logps": [logp - 1.0 for logp in row["response_logps"]]} for row in rows]
+    pq.write_table(pa.Table.from_pylist(shifted), path)
+    with pytest.raises(TrainingError, match=r"before the first update log_ratio_chosen is 1\.000 nats instead of 0"):
         launch("alignment", alignment_spec(tmp_path, tiny_checkpoint, groups_path, log_z0=0.0), None)
 
 

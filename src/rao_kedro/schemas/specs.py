@@ -116,11 +116,13 @@ class ScoringSpec(WorkerSpec):
         output_path: Parquet to write.
         max_tokens_per_batch: Tokens of one packed forward pass.
         mixed_precision: Compute precision; must be the one of training, or log-ratios at step 0 are not 0.
+        groups_per_shard: Groups that are scored before their rows are written.
     """
 
     output_path: Path
     max_tokens_per_batch: int = Field(2048, ge=1)
     mixed_precision: str = "bf16"
+    groups_per_shard: int = Field(1024, ge=1)
 
 
 class PolicyScoringSpec(ScoringSpec):

@@ -23,6 +23,7 @@ from rao_kedro.objectives.calibration import raising_log_z0, solved
 from rao_kedro.objectives.metrics import finished
 from rao_kedro.objectives.rao import RAO
 from rao_kedro.schemas.specs import AlignmentSpec
+from rao_kedro.training.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.rollouts import Sampler, sharding
 from rao_kedro.training.scoring import ForwardPass, group_logps
 from rao_kedro.training.tables import read_groups, read_reference
@@ -57,6 +58,8 @@ class OfflineAlignment(Task):
         """Read the groups and the reference log-probs that the spec names."""
         self.spec = spec
         self.tokenizer = load_tokenizer(spec.model_dir)
+        key = scoring_key(spec.model_dir, spec.groups_path, spec.training.mixed_precision, spec.t0_length)
+        refuse_stale(spec.reference_path, key)
         self.reference = read_reference(spec.reference_path, spec.groups_path)
         train_groups = read_groups(spec.groups_path, "train", "rewards")
         self.objective = build_objective(spec, train_groups)

@@ -30,6 +30,7 @@ from rao_kedro.schemas.specs import PPOSpec
 from rao_kedro.training.batching import packs, share_of_process
 from rao_kedro.training.loop import train
 from rao_kedro.training.offline import likelihood_remark, without_dropout
+from rao_kedro.training.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.rollouts import Sampler, sharding
 from rao_kedro.training.scoring import ForwardPass, group_logps
 from rao_kedro.training.tables import read_groups, read_reference
@@ -53,6 +54,8 @@ class PPOTask(Task):
         self.train_groups, self.eval_groups = (
             read_groups(spec.groups_path, split, "rewards") for split in ("train", "test")
         )
+        key = scoring_key(spec.model_dir, spec.groups_path, spec.training.mixed_precision, spec.t0_length)
+        refuse_stale(spec.reference_path, key)
         self.reference_logps = read_reference(spec.reference_path, spec.groups_path)
         self.likelihoods: dict[str, float] = {}
         self.prompts: Sequence[TokenizedGroup] = []

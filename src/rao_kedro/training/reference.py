@@ -4,17 +4,24 @@ from pathlib import Path
 
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import PackedLogProbs
+from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import ScoringSpec
-from rao_kedro.training.scoring import group_logps, read_all_groups, write_table
+from rao_kedro.training.reference_cache import scoring_key
+from rao_kedro.training.scoring import group_logps, write_in_shards
 
 
 def main(spec_path: str) -> None:
-    """Write `group_id, prompt_logp, response_logps` (nats), responses in the order of the groups table."""
+    """Write `group_id, prompt_logp, response_logps` (nats), responses in the order of the groups table, and the key."""
     spec = ScoringSpec.model_validate_json(Path(spec_path).read_text())
-    logps = group_logps(PackedLogProbs(load_causal_lm(spec.model_dir)), read_all_groups(spec), spec)
-    rows = [{"group_id": name, "prompt_logp": p, "response_logps": r} for name, (p, r) in logps.items()]
-    write_table(rows, spec.output_path)
+    key = scoring_key(spec.model_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
+    model = PackedLogProbs(load_causal_lm(spec.model_dir))
+
+    def score(groups: list[TokenizedGroup]) -> list[dict]:
+        logps = group_logps(model, groups, spec)
+        return [{"group_id": n, "prompt_logp": p, "response_logps": r, "key": key} for n, (p, r) in logps.items()]
+
+    write_in_shards(spec, key, score)
 
 
 if __name__ == "__main__":

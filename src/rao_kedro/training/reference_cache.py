@@ -1,4 +1,4 @@
-"""Reference log-probs as a content-addressed cache: a stale one cannot be read, since its name would be another.
+"""Reference log-probs as a content-addressed cache: a stale one cannot be read, since its key would be another.
 
 Imports neither torch nor transformers.
 """
@@ -6,7 +6,11 @@ Imports neither torch nor transformers.
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from rao_kedro.errors import TrainingError
 from rao_kedro.models.identity import combined_hash, content_hash
 from rao_kedro.schemas.parameters import ReferenceParameters
 from rao_kedro.schemas.specs import ScoringSpec
@@ -31,7 +35,7 @@ def cached_reference_logprobs(
         accelerate_config: The accelerate file of the worker; None computes in this process.
         cache: Directory of the cached tables.
     """
-    key = reference_key(model_dir, groups_path, parameters.mixed_precision, t0_length)
+    key = scoring_key(model_dir, groups_path, parameters.mixed_precision, t0_length)
     path = cache / f"{key}.parquet"
     if not path.exists():
         spec = ScoringSpec(
@@ -44,10 +48,36 @@ def cached_reference_logprobs(
             mixed_precision=parameters.mixed_precision,
         )
         launch("reference", spec, accelerate_config)
-    return pd.read_parquet(path).assign(key=key)
+    return pd.read_parquet(path)
 
 
-def reference_key(model_dir: Path, groups_path: Path, precision: str, t0_length: int) -> str:
+def scoring_key(model_dir: Path, groups_path: Path, precision: str, t0_length: int) -> str:
     """Return the hash of all that reference log-probs depend on: weights, token ids, t_0 and precision."""
-    groups = pd.read_parquet(groups_path, columns=["group_id", "prompt_ids", "response_ids"])
-    return combined_hash(content_hash(model_dir), groups.to_json(), precision, str(t0_length))
+    groups = pq.read_table(groups_path, columns=["group_id", "prompt_ids", "response_ids"])
+    return combined_hash(content_hash(model_dir), *map(_column_hash, groups.columns), precision, str(t0_length))
+
+
+def _column_hash(column: pa.ChunkedArray) -> str:
+    """Return a hash of a column's values, whatever chunks and integer type a writer chose."""
+    lengths = []
+    while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        lengths.append(pc.list_value_length(column).to_numpy().astype("int64").tobytes())
+        column = pc.list_flatten(column)
+    if pa.types.is_integer(column.type):
+        return combined_hash(*lengths, column.to_numpy().astype("int64").tobytes())
+    return combined_hash(*lengths, *column.to_pylist())
+
+
+def refuse_stale(path: Path, key: str) -> None:
+    """Refuse reference log-probs that belong to something else.
+
+    Raises:
+        TrainingError: The table's key is not `key`.
+    """
+    found = set(pq.read_table(path, columns=["key"]).column(0).to_pylist())
+    if found != {key}:
+        raise TrainingError(
+            f"the reference log-probs in {path} belong to other weights, tokens, t_0 or another precision "
+            f"(key {', '.join(sorted(found))}, expected {key}): run the pipeline `alignment` from its node "
+            "`score_reference` again"
+        )

@@ -14,6 +14,7 @@ from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.models.reward_head import PackedRewards
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import PolicyScoringSpec
+from rao_kedro.training.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.scoring import group_logps, group_rewards, write_table
 from rao_kedro.training.tables import read_groups, read_reference
 
@@ -23,6 +24,8 @@ def main(spec_path: str) -> None:
     spec = PolicyScoringSpec.model_validate_json(Path(spec_path).read_text())
     written = read_generations(spec.generations_path)
     held_out = read_groups(spec.groups_path, "test", "rewards")
+    key = scoring_key(spec.reference_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
+    refuse_stale(spec.reference_path, key)
     known = read_reference(spec.reference_path, spec.groups_path)
     policy = PackedLogProbs(load_causal_lm(spec.model_dir))
     logps = group_logps(policy, written, spec)

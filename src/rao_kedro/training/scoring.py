@@ -3,7 +3,8 @@
 Each process scores its share of the packs; all of them return everything, and the main one writes.
 """
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -43,6 +44,33 @@ class Logps(NamedTuple):
 
     prompt: float
     responses: list[float]
+
+
+def write_in_shards(spec: ScoringSpec, key: str, score: Callable[[list[TokenizedGroup]], list[dict]]) -> None:
+    """Write a row per group of the spec's table to its output, shard by shard; a killed run keeps finished shards.
+
+    Args:
+        spec: What to score, and where to.
+        key: Hash of all that the scores depend on; shards of another key are removed.
+        score: Returns the rows of some groups, the same on every process.
+    """
+    shards, groups = spec.workspace / "shards" / key, read_all_groups(spec)
+    main = PartialState().is_main_process
+    if main and shards.parent.exists():
+        for other in set(shards.parent.iterdir()) - {shards}:
+            shutil.rmtree(other)
+    starts = range(0, len(groups), spec.groups_per_shard)
+    paths = [shards / f"{start:09d}.parquet" for start in starts]
+    for start, path in zip(starts, paths, strict=True):
+        if not path.exists():
+            write_table(score(groups[start : start + spec.groups_per_shard]), path)
+            PartialState().wait_for_everyone()
+            if main:
+                print(f"{min(start + spec.groups_per_shard, len(groups))} of {len(groups)} groups", flush=True)
+    if main:
+        write_table([row for path in paths for row in pq.read_table(path).to_pylist()], spec.output_path)
+        shutil.rmtree(shards.parent)
+    PartialState().wait_for_everyone()
 
 
 def read_all_groups(spec: ScoringSpec) -> list[TokenizedGroup]:

@@ -1,0 +1,95 @@
+"""Reference log-probs and rewards: shards that survive a kill, and keys that a stale table cannot have."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from groups import alignment_spec, parameters, reference, write_groups
+
+from rao_kedro.errors import TrainingError
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.loading import load_causal_lm, save_checkpoint
+from rao_kedro.schemas.specs import ScoringSpec
+from rao_kedro.training import scoring
+from rao_kedro.training.launch import launch
+from rao_kedro.training.reference_cache import scoring_key
+
+
+@pytest.fixture
+def groups_path(tmp_path):
+    return write_groups(tmp_path / "groups.parquet", 12)
+
+
+def scoring_spec(workspace, tiny_checkpoint, groups_path):
+    return ScoringSpec(
+        workspace=workspace,
+        model_dir=tiny_checkpoint,
+        groups_path=groups_path,
+        output_path=workspace / "scores.parquet",
+        mixed_precision="no",
+        groups_per_shard=5,
+    )
+
+
+@pytest.mark.parametrize("task", ["reference", "annotate"])
+def test_a_killed_scoring_goes_on_from_its_last_shard_to_the_same_bytes(
+    task, tmp_path, tiny_checkpoint, groups_path, monkeypatch
+):
+    whole, killed = (scoring_spec(tmp_path / name, tiny_checkpoint, groups_path) for name in ("whole", "killed"))
+    if task == "annotate":  # a head of its own would be random
+        torch.manual_seed(0)
+    launch(task, whole, None)
+    written, shards = scoring.write_table, []
+
+    def dies(rows, path):
+        if len(shards) == 2:
+            raise KeyboardInterrupt
+        shards.append(path.name)
+        written(rows, path)
+
+    monkeypatch.setattr(scoring, "write_table", dies)
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        launch(task, killed, None)
+    monkeypatch.setattr(scoring, "write_table", lambda rows, path: (shards.append(path.name), written(rows, path)))
+    torch.manual_seed(0)
+    launch(task, killed, None)
+    assert shards == ["000000000.parquet", "000000005.parquet", "000000010.parquet", "scores.parquet"]
+    assert killed.output_path.read_bytes() == whole.output_path.read_bytes()
+    assert not (killed.workspace / "shards").exists()
+
+
+def test_the_key_is_of_content_not_of_how_a_file_was_written(tmp_path, tiny_checkpoint, groups_path):
+    rows = pq.read_table(groups_path)
+    small = rows.set_column(
+        rows.schema.get_field_index("prompt_ids"), "prompt_ids", rows["prompt_ids"].cast(pa.list_(pa.int32()))
+    )
+    pq.write_table(small, tmp_path / "other.parquet", row_group_size=3)
+    keys = {scoring_key(tiny_checkpoint, path, "no", 1) for path in (groups_path, tmp_path / "other.parquet")}
+    assert len(keys) == 1
+    assert scoring_key(tiny_checkpoint, groups_path, "bf16", 1) not in keys
+    assert scoring_key(tiny_checkpoint, groups_path, "no", 2) not in keys
+
+
+@pytest.mark.parametrize("changed", ["weights", "tokens", "precision", "t_0"])
+def test_a_stale_reference_is_refused(tmp_path, tiny_checkpoint, groups_path, changed):
+    reference(tmp_path, tiny_checkpoint, groups_path)
+    changes = {}
+    match changed:
+        case "weights":
+            model = load_causal_lm(tiny_checkpoint)
+            with torch.no_grad():
+                model.get_input_embeddings().weight[5, 0] += 1e-4  # far below what the check at step 0 can see
+            save_checkpoint(model, load_tokenizer(tiny_checkpoint), tmp_path / "other")
+            changes = {"model_dir": tmp_path / "other"}
+        case "tokens":
+            rows = pq.read_table(groups_path).to_pylist()
+            rows[3]["response_ids"][1][0] += 1
+            pq.write_table(pa.Table.from_pylist(rows), groups_path)
+        case "precision":
+            changes = {"training": parameters(mixed_precision="bf16")}
+        case "t_0":
+            changes = {"t0_length": 2}
+    spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, log_z0=0.0).model_copy(update=changes)
+    with pytest.raises(TrainingError, match="belong to other weights, tokens, t_0 or another precision"):
+        launch("alignment", spec, None)
