@@ -23,6 +23,22 @@ class RolloutParameters(BaseModel):
     passes: int = Field(4, ge=1)
 
 
+class LoRAParameters(BaseModel):
+    """Low-rank adapters in place of full fine-tuning; what is published is merged into plain weights.
+
+    Attributes:
+        rank: Of the update of a weight matrix.
+        alpha: The update is multiplied by alpha / rank.
+        target_modules: Names of the linear layers that get one, or all but the output projection.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
 class KLParameters(BaseModel):
     """How evaluations of an offline method measure KL(policy || reference): on responses of the policy.
 
@@ -45,6 +61,9 @@ class TrainingParameters(BaseModel):
         learning_rate: Peak of the schedule.
         groups_per_step: Prompt groups per optimizer step, over all processes.
         max_tokens_per_batch: Tokens of one packed forward pass; bounds memory.
+        lora: Trains adapters instead of all weights; takes a learning rate about ten times higher.
+        optimizer: AdamW, or bitsandbytes' with 8-bit states, on CUDA only.
+        activation_checkpointing: Computes each layer again in the backward pass: less memory, a third more compute.
         lr_scheduler: A scheduler name of transformers.
         warmup_ratio: Share of the steps over which the learning rate rises.
         weight_decay: AdamW's decoupled weight decay.
@@ -64,6 +83,9 @@ class TrainingParameters(BaseModel):
     learning_rate: float = Field(gt=0)
     groups_per_step: int = Field(8, ge=1)
     max_tokens_per_batch: int = Field(2048, ge=1)
+    lora: LoRAParameters | None = None
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    activation_checkpointing: bool = False
     lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)

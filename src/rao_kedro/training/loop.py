@@ -18,13 +18,15 @@ from torch import nn
 from transformers import get_scheduler
 
 from rao_kedro.errors import TrainingError
+from rao_kedro.models.adapters import merged
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.processes import WARNING_PREFIX
-from rao_kedro.schemas.training import TrainingParameters
+from rao_kedro.schemas.training import LoRAParameters, TrainingParameters
 from rao_kedro.training.batching import epoch_steps, packs, share_of_process
 from rao_kedro.training.checkpoints import Checkpoints
 from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, peak_memory
 from rao_kedro.training.interruption import Interruption
+from rao_kedro.training.options import make_optimizer, prepared
 from rao_kedro.training.progress import MetricsLog, Progress
 from rao_kedro.training.task import Task
 
@@ -46,14 +48,8 @@ def _train(task: Task, parameters: TrainingParameters, workspace: Path, interrup
         raise TrainingError("there are no training groups: see data_report and quarantined_rows for what was dropped")
     accelerator = Accelerator(mixed_precision=parameters.mixed_precision)
     set_seed(parameters.seed)
-    module = task.load()
-    optimizer = torch.optim.AdamW(
-        module.parameters(),
-        lr=parameters.learning_rate,
-        weight_decay=parameters.weight_decay,
-        betas=(0.9, parameters.adam_beta2),
-        fused=True,
-    )
+    module = prepared(task.load(), parameters, accelerator)
+    optimizer = make_optimizer(module, parameters, accelerator.device)
     passes = task.passes_per_step
     steps_per_epoch = math.ceil(len(task.train_groups) / parameters.groups_per_step) * passes
     n_steps = steps_per_epoch * parameters.epochs
@@ -116,10 +112,10 @@ def _train(task: Task, parameters: TrainingParameters, workspace: Path, interrup
             score = evaluated[task.selection_metric] * (1 if task.greater_is_better else -1)
             if parameters.keep == "best" and (best is None or score > best):
                 best = score
-                _publish(accelerator, task, module, workspace / "model")
+                _publish(accelerator, task, module, parameters.lora, workspace / "model")
         checkpoint_if_due(step)  # behind the evaluation, which a resumed run would skip
     if parameters.keep == "last" or best is None:
-        _publish(accelerator, task, module, workspace / "model")
+        _publish(accelerator, task, module, parameters.lora, workspace / "model")
     accelerator.wait_for_everyone()
     checkpoints.discard()
     accelerator.end_training()
@@ -182,8 +178,11 @@ def _refuse_non_finite(
     )
 
 
-def _publish(accelerator: Accelerator, task: Task, module: nn.Module, directory: Path) -> None:
+def _publish(
+    accelerator: Accelerator, task: Task, module: nn.Module, lora: LoRAParameters | None, directory: Path
+) -> None:
     accelerator.wait_for_everyone()
     weights = accelerator.get_state_dict(module)  # where the module is sharded, every process takes part
     if accelerator.is_main_process:
+        weights = weights if lora is None else merged(weights, lora)
         task.save(accelerator.unwrap_model(module), weights, directory)

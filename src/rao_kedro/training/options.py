@@ -1,0 +1,57 @@
+"""Options of training that change the module or the optimizer; what cannot work together is refused at the start."""
+
+import importlib.util
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from rao_kedro.errors import TrainingError
+from rao_kedro.models.adapters import add_lora, outermost_models
+from rao_kedro.schemas.training import TrainingParameters
+
+
+def prepared(module: nn.Module, parameters: TrainingParameters, accelerator: Accelerator) -> nn.Module:
+    """Return `module` with adapters and activation checkpointing, where they are asked for.
+
+    Raises:
+        TrainingError: A model inside cannot do it, or the accelerate file does it already.
+    """
+    if parameters.lora is not None:
+        add_lora(module, parameters.lora)
+    if parameters.activation_checkpointing:
+        fsdp = getattr(accelerator.state, "fsdp_plugin", None)
+        if fsdp is not None and fsdp.activation_checkpointing:
+            raise TrainingError(
+                "training.activation_checkpointing is on, and so is fsdp_activation_checkpointing in the accelerate "
+                "file: turn one of them off"
+            )
+        for model in outermost_models(module):
+            if not model.supports_gradient_checkpointing:
+                raise TrainingError(f"{type(model).__name__} has no activation checkpointing: turn it off")
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+    return module
+
+
+def make_optimizer(module: nn.Module, parameters: TrainingParameters, device: torch.device) -> torch.optim.Optimizer:
+    """Return the optimizer of the parameters that are trained.
+
+    Raises:
+        TrainingError: The optimizer does not run here; says why.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    how = {
+        "lr": parameters.learning_rate,
+        "weight_decay": parameters.weight_decay,
+        "betas": (0.9, parameters.adam_beta2),
+    }
+    if parameters.optimizer == "adamw":
+        return torch.optim.AdamW(trained, fused=True, **how)
+    if device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
+        raise TrainingError(
+            f"optimizer adamw_8bit needs CUDA and bitsandbytes; this is {device.type}: set optimizer: adamw, or "
+            "pip install bitsandbytes on a machine with a GPU"
+        )
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(trained, **how)

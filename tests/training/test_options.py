@@ -1,0 +1,98 @@
+"""LoRA, activation checkpointing, optimizers: each through the real loop, and what is refused."""
+
+import pytest
+import torch
+from groups import alignment_spec, log_of, parameters, reference, write_groups
+
+from rao_kedro.errors import TrainingError
+from rao_kedro.models.adapters import add_lora, merged
+from rao_kedro.models.loading import load_causal_lm, load_reward_model
+from rao_kedro.models.logprobs import PackedLogProbs
+from rao_kedro.models.packing import TokenizedGroup, pack_groups
+from rao_kedro.schemas.specs import RewardTrainingSpec, TrainingSpec
+from rao_kedro.schemas.training import LoRAParameters
+from rao_kedro.training.launch import launch
+
+LORA = LoRAParameters(rank=4, alpha=8.0)
+GROUP = TokenizedGroup("a", [1, 50, 60], [[70, 71, 2], [80, 2]])
+
+
+@pytest.fixture
+def groups_path(tmp_path):
+    return write_groups(tmp_path / "groups.parquet", 12)
+
+
+def test_adapters_change_nothing_at_first_and_their_merged_weights_compute_the_same(tiny_checkpoint):
+    plain = PackedLogProbs(load_causal_lm(tiny_checkpoint))
+    adapted = PackedLogProbs(load_causal_lm(tiny_checkpoint))
+    add_lora(adapted, LORA)
+    batch = pack_groups([GROUP])
+    torch.testing.assert_close(adapted(batch).responses, plain(batch).responses)
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert len(trained) == 2 * 2 * 7 and all(".lora_" in name for name in trained)  # A and B, 2 layers of 7 matrices
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+    weights = merged(adapted.state_dict(), LORA)
+    assert weights.keys() == plain.state_dict().keys()
+    plain.load_state_dict(weights)
+    torch.testing.assert_close(adapted(batch).responses, plain(batch).responses, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dpo", "rao", "dro"])
+def test_a_policy_trained_with_lora_is_published_as_a_plain_checkpoint(tmp_path, tiny_checkpoint, groups_path, name):
+    reference(tmp_path, tiny_checkpoint, groups_path)
+    training = parameters(epochs=10, learning_rate=1e-2, lora=LORA, eval_every_epochs=10, keep="last")
+    chosen = {"dpo": {"beta": 0.5}, "rao": {"beta": 1.0, "log_z0": "auto"}, "dro": {"tau": 1.0}}[name]
+    spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, name, training=training, **chosen)
+    launch("alignment", spec, None)
+    steps, evaluations = log_of(spec.workspace)
+    assert abs(steps[0]["log_ratio_chosen"]) < 1e-3 and steps[-1]["loss"] < steps[0]["loss"]
+    before, after = load_causal_lm(tiny_checkpoint).state_dict(), load_causal_lm(spec.workspace / "model").state_dict()
+    assert after.keys() == before.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) == 2 * 7 and all("_proj" in name for name in changed)
+    # What was evaluated last is what was saved.
+    from rao_kedro.training.tables import read_groups, read_reference
+
+    held_out = read_groups(groups_path, "test", None)
+    known = read_reference(spec.reference_path, groups_path)
+    policy = PackedLogProbs(load_causal_lm(spec.workspace / "model"))
+    with torch.no_grad():
+        ratios = [policy(pack_groups([g])).responses[0, 0].item() - known[g.group_id][1][0] for g in held_out]
+    assert sum(ratios) / len(ratios) == pytest.approx(evaluations[-1]["eval_log_ratio_chosen"], abs=1e-3)
+
+
+def test_a_reward_model_with_lora_trains_its_head_too(tmp_path, tiny_checkpoint):
+    spec = RewardTrainingSpec(
+        workspace=tmp_path / "reward",
+        model_dir=tiny_checkpoint,
+        groups_path=write_groups(tmp_path / "groups.parquet", 300),
+        training=parameters(epochs=3, learning_rate=1e-2, lora=LORA),
+    )
+    launch("reward", spec, None)
+    steps, _ = log_of(spec.workspace)
+    assert steps[-1]["accuracy"] > 0.9
+    assert load_reward_model(spec.workspace / "model").score.weight.abs().sum() > 0
+
+
+def test_activation_checkpointing_trains_the_same_weights(tmp_path, tiny_checkpoint, groups_path):
+    found = []
+    for on in (False, True):
+        training = parameters(epochs=2, keep="last", activation_checkpointing=on)
+        spec = TrainingSpec(
+            workspace=tmp_path / str(on), model_dir=tiny_checkpoint, groups_path=groups_path, training=training
+        )
+        launch("sft", spec, None)
+        found.append(load_causal_lm(spec.workspace / "model").state_dict())
+    for name, weights in found[0].items():
+        torch.testing.assert_close(weights, found[1][name])
+
+
+def test_an_optimizer_that_does_not_run_here_is_refused_at_the_start(tmp_path, tiny_checkpoint, groups_path):
+    training = parameters(optimizer="adamw_8bit")
+    spec = TrainingSpec(workspace=tmp_path / "x", model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
+    if not torch.cuda.is_available():
+        with pytest.raises(TrainingError, match="adamw_8bit needs CUDA and bitsandbytes; this is cpu"):
+            launch("sft", spec, None)
