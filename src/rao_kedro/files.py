@@ -1,8 +1,13 @@
-"""Atomic replacement on disk: a reader sees the old thing or the new one. Imports the standard library only."""
+"""Atomic replacement on disk: a reader sees the old thing or the new one. Knows nothing of what is in them."""
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from rao_kedro.errors import TrainingError
 
 
 def replace_directory(source: Path, target: Path) -> None:
@@ -21,3 +26,18 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+@contextmanager
+def only_one_in(directory: Path) -> Iterator[None]:
+    """Keep other processes out of a directory that they ask for in the same way, until the end or this process's death.
+
+    Raises:
+        TrainingError: Another process is in it.
+    """
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(f"another run is at work in {directory}: wait for it, or stop it") from error
+        yield

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.schemas.training import TrainingParameters
 from rao_kedro.training.batching import packs
 from rao_kedro.training.rollouts import sharding
@@ -19,14 +20,13 @@ TILE_BYTES = 3 * 2**26  # tiles of logits that exist at a time in the backward p
 GRADIENT_AND_ADAM_BYTES = 4 + 8  # per parameter that is trained, in fp32
 
 
-def saved_bytes(forward: Callable[[], None], module: nn.Module) -> int:
-    """Return how many bytes a forward pass keeps for its backward pass; the parameters of `module` are not counted."""
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+def saved_bytes(forward: Callable[[], None]) -> int:
+    """Return how many bytes a forward pass keeps for its backward pass, parameters left out."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
+        if not (tensor.is_leaf and tensor.requires_grad):
+            storage = tensor.untyped_storage()
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -71,26 +71,35 @@ def flops_per_token(module: nn.Module) -> int:
 def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters: TrainingParameters) -> str:
     """Return a sentence on what the run will need: groups, tokens, steps, and memory at the peak on each device.
 
-    A forward and a backward pass over the shortest group tell what a token keeps in memory; all processes take part.
+    Passes over the shortest and the longest group tell what a token keeps in memory; all processes take part.
     """
     groups, n_groups = task.train_groups, len(task.train_groups)
     steps = -(-n_groups // parameters.groups_per_step) * parameters.epochs * task.passes_per_step
     longest = max(sum(g.n_tokens for g in pack) for pack in packs(groups, parameters.max_tokens_per_batch))
     in_use = memory_in_use(accelerator.device)
-    probe = task.before_packs(module.train(), [min(groups, key=lambda g: g.n_tokens)], 0.0)
-    losses = []
-
-    def forward() -> None:
-        with accelerator.autocast():
-            losses.append(task.loss(module, probe, accelerator.device).loss)
-
-    per_token = saved_bytes(forward, module) / sum(g.n_tokens for g in probe)
-    accelerator.backward(losses.pop() * 0)
+    by_length = sorted(groups, key=lambda g: g.n_tokens)
+    probes = [_kept(task, accelerator, module, group) for group in (by_length[0], by_length[-1])]
+    (n, kept), (n_longest, kept_longest) = probes
+    per_token = (kept_longest - kept) / (n_longest - n) if n_longest > n else kept / n
     module.zero_grad(set_to_none=True)
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     states = GRADIENT_AND_ADAM_BYTES * trained // (accelerator.num_processes if sharding() else 1)
-    peak = in_use + states + int(per_token * longest) + TILE_BYTES
+    peak = in_use + states + kept + int(per_token * (longest - n)) + TILE_BYTES
     return (
         f"{n_groups} groups of {sum(g.n_tokens for g in groups)} tokens, {steps} steps, packs of at most {longest} "
         f"tokens; about {peak / 1e9:.1f} GB of memory at the peak"
     )
+
+
+def _kept(task: Task, accelerator: Accelerator, module: nn.Module, group: TokenizedGroup) -> tuple[int, int]:
+    """Return the tokens of a group, and what its forward pass keeps; goes backward too, as sharding expects."""
+    batch = task.before_packs(module.train(), [group], 0.0)
+    losses = []
+
+    def forward() -> None:
+        with accelerator.autocast():
+            losses.append(task.loss(module, batch, accelerator.device).loss)
+
+    kept = saved_bytes(forward)
+    accelerator.backward(losses.pop() * 0)
+    return sum(g.n_tokens for g in batch), kept

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from rao_kedro.errors import RaoKedroError, TrainingError
+from rao_kedro.files import only_one_in, write_text
 from rao_kedro.models.identity import combined_hash, content_hash, file_hash
 from rao_kedro.processes import run_worker
 from rao_kedro.schemas.specs import AlignmentSpec, PPOSpec, TrainingSpec, WorkerSpec
@@ -31,10 +32,11 @@ def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_p
         TrainingError: The worker failed; the message is its own.
     """
     spec.workspace.mkdir(parents=True, exist_ok=True)
-    if isinstance(spec, TrainingSpec):
-        _discard_checkpoint_of_another_run(spec)
     spec_path = spec.workspace / "spec.json"
-    spec_path.write_text(spec.model_dump_json(indent=2))
+    with only_one_in(spec.workspace):  # a worker takes it for itself; one may have outlived its killed launcher
+        if isinstance(spec, TrainingSpec):
+            _discard_checkpoint_of_another_run(spec)
+        write_text(spec_path, spec.model_dump_json(indent=2))
     module = f"rao_kedro.training.{task}"
     if accelerate_config is None:
         importlib.import_module(module).main(str(spec_path))

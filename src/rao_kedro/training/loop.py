@@ -12,12 +12,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from torch import nn
 from transformers import get_scheduler
 
 from rao_kedro.errors import TrainingError
+from rao_kedro.files import only_one_in
 from rao_kedro.models.adapters import merged
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.processes import WARNING_PREFIX
@@ -39,7 +40,8 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
     Raises:
         TrainingError: No training groups, a step-0 invariant is broken, or a loss or gradient is not finite.
     """
-    with Interruption() as interruption:
+    is_main = PartialState().is_main_process
+    with Interruption() as interruption, only_one_in(workspace) if is_main else nullcontext():
         _train(task, parameters, workspace, interruption)
 
 
