@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup run test lint viz jupyter clean
+.PHONY: setup run test bench lint viz jupyter clean
 
 setup: $(INSTALLED)
 
@@ -28,6 +28,9 @@ run: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python benchmarks/engine.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -89,8 +89,8 @@ def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, pr
             return SequentialSampler(dataset if dataset is not None else self.train_dataset)
 
     class Clock(TrainerCallback):
-        seconds: list[float] = []
-        losses: list[float] = []
+        def __init__(self):
+            self.seconds, self.losses = [], []
 
         def on_step_begin(self, *args, **kwargs):
             self.started = time.perf_counter()
