@@ -13,7 +13,7 @@ from rao_kedro.schemas.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.schemas.training import LoRAParameters
 from rao_kedro.training.launch import launch
 
-LORA = LoRAParameters(rank=4, alpha=8.0)
+LORA = LoRAParameters(rank=4, alpha=8)
 GROUP = TokenizedGroup("a", [1, 50, 60], [[70, 71, 2], [80, 2]])
 
 

@@ -166,7 +166,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 def test_two_runs_do_not_work_in_one_workspace(tmp_path, tiny_checkpoint, groups_path):
     spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path)
     spec.workspace.mkdir()
-    with only_one_in(spec.workspace), pytest.raises(TrainingError, match="another run is at work in .*run"):
+    with only_one_in(spec.workspace), pytest.raises(TrainingError, match=r"another run is at work in .*run"):
         launch("sft", spec, None)
 
 

@@ -6,6 +6,7 @@ attends to its prompt and itself.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +78,10 @@ class PackedGroups:
 
     def to(self, device: torch.device) -> "PackedGroups":
         """Return a copy on `device`."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self)}
-        return PackedGroups(**{k: v if isinstance(v, PackLayout) else v.to(device) for k, v in columns.items()})
+        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in moved.items():
+            moved[name] = value.to(device) if isinstance(value, Tensor) else value
+        return PackedGroups(**moved)
 
 
 def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> PackedGroups:

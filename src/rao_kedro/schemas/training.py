@@ -35,7 +35,7 @@ class LoRAParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
+    alpha: int = Field(32, ge=1)
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
 
 

@@ -1,6 +1,7 @@
 """Options of training that change the module or the optimizer; what cannot work together is refused at the start."""
 
 import importlib.util
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -40,7 +41,7 @@ def make_optimizer(module: nn.Module, parameters: TrainingParameters, device: to
         TrainingError: The optimizer does not run here; says why.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    how = {
+    how: dict[str, Any] = {
         "lr": parameters.learning_rate,
         "weight_decay": parameters.weight_decay,
         "betas": (0.9, parameters.adam_beta2),
