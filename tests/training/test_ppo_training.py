@@ -59,7 +59,8 @@ def test_ppo_raises_the_score_and_leaves_reference_and_reward_model_alone(tmp_pa
     first = steps[0]
     assert first["clipped_share"] == 0 and abs(first["approximate_kl"]) < 1e-8
     assert abs(first["kl_to_reference"]) < 1e-4 and abs(first["policy_loss"]) < 1e-4
-    assert steps[-1]["score"] > first["score"] + 0.5
+    mean = [sum(step["score"] for step in part) / len(part) for part in (steps[:12], steps[-12:])]  # of 3 rollouts each
+    assert mean[1] > mean[0] + 0.3
     assert evaluations[-1]["eval_kl_to_reference"] > 0
     assert abs(evaluations[0]["eval_log_ratio_chosen"]) < 1e-3 < abs(evaluations[-1]["eval_log_ratio_chosen"])
     assert [hash_of(tiny_checkpoint), hash_of(reward_model)] == before
