@@ -33,7 +33,8 @@ def train_runs(
     """
     logs = []
     for name, method in study.chosen_runs().items():
-        key = combined_hash(method.model_dump_json(), content_hash(sft_model), file_hash(reward_annotated))
+        settings = (method.model_dump_json(), kl.model_dump_json())
+        key = combined_hash(*settings, content_hash(sft_model), *map(file_hash, (reward_annotated, reference_logprobs)))
         finished = workspace / f"{name}-{key}.csv"
         if not finished.exists():
             models = (sft_model, reward_model, reward_annotated, reference_logprobs)
