@@ -6,13 +6,15 @@ prints one JSON object: seconds per step, seconds of the reference pass, losses,
 """
 
 import json
-import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pandas as pd
+import torch
+
+from rao_kedro.training.forecast import peak_memory
 
 LEARNING_RATE = 1e-6
 BETA = 0.1
@@ -67,7 +69,6 @@ TOKENS_PER_BATCH = 1024
 
 def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, precompute: bool, batch: int) -> dict:
     """Train one epoch with TRL's own trainer on the rows' token ids, in the order of the table."""
-    import torch
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -150,5 +151,5 @@ if __name__ == "__main__":
     measured = {"ours": ours, "trl": trl}[kind](
         **{key: Path(value) if key in ("groups_path", "model_dir") else value for key, value in request.items()}
     )
-    measured["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    measured["peak_gb"] = peak_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu")) / 1e9
     print(json.dumps(measured))

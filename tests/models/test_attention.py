@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from rao_kedro.errors import ModelError
 from rao_kedro.models import attention
 from rao_kedro.models.attention import PACKED, PackLayout
 from rao_kedro.models.loading import load_causal_lm
@@ -30,7 +31,7 @@ FAMILIES = {
     "qwen2": {},
     "qwen3": {},
     "mistral": {"sliding_window": 5},
-    "gemma2": {"sliding_window": 5, "final_logit_softcapping": 3.0, "attn_logit_softcapping": None},
+    "gemma2": {"sliding_window": 5, "final_logit_softcapping": 3.0, "attn_logit_softcapping": 2.0},
     "gemma3_text": {"sliding_window": 5},
     "granite": {"logits_scaling": 2.0},
     "cohere": {"logit_scale": 0.25},
@@ -54,6 +55,7 @@ def gradients(model, logps):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_equals_padded_with_gradients(family):
     model = model_of(family)
+    model.set_attn_implementation("eager")
     oracle = padded_logps(model, GROUPS)
     expected = gradients(model, oracle)
     model.set_attn_implementation(PACKED)
@@ -67,7 +69,8 @@ def test_packed_equals_padded_with_gradients(family):
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_flex_attention_equals_the_path_by_segments(window, monkeypatch):
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_flex_attention_equals_the_path_by_segments(window, softcap, monkeypatch):
     """What runs on CUDA, uncompiled on the CPU."""
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -76,9 +79,9 @@ def test_flex_attention_equals_the_path_by_segments(window, monkeypatch):
     layout = pack_groups(GROUPS).layout
     n = sum(layout.lengths)
     query, key, value = (torch.randn(1, heads, n, 16, dtype=torch.float64) for heads in (4, 2, 2))
-    flex = attention._flex(query, key, value, None, layout, window)
+    flex = attention._flex(query, key, value, attention.Scores(None, window, softcap), layout)
     ours, _ = attention.packed_attention(
-        torch.nn.Identity(), query, key, value, None, packed_layout=layout, sliding_window=window
+        torch.nn.Identity(), query, key, value, None, packed_layout=layout, sliding_window=window, softcap=softcap
     )
     torch.testing.assert_close(flex.transpose(1, 2), ours)
 
@@ -97,3 +100,37 @@ def test_a_loaded_model_generates_as_it_does_with_sdpa(tiny_checkpoint):
     written = model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False)
     model.set_attn_implementation("sdpa")
     assert written.tolist() == model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False).tolist()
+
+
+UNPACKABLE = {
+    "mamba": ({}, r"\(linear_attention\)"),
+    "rwkv": ({}, "it keeps a state along the sequence"),
+    "lfm2": ({"layer_types": ["conv", "full_attention"]}, r"\(conv\)"),
+    "qwen3_next": ({"layer_types": ["linear_attention", "full_attention"]}, r"\(linear_attention\)"),
+}
+
+
+@pytest.mark.parametrize("family", UNPACKABLE)
+def test_a_model_that_would_see_other_responses_is_refused(family):
+    more, reason = UNPACKABLE[family]
+    config = AutoConfig.for_model(family, **SIZES | more)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ModelError, match=reason):
+        PackedLogProbs(model)(pack_groups(GROUPS))
+
+
+def test_sliding_windows_without_the_attention_interface_are_refused():
+    model = model_of("mistral")
+    assert model.config._attn_implementation != PACKED
+    with pytest.raises(ModelError, match="sliding windows"):
+        PackedLogProbs(model)(pack_groups(GROUPS))
+
+
+def test_attention_sinks_are_refused():
+    layout = pack_groups(GROUPS).layout
+    states = torch.zeros(1, 2, sum(layout.lengths), 4)
+    with pytest.raises(ModelError, match="attention sinks"):
+        attention.packed_attention(
+            torch.nn.Identity(), states, states, states, None, packed_layout=layout, s_aux=torch.zeros(2)
+        )

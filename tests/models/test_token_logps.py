@@ -24,7 +24,7 @@ def inputs(dtype=torch.float64, n=7, vocabulary=11, width=5):
 @pytest.mark.parametrize("scaling", SCALINGS, ids=str)
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_values_and_gradients_are_those_of_log_softmax(scaling, with_bias, monkeypatch):
-    monkeypatch.setattr(module, "TILE_ELEMENTS", 22)  # two positions a tile
+    monkeypatch.setitem(module.TILE_SHAPE, "cpu", (2, 4))
     hidden, weight, bias, targets = inputs()
     leaves = (hidden, weight, bias) if with_bias else (hidden, weight)
     upstream = torch.randn(len(targets), dtype=torch.float64)

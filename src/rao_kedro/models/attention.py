@@ -6,6 +6,7 @@ An attention function of transformers' own interface, so any of its decoders com
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from rao_kedro.errors import ModelError
 
 PACKED = "packed_groups"
 
@@ -79,49 +82,63 @@ def packed_attention(
         dropout: Of the attention's weights.
         scaling: Multiplies the scores.
         packed_layout: The segments of the row.
-        **kwargs: `sliding_window`, and what SDPA takes without a layout.
+        **kwargs: `sliding_window` and `softcap` (bounds the scores: `softcap * tanh(scores / softcap)`), and what SDPA
+            takes without a layout.
+
+    Raises:
+        ModelError: The layer has attention sinks.
     """
     if packed_layout is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    window = kwargs.get("sliding_window")
+    if kwargs.get("s_aux") is not None:
+        raise ModelError(f"{type(module).__name__} has attention sinks, which packed groups do not support")
+    scores = Scores(scaling, kwargs.get("sliding_window"), kwargs.get("softcap"), dropout)
     if query.device.type == "cuda":
-        output = _flex(query, key, value, scaling, packed_layout, window)
+        output = _flex(query, key, value, scores, packed_layout)
     else:
         repeats = query.shape[1] // key.shape[1]
         key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
-        output = torch.cat(list(_by_segment(query, key, value, dropout, scaling, packed_layout, window)), dim=2)
+        output = torch.cat(list(_by_segment(query, key, value, scores, packed_layout)), dim=2)
     return output.transpose(1, 2), None
 
 
-def _by_segment(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    dropout: float,
-    scaling: float | None,
-    layout: PackLayout,
-    window: int | None,
-) -> Iterator[Tensor]:
+@dataclass(frozen=True)
+class Scores:
+    """What a layer does to its scores.
+
+    Attributes:
+        scaling: Multiplies them; None divides by the root of the width.
+        window: A token sees this many positions, its own included.
+        softcap: Bounds them smoothly.
+        dropout: Of the weights.
+    """
+
+    scaling: float | None
+    window: int | None = None
+    softcap: float | None = None
+    dropout: float = 0.0
+
+
+def _by_segment(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layout: PackLayout) -> Iterator[Tensor]:
     """Yield the output of every segment; nothing is computed that the mask would hide, but within a causal block."""
     parts = zip(*(tensor.split(layout.lengths, dim=2) for tensor in (query, key, value)), strict=True)
     for group in layout.groups:
         q, prompt_k, prompt_v = next(parts)
-        yield _causal(q, prompt_k, prompt_v, dropout, scaling, layout, window)
+        yield _causal(q, prompt_k, prompt_v, scores, layout)
         for _ in group[1:]:
             q, k, v = next(parts)
             k, v = torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
-            yield _causal(q, k, v, dropout, scaling, layout, window)
+            yield _causal(q, k, v, scores, layout)
 
 
-def _causal(
-    q: Tensor, k: Tensor, v: Tensor, dropout: float, scaling: float | None, layout: PackLayout, window: int | None
-) -> Tensor:
+def _causal(q: Tensor, k: Tensor, v: Tensor, scores: Scores, layout: PackLayout) -> Tensor:
     """Attend causally where the queries are the last of the keys' positions."""
-    rows, columns = q.shape[2], k.shape[2]
-    if rows == columns and (window is None or window >= rows):
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
+    rows, columns, window = q.shape[2], k.shape[2], scores.window
+    sdpa = partial(F.scaled_dot_product_attention, dropout_p=scores.dropout, scale=scores.scaling)
+    if rows == columns and (window is None or window >= rows) and scores.softcap is None:
+        return sdpa(q, k, v, is_causal=True)
 
     def mask() -> Tensor:
         behind = torch.arange(columns - rows, columns)[:, None] - torch.arange(columns)[None]
@@ -129,23 +146,37 @@ def _causal(
         return torch.zeros(rows, columns, dtype=q.dtype).masked_fill(hidden, -torch.inf).to(q.device)
 
     attn_mask = layout.kept((rows, columns, window, q.dtype, q.device), mask)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scaling)
+    if scores.softcap is None:
+        return sdpa(q, k, v, attn_mask=attn_mask)
+    scaled = q @ k.transpose(2, 3) * (scores.scaling or q.shape[3] ** -0.5)
+    weights = (torch.tanh(scaled / scores.softcap) * scores.softcap + attn_mask).softmax(
+        3, dtype=torch.promote_types(q.dtype, torch.float32)
+    )
+    return F.dropout(weights.to(v.dtype), scores.dropout) @ v
 
 
-def _flex(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, layout: PackLayout, window: int | None
-) -> Tensor:
+def _flex(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layout: PackLayout) -> Tensor:
     """FlexAttention: skips blocks of the mask that are all hidden. Compiled once, for any layout."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     n = query.shape[2]
 
     def block_mask() -> Any:
-        sees = _sees(*layout.coordinates(query.device), window)
+        sees = _sees(*layout.coordinates(query.device), scores.window)
         return create_block_mask(lambda b, h, q, k: sees(q, k), None, None, n, n, device=query.device)
 
-    mask = layout.kept(("flex", window, query.device), block_mask)
-    output: Tensor = _compiled_flex()(query, key, value, block_mask=mask, scale=scaling, enable_gqa=True)
+    def softcapped(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return torch.tanh(score / scores.softcap) * scores.softcap
+
+    output: Tensor = _compiled_flex()(
+        query,
+        key,
+        value,
+        score_mod=softcapped if scores.softcap else None,
+        block_mask=layout.kept(("flex", scores.window, query.device), block_mask),
+        scale=scores.scaling,
+        enable_gqa=True,
+    )
     return output
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rao_kedro.errors import ModelError
 from rao_kedro.models.attention import PACKED, PackLayout
 
 
@@ -141,7 +142,11 @@ def packed_hidden_states(model: nn.Module, batch: PackedGroups) -> Tensor:
     Args:
         model: A model of transformers; its backbone is used. Unless its attention is `PACKED`, it gets a dense mask.
         batch: T packed tokens.
+
+    Raises:
+        ModelError: Some of the model's layers mix tokens in another way than attention can mask.
     """
+    _refuse_unpackable(model)
     packed = model.config._attn_implementation == PACKED
     attention = {"packed_layout": batch.layout} if packed else {}
     output = model.base_model(
@@ -157,3 +162,19 @@ def packed_hidden_states(model: nn.Module, batch: PackedGroups) -> Tensor:
 def _no_mask(batch: PackedGroups) -> Tensor:
     """Return an empty mask of four dimensions, which transformers passes on as it is instead of making one."""
     return torch.empty(1, 1, 0, 0, dtype=torch.bool, device=batch.input_ids.device)
+
+
+PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
+
+
+def _refuse_unpackable(model: nn.Module) -> None:
+    """Refuse models in which a response would see more than its prompt and itself."""
+    config, name = model.config.get_text_config(), type(model).__name__
+    others = set(getattr(config, "layer_types", None) or []) - PACKABLE_LAYERS
+    if others or model._is_stateful:
+        raise ModelError(
+            f"{name} cannot be trained on packed groups: it has layers that are no plain or sliding-window attention "
+            f"({', '.join(sorted(others)) or 'it keeps a state along the sequence'})"
+        )
+    if model.config._attn_implementation != PACKED and getattr(config, "sliding_window", None):
+        raise ModelError(f"{name} has sliding windows, but not transformers' attention interface: it cannot be packed")

@@ -1,16 +1,17 @@
 """Log-probs of target tokens from hidden states, tile by tile: `[tokens, vocabulary]` never exists.
 
-The forward pass keeps the log-sum-exp of each position; the backward pass computes a tile of logits again. Knows an
-output projection; no model.
+A tile is some rows by some columns of the logits, small enough for a CPU's cache. The forward pass keeps the
+log-sum-exp of each position; the backward pass computes the tiles again. Knows an output projection; no model.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-TILE_ELEMENTS = 2**24  # logits of a tile: 64 MB in fp32
+TILE_SHAPE = {"cpu": (512, 4096), "cuda": (2048, 8192)}  # rows, columns: 8 and 64 MB of logits in fp32
 
 
 @dataclass(frozen=True)
@@ -70,51 +71,91 @@ class _TokenLogps(torch.autograd.Function):
         scaling: LogitScaling,
         compute: torch.dtype,
     ) -> Tensor:
-        projection, h = weight.to(compute), hidden.to(compute)
-        logps, normalizers = [], []
-        for rows in _tiles(len(targets), len(weight)):
-            logits = _logits(h[rows], projection, bias, scaling)
-            normalizer = logits.logsumexp(1)
-            logps.append(logits.gather(1, targets[rows, None])[:, 0] - normalizer)
-            normalizers.append(normalizer)
-        ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(normalizers))
+        of_target = hidden.new_zeros(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        normalizer = torch.full_like(of_target, -torch.inf)
+        for tile in _tiles(hidden, weight, bias, targets, scaling, compute):
+            rows, logits = tile.rows, tile.logits
+            of_target[rows] += torch.where(tile.has_target, logits.gather(1, tile.target[:, None])[:, 0], 0.0)
+            normalizer[rows] = torch.logaddexp(normalizer[rows], logits.logsumexp(1))
+        ctx.save_for_backward(hidden, weight, bias, targets, normalizer)
         ctx.scaling, ctx.compute = scaling, compute
-        return torch.cat(logps)
+        return of_target - normalizer
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, normalizers = ctx.saved_tensors
+        hidden, weight, bias, targets, normalizer = ctx.saved_tensors
         of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
-        projection, h = weight.to(ctx.compute), hidden.to(ctx.compute)
-        hidden_gradient = torch.empty_like(hidden) if of_hidden else None
+        hidden_gradient = torch.zeros_like(hidden, dtype=normalizer.dtype) if of_hidden else None
         weight_gradient = torch.zeros_like(weight) if of_weight else None
         bias_gradient = torch.zeros_like(bias) if of_bias else None
-        for rows in _tiles(len(targets), len(weight)):
-            scaled = _logits(h[rows], projection, bias, ctx.scaling)
+        for tile in _tiles(hidden, weight, bias, targets, ctx.scaling, ctx.compute):
+            rows, columns, scaled = tile.rows, tile.columns, tile.logits
             g = gradients[0][rows, None].to(scaled.dtype)
             d = scaled.clone() if ctx.scaling.soft_cap is not None else scaled
-            d = d.sub_(normalizers[rows, None]).exp_().mul_(-g)  # of the scaled logits: g (onehot - softmax)
-            d = ctx.scaling.backward(d.scatter_add_(1, targets[rows, None], g), scaled)
-            tile = d.to(ctx.compute)
-            if hidden_gradient is not None:
-                hidden_gradient[rows] = (tile @ projection).to(hidden.dtype)
-            if weight_gradient is not None:
-                if tile.dtype == weight.dtype:
-                    weight_gradient.addmm_(tile.T, h[rows])
-                else:
-                    weight_gradient += tile.T @ h[rows]
+            d = d.sub_(normalizer[rows, None]).exp_().mul_(-g)  # of the scaled logits: g (onehot - softmax)
+            d.scatter_add_(1, tile.target[:, None], g * tile.has_target[:, None])
+            d = ctx.scaling.backward(d, scaled)
             if bias_gradient is not None:
-                bias_gradient += d.sum(0)
-        return hidden_gradient, weight_gradient, bias_gradient, None, None, None
+                bias_gradient[columns] += d.sum(0)
+            d = d.to(ctx.compute)
+            if hidden_gradient is not None:
+                _add_product(hidden_gradient[rows], d, tile.projection)
+            if weight_gradient is not None:
+                _add_product(weight_gradient[columns], d.T, tile.hidden)
+        return (
+            hidden_gradient if hidden_gradient is None else hidden_gradient.to(hidden.dtype),
+            weight_gradient,
+            bias_gradient,
+            None,
+            None,
+            None,
+        )
 
 
-def _logits(hidden: Tensor, projection: Tensor, bias: Tensor | None, scaling: LogitScaling) -> Tensor:
-    logits = hidden @ projection.T
-    if bias is not None:
-        logits = logits + bias
-    return scaling(logits if logits.dtype == torch.float64 else logits.float())
+@dataclass(frozen=True)
+class _Tile:
+    """Some rows by some columns of the logits.
+
+    Attributes:
+        rows: Of the positions.
+        columns: Of the vocabulary.
+        hidden: `[rows, hidden]` in the compute precision.
+        projection: `[columns, hidden]` in the compute precision.
+        logits: `[rows, columns]`, scaled.
+        has_target: `[rows]` True where the row's target is one of the columns.
+        target: `[rows]` which one; any where it is none.
+    """
+
+    rows: slice
+    columns: slice
+    hidden: Tensor
+    projection: Tensor
+    logits: Tensor
+    has_target: Tensor
+    target: Tensor
 
 
-def _tiles(n: int, vocabulary: int) -> list[slice]:
-    size = max(1, TILE_ELEMENTS // vocabulary)
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+def _tiles(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scaling: LogitScaling, compute: torch.dtype
+) -> Iterator[_Tile]:
+    n_rows, n_columns = TILE_SHAPE["cuda" if hidden.device.type == "cuda" else "cpu"]
+    computed = hidden.to(compute)
+    for start in range(0, len(weight), n_columns):
+        columns = slice(start, min(start + n_columns, len(weight)))
+        projection = weight[columns].to(compute)
+        for first in range(0, len(targets), n_rows):
+            rows = slice(first, min(first + n_rows, len(targets)))
+            logits = (computed[rows] @ projection.T).to(torch.promote_types(hidden.dtype, torch.float32))
+            if bias is not None:
+                logits += bias[columns]
+            target = targets[rows] - start
+            has_target = (target >= 0) & (target < len(projection))
+            target = target.clamp(0, len(projection) - 1)
+            yield _Tile(rows, columns, computed[rows], projection, scaling(logits), has_target, target)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b

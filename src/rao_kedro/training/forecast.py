@@ -4,6 +4,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import torch
@@ -16,7 +17,6 @@ from rao_kedro.training.batching import packs
 from rao_kedro.training.rollouts import sharding
 from rao_kedro.training.task import Task
 
-TILE_BYTES = 3 * 2**26  # tiles of logits that exist at a time in the backward pass
 GRADIENT_AND_ADAM_BYTES = 4 + 8  # per parameter that is trained, in fp32
 
 
@@ -44,6 +44,9 @@ def peak_memory(device: torch.device) -> int:
     """Return the most bytes that were in use so far: of the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":  # ru_maxrss would count what the parent process had in use when it started this one
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -84,7 +87,7 @@ def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters
     module.zero_grad(set_to_none=True)
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     states = GRADIENT_AND_ADAM_BYTES * trained // (accelerator.num_processes if sharding() else 1)
-    peak = in_use + states + kept + int(per_token * (longest - n)) + TILE_BYTES
+    peak = in_use + states + kept + int(per_token * (longest - n))
     return (
         f"{n_groups} groups of {sum(g.n_tokens for g in groups)} tokens, {steps} steps, packs of at most {longest} "
         f"tokens; about {peak / 1e9:.1f} GB of memory at the peak"
