@@ -98,8 +98,6 @@ def packed_attention(
     if query.device.type == "cuda":
         output = _flex(query, key, value, scores, packed_layout)
     else:
-        repeats = query.shape[1] // key.shape[1]
-        key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
         output = torch.cat(list(_by_segment(query, key, value, scores, packed_layout)), dim=2)
     return output.transpose(1, 2), None
 
@@ -136,7 +134,7 @@ def _by_segment(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layou
 def _causal(q: Tensor, k: Tensor, v: Tensor, scores: Scores, layout: PackLayout) -> Tensor:
     """Attend causally where the queries are the last of the keys' positions."""
     rows, columns, window = q.shape[2], k.shape[2], scores.window
-    sdpa = partial(F.scaled_dot_product_attention, dropout_p=scores.dropout, scale=scores.scaling)
+    sdpa = partial(F.scaled_dot_product_attention, dropout_p=scores.dropout, scale=scores.scaling, enable_gqa=True)
     if rows == columns and (window is None or window >= rows) and scores.softcap is None:
         return sdpa(q, k, v, is_causal=True)
 
@@ -148,6 +146,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scores: Scores, layout: PackLayout)
     attn_mask = layout.kept((rows, columns, window, q.dtype, q.device), mask)
     if scores.softcap is None:
         return sdpa(q, k, v, attn_mask=attn_mask)
+    k, v = (repeat_kv(x, q.shape[1] // x.shape[1]) for x in (k, v))
     scaled = q @ k.transpose(2, 3) * (scores.scaling or q.shape[3] ** -0.5)
     weights = (torch.tanh(scaled / scores.softcap) * scores.softcap + attn_mask).softmax(
         3, dtype=torch.promote_types(q.dtype, torch.float32)
