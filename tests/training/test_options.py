@@ -1,8 +1,11 @@
 """LoRA, activation checkpointing, optimizers: each through the real loop, and what is refused."""
 
+import shutil
+
 import pytest
 import torch
 from groups import alignment_spec, log_of, parameters, reference, write_groups
+from torch._dynamo.utils import counters
 
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.adapters import add_lora, merged
@@ -88,6 +91,38 @@ def test_activation_checkpointing_trains_the_same_weights(tmp_path, tiny_checkpo
         found.append(load_causal_lm(spec.workspace / "model").state_dict())
     for name, weights in found[0].items():
         torch.testing.assert_close(weights, found[1][name])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
+@pytest.mark.slow
+@pytest.mark.parametrize(("lora", "activation_checkpointing"), [(None, False), (LORA, True)])
+def test_compiled_layers_train_the_same_weights(tmp_path, tiny_checkpoint, groups_path, lora, activation_checkpointing):
+    reference(tmp_path, tiny_checkpoint, groups_path)
+    found = []
+    for compiled in (False, True):
+        torch.compiler.reset()
+        training = parameters(
+            epochs=2, keep="last", compile=compiled, lora=lora, activation_checkpointing=activation_checkpointing
+        )
+        (directory := tmp_path / str(compiled)).mkdir()
+        shutil.copy(tmp_path / "reference.parquet", directory)
+        spec = alignment_spec(directory, tiny_checkpoint, groups_path, training=training, beta=1.0, log_z0=0.0)
+        before = counters["stats"]["unique_graphs"]
+        launch("alignment", spec, None)
+        graphs = counters["stats"]["unique_graphs"] - before
+        assert 0 < graphs < 16 if compiled else graphs == 0  # packs of every shape share their graphs
+        found.append(load_causal_lm(spec.workspace / "model").state_dict())
+    for name, weights in found[0].items():
+        torch.testing.assert_close(weights, found[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_compiling_without_a_compiler_is_refused_at_the_start(tmp_path, tiny_checkpoint, groups_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    training = parameters(compile=True)
+    spec = TrainingSpec(workspace=tmp_path / "x", model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
+    if not torch.cuda.is_available():
+        with pytest.raises(TrainingError, match="needs a C\\+\\+ compiler on a CPU, and no-such-compiler is not here"):
+            launch("sft", spec, None)
 
 
 def test_an_optimizer_that_does_not_run_here_is_refused_at_the_start(tmp_path, tiny_checkpoint, groups_path):

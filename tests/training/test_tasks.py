@@ -2,19 +2,17 @@
 
 from dataclasses import replace
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 
 from rao_kedro.errors import ParameterError, TrainingError
 from rao_kedro.models.loading import load_causal_lm, load_reward_model
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PackedRewards, padded_rewards
-from rao_kedro.schemas.specs import RewardTrainingSpec, ScoringSpec, TrainingSpec
+from rao_kedro.schemas.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.schemas.training import KLParameters
 from rao_kedro.training.launch import launch
 from rao_kedro.training.offline import OfflineAlignment
@@ -143,37 +141,3 @@ def test_bradley_terry_equals_hand_arithmetic():
     )
     assert loss.item() == pytest.approx(0.270095, abs=1e-6)
     assert accuracy.item() == 1.0
-
-
-TWO_PROCESSES = {"distributed_type": "MULTI_CPU", "use_cpu": True, "num_machines": 1, "num_processes": 2}
-
-
-@pytest.mark.slow
-def test_two_processes_train_the_same_weights_as_one(tmp_path, tiny_checkpoint, groups_path):
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"compute_environment": "LOCAL_MACHINE", **TWO_PROCESSES}))
-    weights = {}
-    for name, launched_with in (("one", None), ("two", tmp_path / "two.yaml")):
-        directory = tmp_path / name
-        directory.mkdir()
-        scoring = ScoringSpec(
-            workspace=directory / "reference",
-            model_dir=tiny_checkpoint,
-            groups_path=groups_path,
-            output_path=directory / "reference.parquet",
-            max_tokens_per_batch=40,
-            mixed_precision="no",
-        )
-        launch("reference", scoring, launched_with)
-        training = parameters(epochs=2, max_tokens_per_batch=30, checkpoint_every=1, keep="last")
-        spec = alignment_spec(directory, tiny_checkpoint, groups_path, training=training, beta=1.0, log_z0=0.0)
-        launch("alignment", spec, launched_with)
-        weights[name] = load_causal_lm(spec.workspace / "model").state_dict()
-    one, two = (
-        pd.read_parquet(tmp_path / name / "reference.parquet").sort_values("group_id", ignore_index=True)
-        for name in ("one", "two")
-    )
-    pd.testing.assert_frame_equal(one, two, rtol=1e-5)
-    losses = [[step["loss"] for step in log_of(tmp_path / name / "rao")[0]] for name in ("one", "two")]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    for name, value in weights["one"].items():
-        torch.testing.assert_close(weights["two"][name], value, rtol=1e-3, atol=1e-5)

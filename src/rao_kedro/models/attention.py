@@ -60,6 +60,7 @@ class PackLayout:
         return group, branch, position
 
 
+@torch.compiler.disable  # a layout is Python that differs from pack to pack: compiled layers leave it out
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -86,7 +87,7 @@ def packed_attention(
             takes without a layout.
 
     Raises:
-        ModelError: The layer has attention sinks.
+        ModelError: The layer has attention sinks, or dropout on CUDA.
     """
     if packed_layout is None:
         return sdpa_attention_forward(
@@ -96,6 +97,10 @@ def packed_attention(
         raise ModelError(f"{type(module).__name__} has attention sinks, which packed groups do not support")
     scores = Scores(scaling, kwargs.get("sliding_window"), kwargs.get("softcap"), dropout)
     if query.device.type == "cuda":
+        if dropout:
+            raise ModelError(
+                f"{type(module).__name__} has attention dropout, which packed groups lack on CUDA: set it to 0"
+            )
         output = _flex(query, key, value, scores, packed_layout)
     else:
         output = torch.cat(list(_by_segment(query, key, value, scores, packed_layout)), dim=2)

@@ -74,6 +74,8 @@ def save_checkpoint(
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     state_dict = weights and {name.removeprefix("model."): value for name, value in weights.items()}
+    for name in (state_dict and model.all_tied_weights_keys) or ():
+        state_dict.pop(name, None)  # gathering made it a tensor of its own
     model.save_pretrained(partial, state_dict=state_dict)
     tokenizer.save_pretrained(partial)
     replace_directory(partial, directory)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rao_kedro.processes import WARNING_PREFIX, worker_main
 from rao_kedro.schemas.specs import AlignmentSpec
+from rao_kedro.training.distributed import process_state
 from rao_kedro.training.dro import DROAlignment
 from rao_kedro.training.kto import KTOAlignment
 from rao_kedro.training.loop import train
@@ -18,9 +19,10 @@ def main(spec_path: str) -> None:
     spec = AlignmentSpec.model_validate_json(Path(spec_path).read_text())
     task = TASKS.get(spec.objective, OfflineAlignment)(spec)
     responses = "the chosen and the rejected response" if task.objective.pairwise else "all responses"
-    print(f"{spec.objective}: {responses} of {len(task.train_groups)} prompt groups", flush=True)
+    say = process_state().print  # once, however many processes there are
+    say(f"{spec.objective}: {responses} of {len(task.train_groups)} prompt groups", flush=True)
     if remark := target_remark(task.objective, task.train_groups):
-        print(f"{WARNING_PREFIX}{remark}", flush=True)
+        say(f"{WARNING_PREFIX}{remark}", flush=True)
     train(task, spec.training, spec.workspace)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.schemas.training import TrainingParameters
 from rao_kedro.training.batching import packs
-from rao_kedro.training.rollouts import sharding
+from rao_kedro.training.distributed import sharding
 from rao_kedro.training.task import Task
 
 GRADIENT_AND_ADAM_BYTES = 4 + 8  # per parameter that is trained, in fp32
@@ -85,12 +85,15 @@ def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters
     (n, kept), (n_longest, kept_longest) = probes
     per_token = (kept_longest - kept) / (n_longest - n) if n_longest > n else kept / n
     module.zero_grad(set_to_none=True)
+    n_processes, sharded_by = accelerator.num_processes, sharding()
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    states = GRADIENT_AND_ADAM_BYTES * trained // (accelerator.num_processes if sharding() else 1)
+    states = GRADIENT_AND_ADAM_BYTES * trained // (n_processes if sharded_by else 1)
     peak = in_use + states + kept + int(per_token * (longest - n))
+    per_process = f" of each of {n_processes} processes" if n_processes > 1 else ""
+    per_process += f", sharded by {sharded_by}" if sharded_by else ""
     return (
         f"{n_groups} groups of {sum(g.n_tokens for g in groups)} tokens, {steps} steps, packs of at most {longest} "
-        f"tokens; about {peak / 1e9:.1f} GB of memory at the peak"
+        f"tokens; about {peak / 1e9:.1f} GB of memory at the peak{per_process}"
     )
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 from transformers import get_scheduler
@@ -25,6 +25,7 @@ from rao_kedro.processes import WARNING_PREFIX
 from rao_kedro.schemas.training import LoRAParameters, TrainingParameters
 from rao_kedro.training.batching import epoch_steps, packs, share_of_process
 from rao_kedro.training.checkpoints import Checkpoints
+from rao_kedro.training.distributed import process_state
 from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, peak_memory
 from rao_kedro.training.interruption import Interruption
 from rao_kedro.training.options import make_optimizer, prepared
@@ -40,7 +41,7 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
     Raises:
         TrainingError: No training groups, a step-0 invariant is broken, or a loss or gradient is not finite.
     """
-    is_main = PartialState().is_main_process
+    is_main = process_state().is_main_process
     with Interruption() as interruption, only_one_in(workspace) if is_main else nullcontext():
         _train(task, parameters, workspace, interruption)
 

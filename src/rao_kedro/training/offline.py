@@ -23,8 +23,9 @@ from rao_kedro.objectives.calibration import raising_log_z0, solved
 from rao_kedro.objectives.metrics import finished
 from rao_kedro.objectives.rao import RAO
 from rao_kedro.schemas.specs import AlignmentSpec
+from rao_kedro.training.distributed import process_state, sharding
 from rao_kedro.training.reference_cache import refuse_stale, scoring_key
-from rao_kedro.training.rollouts import Sampler, sharding
+from rao_kedro.training.rollouts import Sampler
 from rao_kedro.training.scoring import ForwardPass, group_logps
 from rao_kedro.training.tables import read_groups, read_reference
 from rao_kedro.training.task import LossOutput, Task
@@ -41,7 +42,7 @@ def build_objective(spec: AlignmentSpec, groups: Sequence[TokenizedGroup]) -> Ob
     """
     parameters = solved(spec.objective_parameters, [group.rewards or [] for group in groups])
     if parameters != spec.objective_parameters:
-        print(f"log_z0 solved from {len(groups)} groups: {parameters['log_z0']:.3f} nats", flush=True)
+        process_state().print(f"log_z0 solved from {len(groups)} groups: {parameters['log_z0']:.3f} nats", flush=True)
     try:
         return make_objective(spec.objective, **parameters)
     except ValueError as error:
@@ -186,9 +187,12 @@ class OfflineAlignment(Task):
 
 def without_dropout(model: nn.Module) -> nn.Module:
     """Set every dropout of `model` to 0, and return it."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    layer: Any
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+        if hasattr(layer, "attention_dropout"):
+            layer.attention_dropout = 0.0
     return model
 
 

@@ -1,19 +1,23 @@
 """Options of training that change the module or the optimizer; what cannot work together is refused at the start."""
 
 import importlib.util
+import os
+import shutil
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import DistributedType
 from torch import nn
 
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.adapters import add_lora, outermost_models
 from rao_kedro.schemas.training import TrainingParameters
+from rao_kedro.training.distributed import sharding
 
 
 def prepared(module: nn.Module, parameters: TrainingParameters, accelerator: Accelerator) -> nn.Module:
-    """Return `module` with adapters and activation checkpointing, where they are asked for.
+    """Return `module` with adapters, activation checkpointing and compiled layers, where they are asked for.
 
     Raises:
         TrainingError: A model inside cannot do it, or the accelerate file does it already.
@@ -31,7 +35,23 @@ def prepared(module: nn.Module, parameters: TrainingParameters, accelerator: Acc
             if not model.supports_gradient_checkpointing:
                 raise TrainingError(f"{type(model).__name__} has no activation checkpointing: turn it off")
             model.gradient_checkpointing_enable({"use_reentrant": False})
+    if parameters.compile:
+        _compile_layers(module, accelerator)
     return module
+
+
+def _compile_layers(module: nn.Module, accelerator: Accelerator) -> None:
+    """Compile the decoder layers one by one, in place; what is outside of them, and the attention, stays as it is."""
+    compiler = os.environ.get("CXX", "g++")
+    if accelerator.device.type == "cpu" and shutil.which(compiler) is None:
+        raise TrainingError(f"training.compile needs a C++ compiler on a CPU, and {compiler} is not here: turn it off")
+    if sharding() == DistributedType.DEEPSPEED:
+        raise TrainingError("training.compile compiles layer by layer, which DeepSpeed does not support: turn it off")
+    for model in outermost_models(module):
+        names = model._no_split_modules or ()
+        for layer in model.modules():
+            if type(layer).__name__ in names:
+                layer.compile(dynamic=True)
 
 
 def make_optimizer(module: nn.Module, parameters: TrainingParameters, device: torch.device) -> torch.optim.Optimizer:

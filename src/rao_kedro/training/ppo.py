@@ -28,10 +28,11 @@ from rao_kedro.objectives.rao import RAO
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import PPOSpec
 from rao_kedro.training.batching import packs, share_of_process
+from rao_kedro.training.distributed import sharding
 from rao_kedro.training.loop import train
 from rao_kedro.training.offline import likelihood_remark, without_dropout
 from rao_kedro.training.reference_cache import refuse_stale, scoring_key
-from rao_kedro.training.rollouts import Sampler, sharding
+from rao_kedro.training.rollouts import Sampler
 from rao_kedro.training.scoring import ForwardPass, group_logps
 from rao_kedro.training.tables import read_groups, read_reference
 from rao_kedro.training.task import LossOutput, Task

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from accelerate import PartialState
-from accelerate.state import AcceleratorState, DistributedType
+import torch
 from accelerate.utils import gather_object
 from torch import nn
 
@@ -14,12 +13,7 @@ from rao_kedro.inference.transformers_backend import continue_prompts
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.schemas.generation import SamplingParameters
-
-
-def sharding() -> str | None:
-    """Return what shards the policy over processes, so that it cannot be sampled from in training; None if nothing."""
-    kind = AcceleratorState().distributed_type
-    return kind.value if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED) else None
+from rao_kedro.training.distributed import process_state
 
 
 @dataclass(frozen=True)
@@ -48,12 +42,13 @@ class Sampler:
         tokenizer = load_tokenizer(self.model_dir)
         stop_ids = end_of_turn_ids(self.model_dir, tokenizer)
         sampling = SamplingParameters(temperature=self.temperature, top_p=1.0, max_tokens=self.max_tokens)
-        state, n = PartialState(), self.samples_per_prompt
+        state, n = process_state(), self.samples_per_prompt
         mine = groups[state.process_index :: state.num_processes]
         written: list[tuple[str, list[list[int]]]] = []
         if mine:
             prompts = [group.prompt_ids for group in mine for _ in range(n)]
-            ids = iter(continue_prompts(policy, prompts, sampling, stop_ids))
+            with torch.compiler.set_stance("force_eager"):  # layers are compiled for training only
+                ids = iter(continue_prompts(policy, prompts, sampling, stop_ids))
             for group in mine:
                 completions = [complete(tokenizer, next(ids), stop_ids) for _ in range(n)]
                 written.append((group.group_id, [completion.token_ids for completion in completions]))

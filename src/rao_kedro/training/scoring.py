@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
@@ -20,6 +20,7 @@ from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PackedRewards
 from rao_kedro.schemas.specs import ScoringSpec
 from rao_kedro.training.batching import packs, share_of_process
+from rao_kedro.training.distributed import process_state
 
 Scores = TypeVar("Scores")
 
@@ -55,7 +56,7 @@ def write_in_shards(spec: ScoringSpec, key: str, score: Callable[[list[Tokenized
         score: Returns the rows of some groups, the same on every process.
     """
     shards, groups = spec.workspace / "shards" / key, read_all_groups(spec)
-    main = PartialState().is_main_process
+    main = process_state().is_main_process
     if main and shards.parent.exists():
         for other in set(shards.parent.iterdir()) - {shards}:
             shutil.rmtree(other)
@@ -64,13 +65,13 @@ def write_in_shards(spec: ScoringSpec, key: str, score: Callable[[list[Tokenized
     for start, path in zip(starts, paths, strict=True):
         if not path.exists():
             write_table(score(groups[start : start + spec.groups_per_shard]), path)
-            PartialState().wait_for_everyone()
+            process_state().wait_for_everyone()
             if main:
                 print(f"{min(start + spec.groups_per_shard, len(groups))} of {len(groups)} groups", flush=True)
     if main:
         write_table([row for path in paths for row in pq.read_table(path).to_pylist()], spec.output_path)
         shutil.rmtree(shards.parent)
-    PartialState().wait_for_everyone()
+    process_state().wait_for_everyone()
 
 
 def read_all_groups(spec: ScoringSpec) -> list[TokenizedGroup]:
@@ -127,7 +128,7 @@ def _forward_packs(
 
 def write_table(rows: list[dict], path: Path) -> None:
     """Write rows as parquet, beside and renamed; only the main process does."""
-    if not PartialState().is_main_process:
+    if not process_state().is_main_process:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

@@ -1,0 +1,27 @@
+"""Runs a task as one of several processes: `distributed_worker.py TASK SPEC [stop_after_a_step]`.
+
+On CPUs too FSDP2 is used where it is asked for; accelerate itself has it for GPUs only.
+"""
+
+import importlib
+import sys
+
+from accelerate.state import AcceleratorState, DistributedType, PartialState
+
+from rao_kedro.training.interruption import Interruption
+
+initialize = AcceleratorState.__init__
+
+
+def initialize_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
+    initialize(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+    if fsdp_plugin is not None:
+        self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+
+task, spec, *how = sys.argv[1:]
+AcceleratorState.__init__ = initialize_with_fsdp
+if how == ["stop_after_a_step"]:
+    Interruption.requested = lambda self, accelerator: True
+importlib.import_module(f"rao_kedro.training.{task}").main(spec)

@@ -1,0 +1,146 @@
+"""Two processes on a CPU (gloo): losses, weights and reference log-probs are those of one process."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from groups import alignment_spec, log_of, parameters, write_groups
+from safetensors.torch import load_file
+
+from rao_kedro.files import write_text
+from rao_kedro.schemas.specs import RewardTrainingSpec, ScoringSpec, TrainingSpec
+from rao_kedro.schemas.training import LoRAParameters
+from rao_kedro.training.checkpoints import DIRECTORY
+from rao_kedro.training.launch import launch
+
+ON_CPUS = {"ACCELERATE_USE_CPU": "true"}
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+}
+
+pytestmark = pytest.mark.slow
+
+
+def on_two_processes(task, spec, sharded, *how):
+    """Run a task as `launch` would with two GPUs; return the exit status and what it said."""
+    spec.workspace.mkdir(parents=True, exist_ok=True)
+    write_text(spec.workspace / "spec.json", spec.model_dump_json())
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    worker = [str(Path(__file__).with_name("distributed_worker.py")), task, str(spec.workspace / "spec.json"), *how]
+    environment = os.environ | ON_CPUS | (FSDP2 if sharded else {})
+    ended = subprocess.run([*torchrun, *worker], env=environment, capture_output=True, text=True, timeout=300)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def reference_spec(directory, model_dir, groups_path):
+    return ScoringSpec(
+        workspace=directory / "reference_work",
+        model_dir=model_dir,
+        groups_path=groups_path,
+        output_path=directory / "reference.parquet",
+        max_tokens_per_batch=40,
+        mixed_precision="no",
+    )
+
+
+TRAINING = parameters(
+    epochs=2, max_tokens_per_batch=30, groups_per_step=3, learning_rate=1e-3, checkpoint_every=1, keep="last"
+)
+
+
+def training_spec(task, directory, model_dir, groups_path):
+    """Return the worker and what it is to do; `directory` holds the reference log-probs."""
+    inputs = {"workspace": directory / task, "model_dir": model_dir, "groups_path": groups_path, "training": TRAINING}
+    if task == "sft":
+        return "sft", TrainingSpec(**inputs)
+    if task == "reward":
+        return "reward", RewardTrainingSpec(**inputs)
+    objective = {"rao": {"beta": 1.0, "log_z0": 0.0}, "dro": {"tau": 1.0}}[task]
+    return "alignment", alignment_spec(directory, model_dir, groups_path, task, training=TRAINING, **objective)
+
+
+@pytest.fixture
+def groups_path(tmp_path):
+    return write_groups(tmp_path / "groups.parquet", 12)
+
+
+@pytest.fixture
+def alone(tmp_path, tiny_checkpoint, groups_path):
+    """The reference log-probs that one process computes."""
+    launch("reference", spec := reference_spec(tmp_path, tiny_checkpoint, groups_path), None)
+    return spec
+
+
+def trained_in(workspace):
+    """Return the loss of every step, and the published weights."""
+    return [step["loss"] for step in log_of(workspace)[0]], load_file(workspace / "model" / "model.safetensors")
+
+
+def assert_same_training(found, expected):
+    (losses, weights), (expected_losses, expected_weights) = trained_in(found), trained_in(expected)
+    assert losses == pytest.approx(expected_losses, rel=1e-4)
+    assert weights.keys() == expected_weights.keys()
+    for name, value in expected_weights.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(
+    ("task", "sharded"), [("rao", False), ("rao", True), ("dro", True), ("sft", False), ("reward", True)]
+)
+def test_two_processes_train_the_same_weights_as_one(tmp_path, tiny_checkpoint, groups_path, task, sharded):
+    worker, spec = training_spec(task, tmp_path, tiny_checkpoint, groups_path)
+    launch(worker, spec, None)
+    on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
+    status, said = on_two_processes(worker, on_two, sharded)
+    assert status == 0, said
+    assert ("of each of 2 processes, sharded by FSDP\n" if sharded else "of each of 2 processes\n") in said
+    assert_same_training(on_two.workspace, spec.workspace)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
+def test_options_go_together_with_sharding(tmp_path, tiny_checkpoint, groups_path):
+    worker, spec = training_spec("rao", tmp_path, tiny_checkpoint, groups_path)
+    options = {"lora": LoRAParameters(rank=4, alpha=8), "compile": True, "activation_checkpointing": True}
+    spec = spec.model_copy(update={"training": TRAINING.model_copy(update=options)})
+    launch(worker, spec, None)
+    on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
+    status, said = on_two_processes(worker, on_two, sharded=True)
+    assert status == 0, said
+    assert_same_training(on_two.workspace, spec.workspace)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
+def test_two_processes_that_were_stopped_go_on_to_the_same_weights(tmp_path, tiny_checkpoint, groups_path, sharded):
+    worker, spec = training_spec("rao", tmp_path, tiny_checkpoint, groups_path)
+    launch(worker, spec, None)
+    on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
+    _, said = on_two_processes(worker, on_two, sharded, "stop_after_a_step")
+    assert "stopped by SIGTERM after step 1" in said
+    assert [path.name for path in (on_two.workspace / DIRECTORY).iterdir()] == ["step-000000001"]
+    status, said = on_two_processes(worker, on_two, sharded)
+    assert status == 0 and "step 1/6" not in said, said
+    assert_same_training(on_two.workspace, spec.workspace)
+
+
+def test_two_processes_compute_the_same_reference_log_probs_as_one(alone, tmp_path, tiny_checkpoint, groups_path):
+    (tmp_path / "two").mkdir()
+    spec = reference_spec(tmp_path / "two", tiny_checkpoint, groups_path)
+    status, said = on_two_processes("reference", spec, sharded=False)
+    assert status == 0, said
+    one, two = (
+        pd.read_parquet(scored.output_path).sort_values("group_id", ignore_index=True) for scored in (alone, spec)
+    )
+    pd.testing.assert_frame_equal(one, two, rtol=1e-5)
