@@ -107,12 +107,12 @@ def test_token_values_and_log_probs_stand_beside_the_same_tokens(tiny_checkpoint
 def test_a_sharded_policy_is_refused(tmp_path, tiny_checkpoint, reward_model, monkeypatch):
     from accelerate.state import DistributedType
 
-    from rao_kedro.training import rollouts
+    from rao_kedro.training import distributed
 
     class Sharded:
         distributed_type = DistributedType.FSDP
 
-    monkeypatch.setattr(rollouts, "AcceleratorState", Sharded)
+    monkeypatch.setattr(distributed, "AcceleratorState", Sharded)
     with pytest.raises(TrainingError, match="ppo samples from the policy, which FSDP would shard"):
         launch("ppo", ppo_spec(tmp_path, tiny_checkpoint, reward_model), None)
 

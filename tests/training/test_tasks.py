@@ -7,9 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from groups import alignment_spec, log_of, parameters, reference, write_groups
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rao_kedro.errors import ParameterError, TrainingError
-from rao_kedro.models.loading import load_causal_lm, load_reward_model
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PackedRewards, padded_rewards
 from rao_kedro.schemas.specs import RewardTrainingSpec, TrainingSpec
@@ -118,6 +120,16 @@ def test_an_unknown_objective_parameter_is_named(tmp_path, tiny_checkpoint, grou
     reference(tmp_path, tiny_checkpoint, groups_path)
     with pytest.raises(ParameterError, match="has no parameter gamma"):
         launch("alignment", alignment_spec(tmp_path, tiny_checkpoint, groups_path, gamma=1.0), None)
+
+
+def test_the_policy_has_no_dropout_since_the_reference_had_none(tmp_path, tiny_checkpoint, groups_path):
+    config = AutoConfig.from_pretrained(tiny_checkpoint, attention_dropout=0.5)
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, config=config)
+    save_checkpoint(model, load_tokenizer(tiny_checkpoint), with_dropout := tmp_path / "with_dropout")
+    reference(tmp_path, tiny_checkpoint, groups_path, with_dropout)
+    launch("alignment", spec := alignment_spec(tmp_path, with_dropout, groups_path, "dpo", beta=1.0), None)
+    first_step = log_of(spec.workspace)[0][0]
+    assert abs(first_step["log_ratio_chosen"]) < 1e-3
 
 
 def test_group_longer_than_a_batch_is_named(tmp_path, tiny_checkpoint, groups_path):

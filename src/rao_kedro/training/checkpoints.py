@@ -60,8 +60,8 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
             shutil.rmtree(partial, ignore_errors=True)
             raise TrainingError(
-                f"the checkpoint of step {step} could not be written ({error}). Those before are in {self.directory}: "
-                "make room and run the same command again, it goes on from there"
+                f"the checkpoint of step {step} could not be written ({error}). Those before are in {self.directory}, "
+                "and the same command goes on from there; if the disk is full, make room first"
             ) from error
         if self.accelerator.is_main_process:
             for old in self._newest_first()[self.keep :]:

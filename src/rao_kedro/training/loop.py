@@ -22,7 +22,7 @@ from rao_kedro.files import only_one_in
 from rao_kedro.models.adapters import merged
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.processes import WARNING_PREFIX
-from rao_kedro.schemas.training import LoRAParameters, TrainingParameters
+from rao_kedro.schemas.training import TrainingParameters
 from rao_kedro.training.batching import epoch_steps, packs, share_of_process
 from rao_kedro.training.checkpoints import Checkpoints
 from rao_kedro.training.distributed import process_state
@@ -41,95 +41,124 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
     Raises:
         TrainingError: No training groups, a step-0 invariant is broken, or a loss or gradient is not finite.
     """
-    is_main = process_state().is_main_process
-    with Interruption() as interruption, only_one_in(workspace) if is_main else nullcontext():
-        _train(task, parameters, workspace, interruption)
-
-
-def _train(task: Task, parameters: TrainingParameters, workspace: Path, interruption: Interruption) -> None:
     if not task.train_groups:
         raise TrainingError("there are no training groups: see data_report and quarantined_rows for what was dropped")
-    accelerator = Accelerator(mixed_precision=parameters.mixed_precision)
-    set_seed(parameters.seed)
-    module = prepared(task.load(), parameters, accelerator)
-    optimizer = make_optimizer(module, parameters, accelerator.device)
-    passes = task.passes_per_step
-    steps_per_epoch = math.ceil(len(task.train_groups) / parameters.groups_per_step) * passes
-    n_steps = steps_per_epoch * parameters.epochs
-    schedule = get_scheduler(parameters.lr_scheduler, optimizer, math.ceil(parameters.warmup_ratio * n_steps), n_steps)
-    module, optimizer = accelerator.prepare(module, optimizer)
-    accelerator.register_for_checkpointing(schedule)
+    is_main = process_state().is_main_process
+    with Interruption() as interruption, only_one_in(workspace) if is_main else nullcontext():
+        _Run(task, parameters, workspace, interruption).train()
 
-    task.prepare(module)
-    accelerator.print(forecast(task, accelerator, module, parameters), flush=True)
-    dtype = torch.bfloat16 if parameters.mixed_precision == "bf16" else torch.float32
-    flops = flops_per_token(module) / (matmul_peak(accelerator.device, dtype) * accelerator.num_processes)
-    checkpoints = Checkpoints(accelerator, workspace, parameters.checkpoints_kept)
-    step, best = checkpoints.resume()
-    log = MetricsLog(workspace / "training_log.jsonl", resume_at=step, is_main=accelerator.is_main_process)
-    progress = Progress(task, parameters.epochs, done_steps=step, n_steps=n_steps, log=log, flops_per_token=flops)
-    trainer = _Stepper(task, accelerator, module, parameters)
 
-    def checkpoint_if_due(step: int) -> None:
-        if step % passes or step == n_steps:  # a rollout is not part of a checkpoint
+class _Run:
+    """One training run: from its last checkpoint, if there is one, to its end."""
+
+    def __init__(self, task: Task, parameters: TrainingParameters, workspace: Path, interruption: Interruption) -> None:
+        """Load everything, say what the run will need, and resume."""
+        self.task, self.parameters, self.workspace, self.interruption = task, parameters, workspace, interruption
+        self.accelerator = accelerator = Accelerator(mixed_precision=parameters.mixed_precision)
+        set_seed(parameters.seed)
+        module = prepared(task.load(), parameters, accelerator)
+        optimizer = make_optimizer(module, parameters, accelerator.device)
+        passes = task.passes_per_step
+        self.steps_per_epoch = math.ceil(len(task.train_groups) / parameters.groups_per_step) * passes
+        self.n_steps = self.steps_per_epoch * parameters.epochs
+        warmup = math.ceil(parameters.warmup_ratio * self.n_steps)
+        self.schedule = get_scheduler(parameters.lr_scheduler, optimizer, warmup, self.n_steps)
+        self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        accelerator.register_for_checkpointing(self.schedule)
+        self.passes = _Passes(task, accelerator, self.module, parameters.max_tokens_per_batch)
+
+        task.prepare(self.module)
+        accelerator.print(forecast(task, accelerator, self.module, parameters), flush=True)
+        dtype = torch.bfloat16 if parameters.mixed_precision == "bf16" else torch.float32
+        flops = flops_per_token(self.module) / (matmul_peak(accelerator.device, dtype) * accelerator.num_processes)
+        self.checkpoints = Checkpoints(accelerator, workspace, parameters.checkpoints_kept)
+        self.step, self.best = self.checkpoints.resume()
+        is_main = accelerator.is_main_process
+        self.log = MetricsLog(workspace / "training_log.jsonl", resume_at=self.step, is_main=is_main)
+        self.progress = Progress(task, parameters.epochs, self.step, self.n_steps, self.log, flops_per_token=flops)
+
+    def train(self) -> None:
+        """Take the steps that are left, and publish the model."""
+        task, parameters = self.task, self.parameters
+        if self.step == 0 and task.eval_groups:
+            evaluated = self.passes.evaluate(task.eval_groups, 0.0)
+            self.log.write(step=0, epoch=0.0, **{f"eval_{k}": v for k, v in evaluated.items()})
+        for epoch in range(self.step // self.steps_per_epoch, parameters.epochs):
+            steps = epoch_steps(task.train_groups, parameters.groups_per_step, parameters.seed, epoch)
+            steps = [groups for groups in steps for _ in range(task.passes_per_step)]
+            for groups in steps[self.step - epoch * self.steps_per_epoch :]:
+                self._take_step(groups)
+                if self.step % self.steps_per_epoch:
+                    self._checkpoint_if_due()
+            is_last = self.step == self.n_steps
+            if task.eval_groups and ((epoch + 1) % parameters.eval_every_epochs == 0 or is_last):
+                self._evaluate(epoch + 1)
+            self._checkpoint_if_due()  # behind the evaluation, which a resumed run would skip
+        if parameters.keep == "last" or self.best is None:
+            self._publish()
+        self.accelerator.wait_for_everyone()
+        self.checkpoints.discard()
+        self.accelerator.end_training()
+
+    def _take_step(self, groups: Sequence[TokenizedGroup]) -> None:
+        self.module.train()
+        started = time.perf_counter()
+        metrics = self.passes.forward_backward(groups, progress=self.step / self.n_steps)
+        if self.step == 0:
+            self.task.check_step_zero(metrics)
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.parameters.max_grad_norm)
+        metrics["grad_norm"] = float(norm)
+        _refuse_non_finite(metrics, groups, self.step, self.workspace)
+        metrics["learning_rate"] = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.progress.report(
+            self.step,
+            epoch=self.step / self.steps_per_epoch,
+            groups=groups,
+            seconds=time.perf_counter() - started,
+            peak_bytes=peak_memory(self.accelerator.device),
+            metrics=metrics,
+        )
+
+    def _evaluate(self, epochs_done: int) -> None:
+        """Log an evaluation, and publish the model where it is the best so far."""
+        task = self.task
+        evaluated = self.passes.evaluate(task.eval_groups, self.step / self.n_steps)
+        self.log.write(step=self.step, epoch=float(epochs_done), **{f"eval_{k}": v for k, v in evaluated.items()})
+        if self.accelerator.is_main_process and (remark := task.remark(evaluated)):
+            print(f"{WARNING_PREFIX}{remark}", flush=True)
+        score = evaluated[task.selection_metric] * (1 if task.greater_is_better else -1)
+        if self.parameters.keep == "best" and (self.best is None or score > self.best):
+            self.best = score
+            self._publish()
+
+    def _checkpoint_if_due(self) -> None:
+        passes = self.task.passes_per_step
+        if self.step % passes or self.step == self.n_steps:  # a rollout is not part of a checkpoint
             return
-        stopping, every = interruption.requested(accelerator), parameters.checkpoint_every * passes
-        if stopping or (every and step % every == 0):
-            checkpoints.save(step, best)
+        stopping, every = self.interruption.requested(self.accelerator), self.parameters.checkpoint_every * passes
+        if stopping or (every and self.step % every == 0):
+            self.checkpoints.save(self.step, self.best)
         if stopping:
-            raise TrainingError(f"stopped by SIGTERM after step {step}; the same command goes on from there")
+            raise TrainingError(f"stopped by SIGTERM after step {self.step}; the same command goes on from there")
 
-    if step == 0 and task.eval_groups:
-        log.write(step=0, epoch=0.0, **{f"eval_{k}": v for k, v in trainer.evaluate(task.eval_groups, 0.0).items()})
-    for epoch in range(step // steps_per_epoch, parameters.epochs):
-        steps = epoch_steps(task.train_groups, parameters.groups_per_step, parameters.seed, epoch)
-        steps = [groups for groups in steps for _ in range(passes)]
-        for groups in steps[step - epoch * steps_per_epoch :]:
-            module.train()
-            started = time.perf_counter()
-            metrics = trainer.forward_backward(groups, progress=step / n_steps)
-            if step == 0:
-                task.check_step_zero(metrics)
-            metrics["grad_norm"] = float(accelerator.clip_grad_norm_(module.parameters(), parameters.max_grad_norm))
-            _refuse_non_finite(metrics, groups, step, workspace)
-            metrics["learning_rate"] = schedule.get_last_lr()[0]
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            step += 1
-            progress.report(
-                step,
-                epoch=step / steps_per_epoch,
-                groups=groups,
-                seconds=time.perf_counter() - started,
-                peak_bytes=peak_memory(accelerator.device),
-                metrics=metrics,
-            )
-            if step % steps_per_epoch:
-                checkpoint_if_due(step)
-        if task.eval_groups and ((epoch + 1) % parameters.eval_every_epochs == 0 or step == n_steps):
-            evaluated = trainer.evaluate(task.eval_groups, step / n_steps)
-            log.write(step=step, epoch=float(epoch + 1), **{f"eval_{k}": v for k, v in evaluated.items()})
-            if accelerator.is_main_process and (remark := task.remark(evaluated)):
-                print(f"{WARNING_PREFIX}{remark}", flush=True)
-            score = evaluated[task.selection_metric] * (1 if task.greater_is_better else -1)
-            if parameters.keep == "best" and (best is None or score > best):
-                best = score
-                _publish(accelerator, task, module, parameters.lora, workspace / "model")
-        checkpoint_if_due(step)  # behind the evaluation, which a resumed run would skip
-    if parameters.keep == "last" or best is None:
-        _publish(accelerator, task, module, parameters.lora, workspace / "model")
-    accelerator.wait_for_everyone()
-    checkpoints.discard()
-    accelerator.end_training()
+    def _publish(self) -> None:
+        accelerator, lora = self.accelerator, self.parameters.lora
+        accelerator.wait_for_everyone()
+        weights = accelerator.get_state_dict(self.module)  # where the module is sharded, every process takes part
+        if accelerator.is_main_process:
+            weights = weights if lora is None else merged(weights, lora)
+            self.task.save(accelerator.unwrap_model(self.module), weights, self.workspace / "model")
 
 
-class _Stepper:
+class _Passes:
     """One step's forward and backward passes, or an evaluation, over all processes."""
 
-    def __init__(self, task: Task, accelerator: Accelerator, module: nn.Module, parameters: TrainingParameters) -> None:
-        self.task, self.accelerator, self.module = task, accelerator, module
-        self.max_tokens = parameters.max_tokens_per_batch
+    def __init__(self, task: Task, accelerator: Accelerator, module: nn.Module, max_tokens: int) -> None:
+        self.task, self.accelerator, self.module, self.max_tokens = task, accelerator, module, max_tokens
 
     def forward_backward(self, groups: Sequence[TokenizedGroup], progress: float) -> dict[str, float]:
         """Accumulate the gradient of the mean loss over `groups`; return the mean metrics."""
@@ -179,13 +208,3 @@ def _refuse_non_finite(
         f"step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; the group ids are in {report}. "
         "Lower the learning rate, or look for extreme rewards in these groups."
     )
-
-
-def _publish(
-    accelerator: Accelerator, task: Task, module: nn.Module, lora: LoRAParameters | None, directory: Path
-) -> None:
-    accelerator.wait_for_everyone()
-    weights = accelerator.get_state_dict(module)  # where the module is sharded, every process takes part
-    if accelerator.is_main_process:
-        weights = weights if lora is None else merged(weights, lora)
-        task.save(accelerator.unwrap_model(module), weights, directory)
