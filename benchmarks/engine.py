@@ -3,51 +3,64 @@
     make bench
 
 Configurations alternate, each run in a process of its own; what is written are medians over the runs. Results go to
-benchmarks/results/engine.{json,md}.
+benchmarks/results/engine.{json,md,png}. Where a GPU is, a 1B model is measured on it as well.
 """
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from engine_rows import rated_groups, ultrafeedback_groups
+from engine_report import machine, summary, write_report
+from engine_rows import rated_groups, synthetic_groups, ultrafeedback_groups
 
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import PackedLogProbs, padded_logps
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
+from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.objectives import GroupLogps, make_objective
-from rao_kedro.training.forecast import matmul_peak
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
-BETA = 0.1
 GROUPS_PER_STEP = 4
-EPOCHS = 3  # over which the reference pass is spread
+VOCABULARIES = (49_152, 128_256)
+LLAMA_1B = {
+    "vocab_size": 128_256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "initializer_range": 0.02,
+}
 
 # `kind` says which worker; the rest are its arguments.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "ours, fp32": {"kind": "ours", "mixed_precision": "no", "objective": "dpo"},
-    "ours, bf16": {"kind": "ours", "mixed_precision": "bf16", "objective": "dpo"},
+    "ours, fp32": {"kind": "ours", "mixed_precision": "no"},
+    "ours, bf16": {"kind": "ours", "mixed_precision": "bf16"},
+    "ours, bf16, compiled": {"kind": "ours", "mixed_precision": "bf16", "compile": True},
+    "ours, bf16, activation checkpointing": {
+        "kind": "ours",
+        "mixed_precision": "bf16",
+        "activation_checkpointing": True,
+    },
     "TRL, defaults, fp32": {"kind": "trl", "bf16": False, "precompute": False, "batch": 4},
-    "TRL, precomputed, fp32": {"kind": "trl", "bf16": False, "precompute": True, "batch": 4},
-    "TRL, precomputed, bf16": {"kind": "trl", "bf16": True, "precompute": True, "batch": 4},
+    "TRL, precomputed, bf16, batch 4": {"kind": "trl", "bf16": True, "precompute": True, "batch": 4},
     "TRL, precomputed, bf16, batch 1": {"kind": "trl", "bf16": True, "precompute": True, "batch": 1},
 }
 OF_FOUR_RESPONSES: dict[str, dict[str, Any]] = {
-    "ours, K = 4, bf16": {"kind": "ours", "mixed_precision": "bf16", "objective": "rao"},
-    "TRL, all pairs, bf16": {"kind": "trl", "bf16": True, "precompute": True, "batch": 4},
+    "K = 4: ours, bf16": {"kind": "ours", "mixed_precision": "bf16", "objective": "rao"},
+    "K = 4: TRL, all pairs, bf16, batch 4": {"kind": "trl", "bf16": True, "precompute": True, "batch": 4},
+    "K = 4: TRL, all pairs, bf16, batch 1": {"kind": "trl", "bf16": True, "precompute": True, "batch": 1},
 }
+ON_A_GPU = {f"GPU, 1B: {name}": how for name, how in CONFIGURATIONS.items() if "fp32" not in name}
 
 
 def main() -> None:
@@ -59,6 +72,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=16, help="prompt groups of a run")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each configuration")
     parser.add_argument("--parity-steps", type=int, default=20, help="steps whose losses are compared")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
@@ -67,17 +81,18 @@ def main() -> None:
         four, as_pairs = rated_groups(options.rated, model, options.groups // 2)
         long_run = ultrafeedback_groups(options.ultrafeedback, model, options.parity_steps)
         about = machine(model)
-        parity = loss_parity(long_run, model, work)
-        gradients = gradient_parity(model, four)
-        speed = measure(CONFIGURATIONS, {"ours": pairs, "trl": pairs}, model, work, options.repeats)
-        of_four = measure(OF_FOUR_RESPONSES, {"ours": four, "trl": as_pairs}, model, work, options.repeats)
-    results = summary(speed, of_four, useful_tokens(pairs), about)
-    results |= {"loss_parity": parity, "gradient_parity": gradients}
-    RESULTS.mkdir(exist_ok=True)
-    report = {"command": "make bench", **about, **results, "runs": {**speed, **of_four}}
-    (RESULTS / "engine.json").write_text(json.dumps(report, indent=2) + "\n")
-    (RESULTS / "engine.md").write_text(markdown(report))
-    print(json.dumps({name: results[name]["median"] for name in results}))
+        parities = {
+            "loss_parity": loss_parity(long_run, model, work),
+            "gradient_parity": gradient_parity(model, four),
+            "log_prob_memory_growth_mb": log_prob_memory_growth(),
+        }
+        runs = measure(CONFIGURATIONS, {"ours": pairs, "trl": pairs}, model, work, options.repeats)
+        runs |= measure(OF_FOUR_RESPONSES, {"ours": four, "trl": as_pairs}, model, work, options.repeats)
+        if torch.cuda.is_available():
+            table = synthetic_groups(32, n_prompt=1024, n_response=512)
+            runs |= measure_synthetic(LLAMA_1B, table, work, options.repeats)
+    command = " ".join(["python benchmarks/engine.py", *sys.argv[1:]]) if sys.argv[1:] else "make bench"
+    write_report({"command": command, **about, **parities, **summary(runs), "runs": runs}, options.results)
 
 
 def measure(
@@ -95,12 +110,26 @@ def measure(
             path = work / f"{configuration['kind']}.parquet"
             tables[configuration["kind"]].to_parquet(path)
             request = {**configuration, "groups_path": path, "model_dir": model, "groups_per_step": groups_per_step}
-            command = [sys.executable, str(HERE / "engine_workers.py"), json.dumps(request, default=str)]
-            said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            runs[name].append(run := json.loads(said.splitlines()[-1]))
+            runs[name].append(run := ask_worker(request))
             mean = statistics.fmean(run["step_seconds"])
-            print(f"{name}, run {repeat + 1}: {mean:.1f} s a step, {run['peak_gb']:.1f} GB", flush=True)
-    return dict(runs)
+            print(f"{name}, run {repeat + 1}: {mean:.2f} s a step, {run['peak_gb']:.1f} GB", flush=True)
+    return {name: [run | {"useful_tokens": useful_tokens(tables["ours"])} for run in of] for name, of in runs.items()}
+
+
+def ask_worker(request: dict[str, Any]) -> dict[str, Any]:
+    """Return what a worker process measured."""
+    command = [sys.executable, str(HERE / "engine_workers.py"), json.dumps(request, default=str)]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    measured: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return measured
+
+
+def measure_synthetic(
+    architecture: dict[str, Any], table: pd.DataFrame, work: Path, repeats: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Measure a Llama of random weights."""
+    model = build_tiny_checkpoint(work / "random_model", **architecture)
+    return measure(ON_A_GPU, {"ours": table, "trl": table}, model, work, repeats)
 
 
 def loss_parity(groups: pd.DataFrame, model: Path, work: Path) -> dict[str, float]:
@@ -134,109 +163,24 @@ def gradient_parity(model_dir: Path, groups: pd.DataFrame) -> dict[str, float]:
                 lengths=torch.tensor([[len(r) for r in group.response_ids] for group in batch]),
                 mask=torch.ones(2, k, dtype=torch.bool),
             )
-            make_objective("rao", beta=BETA, log_z0=0.0)(responses).loss.backward()
+            make_objective("rao", beta=0.1, log_z0=0.0)(responses).loss.backward()
             gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
         differences += [float((gradients[0][n] - g).norm() / g.norm()) for n, g in gradients[1].items()]
     return {"median": max(differences), "spread": 0.0, "n": len(differences)}
 
 
+def log_prob_memory_growth() -> dict[str, float]:
+    """Return by how many MB the log-prob step grows with the vocabulary, the weight and its gradients left out."""
+    small, large = (
+        ask_worker({"kind": "log_probs", "vocabulary": vocabulary, "tokens": 8192, "width": 576})["beyond_weights_mb"]
+        for vocabulary in VOCABULARIES
+    )
+    return {"median": large - small, "spread": 0.0, "n": 1, "with_49k": small, "with_128k": large}
+
+
 def useful_tokens(groups: pd.DataFrame) -> int:
     """Return the tokens of the groups, a prompt counted once."""
     return sum(len(p) + sum(map(len, r)) for p, r in zip(groups["prompt_ids"], groups["response_ids"], strict=True))
-
-
-def summary(
-    speed: dict[str, list[dict[str, Any]]],
-    of_four: dict[str, list[dict[str, Any]]],
-    useful: int,
-    about: dict[str, Any],
-) -> dict[str, dict[str, float]]:
-    """Return the figures that the goals are about, run by run compared."""
-
-    def seconds(run: dict[str, Any], amortised: bool = True) -> float:
-        return sum(run["step_seconds"]) + (run["reference_seconds"] / EPOCHS if amortised else 0.0)
-
-    def fastest(prefix: str) -> str:
-        names = [name for name in speed if name.startswith(prefix)]
-        return min(names, key=lambda name: statistics.median(map(seconds, speed[name])))
-
-    ours, best = fastest("ours"), fastest("TRL")
-    compared = {
-        "speedup_vs_trl_default": [
-            seconds(theirs, amortised=False) / seconds(mine)
-            for mine, theirs in zip(speed["ours, fp32"], speed["TRL, defaults, fp32"], strict=True)
-        ],
-        "speedup_vs_trl_best": [seconds(b) / seconds(a) for a, b in zip(speed[ours], speed[best], strict=True)],
-        "memory_ratio_vs_trl_best": [
-            a["peak_gb"] / b["peak_gb"] for a, b in zip(speed[ours], speed[best], strict=True)
-        ],
-        "speedup_k4_vs_trl_pairs": [seconds(b) / seconds(a) for a, b in zip(*of_four.values(), strict=True)],
-    }
-    for name, dtype in (("ours, fp32", "fp32"), ("ours, bf16", "bf16")):
-        peak = about["matmul_peak_gflops"][dtype] * 1e9
-        compared[f"mfu_{dtype}"] = [
-            6 * about["parameters"] * useful / seconds(run, amortised=False) / peak for run in speed[name]
-        ]
-    return {
-        name: {"median": statistics.median(values), "spread": max(values) - min(values), "n": len(values)}
-        for name, values in compared.items()
-    }
-
-
-def machine(model: Path) -> dict[str, Any]:
-    """Return what the figures depend on."""
-    cpu = torch.device("cpu")
-    return {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "parameters": sum(p.numel() for p in load_causal_lm(model).parameters()),
-        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate", "trl")},
-        "matmul_peak_gflops": {
-            "fp32": matmul_peak(cpu, torch.float32, 2.0) / 1e9,
-            "bf16": matmul_peak(cpu, torch.bfloat16, 2.0) / 1e9,
-        },
-    }
-
-
-GOALS = {
-    "speedup_vs_trl_default": "useful tokens/s, fp32, against TRL's defaults: >= 4.5",
-    "speedup_vs_trl_best": f"the faster of ours against the fastest of TRL's, over {EPOCHS} epochs: >= 3.5",
-    "memory_ratio_vs_trl_best": "peak memory of the same two: <= 0.33",
-    "speedup_k4_vs_trl_pairs": "four responses a prompt, against all six pairs through TRL: >= 6",
-    "mfu_fp32": "6 N per useful token and second, of the matmul peak: >= 0.70",
-    "mfu_bf16": ">= 0.55",
-    "loss_parity": "largest relative difference of the DPO loss from TRL's, fp32: <= 1e-3",
-    "gradient_parity": "largest relative difference of a gradient from the padded path, float64: <= 1e-5",
-}
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """Return the report as two tables."""
-    peak = report["matmul_peak_gflops"]
-    lines = [
-        "# The training engine against TRL",
-        "",
-        f"`{report['command']}` on {report['machine']}; "
-        f"matmul peak {peak['fp32']:.0f} GFLOP/s fp32, {peak['bf16']:.0f} bf16; "
-        + ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-        + ". A step is 4 groups of real UltraFeedback rows, DPO, AdamW, all 135M parameters.",
-        "",
-        "| figure | median | spread | n | what, and the goal |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name, goal in GOALS.items():
-        row = report[name]
-        lines.append(f"| {name} | {row['median']:.3g} | {row['spread']:.2g} | {row['n']} | {goal} |")
-    lines += ["", "| run | s a step, median | reference pass, s | peak GB |", "| --- | --- | --- | --- |"]
-    for name, runs in report["runs"].items():
-        step, reference, peak_gb = (
-            statistics.median(values)
-            for values in zip(
-                *((statistics.fmean(r["step_seconds"]), r["reference_seconds"], r["peak_gb"]) for r in runs),
-                strict=True,
-            )
-        )
-        lines.append(f"| {name} | {step:.2f} | {reference:.1f} | {peak_gb:.2f} |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

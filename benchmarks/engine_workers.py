@@ -20,19 +20,23 @@ LEARNING_RATE = 1e-6
 BETA = 0.1
 
 
-def ours(groups_path: Path, model_dir: Path, groups_per_step: int, mixed_precision: str, objective: str) -> dict:
-    """Train one epoch through `launch`, as a node does; steps in the order of the table."""
+def ours(
+    groups_path: Path, model_dir: Path, groups_per_step: int, mixed_precision: str, objective: str = "dpo", **options
+) -> dict:
+    """Train one epoch through `launch`, as a node does; steps in the order of the table, a pack as small as can be."""
     from rao_kedro.schemas.specs import AlignmentSpec, ScoringSpec
     from rao_kedro.schemas.training import KLParameters, TrainingParameters
     from rao_kedro.training import loop
     from rao_kedro.training.launch import launch, read_training_log
 
+    groups = pd.read_parquet(groups_path)
+    useful = [len(p) + sum(map(len, r)) for p, r in zip(groups["prompt_ids"], groups["response_ids"], strict=True)]
     loop.epoch_steps = lambda groups, size, seed, epoch: [groups[i : i + size] for i in range(0, len(groups), size)]
     with tempfile.TemporaryDirectory() as directory:
         common = {"model_dir": model_dir, "groups_path": groups_path, "workspace": Path(directory)}
         reference = Path(directory) / "reference.parquet"
         scoring = ScoringSpec(
-            **common, output_path=reference, max_tokens_per_batch=TOKENS_PER_BATCH, mixed_precision=mixed_precision
+            **common, output_path=reference, max_tokens_per_batch=max(useful), mixed_precision=mixed_precision
         )
         started = time.perf_counter()
         launch("reference", scoring, None)
@@ -40,11 +44,12 @@ def ours(groups_path: Path, model_dir: Path, groups_per_step: int, mixed_precisi
         training = TrainingParameters(
             learning_rate=LEARNING_RATE,
             groups_per_step=groups_per_step,
-            max_tokens_per_batch=TOKENS_PER_BATCH,
+            max_tokens_per_batch=max(useful),
             mixed_precision=mixed_precision,
             lr_scheduler="constant_with_warmup",
             warmup_ratio=0.0,
             keep="last",
+            **options,
         )
         spec = AlignmentSpec(
             **common,
@@ -57,14 +62,14 @@ def ours(groups_path: Path, model_dir: Path, groups_per_step: int, mixed_precisi
         launch("alignment", spec, None)
         log = read_training_log(Path(directory))
         steps = log[log["loss"].notna()]
-        groups = pd.read_parquet(groups_path)
-        useful = [len(p) + sum(map(len, r)) for p, r in zip(groups["prompt_ids"], groups["response_ids"], strict=True)]
         of_step = [sum(useful[i : i + groups_per_step]) for i in range(0, len(useful), groups_per_step)]
         seconds = [n / speed for n, speed in zip(of_step, steps["useful_tokens_per_second"], strict=True)]
-        return {"step_seconds": seconds, "reference_seconds": reference_seconds, "losses": steps["loss"].tolist()}
-
-
-TOKENS_PER_BATCH = 1024
+        return {
+            "step_seconds": seconds,
+            "reference_seconds": reference_seconds,
+            "losses": steps["loss"].tolist(),
+            "mfu": sum(u * s for u, s in zip(steps["mfu"], seconds, strict=True)) / sum(seconds),
+        }
 
 
 def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, precompute: bool, batch: int) -> dict:
@@ -145,11 +150,29 @@ def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, pr
         }
 
 
+def log_probs(vocabulary: int, tokens: int, width: int) -> dict:
+    """Take log-probs and their gradients once; what that needs beyond the weight and its two gradients at a time."""
+    from rao_kedro.models.token_logps import LogitScaling, token_logps
+
+    hidden = torch.randn(tokens, width, device=DEVICE, requires_grad=True)
+    weight = (torch.randn(vocabulary, width, device=DEVICE) * 0.02).requires_grad_()
+    targets = torch.randint(0, vocabulary, (tokens,), device=DEVICE)
+    for tensor in (hidden, weight):
+        tensor.grad = torch.zeros_like(tensor)
+    before = peak_memory(DEVICE)
+    token_logps(hidden, weight, None, targets, LogitScaling()).sum().backward()
+    added = peak_memory(DEVICE) - before
+    return {"beyond_weights_mb": (added - weight.numel() * 4) / 1e6}
+
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 if __name__ == "__main__":
     request = json.loads(sys.argv[1])
     kind = request.pop("kind")
-    measured = {"ours": ours, "trl": trl}[kind](
+    measured = {"ours": ours, "trl": trl, "log_probs": log_probs}[kind](
         **{key: Path(value) if key in ("groups_path", "model_dir") else value for key, value in request.items()}
     )
-    measured["peak_gb"] = peak_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu")) / 1e9
+    measured["peak_gb"] = peak_memory(DEVICE) / 1e9
     print(json.dumps(measured))

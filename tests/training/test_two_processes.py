@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from groups import alignment_spec, log_of, parameters, write_groups
 from safetensors.torch import load_file
 
@@ -18,6 +20,7 @@ from rao_kedro.schemas.training import LoRAParameters
 from rao_kedro.training.checkpoints import DIRECTORY
 from rao_kedro.training.launch import launch
 
+PROJECT = Path(__file__).parents[2]
 ON_CPUS = {"ACCELERATE_USE_CPU": "true"}
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
@@ -144,3 +147,38 @@ def test_two_processes_compute_the_same_reference_log_probs_as_one(alone, tmp_pa
         pd.read_parquet(scored.output_path).sort_values("group_id", ignore_index=True) for scored in (alone, spec)
     )
     pd.testing.assert_frame_equal(one, two, rtol=1e-5)
+
+
+STAND_INS = {
+    "scontrol": "echo 127.0.0.1",
+    "srun": 'shift; for n in 0 1; do SLURM_NODEID=$n "$@" & done; wait -n && wait -n',
+}
+
+
+def test_a_slurm_job_of_two_nodes_trains_the_same_weights_as_one_process(
+    tmp_path, tiny_checkpoint, groups_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
+    (programs := tmp_path / "bin").mkdir()
+    for name, script in STAND_INS.items():
+        (programs / name).write_text(f"#!/bin/bash\n{script}\n")
+        (programs / name).chmod(0o755)
+    accelerate_config = yaml.safe_load((PROJECT / "conf/accelerate/fsdp2_two_machines.yaml").read_text())
+    accelerate_config |= {"distributed_type": "MULTI_GPU", "num_processes": 2, "main_process_port": free_port()}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(accelerate_config))
+
+    worker, spec = training_spec("sft", tmp_path, tiny_checkpoint, groups_path)
+    launch(worker, spec, None)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node[1-2]")
+    monkeypatch.setenv("RAO_KEDRO_LAUNCHER", str(PROJECT / "conf/accelerate/slurm_launcher.sh"))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
+    launch(worker, on_two, tmp_path / "two.yaml")
+    assert "of each of 2 processes" in caplog.text
+    assert_same_training(on_two.workspace, spec.workspace)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]

@@ -1,6 +1,7 @@
 """A tiny Llama with random weights, its byte-level tokenizer and a ChatML template: for tests of the whole chain."""
 
 from pathlib import Path
+from typing import Any
 
 from rao_kedro.models.loading import save_checkpoint
 
@@ -10,8 +11,13 @@ CHATML = (
 )
 
 
-def build_tiny_checkpoint(directory: Path) -> Path:
-    """Write the checkpoint to `directory`; the same weights every time."""
+def build_tiny_checkpoint(directory: Path, **architecture: Any) -> Path:
+    """Write the checkpoint to `directory`; the same weights every time.
+
+    Args:
+        directory: Where to.
+        **architecture: Fields of the `LlamaConfig`, in place of the tiny ones.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -37,18 +43,18 @@ def build_tiny_checkpoint(directory: Path) -> Path:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-        **tokens,
-    )
+    tiny = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.3,
+    }
+    config = LlamaConfig(**(tiny | architecture), **tokens)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)

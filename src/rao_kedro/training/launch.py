@@ -5,6 +5,7 @@ Imports neither torch nor transformers, so that `kedro` commands start fast.
 
 import importlib
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +21,9 @@ from rao_kedro.schemas.specs import AlignmentSpec, PPOSpec, TrainingSpec, Worker
 
 def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_prefix: str = "") -> None:
     """Run a task in processes of its own, and wait.
+
+    Where the environment variable RAO_KEDRO_LAUNCHER names a program, that is given the command to run it on every
+    machine.
 
     Args:
         task: A worker module of `rao_kedro.training`: sft, reward, alignment, ppo, reference, annotate or
@@ -42,8 +46,9 @@ def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_p
         importlib.import_module(module).main(str(spec_path))
         return
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config)]
+    launcher = shlex.split(os.environ.get("RAO_KEDRO_LAUNCHER", ""))
     try:
-        run_worker([*command, "-m", module, str(spec_path)], _environment(metric_prefix))
+        run_worker([*launcher, *command, "-m", module, str(spec_path)], _environment(metric_prefix))
     except RaoKedroError as error:
         raise TrainingError(f"{task}: {error}") from error
 
