@@ -78,7 +78,7 @@ def main() -> None:
         work = Path(directory)
         model = convert_gguf(find_packaged_gguf(), None, work / "model")
         pairs = ultrafeedback_groups(options.ultrafeedback, model, options.groups)
-        four, as_pairs = rated_groups(options.rated, model, options.groups // 2)
+        four, as_pairs = rated_groups(options.rated, model, options.groups // 4)
         long_run = ultrafeedback_groups(options.ultrafeedback, model, options.parity_steps)
         about = machine(model)
         parities = {

@@ -103,3 +103,6 @@ def worker_main(main: Callable[[str], None]) -> None:
     except RaoKedroError as error:
         print(f"{ERROR_PREFIX}{error}", flush=True)
         raise SystemExit(1) from error
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # else its threads may abort a process that ends before the others

@@ -149,6 +149,19 @@ def test_two_processes_compute_the_same_reference_log_probs_as_one(alone, tmp_pa
     pd.testing.assert_frame_equal(one, two, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("alone")
+def test_shards_in_bf16_return_losses_in_fp32(tmp_path, tiny_checkpoint, groups_path):
+    worker, spec = training_spec("sft", tmp_path, tiny_checkpoint, groups_path)
+    spec = spec.model_copy(update={"training": TRAINING.model_copy(update={"mixed_precision": "bf16"})})
+    launch(worker, spec, None)
+    on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
+    status, said = on_two_processes(worker, on_two, sharded=True)
+    assert status == 0, said
+    losses, expected = (trained_in(workspace)[0] for workspace in (on_two.workspace, spec.workspace))
+    assert losses == pytest.approx(expected, rel=5e-3)
+    assert losses != torch.tensor(losses).bfloat16().tolist()
+
+
 STAND_INS = {
     "scontrol": "echo 127.0.0.1",
     "srun": 'shift; for n in 0 1; do SLURM_NODEID=$n "$@" & done; wait -n && wait -n',

@@ -28,10 +28,17 @@ class PackedRewards(nn.Module):
     def forward(self, batch: PackedGroups) -> Tensor:
         """Return `[G, K]` rewards, 0 where masked. The head computes in fp32 whatever the body does."""
         hidden = packed_hidden_states(self.model, batch)
-        last = hidden[batch.response_end.flatten()].to(self.model.get_parameter("score.weight").dtype)
-        with torch.autocast(last.device.type, enabled=False):
-            rewards = self.model.score(last)
+        rewards = scores(self.model, hidden[batch.response_end.flatten()])
         return rewards.view(batch.mask.shape).masked_fill(~batch.mask, 0.0)
+
+
+def scores(classifier: nn.Module, hidden: Tensor) -> Tensor:
+    """Return the scores of `[N, hidden]` states, `[N]` in fp32 whatever the head has (float64 if that)."""
+    head = classifier.get_submodule("score")
+    assert isinstance(head.weight, Tensor)
+    dtype = torch.promote_types(head.weight.dtype, torch.float32)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return (hidden.to(dtype) @ head.weight.to(dtype).T)[:, 0]
 
 
 def pad_token_id_unlike_eos(tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rao_kedro.models.logprobs import GroupLogProbs, PackedLogProbs
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups, packed_hidden_states
-from rao_kedro.models.reward_head import PackedRewards
+from rao_kedro.models.reward_head import PackedRewards, scores
 
 
 class ValueNetwork(nn.Module):
@@ -60,8 +60,7 @@ class TokenValues(nn.Module):
     def forward(self, batch: PackedGroups) -> Tensor:
         """Return `[R]` values, in the order of `batch.response_target`. The head computes in fp32."""
         before = packed_hidden_states(self.model, batch)[batch.response_source]
-        with torch.autocast(before.device.type, enabled=False):
-            return self.model.score(before.to(self.model.get_parameter("score.weight").dtype))[:, 0]
+        return scores(self.model, before)
 
 
 class PolicyAndTokenValues(nn.Module):

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import DistributedType
+from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.adapters import add_lora, outermost_models
@@ -22,10 +24,12 @@ def prepared(module: nn.Module, parameters: TrainingParameters, accelerator: Acc
     Raises:
         TrainingError: A model inside cannot do it, or the accelerate file does it already.
     """
+    fsdp = getattr(accelerator.state, "fsdp_plugin", None)
+    if fsdp is not None:
+        _set_precision_of_shards(fsdp, accelerator.mixed_precision)
     if parameters.lora is not None:
         add_lora(module, parameters.lora)
     if parameters.activation_checkpointing:
-        fsdp = getattr(accelerator.state, "fsdp_plugin", None)
         if fsdp is not None and fsdp.activation_checkpointing:
             raise TrainingError(
                 "training.activation_checkpointing is on, and so is fsdp_activation_checkpointing in the accelerate "
@@ -38,6 +42,22 @@ def prepared(module: nn.Module, parameters: TrainingParameters, accelerator: Acc
     if parameters.compile:
         _compile_layers(module, accelerator)
     return module
+
+
+def _set_precision_of_shards(fsdp: FullyShardedDataParallelPlugin, mixed_precision: str) -> None:
+    """Gather weights in the compute precision, and keep gradients, hidden states and log-probs in fp32.
+
+    accelerate's own policy rounds what a wrapped module returns to bf16: log-probs of 400 nats to even numbers.
+    """
+    if fsdp.fsdp_version != 2:
+        raise TrainingError("the accelerate file asks for FSDP1: set fsdp_version: 2 in its fsdp_config")
+    if mixed_precision == "bf16":
+        fsdp.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16,
+            reduce_dtype=torch.float32,
+            output_dtype=torch.float32,
+            cast_forward_inputs=False,
+        )
 
 
 def _compile_layers(module: nn.Module, accelerator: Accelerator) -> None:
