@@ -149,11 +149,10 @@ def test_two_processes_compute_the_same_reference_log_probs_as_one(alone, tmp_pa
     pd.testing.assert_frame_equal(one, two, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("alone")
 def test_shards_in_bf16_return_losses_in_fp32(tmp_path, tiny_checkpoint, groups_path):
     worker, spec = training_spec("sft", tmp_path, tiny_checkpoint, groups_path)
     spec = spec.model_copy(update={"training": TRAINING.model_copy(update={"mixed_precision": "bf16"})})
-    launch(worker, spec, None)
+    launch(worker, spec, PROJECT / "conf/accelerate/cpu.yaml")
     on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
     status, said = on_two_processes(worker, on_two, sharded=True)
     assert status == 0, said
