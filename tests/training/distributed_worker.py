@@ -1,9 +1,10 @@
 """Runs a task as one of several processes: `distributed_worker.py TASK SPEC [stop_after_a_step]`.
 
-On CPUs too FSDP2 is used where it is asked for; accelerate itself has it for GPUs only.
+On CPUs too FSDP2 and DeepSpeed are used where they are asked for; accelerate itself has them for GPUs only.
 """
 
 import importlib
+import os
 import sys
 
 from accelerate.state import AcceleratorState, DistributedType, PartialState
@@ -26,6 +27,8 @@ def initialize_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
 task, _, *how = sys.argv[1:]
 sys.argv = sys.argv[1:]
 AcceleratorState.__init__ = initialize_with_fsdp
+if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
+    PartialState._prepare_backend = lambda self, *args: ("gloo", DistributedType.MULTI_CPU)
 if how == ["stop_after_a_step"]:
     Interruption.requested = lambda self, accelerator: True
 worker_main(importlib.import_module(f"rao_kedro.training.{task}").main)

@@ -1,10 +1,14 @@
-"""Two processes on a CPU (gloo): losses, weights and reference log-probs are those of one process."""
+"""Two processes on a CPU (gloo): losses, weights and reference log-probs are those of one process.
+
+DeepSpeed is tested where it is installed (`pip install deepspeed`).
+"""
 
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -21,27 +25,42 @@ from rao_kedro.training.checkpoints import DIRECTORY
 from rao_kedro.training.launch import launch
 
 PROJECT = Path(__file__).parents[2]
-ON_CPUS = {"ACCELERATE_USE_CPU": "true"}
-FSDP2 = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
-    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+ENGINES = {
+    "ddp": {"ACCELERATE_USE_CPU": "true"},
+    "fsdp2": {
+        "ACCELERATE_USE_CPU": "true",
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    },
+    "zero3": {
+        "DS_ACCELERATOR": "cpu",
+        "ACCELERATE_TORCH_DEVICE": "cpu",
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+        "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
+    },
 }
+SHARDED_BY = {"fsdp2": ", sharded by FSDP", "zero3": ", sharded by DEEPSPEED"}
+ZERO3 = pytest.param(
+    "zero3", marks=pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+)
 
 pytestmark = pytest.mark.slow
 
 
-def on_two_processes(task, spec, sharded, *how):
+def on_two_processes(task, spec, engine, *how):
     """Run a task as `launch` would with two GPUs; return the exit status and what it said."""
     spec.workspace.mkdir(parents=True, exist_ok=True)
     write_text(spec.workspace / "spec.json", spec.model_dump_json())
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     worker = [str(Path(__file__).with_name("distributed_worker.py")), task, str(spec.workspace / "spec.json"), *how]
-    environment = os.environ | ON_CPUS | (FSDP2 if sharded else {})
-    ended = subprocess.run([*torchrun, *worker], env=environment, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(
+        [*torchrun, *worker], env=os.environ | ENGINES[engine], capture_output=True, text=True, timeout=300
+    )
     return ended.returncode, ended.stdout + ended.stderr
 
 
@@ -98,16 +117,15 @@ def assert_same_training(found, expected):
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize(
-    ("task", "sharded"), [("rao", False), ("rao", True), ("dro", True), ("sft", False), ("reward", True)]
-)
-def test_two_processes_train_the_same_weights_as_one(tmp_path, tiny_checkpoint, groups_path, task, sharded):
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2", ZERO3])
+@pytest.mark.parametrize("task", ["rao", "dro", "sft", "reward"])
+def test_two_processes_train_the_same_weights_as_one(tmp_path, tiny_checkpoint, groups_path, task, engine):
     worker, spec = training_spec(task, tmp_path, tiny_checkpoint, groups_path)
     launch(worker, spec, None)
     on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
-    status, said = on_two_processes(worker, on_two, sharded)
+    status, said = on_two_processes(worker, on_two, engine)
     assert status == 0, said
-    assert ("of each of 2 processes, sharded by FSDP\n" if sharded else "of each of 2 processes\n") in said
+    assert f"of each of 2 processes{SHARDED_BY.get(engine, '')}\n" in said
     assert_same_training(on_two.workspace, spec.workspace)
 
 
@@ -119,21 +137,21 @@ def test_options_go_together_with_sharding(tmp_path, tiny_checkpoint, groups_pat
     spec = spec.model_copy(update={"training": TRAINING.model_copy(update=options)})
     launch(worker, spec, None)
     on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
-    status, said = on_two_processes(worker, on_two, sharded=True)
+    status, said = on_two_processes(worker, on_two, "fsdp2")
     assert status == 0, said
     assert_same_training(on_two.workspace, spec.workspace)
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
-def test_two_processes_that_were_stopped_go_on_to_the_same_weights(tmp_path, tiny_checkpoint, groups_path, sharded):
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2", ZERO3])
+def test_two_processes_that_were_stopped_go_on_to_the_same_weights(tmp_path, tiny_checkpoint, groups_path, engine):
     worker, spec = training_spec("rao", tmp_path, tiny_checkpoint, groups_path)
     launch(worker, spec, None)
     on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
-    _, said = on_two_processes(worker, on_two, sharded, "stop_after_a_step")
+    _, said = on_two_processes(worker, on_two, engine, "stop_after_a_step")
     assert "stopped by SIGTERM after step 1" in said
     assert [path.name for path in (on_two.workspace / DIRECTORY).iterdir()] == ["step-000000001"]
-    status, said = on_two_processes(worker, on_two, sharded)
+    status, said = on_two_processes(worker, on_two, engine)
     assert status == 0 and "step 1/6" not in said, said
     assert_same_training(on_two.workspace, spec.workspace)
 
@@ -141,7 +159,7 @@ def test_two_processes_that_were_stopped_go_on_to_the_same_weights(tmp_path, tin
 def test_two_processes_compute_the_same_reference_log_probs_as_one(alone, tmp_path, tiny_checkpoint, groups_path):
     (tmp_path / "two").mkdir()
     spec = reference_spec(tmp_path / "two", tiny_checkpoint, groups_path)
-    status, said = on_two_processes("reference", spec, sharded=False)
+    status, said = on_two_processes("reference", spec, "ddp")
     assert status == 0, said
     one, two = (
         pd.read_parquet(scored.output_path).sort_values("group_id", ignore_index=True) for scored in (alone, spec)
@@ -154,7 +172,7 @@ def test_shards_in_bf16_return_losses_in_fp32(tmp_path, tiny_checkpoint, groups_
     spec = spec.model_copy(update={"training": TRAINING.model_copy(update={"mixed_precision": "bf16"})})
     launch(worker, spec, PROJECT / "conf/accelerate/cpu.yaml")
     on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
-    status, said = on_two_processes(worker, on_two, sharded=True)
+    status, said = on_two_processes(worker, on_two, "fsdp2")
     assert status == 0, said
     losses, expected = (trained_in(workspace)[0] for workspace in (on_two.workspace, spec.workspace))
     assert losses == pytest.approx(expected, rel=5e-3)

@@ -5,8 +5,7 @@ them: the full `[tokens, vocabulary]` matrix never exists. Knows nothing about o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,8 @@ from rao_kedro.models.token_logps import LogitScaling, token_logps
 PromptGradient = Literal["none", "detached", "attached"]
 
 
-@dataclass(frozen=True)
-class GroupLogProbs:
-    """Summed log-probs of G groups.
+class GroupLogProbs(NamedTuple):
+    """Summed log-probs of G groups. A tuple, in which FSDP2 and DeepSpeed find the tensors to put their hooks on.
 
     Attributes:
         responses: `[G, K]` log pi(y_ij | x_i) in nats, 0 where masked.

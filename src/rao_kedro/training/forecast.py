@@ -68,7 +68,12 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
 
 def flops_per_token(module: nn.Module) -> int:
     """Return the FLOPs of a forward and a backward pass over a token: 6 per parameter, 4 where it is frozen."""
-    return sum(p.numel() * (6 if p.requires_grad else 4) for p in module.parameters())
+    return sum(_n_elements(p) * (6 if p.requires_grad else 4) for p in module.parameters())
+
+
+def _n_elements(parameter: nn.Parameter) -> int:
+    n: int = getattr(parameter, "ds_numel", parameter.numel())  # DeepSpeed leaves none in the parameter itself
+    return n
 
 
 def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters: TrainingParameters) -> str:
@@ -84,9 +89,9 @@ def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters
     probes = [_kept(task, accelerator, module, group) for group in (by_length[0], by_length[-1])]
     (n, kept), (n_longest, kept_longest) = probes
     per_token = (kept_longest - kept) / (n_longest - n) if n_longest > n else kept / n
-    module.zero_grad(set_to_none=True)
+    module.zero_grad()
     n_processes, sharded_by = accelerator.num_processes, sharding()
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    trained = sum(_n_elements(p) for p in module.parameters() if p.requires_grad)
     states = GRADIENT_AND_ADAM_BYTES * trained // (n_processes if sharded_by else 1)
     peak = in_use + states + kept + int(per_token * (longest - n))
     per_process = f" of each of {n_processes} processes" if n_processes > 1 else ""
@@ -107,5 +112,7 @@ def _kept(task: Task, accelerator: Accelerator, module: nn.Module, group: Tokeni
             losses.append(task.loss(module, batch, accelerator.device).loss)
 
     kept = saved_bytes(forward)
+    accelerator.sync_gradients = False  # or DeepSpeed takes an optimizer step
     accelerator.backward(losses.pop() * 0)
+    accelerator.sync_gradients = True
     return sum(g.n_tokens for g in batch), kept

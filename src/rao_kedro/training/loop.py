@@ -193,6 +193,7 @@ class _Passes:
 
 
 def _sync_gradients(accelerator: Accelerator, module: nn.Module, when: bool) -> AbstractContextManager[None]:
+    accelerator.sync_gradients = when  # DeepSpeed takes its optimizer step in the backward pass that syncs
     return nullcontext() if when else accelerator.no_sync(module)
 
 

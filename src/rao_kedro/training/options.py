@@ -27,6 +27,10 @@ def prepared(module: nn.Module, parameters: TrainingParameters, accelerator: Acc
     fsdp = getattr(accelerator.state, "fsdp_plugin", None)
     if fsdp is not None:
         _set_precision_of_shards(fsdp, accelerator.mixed_precision)
+    if (deepspeed := accelerator.state.deepspeed_plugin) is not None:
+        # Asked for, and ignored: the loop decides what a batch is.
+        deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
+        deepspeed.deepspeed_config["gradient_clipping"] = parameters.max_grad_norm
     if parameters.lora is not None:
         add_lora(module, parameters.lora)
     if parameters.activation_checkpointing:
