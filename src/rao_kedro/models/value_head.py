@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,8 @@ class ValueNetwork(nn.Module):
             start: V(x) of every prompt before the first update.
         """
         super().__init__()
-        nn.init.zeros_(classifier.get_parameter("score.weight"))
+        head: Any = classifier.get_submodule("score")
+        head.weight = nn.Parameter(torch.zeros(1, head.in_features))  # a new one: the old one may be sharded already
         self.head = PackedRewards(classifier)
         self.bias = nn.Parameter(torch.tensor([start]))
 
