@@ -8,6 +8,7 @@ benchmarks/results/engine.{json,md,png}. Where a GPU is, a 1B model is measured 
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from rao_kedro.models.logprobs import PackedLogProbs, padded_logps
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.objectives import GroupLogps, make_objective
+from rao_kedro.training.launch import KEEP_FREED_MEMORY
 
 HERE = Path(__file__).parent
 GROUPS_PER_STEP = 4
@@ -78,7 +80,7 @@ def main() -> None:
         work = Path(directory)
         model = convert_gguf(find_packaged_gguf(), None, work / "model")
         pairs = ultrafeedback_groups(options.ultrafeedback, model, options.groups)
-        four, as_pairs = rated_groups(options.rated, model, options.groups // 4)
+        four, as_pairs = rated_groups(options.rated, model, options.groups // 2)
         long_run = ultrafeedback_groups(options.ultrafeedback, model, options.parity_steps)
         about = machine(model)
         parities = {
@@ -117,9 +119,11 @@ def measure(
 
 
 def ask_worker(request: dict[str, Any]) -> dict[str, Any]:
-    """Return what a worker process measured."""
+    """Return what a worker measured: ours in the environment that `launch` gives it, TRL in the plain one."""
     command = [sys.executable, str(HERE / "engine_workers.py"), json.dumps(request, default=str)]
-    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    environment = {name: value for name, value in os.environ.items() if name not in KEEP_FREED_MEMORY}
+    environment |= KEEP_FREED_MEMORY if request["kind"] == "ours" else {}
+    said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     measured: dict[str, Any] = json.loads(said.splitlines()[-1])
     return measured
 

@@ -23,7 +23,7 @@ BETA = 0.1
 def ours(
     groups_path: Path, model_dir: Path, groups_per_step: int, mixed_precision: str, objective: str = "dpo", **options
 ) -> dict:
-    """Train one epoch through `launch`, as a node does; steps in the order of the table, a pack as small as can be."""
+    """Train through `launch`, as a node does: a step to warm up, then the table in its order, in small packs."""
     from rao_kedro.schemas.specs import AlignmentSpec, ScoringSpec
     from rao_kedro.schemas.training import KLParameters, TrainingParameters
     from rao_kedro.training import loop
@@ -31,7 +31,12 @@ def ours(
 
     groups = pd.read_parquet(groups_path)
     useful = [len(p) + sum(map(len, r)) for p, r in zip(groups["prompt_ids"], groups["response_ids"], strict=True)]
-    loop.epoch_steps = lambda groups, size, seed, epoch: [groups[i : i + size] for i in range(0, len(groups), size)]
+
+    def steps_in_order(groups, size, seed, epoch):
+        steps = [groups[i : i + size] for i in range(0, len(groups), size)]
+        return [steps[0], *steps]
+
+    loop.epoch_steps = steps_in_order
     with tempfile.TemporaryDirectory() as directory:
         common = {"model_dir": model_dir, "groups_path": groups_path, "workspace": Path(directory)}
         reference = Path(directory) / "reference.parquet"
@@ -61,7 +66,7 @@ def ours(
         )
         launch("alignment", spec, None)
         log = read_training_log(Path(directory))
-        steps = log[log["loss"].notna()]
+        steps = log[log["loss"].notna()].iloc[1:]
         of_step = [sum(useful[i : i + groups_per_step]) for i in range(0, len(useful), groups_per_step)]
         seconds = [n / speed for n, speed in zip(of_step, steps["useful_tokens_per_second"], strict=True)]
         return {
@@ -73,9 +78,8 @@ def ours(
 
 
 def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, precompute: bool, batch: int) -> dict:
-    """Train one epoch with TRL's own trainer on the rows' token ids, in the order of the table."""
+    """Train with TRL's own trainer on the rows' token ids: a step to warm up, then the table in its order."""
     from datasets import Dataset
-    from torch.utils.data import SequentialSampler
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
@@ -92,7 +96,7 @@ def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, pr
             return dataset
 
         def _get_train_sampler(self, dataset=None):
-            return SequentialSampler(dataset if dataset is not None else self.train_dataset)
+            return [*range(groups_per_step), *range(len(self.train_dataset))]
 
     class Clock(TrainerCallback):
         def __init__(self):
@@ -144,9 +148,9 @@ def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, pr
         )
         trainer.train()
         return {
-            "step_seconds": clock.seconds,
+            "step_seconds": clock.seconds[1:],
             "reference_seconds": trainer.reference_seconds,
-            "losses": clock.losses,
+            "losses": clock.losses[1:],
         }
 
 

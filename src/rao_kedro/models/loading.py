@@ -12,7 +12,7 @@ from rao_kedro.errors import ModelError
 from rao_kedro.files import replace_directory
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_causal_lm(model_dir: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -57,7 +57,7 @@ def _load(loader: Callable[..., nn.Module], model_dir: str | Path, dtype: torch.
 
 
 def save_checkpoint(
-    model: nn.Module,
+    model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     directory: Path,
     weights: Mapping[str, torch.Tensor] | None = None,
@@ -73,9 +73,11 @@ def save_checkpoint(
     """
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    state_dict = weights and {name.removeprefix("model."): value for name, value in weights.items()}
-    for name in (state_dict and model.all_tied_weights_keys) or ():
-        state_dict.pop(name, None)  # gathering made it a tensor of its own
+    state_dict = None
+    if weights is not None:
+        own_names = {name.removeprefix("model."): value for name, value in weights.items()}
+        tied = set(model.all_tied_weights_keys)  # gathering makes them tensors of their own
+        state_dict = {name: value for name, value in own_names.items() if name not in tied}
     model.save_pretrained(partial, state_dict=state_dict)
     tokenizer.save_pretrained(partial)
     replace_directory(partial, directory)
