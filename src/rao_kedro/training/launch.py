@@ -66,16 +66,19 @@ def _discard_checkpoint_of_another_run(spec: TrainingSpec) -> None:
 
 # Most activations take megabytes: keep freed memory instead of giving it back to the system at once, which costs a CPU
 # run 10-20 % of its time. What takes more than 32 MiB (logits, the embedding's gradient) goes back, since it fragments
-# the heap: 1.6 GiB after 20 steps of the base run (glibc; a user's own settings win).
-KEEP_FREED_MEMORY = {
+# the heap: 1.6 GiB after 20 steps of the base run (glibc; a user's own settings win). And oneDNN and torch each keep the
+# scratch memory of the last 1024 matrix shapes; packs are of all lengths, so that memory grew with every step.
+CPU_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "MALLOC_TOP_PAD_": str(2**28),
+    "LRU_CACHE_CAPACITY": "16",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
 }
 
 
 def _environment(metric_prefix: str) -> dict[str, str]:
-    environment = KEEP_FREED_MEMORY | dict(os.environ, RAO_KEDRO_METRIC_PREFIX=metric_prefix, PYTHONUNBUFFERED="1")
+    environment = CPU_MEMORY | dict(os.environ, RAO_KEDRO_METRIC_PREFIX=metric_prefix, PYTHONUNBUFFERED="1")
     environment.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # checkpoints are local: bars only fill the log
     # Only an active run is passed on: asking mlflow for one would create one.
     if mlflow := sys.modules.get("mlflow"):
