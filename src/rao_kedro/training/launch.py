@@ -66,8 +66,8 @@ def _discard_checkpoint_of_another_run(spec: TrainingSpec) -> None:
 
 # Most activations take megabytes: keep freed memory instead of giving it back to the system at once, which costs a CPU
 # run 10-20 % of its time. What takes more than 32 MiB (logits, the embedding's gradient) goes back, since it fragments
-# the heap: 1.6 GiB after 20 steps of the base run (glibc; a user's own settings win). And oneDNN and torch each keep the
-# scratch memory of the last 1024 matrix shapes; packs are of all lengths, so that memory grew with every step.
+# the heap: 1.6 GiB after 20 steps of the base run (glibc; a user's own settings win). And oneDNN and torch
+# keep the scratch memory of the last 1024 matrix shapes each; packs have all lengths, so that it grew with every step.
 CPU_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
