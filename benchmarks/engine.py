@@ -28,7 +28,7 @@ from rao_kedro.models.logprobs import PackedLogProbs, padded_logps
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.objectives import GroupLogps, make_objective
-from rao_kedro.training.launch import CPU_MEMORY
+from rao_kedro.training.launch import CPU_MEMORY_SETTINGS
 
 HERE = Path(__file__).parent
 GROUPS_PER_STEP = 4
@@ -121,8 +121,8 @@ def measure(
 def ask_worker(request: dict[str, Any]) -> dict[str, Any]:
     """Return what a worker measured: ours in the environment that `launch` gives it, TRL in the plain one."""
     command = [sys.executable, str(HERE / "engine_workers.py"), json.dumps(request, default=str)]
-    environment = {name: value for name, value in os.environ.items() if name not in CPU_MEMORY}
-    environment |= CPU_MEMORY if request["kind"] == "ours" else {}
+    environment = {name: value for name, value in os.environ.items() if name not in CPU_MEMORY_SETTINGS}
+    environment |= CPU_MEMORY_SETTINGS if request["kind"] == "ours" else {}
     said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     measured: dict[str, Any] = json.loads(said.splitlines()[-1])
     return measured

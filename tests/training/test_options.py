@@ -1,9 +1,11 @@
 """LoRA, activation checkpointing, optimizers: each through the real loop, and what is refused."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from torch._dynamo.utils import counters
 
@@ -14,7 +16,9 @@ from rao_kedro.models.logprobs import PackedLogProbs
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.schemas.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.schemas.training import LoRAParameters
+from rao_kedro.training import options
 from rao_kedro.training.launch import launch
+from rao_kedro.training.options import prepared
 
 LORA = LoRAParameters(rank=4, alpha=8)
 GROUP = TokenizedGroup("a", [1, 50, 60], [[70, 71, 2], [80, 2]])
@@ -123,6 +127,28 @@ def test_compiling_without_a_compiler_is_refused_at_the_start(tmp_path, tiny_che
     if not torch.cuda.is_available():
         with pytest.raises(TrainingError, match="needs a C\\+\\+ compiler on a CPU, and no-such-compiler is not here"):
             launch("sft", spec, None)
+
+
+def test_a_model_that_does_not_name_its_layers_cannot_be_compiled(tiny_checkpoint):
+    model = load_causal_lm(tiny_checkpoint)
+    model._no_split_modules = []
+    with pytest.raises(TrainingError, match="LlamaForCausalLM does not name its layers"):
+        prepared(PackedLogProbs(model), parameters(compile=True), Accelerator())
+
+
+@pytest.mark.parametrize(
+    ("plugins", "said"),
+    [
+        ({"fsdp_plugin": SimpleNamespace(fsdp_version=1)}, "FSDP1"),
+        ({"kind": "DEEPSPEED"}, "DeepSpeed does not support"),
+    ],
+)
+def test_sharding_that_cannot_work_is_refused_at_the_start(tiny_checkpoint, monkeypatch, plugins, said):
+    monkeypatch.setattr(options, "sharding", lambda: plugins.get("kind"))
+    state = SimpleNamespace(fsdp_plugin=plugins.get("fsdp_plugin"), deepspeed_plugin=None)
+    accelerator = SimpleNamespace(state=state, mixed_precision="no", device=torch.device("meta"))
+    with pytest.raises(TrainingError, match=said):
+        prepared(PackedLogProbs(load_causal_lm(tiny_checkpoint)), parameters(compile=True), accelerator)
 
 
 def test_an_optimizer_that_does_not_run_here_is_refused_at_the_start(tmp_path, tiny_checkpoint, groups_path):

@@ -68,7 +68,7 @@ def _discard_checkpoint_of_another_run(spec: TrainingSpec) -> None:
 # run 10-20 % of its time. What takes more than 32 MiB (logits, the embedding's gradient) goes back, since it fragments
 # the heap: 1.6 GiB after 20 steps of the base run (glibc; a user's own settings win). And oneDNN and torch
 # keep the scratch memory of the last 1024 matrix shapes each; packs have all lengths, so that it grew with every step.
-CPU_MEMORY = {
+CPU_MEMORY_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "MALLOC_TOP_PAD_": str(2**28),
@@ -78,7 +78,7 @@ CPU_MEMORY = {
 
 
 def _environment(metric_prefix: str) -> dict[str, str]:
-    environment = CPU_MEMORY | dict(os.environ, RAO_KEDRO_METRIC_PREFIX=metric_prefix, PYTHONUNBUFFERED="1")
+    environment = CPU_MEMORY_SETTINGS | dict(os.environ, RAO_KEDRO_METRIC_PREFIX=metric_prefix, PYTHONUNBUFFERED="1")
     environment.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # checkpoints are local: bars only fill the log
     # Only an active run is passed on: asking mlflow for one would create one.
     if mlflow := sys.modules.get("mlflow"):

@@ -73,9 +73,13 @@ def _compile_layers(module: nn.Module, accelerator: Accelerator) -> None:
         raise TrainingError("training.compile compiles layer by layer, which DeepSpeed does not support: turn it off")
     for model in outermost_models(module):
         names = model._no_split_modules or ()
-        for layer in model.modules():
-            if type(layer).__name__ in names:
-                layer.compile(dynamic=True)
+        layers = [layer for layer in model.modules() if type(layer).__name__ in names]
+        if not layers:
+            raise TrainingError(
+                f"{type(model).__name__} does not name its layers, which training.compile needs: turn it off"
+            )
+        for layer in layers:
+            layer.compile(dynamic=True)
 
 
 def make_optimizer(module: nn.Module, parameters: TrainingParameters, device: torch.device) -> torch.optim.Optimizer:
