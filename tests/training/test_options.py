@@ -129,7 +129,8 @@ def test_compiling_without_a_compiler_is_refused_at_the_start(tmp_path, tiny_che
             launch("sft", spec, None)
 
 
-def test_a_model_that_does_not_name_its_layers_cannot_be_compiled(tiny_checkpoint):
+def test_a_model_that_does_not_name_its_layers_cannot_be_compiled(tiny_checkpoint, monkeypatch):
+    monkeypatch.setenv("CXX", "true")  # any program: none is called
     model = load_causal_lm(tiny_checkpoint)
     model._no_split_modules = []
     with pytest.raises(TrainingError, match="LlamaForCausalLM does not name its layers"):
