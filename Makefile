@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup run test bench lint viz jupyter clean
+.PHONY: setup run test bench bench-annotation lint viz jupyter clean
 
 setup: $(INSTALLED)
 
@@ -31,6 +31,9 @@ test: setup
 
 bench: setup
 	$(BIN)/python benchmarks/engine.py
+
+bench-annotation: setup
+	$(BIN)/python benchmarks/annotation.py
 
 lint: setup
 	$(BIN)/ruff check .

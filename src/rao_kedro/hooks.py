@@ -1,5 +1,6 @@
-"""Kedro hooks: what a comparison does not take, and which pipeline makes a missing input, before anything runs."""
+"""Kedro hooks, before anything runs: what a comparison does not take, a missing input's maker, wrong rewards."""
 
+from pathlib import Path
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
@@ -9,6 +10,8 @@ from kedro.pipeline import Pipeline
 
 from rao_kedro.errors import DataError
 from rao_kedro.pipelines.methods import METHODS, chosen_methods
+from rao_kedro.rewards.registry import build_reward
+from rao_kedro.schemas.rewards import RewardParameters
 
 
 class MissingInputHooks:
@@ -20,7 +23,11 @@ class MissingInputHooks:
 
         Raises:
             DataError: Names every missing dataset and the pipeline that makes it.
+            ParameterError: There is no such reward, or it does not take these parameters.
         """
+        for name in pipeline.inputs():
+            if name.startswith("params:"):
+                _refuse_wrong_reward(catalog.load(name))
         for name in pipeline.inputs() & _compared(set(METHODS) - set(chosen_methods(catalog.load("params:methods")))):
             catalog[name] = MemoryDataset(data=None)  # the comparison leaves out methods that were not chosen
         missing = sorted(
@@ -28,6 +35,12 @@ class MissingInputHooks:
         )
         if missing:
             raise DataError("\n".join(f"{name} does not exist: {_remedy(name)}" for name in missing))
+
+
+def _refuse_wrong_reward(parameters: Any) -> None:
+    reward = getattr(getattr(parameters, "rollout", parameters), "reward", None)
+    if isinstance(reward, RewardParameters) and reward != RewardParameters():  # the usual one needs no check, nor torch
+        build_reward(reward.with_defaults(Path(), Path(), "no", Path()))
 
 
 def _compared(methods: set[str]) -> set[str]:

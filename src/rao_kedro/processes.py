@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from rao_kedro.errors import RaoKedroError
 
@@ -91,7 +92,21 @@ def _sigterm_passed_on(process: subprocess.Popen[str]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _signal_group(process: subprocess.Popen[str], number: int) -> None:
+@contextmanager
+def stopped(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Stop a process of its own session with its children at the end, at once if it does not stop in 20 seconds."""
+    try:
+        yield
+    finally:
+        _signal_group(process, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
+
+
+def _signal_group(process: "subprocess.Popen[Any]", number: int) -> None:
     with suppress(ProcessLookupError):  # it has ended
         os.killpg(process.pid, number)
 

@@ -37,7 +37,7 @@ def context(env, **runtime):
 
 
 def everything():
-    return pipelines["study"] + pipelines["likelihood_study"]
+    return pipelines["study"] + pipelines["likelihood_study"] + pipelines["reward_model_study"]
 
 
 def datasets():
@@ -133,6 +133,7 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
         ({"alignment": {"dpo": {"trainings": {}}}}, "trainings"),
         ({"likelihood_study": {"panels": {"x": ["roa"]}}}, "names runs that are not there: roa"),
         ({"likelihood_study": {"only": "rao roa"}}, "likelihood_study.only names runs that are not there: roa"),
+        ({"reward_model_study": {"forms": "sft magic"}}, "reward_model_study.forms: magic: choose of base, sft"),
         ({"data": {"source": "prefs"}}, "'sampled' or 'preferences'"),
         ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
         ({"evaluation": {"generation": {"backend": "llamacpp"}}}, "'auto', 'vllm' or 'transformers'"),

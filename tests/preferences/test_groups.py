@@ -42,6 +42,16 @@ def chat(answer):
     return [*USER, {"role": "assistant", "content": answer}]
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_rows_requirements_travel_with_it_and_unknown_ones_are_quarantined(tmp_path, as_json):
+    known, unknown = ([{"check": name, "expected": "4"}] for name in ("math_answer", "rhymes"))
+    rows = [pair(requirements=json.dumps(r) if as_json else r, prompt=str(i)) for i, r in enumerate((known, unknown))]
+    groups, quarantined = read(tmp_path, rows)
+    by_split = groups.set_index("split")["requirements"]
+    assert json.loads(by_split["train"]) == known and by_split["test"] == "[]"
+    assert list(quarantined["reason"]) == ["bad_type"] and "there is no check 'rhymes'" in quarantined["detail"][0]
+
+
 @pytest.mark.parametrize(
     "row",
     [

@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rao_kedro.reporting.figures import reward_distribution, scores_by_method, training_dynamics
+from rao_kedro.reporting.calibration_figures import reward_calibration
+from rao_kedro.reporting.figures import scores_by_method, training_dynamics
 from rao_kedro.reporting.report import headline, html_report
+from rao_kedro.rewards.calibration import accuracy_by_gap, target_grid
 
 
 def row(method, score, gain, low, high):
@@ -87,7 +89,21 @@ def test_intervals_are_drawn_from_the_point_to_the_bounds():
     assert (bar.error_y.array[0], bar.error_y.arrayminus[0]) == pytest.approx((0.05, 0.05))
 
 
-def test_rewards_of_chosen_and_rejected_are_told_apart():
-    table = pd.DataFrame({"rewards": [[1.0, 2.0], [3.0, -1.0]], "chosen": [1, 0], "rejected": [0, 1]})
-    chosen, rejected = reward_distribution(table).data
-    assert (list(chosen.x), list(rejected.x)) == ([2.0, 3.0], [1.0, -1.0])
+@pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
+def test_the_calibration_shows_chosen_and_rejected_gaps_accuracy_lengths_and_targets(splits):
+    table = pd.DataFrame(
+        {
+            "split": [splits[0], splits[-1]],
+            "rewards": [[1.0, 2.0, 0.0], [3.0, -1.0]],
+            "ratings": [[0.0, 1.0, 0.5], [1.0, 0.0]],
+            "response_ids": [[[5], [5, 5], [5]], [[5], [5]]],
+            "chosen": [1, 0],
+            "rejected": [0, 1],
+        }
+    )
+    figure = reward_calibration(table, accuracy_by_gap(table), target_grid(table, [0.1], [0.0, 20.0]))
+    chosen, rejected, gaps, *accuracies, lengths, targets = figure.data
+    assert (list(chosen.x), list(rejected.x), list(gaps.x)) == ([2.0, 3.0], [1.0, -1.0], [1.0, 4.0])
+    assert [trace.name for trace in accuracies] == [f"pairs of {split}" for split in splits]
+    assert sorted(zip(lengths.x, lengths.y, strict=True)) == [(1, -1.0), (1, 0.0), (1, 1.0), (1, 3.0), (2, 2.0)]
+    assert targets.z.tolist() == [[1.0, 0.5 if len(splits) == 1 else 0.0]]  # above 0 and above 2

@@ -1,64 +1,85 @@
-"""Rewards joined to prompt groups, and the report on them."""
+"""Rewards joined to prompt groups: what is kept, what is quarantined, how it is normalised."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from rao_kedro.errors import DataError
-from rao_kedro.rewards.annotation import annotate, reward_report, standardised_ratings
+from rao_kedro.rewards.annotation import QUANTILES, annotate
+from rao_kedro.schemas.tables import QuarantinedRows, RewardAnnotated
 
 
 def groups():
-    return pd.DataFrame(
-        {
-            "group_id": ["a", "b"],
-            "split": ["train", "test"],
-            "ratings": [[1.0, 0.0, 0.5], [1.0, 0.0]],
-            "chosen": [0, 0],
-            "rejected": [1, 1],
+    rows = [
+        {"group_id": "a", "split": "train", "ratings": [1.0, 0.0, 0.5], "chosen": 0, "rejected": 2},
+        {"group_id": "b", "split": "test", "ratings": [1.0, 0.0], "chosen": 0, "rejected": 1},
+    ]
+    for row in rows:
+        k = len(row["ratings"])
+        row |= {
+            "messages": [{"role": "user", "content": "?"}],
+            "responses": [f"{row['group_id']}{i}" for i in range(k)],
+            "requirements": "[]",
+            "prompt_ids": [1, 2],
+            "response_ids": [[i + 5] for i in range(k)],
         }
-    )
+    return pd.DataFrame(rows)
 
 
-def annotated(first=(2.0, -1.0, 0.5), second=(-3.0, 1.0)):
-    rewards = pd.DataFrame({"group_id": ["b", "a"], "rewards": [list(second), list(first)]})
-    return annotate(groups(), rewards, "hash")
+def scored(first=(2.0, -1.0, 0.5), second=(-3.0, 1.0), failures=None):
+    rows = [
+        {"group_id": name, "rewards": list(rewards), "truncated": [False] * len(rewards)}
+        for name, rewards in (("b", second), ("a", first))
+    ]
+    table = pd.DataFrame(rows).assign(reward_model="hash")
+    table["failures"] = [[(failures or {}).get((r["group_id"], i), "") for i in range(len(r["rewards"]))] for r in rows]
+    return table
 
 
-def test_rewards_are_joined_by_group_with_their_mean_and_standard_deviation():
-    table = annotated()
-    assert list(table["rewards"]) == [[2.0, -1.0, 0.5], [-3.0, 1.0]]
+def annotated(*args, normalisation="none", **kwargs):
+    table, dropped = annotate(groups(), scored(*args, **kwargs), normalisation, "best_vs_worst", seed=0)
+    return RewardAnnotated.validate(table), QuarantinedRows.validate(dropped)
+
+
+def test_rewards_are_joined_by_group_with_their_statistics():
+    table, dropped = annotated()
+    values = [2.0, -1.0, 0.5, -3.0, 1.0]
+    assert list(table["rewards"]) == list(table["raw_rewards"]) == [values[:3], values[3:]]
     assert table["reward_mean"].iloc[0] == pytest.approx(-0.1)
-    assert table["reward_std"].iloc[0] == pytest.approx(np.std([2.0, -1.0, 0.5, -3.0, 1.0]))
+    assert table["reward_std"].iloc[0] == pytest.approx(np.std(values))
+    assert table["reward_quantiles"].iloc[0] == pytest.approx(list(np.quantile(values, QUANTILES)))
+    assert dropped.empty
 
 
-def test_ratings_become_rewards_of_mean_0_and_standard_deviation_1_over_the_training_split():
-    """Ratings 1, 0, 0.5 of the training group: mean 0.5, standard deviation sqrt(1/6)."""
-    table = annotate(groups(), standardised_ratings(groups()), "ratings")
+def test_standardised_rewards_have_mean_0_and_standard_deviation_1_over_the_training_split_beside_the_raw_ones():
+    """Rewards 1, 0, 0.5 of the training group: mean 0.5, standard deviation sqrt(1/6)."""
+    table, _ = annotated((1.0, 0.0, 0.5), (1.0, 0.0), normalisation="standardise")
     scale = 6**0.5
     assert table["rewards"][0] == pytest.approx([0.5 * scale, -0.5 * scale, 0.0])
     assert table["rewards"][1] == pytest.approx([0.5 * scale, -0.5 * scale])  # held out, on the same scale
-    assert set(table["reward_model"]) == {"ratings"}
+    assert table["raw_rewards"][1] == [1.0, 0.0]
+
+
+def test_a_response_without_a_reward_is_quarantined_and_its_group_gets_another_pair():
+    table, dropped = annotated((np.nan, 2.0, 3.0), failures={("a", 0): "no parsable score"})
+    assert list(dropped["source"]) == ["a"] and list(dropped["reason"]) == ["unscored_response"]
+    assert dropped["detail"][0] == "no parsable score" and "a0" in dropped["row"][0]
+    row = table.iloc[0]
+    assert row["responses"] == ["a1", "a2"] and row["response_ids"] == [[6], [7]] and row["rewards"] == [2.0, 3.0]
+    assert (row["ratings"], row["chosen"], row["rejected"]) == ([0.0, 0.5], 1, 0)
+
+
+def test_a_group_without_a_preference_left_is_dropped_and_none_left_is_an_error():
+    failures = {("b", 0): "no score"}
+    table, dropped = annotated(second=(np.nan, 1.0), failures=failures)
+    assert list(table["group_id"]) == ["a"] and len(dropped) == 1
+    failures |= {("a", i): "no score" for i in range(3)}
+    with pytest.raises(DataError, match="no group is left: 4 responses got no reward, for example: no score"):
+        annotated((np.nan,) * 3, (np.nan, 1.0), failures=failures)
 
 
 def test_a_group_without_rewards_and_rewards_without_spread_are_refused():
     with pytest.raises(DataError, match="1 groups have no rewards, the first is b"):
-        annotate(groups(), pd.DataFrame({"group_id": ["a"], "rewards": [[1.0, 2.0, 3.0]]}), "hash")
+        annotate(groups(), scored().query("group_id == 'a'"), "none", "best_vs_worst", 0)
     with pytest.raises(DataError, match=r"all 5 rewards are 1\.0"):
         annotated((1.0, 1.0, 1.0), (1.0, 1.0))
-
-
-@pytest.mark.parametrize(
-    ("rao", "up"),
-    [
-        ({"beta": 0.1, "log_z0": "auto"}, 1.0),  # threshold = mean of the training rewards = 0.5 < 2
-        ({"beta": 0.1, "log_z0": 19.0}, 1.0),  # 1.9 < 2
-        ({"log_z0": 21.0}, 0.0),  # RAO's own beta, 0.1: 2.1 > 2
-        ({}, 0.0),  # RAO's own log_z0, 50: 5 > 2
-    ],
-)
-def test_the_report_says_how_many_chosen_responses_this_rao_run_raises(rao, up):
-    report = reward_report(annotated(), rao).set_index(["split", "metric"])["value"]
-    assert report["train", "chosen_target_is_up"] == up
-    assert report["train", "pair_accuracy"] == 1.0 and report["test", "pair_accuracy"] == 0.0
-    assert report["train", "chosen_minus_rejected"] == 3.0

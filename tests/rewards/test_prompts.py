@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rao_kedro.rewards.rules import score_response, words
+from rao_kedro.rewards.checks import score_response, words
 from rao_kedro.schemas.tables import Prompts
 
 PATH = Path(__file__).parents[2] / "data/01_raw/prompts.jsonl"

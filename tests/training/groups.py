@@ -21,6 +21,9 @@ def write_groups(path, n_groups):
             {
                 "group_id": f"g{i}",
                 "split": "train" if i < n_groups * 2 // 3 else "test",
+                "messages": [{"role": "user", "content": f"question {i}"}],
+                "responses": ["short", "a longer one", "in between"],
+                "requirements": "[]",
                 "prompt_ids": [1, *(rng.randrange(10, 250) for _ in range(4))],
                 "response_ids": responses,
                 "ratings": [0.0, 0.5, 1.0],

@@ -5,7 +5,7 @@ import torch
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 
 from rao_kedro.errors import TrainingError
-from rao_kedro.models.loading import load_causal_lm, load_reward_model
+from rao_kedro.models.loading import load_causal_lm, new_reward_model
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.models.value_head import ValueNetwork, pack_prompts
 from rao_kedro.objectives import make_objective, objective_names
@@ -97,7 +97,7 @@ def test_mismatched_pairs_are_responses_of_other_prompts_chosen_and_rejected_by_
 
 
 def test_the_value_network_starts_at_its_bias_and_sees_the_prompt_only(tiny_checkpoint):
-    value = ValueNetwork(load_reward_model(tiny_checkpoint), start=0.7)
+    value = ValueNetwork(new_reward_model(tiny_checkpoint), start=0.7)
     group = TokenizedGroup("a", [1, 50, 60], [[70, 2], [80, 81, 2]])
     other = TokenizedGroup("a", [1, 50, 60], [[90, 91, 92, 2]])
     torch.testing.assert_close(value(pack_prompts([group, group])), torch.tensor([0.7, 0.7]))

@@ -2,37 +2,27 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 import torch
 from groups import log_of, parameters, reference, write_groups
 
-from rao_kedro.errors import TrainingError
+from rao_kedro.errors import DataError, TrainingError
 from rao_kedro.models.chat import load_tokenizer
-from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
+from rao_kedro.models.loading import load_causal_lm, load_reward_model
 from rao_kedro.models.logprobs import PackedLogProbs
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
-from rao_kedro.models.reward_head import pad_token_id_unlike_eos
 from rao_kedro.models.value_head import PolicyAndTokenValues, TokenValues
+from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.specs import PPOSpec
 from rao_kedro.schemas.training import RolloutParameters
 from rao_kedro.training.launch import launch
 
 
-@pytest.fixture(scope="module")
-def reward_model(tmp_path_factory, tiny_checkpoint):
-    tokenizer = load_tokenizer(tiny_checkpoint)
-    tokenizer.pad_token_id = pad_token_id_unlike_eos(tokenizer)
-    torch.manual_seed(0)
-    model = load_reward_model(tiny_checkpoint)
-    torch.nn.init.normal_(model.score.weight, std=0.3)
-    directory = tmp_path_factory.mktemp("reward") / "model"
-    save_checkpoint(model, tokenizer, directory)
-    return directory
-
-
 def ppo_spec(directory, tiny_checkpoint, reward_model, training=None, **rollout):
     groups = write_groups(directory / "groups.parquet", 12)
+    reward = RewardParameters(parameters={"model_dir": str(reward_model), "mixed_precision": "no"})
     return PPOSpec(
         workspace=directory / "ppo",
         model_dir=tiny_checkpoint,
@@ -40,7 +30,7 @@ def ppo_spec(directory, tiny_checkpoint, reward_model, training=None, **rollout)
         reference_path=reference(directory, tiny_checkpoint, groups),
         reward_model_dir=reward_model,
         objective_parameters={"beta": 0.01},
-        rollout=RolloutParameters(**({"max_tokens": 6, "samples_per_prompt": 4} | rollout)),
+        rollout=RolloutParameters(**({"max_tokens": 6, "samples_per_prompt": 4, "reward": reward} | rollout)),
         training=training or parameters(max_tokens_per_batch=100),
     )
 
@@ -49,10 +39,16 @@ def hash_of(directory):
     return hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
 
 
-def test_ppo_raises_the_score_and_leaves_reference_and_reward_model_alone(tmp_path, tiny_checkpoint, reward_model):
-    before = [hash_of(tiny_checkpoint), hash_of(reward_model)]
+def share_of_letters(messages, response):
+    """Random bytes spell few of them; most make no character, and so reach no reward model as they are."""
+    return sum("a" <= character <= "z" for character in response) / 6
+
+
+def test_ppo_raises_the_score_and_leaves_reference_and_reward_model_alone(tmp_path, tiny_checkpoint, tiny_reward_model):
+    before = [hash_of(tiny_checkpoint), hash_of(tiny_reward_model)]
     training = parameters(epochs=20, groups_per_step=8, max_tokens_per_batch=2000, eval_every_epochs=20, keep="last")
-    spec = ppo_spec(tmp_path, tiny_checkpoint, reward_model, training, samples_per_prompt=16)
+    reward = RewardParameters(name="rules", parameters={"function": f"{__name__}:share_of_letters"})
+    spec = ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model, training, samples_per_prompt=16, reward=reward)
     launch("ppo", spec, None)
     steps, evaluations = log_of(spec.workspace)
     assert len(steps) == 20 * 1 * 4  # epochs, rollouts of 8 prompts, passes over each
@@ -63,18 +59,18 @@ def test_ppo_raises_the_score_and_leaves_reference_and_reward_model_alone(tmp_pa
     assert mean[1] > mean[0] + 0.3
     assert evaluations[-1]["eval_kl_to_reference"] > 0
     assert abs(evaluations[0]["eval_log_ratio_chosen"]) < 1e-3 < abs(evaluations[-1]["eval_log_ratio_chosen"])
-    assert [hash_of(tiny_checkpoint), hash_of(reward_model)] == before
+    assert [hash_of(tiny_checkpoint), hash_of(tiny_reward_model)] == before
     load_causal_lm(spec.workspace / "model")
 
 
-def test_a_killed_run_ends_with_the_same_weights(tmp_path, tiny_checkpoint, reward_model, monkeypatch):
+def test_a_killed_run_ends_with_the_same_weights(tmp_path, tiny_checkpoint, tiny_reward_model, monkeypatch):
     from rao_kedro.training.progress import Progress
 
     training = parameters(epochs=2, max_tokens_per_batch=100, checkpoint_every=1, keep="last")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for directory in (whole, killed):
         directory.mkdir()
-    spec = ppo_spec(whole, tiny_checkpoint, reward_model, training)
+    spec = ppo_spec(whole, tiny_checkpoint, tiny_reward_model, training)
     launch("ppo", spec, None)
     report = Progress.report
 
@@ -83,7 +79,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, tiny_checkpoint, rewa
         if step == 7:
             raise KeyboardInterrupt
 
-    spec = ppo_spec(killed, tiny_checkpoint, reward_model, training)
+    spec = ppo_spec(killed, tiny_checkpoint, tiny_reward_model, training)
     monkeypatch.setattr(Progress, "report", dies)
     with pytest.raises(KeyboardInterrupt):
         launch("ppo", spec, None)
@@ -92,10 +88,10 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, tiny_checkpoint, rewa
     assert hash_of(whole / "ppo/model") == hash_of(killed / "ppo/model")
 
 
-def test_token_values_and_log_probs_stand_beside_the_same_tokens(tiny_checkpoint, reward_model):
+def test_token_values_and_log_probs_stand_beside_the_same_tokens(tiny_checkpoint, tiny_reward_model):
     group = TokenizedGroup("a", [1, 50, 60], [[70, 71, 2], [80, 2]])
     policy = PackedLogProbs(load_causal_lm(tiny_checkpoint), temperature=0.7)
-    classifier = load_reward_model(reward_model)
+    classifier = load_reward_model(tiny_reward_model)
     logps, values = PolicyAndTokenValues(policy, TokenValues(classifier))(pack_groups([group]))
     row = torch.tensor([[1, 50, 60, 80, 2]])
     expected = (policy.model(input_ids=row).logits[0, 2:4] / 0.7).log_softmax(-1)
@@ -104,7 +100,7 @@ def test_token_values_and_log_probs_stand_beside_the_same_tokens(tiny_checkpoint
     torch.testing.assert_close(values[3:], classifier.score(hidden)[:, 0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_sharded_policy_is_refused(tmp_path, tiny_checkpoint, reward_model, monkeypatch):
+def test_a_sharded_policy_is_refused(tmp_path, tiny_checkpoint, tiny_reward_model, monkeypatch):
     from accelerate.state import DistributedType
 
     from rao_kedro.training import distributed
@@ -114,12 +110,35 @@ def test_a_sharded_policy_is_refused(tmp_path, tiny_checkpoint, reward_model, mo
 
     monkeypatch.setattr(distributed, "AcceleratorState", Sharded)
     with pytest.raises(TrainingError, match="ppo samples from the policy, which FSDP would shard"):
-        launch("ppo", ppo_spec(tmp_path, tiny_checkpoint, reward_model), None)
+        launch("ppo", ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model), None)
 
 
-def test_the_log_is_one_json_object_per_step(tmp_path, tiny_checkpoint, reward_model):
+def test_a_reward_model_of_another_tokenizer_is_refused_as_the_value_network(
+    tmp_path, tiny_checkpoint, tiny_reward_model
+):
+    tokenizer = load_tokenizer(tiny_reward_model)
+    tokenizer.add_tokens(["<another>"])
+    shutil.copytree(tiny_reward_model, tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(TrainingError, match=r"whose tokenizer is not the policy's: train a reward model"):
+        launch("ppo", ppo_spec(tmp_path, tiny_checkpoint, tmp_path / "other"), None)
+
+
+def test_ppo_learns_from_rules_and_stops_where_they_do_not_apply(tmp_path, tiny_checkpoint, tiny_reward_model):
+    rules = RewardParameters(name="rules", parameters={"requirements": [{"check": "max_words", "limit": 1}]})
+    training = parameters(max_tokens_per_batch=200, keep="last")
+    spec = ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model, training, reward=rules)
+    launch("ppo", spec, None)
+    steps, _ = log_of(spec.workspace)
+    assert all(0 <= step["score"] <= 1 for step in steps)
+    none = ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model, training, reward=RewardParameters(name="rules"))
+    with pytest.raises(DataError, match=r"a response to group g.* got no reward: the prompt has no requirements"):
+        launch("ppo", none, None)
+
+
+def test_the_log_is_one_json_object_per_step(tmp_path, tiny_checkpoint, tiny_reward_model):
     training = parameters(epochs=1, max_tokens_per_batch=100, keep="best")
-    spec = ppo_spec(tmp_path, tiny_checkpoint, reward_model, training, samples_per_prompt=1, passes=1)
+    spec = ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model, training, samples_per_prompt=1, passes=1)
     launch("ppo", spec, None)
     rows = [json.loads(line) for line in (spec.workspace / "training_log.jsonl").read_text().splitlines()]
     wanted = {"score", "kl_to_reference", "response_tokens", "policy_loss", "value_loss", "clipped_share"}

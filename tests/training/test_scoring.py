@@ -1,5 +1,9 @@
 """Reference log-probs and rewards: shards that survive a kill, and keys that a stale table cannot have."""
 
+import signal
+import subprocess
+import sys
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +13,8 @@ from groups import alignment_spec, parameters, reference, write_groups
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
-from rao_kedro.schemas.specs import ScoringSpec
+from rao_kedro.schemas.rewards import RewardParameters
+from rao_kedro.schemas.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.training import scoring
 from rao_kedro.training.launch import launch
 from rao_kedro.training.reference_cache import scoring_key
@@ -31,13 +36,22 @@ def scoring_spec(workspace, tiny_checkpoint, groups_path):
     )
 
 
+def annotation_spec(workspace, tiny_reward_model, groups_path):
+    return AnnotationSpec(
+        workspace=workspace,
+        groups_path=groups_path,
+        reward=RewardParameters(parameters={"model_dir": str(tiny_reward_model), "mixed_precision": "no"}),
+        output_path=workspace / "scores.parquet",
+        groups_per_shard=5,
+    )
+
+
 @pytest.mark.parametrize("task", ["reference", "annotate"])
 def test_a_killed_scoring_goes_on_from_its_last_shard_to_the_same_bytes(
-    task, tmp_path, tiny_checkpoint, groups_path, monkeypatch
+    task, tmp_path, tiny_checkpoint, tiny_reward_model, groups_path, monkeypatch
 ):
-    whole, killed = (scoring_spec(tmp_path / name, tiny_checkpoint, groups_path) for name in ("whole", "killed"))
-    if task == "annotate":  # a head of its own would be random
-        torch.manual_seed(0)
+    make, model = (annotation_spec, tiny_reward_model) if task == "annotate" else (scoring_spec, tiny_checkpoint)
+    whole, killed = (make(tmp_path / name, model, groups_path) for name in ("whole", "killed"))
     launch(task, whole, None)
     written, shards = scoring.write_table, []
 
@@ -48,15 +62,33 @@ def test_a_killed_scoring_goes_on_from_its_last_shard_to_the_same_bytes(
         written(rows, path)
 
     monkeypatch.setattr(scoring, "write_table", dies)
-    torch.manual_seed(0)
     with pytest.raises(KeyboardInterrupt):
         launch(task, killed, None)
     monkeypatch.setattr(scoring, "write_table", lambda rows, path: (shards.append(path.name), written(rows, path)))
-    torch.manual_seed(0)
     launch(task, killed, None)
     assert shards == ["000000000.parquet", "000000005.parquet", "000000010.parquet", "scores.parquet"]
     assert killed.output_path.read_bytes() == whole.output_path.read_bytes()
     assert not (killed.workspace / "shards").exists()
+
+
+def test_a_worker_killed_while_it_annotates_leaves_what_the_next_one_finishes_to_the_same_bytes(
+    tmp_path, tiny_reward_model, groups_path
+):
+    """SIGKILL as soon as the first shard is there, in a process of its own."""
+    whole, killed = (annotation_spec(tmp_path / name, tiny_reward_model, groups_path) for name in ("whole", "killed"))
+    killed = killed.model_copy(update={"groups_per_shard": 1})
+    whole = whole.model_copy(update={"groups_per_shard": 1})
+    launch("annotate", whole, None)
+    killed.workspace.mkdir()
+    (killed.workspace / "spec.json").write_text(killed.model_dump_json())
+    command = [sys.executable, "-m", "rao_kedro.training.annotate", str(killed.workspace / "spec.json")]
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert worker.stdout.readline() == "1 of 12 groups\n"
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    assert not killed.output_path.exists()
+    launch("annotate", killed, None)
+    assert killed.output_path.read_bytes() == whole.output_path.read_bytes()
 
 
 def test_the_key_is_of_content_not_of_how_a_file_was_written(tmp_path, tiny_checkpoint, groups_path):

@@ -19,7 +19,8 @@ from groups import alignment_spec, log_of, parameters, write_groups
 from safetensors.torch import load_file
 
 from rao_kedro.files import write_text
-from rao_kedro.schemas.specs import RewardTrainingSpec, ScoringSpec, TrainingSpec
+from rao_kedro.schemas.rewards import RewardParameters
+from rao_kedro.schemas.specs import AnnotationSpec, RewardTrainingSpec, ScoringSpec, TrainingSpec
 from rao_kedro.schemas.training import LoRAParameters
 from rao_kedro.training.checkpoints import DIRECTORY
 from rao_kedro.training.launch import launch
@@ -165,6 +166,27 @@ def test_two_processes_compute_the_same_reference_log_probs_as_one(alone, tmp_pa
         pd.read_parquet(scored.output_path).sort_values("group_id", ignore_index=True) for scored in (alone, spec)
     )
     pd.testing.assert_frame_equal(one, two, rtol=1e-5)
+
+
+def test_two_processes_annotate_as_one(tmp_path, tiny_reward_model, groups_path):
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        parameters = {"model_dir": str(tiny_reward_model), "mixed_precision": "no", "max_tokens_per_batch": 60}
+        spec = AnnotationSpec(
+            workspace=tmp_path / name,
+            groups_path=groups_path,
+            reward=RewardParameters(parameters=parameters),
+            output_path=tmp_path / name / "rewards.parquet",
+            groups_per_shard=5,
+        )
+        if name == "one":
+            launch("annotate", spec, None)
+        else:
+            status, said = on_two_processes("annotate", spec, "ddp")
+            assert status == 0, said
+        found.append(pd.read_parquet(spec.output_path))
+    pd.testing.assert_frame_equal(*found, rtol=1e-5)
 
 
 def test_shards_in_bf16_return_losses_in_fp32(tmp_path, tiny_checkpoint, groups_path):

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from rao_kedro.errors import DataError
-from rao_kedro.rewards.rules import score_responses
+from rao_kedro.rewards.checks import score_responses
 
 
 def scored_generations(generations: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:

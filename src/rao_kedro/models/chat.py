@@ -1,6 +1,6 @@
 """Chat templates and t_0: from messages to token ids. Knows nothing about models' weights or about training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ from rao_kedro.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
+Message = Mapping[str, str]
 
 
 def load_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
@@ -62,7 +62,9 @@ def response_token_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[
 
 
 def _render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], generation_header: bool) -> str:
-    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation_header))
+    return str(
+        tokenizer.apply_chat_template([*map(dict, messages)], tokenize=False, add_generation_prompt=generation_header)
+    )
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:

@@ -6,11 +6,10 @@ from rao_kedro.errors import ModelError
 from rao_kedro.files import replace_directory
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
+from rao_kedro.models.hub import CHECKPOINT_FILES, local_checkpoint
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import ModelImportSpec
-
-CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
 def main(spec_path: str) -> None:
@@ -26,8 +25,7 @@ def main(spec_path: str) -> None:
     if spec.model.source == "tiny_random":
         build_tiny_checkpoint(spec.output_dir)
         return
-    directory = Path(spec.model.name)
-    link_checkpoint(directory if directory.is_dir() else _downloaded(spec), spec.output_dir)
+    link_checkpoint(local_checkpoint(spec.model.name, spec.model.revision), spec.output_dir)
 
 
 def link_checkpoint(source: Path, target: Path) -> None:
@@ -47,20 +45,6 @@ def link_checkpoint(source: Path, target: Path) -> None:
         link.unlink(missing_ok=True)
         link.symlink_to(path.resolve())
     replace_directory(partial, target)
-
-
-def _downloaded(spec: ModelImportSpec) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    name = spec.model.name
-    try:
-        return Path(snapshot_download(name, revision=spec.model.revision, allow_patterns=CHECKPOINT_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise ModelError(
-            f"{name!r} is neither a directory nor a model that can be had from the hub now: set model.name, or log in "
-            f"with `hf auth login` if the model is gated ({error})"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -27,30 +27,55 @@ def load_causal_lm(model_dir: str | Path, dtype: torch.dtype = torch.float32) ->
     """
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM.from_pretrained, model_dir, dtype)
+    return _packed(_opened(AutoModelForCausalLM.from_pretrained, model_dir, dtype=dtype, use_safetensors=True))
 
 
 def load_reward_model(model_dir: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Load a scalar sequence classifier; a causal LM's checkpoint gets a new, randomly initialised head.
+    """Load a trained scalar sequence classifier.
 
     Raises:
-        ModelError: Nothing that transformers can open is there, or its head has more than one label.
+        ModelError: Nothing that transformers can open is there, it has no trained head, or more than one label.
     """
     from transformers import AutoModelForSequenceClassification
 
-    model = _load(AutoModelForSequenceClassification.from_pretrained, model_dir, dtype, num_labels=1)
+    loader = AutoModelForSequenceClassification.from_pretrained
+    model, found = _opened(loader, model_dir, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{model_dir} is no reward model: it lacks {', '.join(missing[:3])}. Train one from it with the pipeline "
+            "`reward_modeling`, or name an AutoModelForSequenceClassification"
+        )
     if model.config.num_labels != 1:
         raise ModelError(f"the reward model in {model_dir} has {model.config.num_labels} labels; it must have one")
-    return model
+    return _packed(model)
 
 
-def _load(loader: Callable[..., nn.Module], model_dir: str | Path, dtype: torch.dtype, **kwargs: object) -> nn.Module:
-    from rao_kedro.models.attention import PACKED
+def new_reward_model(model_dir: str | Path) -> nn.Module:
+    """Load what a reward model starts from: a causal LM, which gets a new random head, or a scalar classifier.
 
+    Raises:
+        ModelError: Nothing that transformers can open is there, or a classifier with more than one label.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = _opened(AutoConfig.from_pretrained, model_dir)
+    if any("SequenceClassification" in name for name in config.architectures or ()):
+        return load_reward_model(model_dir)
+    loader = AutoModelForSequenceClassification.from_pretrained
+    return _packed(_opened(loader, model_dir, dtype=torch.float32, use_safetensors=True, num_labels=1))
+
+
+def _opened(loader: Callable[..., Any], model_dir: str | Path, **kwargs: object) -> Any:
     try:
-        model = loader(str(model_dir), dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **kwargs)
+        return loader(str(model_dir), **kwargs)
     except (OSError, ValueError) as error:
         raise ModelError(f"no model could be loaded from {model_dir}: {error}") from error
+
+
+def _packed(model: nn.Module) -> nn.Module:
+    """Let a model use the packed attention, where it can."""
+    from rao_kedro.models.attention import PACKED
+
     if model._supports_attention_backend:
         model.set_attn_implementation(PACKED)
     return model

@@ -1,13 +1,14 @@
-"""A scalar reward per response, read at its last token, from packed groups.
+"""A scalar reward per response, from packed groups.
 
 The module inside is a plain `AutoModelForSequenceClassification` with one label, so what is saved opens anywhere.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, packed_hidden_states
@@ -16,8 +17,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def reward_module(classifier: nn.Module) -> "PackedRewards | PaddedRewards":
+    """Return a sequence classifier of transformers with one label as a module whose input are packed groups.
+
+    Decoders compute a prompt once for all its responses; of a bidirectional encoder, whose head is not `score`, every
+    response is a padded row.
+    """
+    return PackedRewards(classifier) if hasattr(classifier, "score") else PaddedRewards(classifier)
+
+
 class PackedRewards(nn.Module):
-    """A sequence classifier whose forward pass returns the rewards of packed groups."""
+    """A decoder with a `score` head, read at each response's last token, which its length says."""
 
     def __init__(self, model: nn.Module) -> None:
         """Wrap `model`, a sequence classifier of transformers with one label."""
@@ -30,6 +40,36 @@ class PackedRewards(nn.Module):
         hidden = packed_hidden_states(self.model, batch)
         rewards = scores(self.model, hidden[batch.response_end.flatten()])
         return rewards.view(batch.mask.shape).masked_fill(~batch.mask, 0.0)
+
+
+class PaddedRewards(nn.Module):
+    """Any sequence classifier: each response is a row of its own, behind its prompt, padded to the longest."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Wrap `model`."""
+        super().__init__()
+        self.model = model
+        self._no_split_modules = getattr(model, "_no_split_modules", None)
+
+    def forward(self, batch: PackedGroups) -> Tensor:
+        """Return `[G, K]` rewards in fp32, 0 where masked."""
+        rows = _rows(batch)
+        lengths = torch.tensor([len(row) for row in rows], device=batch.input_ids.device)
+        pad_token_id: Any = self.model.config.pad_token_id
+        ids = pad_sequence(rows, batch_first=True, padding_value=pad_token_id or 0)
+        attention_mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
+        logits = self.model(input_ids=ids, attention_mask=attention_mask.long()).logits
+        return logits.new_zeros(batch.mask.shape, dtype=torch.float32).masked_scatter(batch.mask, logits.float())
+
+
+def _rows(batch: PackedGroups) -> list[Tensor]:
+    """Return `[tokens]` ids of each response behind its prompt, group by group."""
+    rows, start = [], 0
+    for n_prompt, *lengths in batch.layout.groups:
+        prompt, *responses = batch.input_ids[0, start : start + n_prompt + sum(lengths)].split([n_prompt, *lengths])
+        rows += [torch.cat([prompt, response]) for response in responses]
+        start += n_prompt + sum(lengths)
+    return rows
 
 
 def scores(classifier: nn.Module, hidden: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Every input row ends as a group, as a quarantined row, or as both when only some of its responses were dropped.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from rao_kedro.models.identity import combined_hash
 from rao_kedro.preferences.formats import FORMATS, RawGroup, sniff
 from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow, quarantined_row, quarantined_table
 from rao_kedro.preferences.readers import RawRow, read_rows
+from rao_kedro.rewards.checks import score_response
 from rao_kedro.schemas.parameters import PreferenceFiles
 
 GROUP_COLUMNS = ["group_id", "split", "messages", "responses", "ratings", "source", "requirements"]
@@ -58,6 +60,7 @@ class GroupBuilder:
             if isinstance(row.content, str):
                 raise UnusableRow(QuarantineReason.INVALID_JSON, "the line is not a JSON object")
             raw = reader(row.content, rating_key=rating_key)
+            raw.requirements = _requirements(row.content.get("requirements"))
         except UnusableRow as problem:
             self._drop(row, problem.reason, problem.detail)
         else:
@@ -105,6 +108,17 @@ class GroupBuilder:
             raise DataError(f"no prompt group is left for {' and '.join(empty)}; dropped rows by reason: {reasons}")
         groups = sorted(self.groups, key=lambda group: group["split"] != "train")
         return pd.DataFrame(groups, columns=GROUP_COLUMNS), quarantined_table(self.dropped)
+
+
+def _requirements(value: Any) -> str:
+    """Return a row's checkable requirements as JSON: a list or its JSON in the row, none if the row has none."""
+    try:
+        requirements = json.loads(value) if isinstance(value, str) else list(value if value is not None else [])
+        if requirements:
+            score_response("", requirements)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UnusableRow(QuarantineReason.BAD_TYPE, f"requirements: {error}") from error
+    return json.dumps(requirements, ensure_ascii=False)
 
 
 def _usable_responses(raw: RawGroup) -> tuple[list[str], list[float], Counter[QuarantineReason]]:

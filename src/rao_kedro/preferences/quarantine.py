@@ -31,6 +31,7 @@ class QuarantineReason(StrEnum):
     RESPONSE_TOO_LONG = "response_too_long"
     PROMPT_NOT_T0 = "prompt_not_t0"
     TEMPLATE_ERROR = "template_error"
+    UNSCORED_RESPONSE = "unscored_response"
 
 
 class UnusableRow(Exception):

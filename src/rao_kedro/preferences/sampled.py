@@ -10,7 +10,7 @@ from rao_kedro.models.chat import prompt_token_ids
 from rao_kedro.preferences.formats import RawGroup
 from rao_kedro.preferences.groups import GroupBuilder
 from rao_kedro.preferences.readers import RawRow
-from rao_kedro.rewards.rules import score_responses
+from rao_kedro.rewards.checks import score_responses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -111,6 +111,9 @@ def _tokenize_group(
     group = {
         "group_id": row["group_id"],
         "split": row["split"],
+        "messages": messages,
+        "responses": [responses[i] for i in fitting],
+        "requirements": row["requirements"],
         "prompt_ids": prompt_ids,
         "response_ids": [response_ids[i] for i in fitting],
         "ratings": ratings,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -44,7 +43,7 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
     figure.update_xaxes(matches="x")
     figure.update_xaxes(title_text="optimizer step", row=rows)
     dashes = "; solid: chosen, dotted: rejected" if "log_ratio_rejected" in columns else ""
-    return _styled(figure, f"Lines: training steps, markers: held-out groups{dashes}", height=90 + 270 * rows)
+    return styled(figure, f"Lines: training steps, markers: held-out groups{dashes}", height=90 + 270 * rows)
 
 
 def training_dynamics_of_one(training_log: pd.DataFrame) -> go.Figure:
@@ -83,7 +82,7 @@ def likelihood_dynamics(logs: pd.DataFrame, panels: Mapping[str, Sequence[str]])
     figure.update_xaxes(title_text="optimizer step")
     figure.update_yaxes(title_text="log-ratio to the reference, nats", col=1)
     title = "Lines: training steps, markers: held-out groups; solid and filled: chosen, dotted and open: rejected"
-    figure = _styled(figure, title, height=560)
+    figure = styled(figure, title, height=560)
     for column in range(1, len(panels) + 1):
         axis = figure.layout["xaxis" if column == 1 else f"xaxis{column}"]
         place = {"orientation": "v", "yref": "paper", "y": 0.01, "yanchor": "bottom", "xanchor": "left"}
@@ -92,26 +91,38 @@ def likelihood_dynamics(logs: pd.DataFrame, panels: Mapping[str, Sequence[str]])
     return figure
 
 
-def reward_distribution(reward_annotated: pd.DataFrame) -> go.Figure:
-    """Return histograms of the rewards of chosen and rejected responses, for both splits together."""
-    figure = go.Figure()
-    for role, color in (("chosen", "#0072b2"), ("rejected", "#d55e00")):
-        positions = zip(reward_annotated["rewards"], reward_annotated[role], strict=True)
-        rewards = [rewards[i] for rewards, i in positions]
-        figure.add_trace(
-            go.Histogram(
-                x=rewards,
-                name=f"{role} (mean {np.mean(rewards):.2f})",
-                marker_color=color,
-                opacity=0.6,
-                nbinsx=30,
-                bingroup="rewards",
+def reward_model_accuracies(study: pd.DataFrame) -> go.Figure:
+    """Return held-out accuracy and loss of each form and size of a reward model, with their intervals.
+
+    Args:
+        study: Table that `evals.reward_accuracy.accuracy_table` returns.
+    """
+    panels = [("accuracy", "Held-out accuracy"), ("loss", "Held-out loss (nats)")]
+    figure = make_subplots(1, 2, subplot_titles=[title for _, title in panels], horizontal_spacing=0.1)
+    for column, (name, _) in enumerate(panels, start=1):
+        shown = study[study[name].notna()]
+        for i, (size, rows) in enumerate(shown.groupby("size", sort=False)):
+            label = f"{size!s}: {rows['train_groups'].iloc[0]} groups" if size else "no training"
+            figure.add_trace(
+                go.Scatter(
+                    x=rows["form"],
+                    y=rows[name],
+                    error_y=_interval(rows[name], rows[f"{name}_low"], rows[f"{name}_high"]),
+                    mode="markers",
+                    name=label,
+                    legendgroup=label,
+                    showlegend=column == 1,
+                    marker={"size": 11, "color": STUDY_COLORS[i % len(STUDY_COLORS)]},
+                ),
+                1,
+                column,
             )
-        )
-    figure.update_layout(barmode="overlay")
-    figure.update_xaxes(title_text="reward")
-    figure.update_yaxes(title_text="responses")
-    return _styled(figure, f"Rewards of {len(reward_annotated)} prompt groups", height=420)
+    figure.update_layout(scattermode="group", scattergap=0.7)
+    return styled(figure, f"{int(study['n'].max())} held-out groups, 95 % intervals", height=420)
+
+
+def _interval(point: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, object]:
+    return {"array": high - point, "arrayminus": point - low, "thickness": 2, "width": 8}
 
 
 def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
@@ -140,7 +151,7 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
                 column,
             )
     title = f"Means over {int(leaderboard['n'].max())} held-out prompts with 95 % bootstrap intervals"
-    return _styled(figure, title, height=420)
+    return styled(figure, title, height=420)
 
 
 def _curves(run: str, log: pd.DataFrame, name: str, part: str, dash: str, legend: bool) -> list[go.Scatter]:
@@ -167,7 +178,8 @@ def _color(name: str, position: int) -> str:
     return COLORS.get(name, OTHER_COLORS[position % len(OTHER_COLORS)])
 
 
-def _styled(figure: go.Figure, title: str, height: int) -> go.Figure:
+def styled(figure: go.Figure, title: str, height: int) -> go.Figure:
+    """Give a figure the project's look."""
     figure.update_layout(
         title={"text": title, "font": {"size": 14}, "x": 0.01, "xanchor": "left"},
         template="plotly_white",

@@ -1,1 +1,6 @@
-"""Rewards of responses: rules and annotation with a trained reward model."""
+"""Rewards of responses: trained, implicit, generative, rule-based and combined, behind one interface."""
+
+from rao_kedro.rewards.base import PromptGroup, Reward, Scores
+from rao_kedro.rewards.registry import make_reward, reward_names
+
+__all__ = ["PromptGroup", "Reward", "Scores", "make_reward", "reward_names"]

@@ -1,82 +1,93 @@
-"""Joins rewards to prompt groups, and reports how far they can be trusted. Pandas only: knows no model."""
+"""Joins rewards to prompt groups; what could not be scored is quarantined. Pandas only: knows no model."""
 
+import random
 from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from rao_kedro.errors import DataError
+from rao_kedro.preferences.quarantine import QuarantineReason, quarantined_row, quarantined_table
+from rao_kedro.preferences.tokenize import Pairing, choose_pair
+
+Normalisation = Literal["none", "standardise"]
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+PER_RESPONSE = ("responses", "response_ids", "ratings", "raw_rewards", "truncated")
 
 
-def annotate(tokenized_groups: pd.DataFrame, rewards: pd.DataFrame, reward_model: str) -> pd.DataFrame:
-    """Return `tokenized_groups` with their rewards, the reward model's identity, and the rewards' mean and std.
+def annotate(
+    tokenized_groups: pd.DataFrame, scored: pd.DataFrame, normalisation: Normalisation, pairing: Pairing, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return groups with their rewards.
 
     Args:
         tokenized_groups: Table of `TokenizedGroups`.
-        rewards: Columns `group_id`, `rewards`.
-        reward_model: Content hash of what scored them, or "ratings".
-
-    Raises:
-        DataError: A group was not scored, or all rewards are the same number.
-    """
-    annotated = tokenized_groups.merge(rewards, on="group_id", how="left", validate="one_to_one")
-    unscored = annotated.loc[annotated["rewards"].isna(), "group_id"]
-    if len(unscored):
-        raise DataError(f"{len(unscored)} groups have no rewards, the first is {unscored.iloc[0]}: annotate again")
-    flat = np.concatenate(list(annotated["rewards"]))
-    if len(flat) > 1 and float(flat.std()) == 0.0:
-        raise DataError(f"all {len(flat)} rewards are {flat[0]}: the reward model has learnt nothing")
-    return annotated.assign(reward_model=reward_model, reward_mean=float(flat.mean()), reward_std=float(flat.std()))
-
-
-def standardised_ratings(tokenized_groups: pd.DataFrame) -> pd.DataFrame:
-    """Return the ratings as rewards: mean 0 and standard deviation 1 over the responses of the training split.
-
-    Args:
-        tokenized_groups: Table of `TokenizedGroups`; its ratings differ within every group.
+        scored: Columns `group_id`, `rewards`, `truncated`, `failures`, `reward_model`.
+        normalisation: "standardise" makes rewards of mean 0 and standard deviation 1 over the training split.
+        pairing: How a group that loses responses gets its pair; see `choose_pair`.
+        seed: Seeds the random pairing.
 
     Returns:
-        Columns `group_id`, `rewards`.
+        Tables of `RewardAnnotated` and `QuarantinedRows`.
+
+    Raises:
+        DataError: A group was not scored, no group is left, or all rewards are the same number.
     """
-    of_training = np.concatenate(list(tokenized_groups.loc[tokenized_groups["split"] == "train", "ratings"]))
-    mean, std = of_training.mean(), of_training.std()
-    rewards = [((np.asarray(ratings) - mean) / std).tolist() for ratings in tokenized_groups["ratings"]]
-    return pd.DataFrame({"group_id": tokenized_groups["group_id"], "rewards": rewards})
+    scored = scored.rename(columns={"rewards": "raw_rewards"})
+    joined = tokenized_groups.merge(scored, on="group_id", how="left", validate="one_to_one")
+    unscored = joined.loc[joined["raw_rewards"].isna(), "group_id"]
+    if len(unscored):
+        raise DataError(f"{len(unscored)} groups have no rewards, the first is {unscored.iloc[0]}: annotate again")
+    rows, dropped = [], []
+    for record in joined.to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
+        dropped += _failures(row)
+        if (kept := _of_scored_responses(row, pairing, seed)) is not None:
+            rows.append(kept)
+    if not rows:
+        raise DataError(
+            f"no group is left: {len(dropped)} responses got no reward, for example: {dropped[0]['detail']}"
+        )
+    table = pd.DataFrame(rows).drop(columns="failures")
+    return _with_statistics(table, normalisation), quarantined_table(dropped)
 
 
-def reward_report(reward_annotated: pd.DataFrame, rao: Mapping[str, float | str | bool]) -> pd.DataFrame:
-    """Return per split what a reader needs to trust the rewards, as a table of `split, metric, value, n`.
+def _failures(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    reason = QuarantineReason.UNSCORED_RESPONSE
+    return [
+        quarantined_row(row["group_id"], reason, failure, {"response": response})
+        for failure, response in zip(row["failures"], row["responses"], strict=True)
+        if failure
+    ]
 
-    Args:
-        reward_annotated: Table of `RewardAnnotated`.
-        rao: Parameters of the RAO run that these rewards are for; `log_z0: auto` is solved as that run will solve it.
 
-    Pair accuracy is over all pairs of differently rated responses; `chosen_target_is_up` is P(r_w > beta log_z0), the
-    share of chosen responses whose likelihood RAO raises (step 0, where every D_i is 0).
-    """
-    from rao_kedro.objectives.calibration import solved  # its package imports torch
-    from rao_kedro.objectives.rao import RAO
+def _of_scored_responses(row: dict[str, Any], pairing: Pairing, seed: int) -> dict[str, Any] | None:
+    """Return a row without the responses that got no reward; none where no preference is left."""
+    if not any(row["failures"]):
+        return row
+    kept = [i for i, failure in enumerate(row["failures"]) if not failure]
+    row = row | {name: [row[name][i] for i in kept] for name in PER_RESPONSE}
+    if len(set(row["ratings"])) < 2:
+        return None
+    chosen, rejected = choose_pair(row["ratings"], pairing, random.Random(f"{seed}-{row['group_id']}"))
+    return row | {"chosen": chosen, "rejected": rejected}
 
-    train = reward_annotated.loc[reward_annotated["split"] == "train", "rewards"]
-    objective = RAO(**solved(rao, list(train)))
-    threshold = objective.beta * float(objective.log_z0)
-    rows = []
-    for split, table in reward_annotated.groupby("split"):
-        pairs = [
-            float(rewards[i] > rewards[j])
-            for ratings, rewards in zip(table["ratings"], table["rewards"], strict=True)
-            for i in range(len(ratings))
-            for j in range(len(ratings))
-            if ratings[i] > ratings[j]
-        ]
-        columns = zip(table["rewards"], table["chosen"], table["rejected"], strict=True)
-        chosen, rejected = np.array([(r[c], r[j]) for r, c, j in columns]).T
-        flat = np.concatenate(list(table["rewards"]))
-        rows += [
-            (split, "pair_accuracy", float(np.mean(pairs)), len(pairs)),
-            (split, "reward_mean", float(flat.mean()), len(flat)),
-            (split, "reward_std", float(flat.std()), len(flat)),
-            (split, "chosen_minus_rejected", float((chosen - rejected).mean()), len(table)),
-            (split, "chosen_target_is_up", float((chosen > threshold).mean()), len(table)),
-        ]
-    return pd.DataFrame(rows, columns=["split", "metric", "value", "n"])
+
+def _with_statistics(table: pd.DataFrame, normalisation: Normalisation) -> pd.DataFrame:
+    """Add the rewards to train with, and their mean, standard deviation and quantiles."""
+    raw = np.concatenate(list(table["raw_rewards"]))
+    if len(raw) > 1 and np.ptp(raw) == 0.0:
+        raise DataError(f"all {len(raw)} rewards are {raw[0]}: what scored them has learnt nothing")
+    mean, std = 0.0, 1.0
+    if normalisation == "standardise":
+        of_training = np.concatenate(list(table.loc[table["split"] == "train", "raw_rewards"]))
+        mean, std = of_training.mean(), of_training.std()
+    rewards = [((np.asarray(values) - mean) / std).tolist() for values in table["raw_rewards"]]
+    flat = np.concatenate(rewards)
+    return table.assign(
+        rewards=rewards,
+        reward_mean=float(flat.mean()),
+        reward_std=float(flat.std()),
+        reward_quantiles=[np.quantile(flat, QUANTILES).tolist()] * len(table),
+    )

@@ -1,223 +1,78 @@
-"""Rule-based rewards: checkable requirements of a prompt, each scored in [0, 1] with partial credit.
+"""Rule-based rewards: a prompt's own checkable requirements, those of all prompts, or a function of the user's."""
 
-Partial credit orders responses that all miss a requirement, so that the best and the worst of a few samples differ.
-A check is added by adding a function with `@check`. Imports the standard library only.
-"""
-
+import importlib
 import inspect
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from rao_kedro.errors import ParameterError
+from rao_kedro.errors import DataError, ParameterError
+from rao_kedro.models.identity import combined_hash, file_hash
+from rao_kedro.rewards import checks
+from rao_kedro.rewards.base import Message, PromptGroup, Reward, Scores
+from rao_kedro.rewards.checks import score_response
 
-Check = Callable[..., float]
-CHECKS: dict[str, Check] = {}
+NO_REQUIREMENTS = "the prompt has no requirements that rules could check"
 
 
-def check(function: Check) -> Check:
-    """Register a check under its own name."""
-    CHECKS[function.__name__] = function
+class Rules(Reward):
+    """The mean over checks in [0, 1], or what a function says."""
+
+    def __init__(self, *, requirements: Sequence[Mapping[str, Any]] | None = None, function: str | None = None) -> None:
+        """Say what is checked.
+
+        Args:
+            requirements: Checks (`rao_kedro.rewards.checks`) for every prompt, in place of the prompt's own ones, for
+                example `[{check: max_words, limit: 100}]`.
+            function: Import path `module:name` of a function of the prompt's messages and the response that returns a
+                number, in place of checks.
+
+        Raises:
+            ParameterError: Both are set, a check or its arguments are unknown, or the function cannot be imported.
+        """
+        if requirements is not None and function is not None:
+            raise ParameterError("reward 'rules': set requirements or function, not both")
+        self.requirements, self.path = requirements, function
+        if requirements is not None:
+            score_response("", requirements)
+        self.function = None if function is None else _imported(function)
+
+    @property
+    def identity(self) -> str:
+        """Return a hash of the code that scores, and of its parameters."""
+        module = inspect.getmodule(self.function) if self.function else checks
+        code = file_hash(Path(str(inspect.getsourcefile(module or checks))))
+        return f"rules {combined_hash(code, str(self.path), json.dumps(self.requirements, sort_keys=True))}"
+
+    def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
+        """Return the scores of each group; a prompt without requirements has none."""
+        return [self._of_group(group) for group in groups]
+
+    def _of_group(self, group: PromptGroup) -> Scores:
+        if self.function is not None:
+            return Scores.complete([self._called(self.function, group, response) for response in group.responses])
+        requirements = json.loads(group.requirements) if self.requirements is None else self.requirements
+        if not requirements:
+            return Scores.failed(len(group.responses), NO_REQUIREMENTS)
+        return Scores.complete([score_response(response, requirements) for response in group.responses])
+
+    def _called(self, function: Callable[..., float], group: PromptGroup, response: str) -> float:
+        value = function(group.messages, response)
+        if isinstance(value, bool | int | float) and value == value:
+            return float(value)
+        raise DataError(f"{self.path} returned {value!r} for a response of group {group.group_id}; it must be a number")
+
+
+def _imported(path: str) -> Callable[[Sequence[Message], str], float]:
+    module, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ParameterError(
+            f"reward 'rules': function {path!r} cannot be imported ({error}): write it as package.module:name, and let "
+            "Python find the package"
+        ) from error
+    if not callable(function):
+        raise ParameterError(f"reward 'rules': {path!r} is no function")
     return function
-
-
-def score_response(response: str, requirements: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean of the requirements' scores, in [0, 1]; an empty response scores 0.
-
-    Args:
-        response: The text.
-        requirements: For example `[{"check": "max_words", "limit": 20}, {"check": "no_commas"}]`.
-
-    Raises:
-        ParameterError: There is no requirement, no such check, or it does not take these arguments.
-    """
-    if not requirements:
-        raise ParameterError("a prompt without requirements cannot be scored by rules")
-    if not response.strip():
-        for requirement in requirements:
-            _bound(requirement)
-        return 0.0
-    return sum(_bound(requirement)(response.strip()) for requirement in requirements) / len(requirements)
-
-
-def score_responses(responses: Sequence[str], requirements: str) -> list[float] | None:
-    """Return the score of each response, or None where a prompt has no requirements.
-
-    Args:
-        responses: The texts.
-        requirements: JSON list, as in the catalog's tables.
-    """
-    parsed = json.loads(requirements)
-    return [score_response(response, parsed) for response in responses] if parsed else None
-
-
-def _bound(requirement: Mapping[str, Any]) -> Callable[[str], float]:
-    arguments = {name: value for name, value in requirement.items() if name != "check"}
-    name = requirement.get("check")
-    if name not in CHECKS:
-        raise ParameterError(f"there is no check {name!r}; known are {', '.join(sorted(CHECKS))}")
-    function = CHECKS[name]
-    try:
-        inspect.signature(function).bind("", **arguments)
-    except TypeError as error:
-        raise ParameterError(f"check {name}: {error}; it takes {inspect.signature(function)}") from None
-    return lambda response: function(response, **arguments)
-
-
-def words(text: str) -> list[str]:
-    """Split text into words: runs of letters, digits, apostrophes and hyphens."""
-    return re.findall(r"[^\W_]+(?:['\u2019-][^\W_]+)*", text)
-
-
-def sentences(text: str) -> list[str]:
-    """Split text into sentences: at `.`, `!` or `?` before white space or the end, and at line breaks."""
-    return [part for part in re.split(r"(?<=[.!?])[\"')\]]*\s+|\n+", text.strip()) if words(part)]
-
-
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _near(count: int, wanted: int) -> float:
-    """Return 1 at the wanted count, less by its relative distance, and 0 at twice of it or none."""
-    return max(0.0, 1 - abs(count - wanted) / wanted)
-
-
-def _mean(found: Sequence[bool]) -> float:
-    return sum(found) / len(found)
-
-
-@check
-def max_words(response: str, limit: int) -> float:
-    """Return 1 up to `limit` words, then less, 0 at twice the limit."""
-    return min(1.0, max(0.0, 2 - len(words(response)) / limit))
-
-
-@check
-def min_words(response: str, limit: int) -> float:
-    """Return the share of `limit` words that is there."""
-    return min(1.0, len(words(response)) / limit)
-
-
-@check
-def exact_words(response: str, count: int) -> float:
-    """Score the number of words."""
-    return _near(len(words(response)), count)
-
-
-@check
-def exact_sentences(response: str, count: int) -> float:
-    """Score the number of sentences."""
-    return _near(len(sentences(response)), count)
-
-
-@check
-def max_sentences(response: str, limit: int) -> float:
-    """Return 1 up to `limit` sentences, then less, 0 at twice the limit."""
-    return min(1.0, max(0.0, 2 - len(sentences(response)) / limit))
-
-
-@check
-def contains(response: str, keywords: Sequence[str]) -> float:
-    """Return the share of the keywords that occur as whole words, in any case."""
-    return _mean([re.search(rf"\b{re.escape(k)}\b", response, re.IGNORECASE) is not None for k in keywords])
-
-
-@check
-def avoids(response: str, keywords: Sequence[str]) -> float:
-    """Return the share of the keywords that do not occur as whole words."""
-    return 1 - contains(response, keywords)
-
-
-@check
-def starts_with(response: str, text: str) -> float:
-    """Return 1 if the response starts with `text`, in any case."""
-    return float(response.lower().startswith(text.lower()))
-
-
-@check
-def ends_with(response: str, text: str) -> float:
-    """Return 1 if the response ends with `text`, in any case."""
-    return float(response.lower().endswith(text.lower()))
-
-
-@check
-def answer(response: str, accepted: Sequence[str]) -> float:
-    """Return 1 if the response names an accepted answer, in any case, and less the more words surround it.
-
-    The answer alone is 1, buried in 20 words or more it is 0.5.
-    """
-    if not any(re.search(rf"(?<!\w){re.escape(a)}(?!\w)", response, re.IGNORECASE) for a in accepted):
-        return 0.0
-    extra = len(words(response)) - max(len(words(a)) for a in accepted)
-    return 1 - 0.5 * min(1.0, max(0, extra) / 20)
-
-
-@check
-def lowercase(response: str) -> float:
-    """Return 1 without a capital letter, else the share of words that have none, halved."""
-    found = [word == word.lower() for word in words(response)] or [True]
-    return 1.0 if all(found) else 0.5 * _mean(found)
-
-
-@check
-def uppercase(response: str) -> float:
-    """Return 1 if every letter is a capital, else the share of words that are, halved."""
-    found = [word == word.upper() for word in words(response)] or [True]
-    return 1.0 if all(found) else 0.5 * _mean(found)
-
-
-@check
-def no_commas(response: str) -> float:
-    """Return 1 without a comma, half of it with one, a third with two."""
-    return 1 / (1 + response.count(","))
-
-
-@check
-def bullet_points(response: str, count: int) -> float:
-    """Score the number of lines that start with `-`, `*` or `•`, less where other lines stand between them."""
-    lines = _lines(response)
-    bullets = [line for line in lines if re.match(r"[-*•]\s+\S", line)]
-    return _near(len(bullets), count) * len(bullets) / len(lines) if bullets else 0.0
-
-
-@check
-def numbered_list(response: str, count: int) -> float:
-    """Score the number of lines that are numbered 1, 2, 3 ..., less where other lines stand between them."""
-    lines = _lines(response)
-    numbers = [int(match.group(1)) for line in lines if (match := re.match(r"(\d+)[.)]\s+\S", line))]
-    in_order = sum(number == i for i, number in enumerate(numbers, start=1))
-    return _near(in_order, count) * in_order / len(lines) if in_order else 0.0
-
-
-@check
-def comma_separated(response: str, count: int) -> float:
-    """Score a single line of `count` short items between commas; an item has at most four words."""
-    items = [item for item in response.rstrip(".").split(",") if item.strip()]
-    short = [item for item in items if len(words(item)) <= 4]
-    return _near(len(short), count) * len(short) / len(items) / len(_lines(response)) if short else 0.0
-
-
-@check
-def json_object(response: str, keys: Sequence[str]) -> float:
-    """Return 1 for a JSON object with exactly these keys, 0.5 for any other JSON object, else 0."""
-    try:
-        value = json.loads(re.sub(r"^```(?:json)?|```$", "", response).strip())
-    except json.JSONDecodeError:
-        return 0.0
-    if not isinstance(value, dict):
-        return 0.0
-    return 1.0 if set(value) == set(keys) else 0.5
-
-
-@check
-def quoted(response: str) -> float:
-    """Return 1 if the whole response stands in double quotes, half for one quote at an end."""
-    return ((response[:1] in '"“') + (response[-1:] in '"”')) / 2
-
-
-@check
-def question(response: str) -> float:
-    """Return 1 for a single sentence that ends with a question mark, less with every further sentence."""
-    return response.endswith("?") / max(1, len(sentences(response)))

@@ -1,10 +1,12 @@
 """Parameters of the pipelines; Kedro validates them before any node runs."""
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from rao_kedro.schemas.generation import GenerationParameters
+from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.training import RolloutParameters, TrainingParameters
 
 
@@ -107,14 +109,21 @@ class RewardModelingParameters(Parameters):
     """The reward_modeling pipeline.
 
     Attributes:
-        rewards: Where the rewards of the alignment come from: the reward model, or the ratings of the data, scaled to
-            mean 0 and standard deviation 1 over the training responses. The reward model is trained in both cases.
+        reward: Where the rewards of the alignment come from. A Bradley-Terry reward model is trained in any case.
+        normalisation: "standardise" gives the rewards mean 0 and standard deviation 1 over the training split; the raw
+            ones are kept beside them.
+        start: What the reward model is trained from: `sft_model` or `base_model` of the catalog, or another model's
+            directory or hub name: a causal LM, or a sequence classifier with one label.
         centering: Weight of the term that keeps the additive constant of the rewards near 0.
+        margin: The better response is to lead by this much reward per unit of rating between the two.
         training: Parameters of the loop.
     """
 
-    rewards: Literal["reward_model", "ratings"] = "reward_model"
+    reward: RewardParameters = RewardParameters()
+    normalisation: Literal["none", "standardise"] = "none"
+    start: str = "sft_model"
     centering: float = Field(0.01, ge=0)
+    margin: float = Field(0.0, ge=0)
     training: TrainingParameters
 
 
@@ -174,6 +183,38 @@ class LikelihoodStudyParameters(Parameters):
         return self.runs if self.only is None else {name: self.runs[name] for name in self.only.split()}
 
 
+class RewardModelStudyParameters(Parameters):
+    """The reward_model_study pipeline.
+
+    Attributes:
+        forms: Forms of reward model, with blanks between: trained from the base model, trained from the SFT model,
+            implicit in a DPO policy.
+        sizes: Training groups by a name; null takes all.
+        seeds: Of data order, new heads, and which groups a size takes.
+        centering: Weight of the term that keeps the additive constant of the rewards near 0.
+        training: Parameters of the loop for the trained ones.
+        dpo: The method whose policy holds the implicit one.
+    """
+
+    forms: str
+    sizes: dict[RunName, Annotated[int, Field(ge=1)] | None]
+    seeds: list[int] = Field(min_length=1)
+    centering: float = Field(0.01, ge=0)
+    training: TrainingParameters
+    dpo: MethodParameters
+
+    @model_validator(mode="after")
+    def _forms_are_known(self) -> "RewardModelStudyParameters":
+        known = ("base", "sft", "dpo_implicit")
+        if unknown := set(self.forms.split()) - set(known):
+            raise ValueError(f"reward_model_study.forms: {', '.join(sorted(unknown))}: choose of {', '.join(known)}")
+        return self
+
+    def runs(self) -> list[tuple[str, str, int]]:
+        """Return form, size and seed of every run."""
+        return list(itertools.product(self.forms.split(), self.sizes, self.seeds))
+
+
 class ReferenceParameters(Parameters):
     """The forward pass of the reference model.
 
@@ -192,6 +233,7 @@ class EvaluationParameters(Parameters):
     Attributes:
         generation: How responses to the held-out prompts are written; temperature 1 and top_p 1, or the KL divergence
             from the reference is not what it says.
+        reward: What scores them beside the rules of their prompts.
         mixed_precision: Of the forward passes that score them.
         max_tokens_per_batch: Tokens of one packed forward pass.
         seed: Seeds the bootstrap.
@@ -199,6 +241,7 @@ class EvaluationParameters(Parameters):
     """
 
     generation: GenerationParameters
+    reward: RewardParameters = RewardParameters()
     mixed_precision: Literal["no", "bf16"] = "bf16"
     max_tokens_per_batch: int = Field(2048, ge=1)
     seed: int = 0

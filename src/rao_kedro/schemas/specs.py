@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.training import KLParameters, RolloutParameters, TrainingParameters
 
 
@@ -44,20 +45,42 @@ class WorkerSpec(BaseModel):
 
     Attributes:
         workspace: The worker's own directory; it resumes from what is there.
-        model_dir: The checkpoint it starts from.
         groups_path: Parquet of tokenised groups.
-        t0_length: Tokens of the prefix t_0 that all prompts share.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     workspace: Path
-    model_dir: Path
     groups_path: Path
+
+
+class AnnotationSpec(WorkerSpec):
+    """Rewards of every response.
+
+    Attributes:
+        reward: What scores.
+        output_path: Parquet to write.
+        groups_per_shard: Groups that are scored before their rows are written.
+    """
+
+    reward: RewardParameters
+    output_path: Path
+    groups_per_shard: int = Field(1024, ge=1)
+
+
+class ModelSpec(WorkerSpec):
+    """Common to workers that compute with a policy or train a model.
+
+    Attributes:
+        model_dir: The checkpoint it starts from.
+        t0_length: Tokens of the prefix t_0 that all prompts share.
+    """
+
+    model_dir: Path
     t0_length: int = Field(1, ge=1)
 
 
-class TrainingSpec(WorkerSpec):
+class TrainingSpec(ModelSpec):
     """Supervised fine-tuning.
 
     Attributes:
@@ -72,9 +95,11 @@ class RewardTrainingSpec(TrainingSpec):
 
     Attributes:
         centering: Weight c of `c (r_w + r_l)^2`, which keeps the additive constant of the rewards near 0.
+        margin: The better response is to lead by this much reward per unit of rating between the two.
     """
 
     centering: float = Field(0.01, ge=0)
+    margin: float = Field(0.0, ge=0)
 
 
 class AlignmentSpec(TrainingSpec):
@@ -97,10 +122,10 @@ class PPOSpec(TrainingSpec):
     """A policy that learns from its own rollouts on the prompts of `groups_path`.
 
     Attributes:
-        reward_model_dir: Scores the rollouts, and is where the value network starts.
+        reward_model_dir: Where the value network starts.
         reference_path: Parquet of reference log-probs: evaluations compare held-out responses with them.
         objective_parameters: Parameters of `rao_kedro.objectives.ppo.PPO`.
-        rollout: What is sampled.
+        rollout: What is sampled, and what scores it.
     """
 
     reward_model_dir: Path
@@ -109,8 +134,8 @@ class PPOSpec(TrainingSpec):
     rollout: RolloutParameters
 
 
-class ScoringSpec(WorkerSpec):
-    """A forward pass over groups: reference log-probs, or rewards.
+class ScoringSpec(ModelSpec):
+    """A forward pass over groups: log-probs.
 
     Attributes:
         output_path: Parquet to write.
@@ -133,12 +158,12 @@ class PolicyScoringSpec(ScoringSpec):
         generations_path: Parquet of its generations.
         reference_dir: The reference model.
         reference_path: Parquet of its log-probs on the groups of `groups_path`.
-        reward_model_dir: The reward model.
+        reward: Scores the generations.
         held_out_path: Parquet to write: the policy's log-probs on the held-out groups of `groups_path`.
     """
 
     generations_path: Path
     reference_dir: Path
     reference_path: Path
-    reward_model_dir: Path
+    reward: RewardParameters
     held_out_path: Path

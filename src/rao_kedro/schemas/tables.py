@@ -22,7 +22,7 @@ class _Table(pa.DataFrameModel):
 
 
 class Prompts(_Table):
-    """One row per prompt that responses are sampled for; `requirements` are checks of `rao_kedro.rewards.rules`."""
+    """One row per prompt that responses are sampled for; `requirements` are checks of `rao_kedro.rewards.checks`."""
 
     prompt_id: Series[str] = pa.Field(unique=True)
     template: Series[str]
@@ -69,10 +69,13 @@ class QuarantinedRows(_Table):
 
 
 class TokenizedGroups(_Table):
-    """One row per prompt group as token ids; `chosen` and `rejected` are positions in `response_ids`."""
+    """One row per prompt group, as text and as token ids; `chosen` and `rejected` are positions in `response_ids`."""
 
     group_id: Series[str] = pa.Field(unique=True)
     split: Series[str] = pa.Field(isin=SPLITS)
+    messages: Series[object]
+    responses: Series[object]
+    requirements: Series[str]
     prompt_ids: Series[object]
     response_ids: Series[object]
     ratings: Series[object]
@@ -94,12 +97,20 @@ class TokenizedGroups(_Table):
 
 
 class RewardAnnotated(TokenizedGroups):
-    """Tokenised groups with a reward per response, and what gave it."""
+    """Tokenised groups with a reward per response, and what gave it.
 
-    rewards: Series[object]
+    `rewards` are those to train with, normalised if that was asked for, `raw_rewards` as they were given; `truncated`
+    says which responses were read in part only. Mean, standard deviation and quantiles (`rewards.annotation.QUANTILES`)
+    are those of all rewards of the table.
+    """
+
+    raw_rewards: Series[object]
+    truncated: Series[object]
     reward_model: Series[str]
+    rewards: Series[object]
     reward_mean: Series[float]
     reward_std: Series[float] = pa.Field(ge=0)
+    reward_quantiles: Series[object]
 
     @pa.check("rewards", element_wise=True, error="rewards are finite numbers")
     def _finite_rewards(cls, rewards: Sequence[float]) -> bool:

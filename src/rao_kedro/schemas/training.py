@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rao_kedro.schemas.rewards import RewardParameters
+
 
 class RolloutParameters(BaseModel):
     """What an on-policy method samples, and how often it learns from it.
@@ -13,6 +15,7 @@ class RolloutParameters(BaseModel):
         max_tokens: Tokens of a response at most.
         temperature: Divides the logits, in the rollout and in the update alike.
         passes: Optimizer steps on each rollout (PPO epochs).
+        reward: What scores the responses.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -21,6 +24,7 @@ class RolloutParameters(BaseModel):
     max_tokens: int = Field(ge=1)
     temperature: float = Field(1.0, gt=0)
     passes: int = Field(4, ge=1)
+    reward: RewardParameters = RewardParameters()
 
 
 class LoRAParameters(BaseModel):

@@ -1,26 +1,31 @@
-"""Rewards of every response from a trained reward model."""
+"""Rewards of every response of prompt groups, from any reward."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from rao_kedro.models.loading import load_reward_model
-from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.models.reward_head import PackedRewards
+from rao_kedro.models.identity import combined_hash, file_hash
 from rao_kedro.processes import worker_main
-from rao_kedro.schemas.specs import ScoringSpec
-from rao_kedro.training.reference_cache import scoring_key
-from rao_kedro.training.scoring import group_rewards, write_in_shards
+from rao_kedro.rewards import PromptGroup
+from rao_kedro.rewards.registry import build_reward
+from rao_kedro.schemas.specs import AnnotationSpec
+from rao_kedro.training.scoring import write_in_shards
+from rao_kedro.training.tables import read_prompt_groups
 
 
 def main(spec_path: str) -> None:
-    """Write `group_id, rewards`, responses in the order of the groups table."""
-    spec = ScoringSpec.model_validate_json(Path(spec_path).read_text())
-    key = scoring_key(spec.model_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
-    model = PackedRewards(load_reward_model(spec.model_dir))
+    """Write `group_id, rewards, truncated, failures, reward_model`, responses in the order of the groups table."""
+    spec = AnnotationSpec.model_validate_json(Path(spec_path).read_text())
+    reward = build_reward(spec.reward)
+    identity = reward.identity
 
-    def score(groups: list[TokenizedGroup]) -> list[dict]:
-        return [{"group_id": n, "rewards": values} for n, values in group_rewards(model, groups, spec).items()]
+    def score(groups: Sequence[PromptGroup]) -> list[dict]:
+        return [
+            {"group_id": group.group_id, **vars(scores), "reward_model": identity}
+            for group, scores in zip(groups, reward.annotate(groups), strict=True)
+        ]
 
-    write_in_shards(spec, key, score)
+    groups = read_prompt_groups(spec.groups_path)
+    write_in_shards(spec, combined_hash(identity, file_hash(spec.groups_path)), groups, score)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
+from rao_kedro.models.loading import load_causal_lm, new_reward_model, save_checkpoint
 from rao_kedro.models.logprobs import PackedLogProbs
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.value_head import PolicyAndValue, ValueNetwork, pack_prompts
@@ -23,7 +23,7 @@ class DROAlignment(OfflineAlignment):
     def load(self) -> nn.Module:
         """Return policy and value network, both from the SFT model; V starts as the mean training reward."""
         policy = PackedLogProbs(without_dropout(load_causal_lm(self.spec.model_dir)))
-        value = without_dropout(load_reward_model(self.spec.model_dir))
+        value = without_dropout(new_reward_model(self.spec.model_dir))
         start = fmean(fmean(group.rewards or []) for group in self.train_groups)
         return PolicyAndValue(policy, ValueNetwork(value, start))
 

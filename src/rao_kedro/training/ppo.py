@@ -14,18 +14,19 @@ from accelerate.utils import extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from rao_kedro.errors import TrainingError
+from rao_kedro.errors import DataError, TrainingError
+from rao_kedro.inference.generators import end_of_turn_ids
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.logprobs import PackedLogProbs
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
-from rao_kedro.models.reward_head import PackedRewards
 from rao_kedro.models.value_head import PolicyAndTokenValues, TokenValues
 from rao_kedro.objectives import GroupLogps, make_objective
 from rao_kedro.objectives.metrics import pair_metrics
 from rao_kedro.objectives.ppo import Rollout
 from rao_kedro.objectives.rao import RAO
 from rao_kedro.processes import worker_main
+from rao_kedro.rewards.registry import build_reward
 from rao_kedro.schemas.specs import PPOSpec
 from rao_kedro.training.batching import packs, share_of_process
 from rao_kedro.training.distributed import sharding
@@ -34,7 +35,7 @@ from rao_kedro.training.offline import likelihood_remark, without_dropout
 from rao_kedro.training.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.rollouts import Sampler
 from rao_kedro.training.scoring import ForwardPass, group_logps
-from rao_kedro.training.tables import read_groups, read_reference
+from rao_kedro.training.tables import read_groups, read_prompt_groups, read_reference
 from rao_kedro.training.task import LossOutput, Task
 
 
@@ -52,6 +53,8 @@ class PPOTask(Task):
         how = spec.rollout
         self.sampler = Sampler(spec.model_dir, how.max_tokens, how.samples_per_prompt, how.temperature)
         self.objective = make_objective("ppo", **spec.objective_parameters)
+        self.reward = build_reward(how.reward)
+        self.texts = {group.group_id: group for group in read_prompt_groups(spec.groups_path)}
         self.train_groups, self.eval_groups = (
             read_groups(spec.groups_path, split, "rewards") for split in ("train", "test")
         )
@@ -64,13 +67,22 @@ class PPOTask(Task):
         self.rollouts: dict[str, tuple[Rollout, dict[str, float]]] = {}
 
     def load(self) -> nn.Module:
-        """Return the policy and a value network that starts as the reward model."""
+        """Return the policy and a value network that starts as the reward model.
+
+        Raises:
+            TrainingError: The reward model reads other tokens than the policy writes.
+        """
+        if load_tokenizer(self.spec.reward_model_dir).get_vocab() != self.tokenizer.get_vocab():
+            raise TrainingError(
+                f"the value network starts as the reward model in {self.spec.reward_model_dir}, whose tokenizer is not "
+                "the policy's: train a reward model from the policy's family (`reward_modeling.start`)"
+            )
         policy = without_dropout(load_causal_lm(self.spec.model_dir))
         value = without_dropout(load_reward_model(self.spec.reward_model_dir))
         return PolicyAndTokenValues(PackedLogProbs(policy, self.spec.rollout.temperature), TokenValues(value))
 
     def prepare(self, module: nn.Module) -> None:
-        """Load the reference and the reward model, frozen.
+        """Load the reference, frozen.
 
         Raises:
             TrainingError: The policy is sharded over processes, so that it cannot be sampled from here.
@@ -82,10 +94,7 @@ class PPOTask(Task):
             )
         self.accelerator = Accelerator(mixed_precision=self.spec.training.mixed_precision)
         reference = PackedLogProbs(load_causal_lm(self.spec.model_dir), self.spec.rollout.temperature)
-        reward_model = PackedRewards(load_reward_model(self.spec.reward_model_dir))
-        self.reference, self.reward_model = (
-            frozen.to(self.accelerator.device).eval().requires_grad_(False) for frozen in (reference, reward_model)
-        )
+        self.reference = reference.to(self.accelerator.device).eval().requires_grad_(False)
 
     def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count response tokens."""
@@ -111,25 +120,25 @@ class PPOTask(Task):
     ) -> dict[str, tuple[Rollout, dict[str, float]]]:
         """Return the rollout of each group by its id, with its mean score, KL and length; whitened over all tokens."""
         mine = {}
+        scores = self._rewards(groups)
         all_packs = packs(groups, self.spec.training.max_tokens_per_batch)
         for pack, _ in share_of_process(all_packs, self.accelerator.process_index, self.accelerator.num_processes):
             packed = pack_groups(pack, self.spec.t0_length).to(self.accelerator.device)
             logps, values = module(packed)
             columns = (logps, self.reference.response_tokens(packed), values.float())
             tokens = [column.cpu().split(packed.lengths[packed.mask].tolist()) for column in columns]
-            scores, start = self.reward_model(packed).float().cpu(), 0
-            for group, row in zip(pack, scores, strict=True):
-                n = len(group.response_ids)
-                mine[group.group_id] = ([column[start : start + n] for column in tokens], row[:n])
-                start += n
-        scored = {name: value for share in gather_object([mine]) for name, value in share.items()}
-        order = [scored[group.group_id] for group in groups]
+            start = 0
+            for group in pack:
+                end = start + len(group.response_ids)
+                mine[group.group_id] = [column[start:end] for column in tokens]
+                start = end
+        gathered = {name: value for share in gather_object([mine]) for name, value in share.items()}
+        order = [gathered[group.group_id] for group in groups]
         logps, reference, values = (
-            pad_sequence([x for tokens, _ in order for x in tokens[i]], batch_first=True) for i in range(3)
+            pad_sequence([x for tokens in order for x in tokens[i]], batch_first=True) for i in range(3)
         )
         lengths = torch.tensor([len(ids) for group in groups for ids in group.response_ids])
         mask = torch.arange(logps.shape[1])[None] < lengths[:, None]
-        scores = torch.cat([row for _, row in order])
         rollout = self.objective.rollout(logps, reference, values, scores, mask)
         kl = (logps - reference).masked_fill(~mask, 0.0).sum(1)
         result, start = {}, 0
@@ -140,6 +149,30 @@ class PPOTask(Task):
             summary = {"score": scores[rows], "kl_to_reference": kl[rows], "response_tokens": lengths[rows].float()}
             result[group.group_id] = (part, {name: float(x.mean()) for name, x in summary.items()})
         return result
+
+    def _rewards(self, groups: Sequence[TokenizedGroup]) -> Tensor:
+        """Return the rewards of all responses, group by group.
+
+        Raises:
+            DataError: A response could not be scored.
+        """
+        stop_ids = set(end_of_turn_ids(self.spec.model_dir, self.tokenizer))
+        written = [
+            replace(
+                self.texts[group.group_id],
+                responses=[
+                    str(self.tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in group.response_ids
+                ],
+                ratings=None,
+                finished=[ids[-1] in stop_ids for ids in group.response_ids],
+            )
+            for group in groups
+        ]
+        found = self.reward.annotate(written)
+        for group, scores in zip(written, found, strict=True):
+            if any(scores.failures):
+                raise DataError(f"a response to group {group.group_id} got no reward: {max(scores.failures)}")
+        return torch.tensor([reward for scores in found for reward in scores.rewards])
 
     def _likelihoods(self, module: nn.Module, groups: Sequence[TokenizedGroup]) -> dict[str, float]:
         """Return how likely the chosen and rejected responses of the groups themselves have become."""

@@ -1,5 +1,6 @@
 """Reference log-probs of every response and prompt, computed once per model, data and precision (design D3)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rao_kedro.models.loading import load_causal_lm
@@ -8,7 +9,7 @@ from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import ScoringSpec
 from rao_kedro.training.reference_cache import scoring_key
-from rao_kedro.training.scoring import group_logps, write_in_shards
+from rao_kedro.training.scoring import group_logps, read_all_groups, write_in_shards
 
 
 def main(spec_path: str) -> None:
@@ -17,11 +18,11 @@ def main(spec_path: str) -> None:
     key = scoring_key(spec.model_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
     model = PackedLogProbs(load_causal_lm(spec.model_dir))
 
-    def score(groups: list[TokenizedGroup]) -> list[dict]:
+    def score(groups: Sequence[TokenizedGroup]) -> list[dict]:
         logps = group_logps(model, groups, spec)
         return [{"group_id": n, "prompt_logp": p, "response_logps": r, "key": key} for n, (p, r) in logps.items()]
 
-    write_in_shards(spec, key, score)
+    write_in_shards(spec, key, read_all_groups(spec), score)
 
 
 if __name__ == "__main__":

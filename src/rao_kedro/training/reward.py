@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rao_kedro.models.chat import load_tokenizer
-from rao_kedro.models.loading import load_reward_model, save_checkpoint
+from rao_kedro.models.loading import new_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
-from rao_kedro.models.reward_head import PackedRewards, pad_token_id_unlike_eos
+from rao_kedro.models.reward_head import pad_token_id_unlike_eos, reward_module
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import RewardTrainingSpec
 from rao_kedro.training.loop import train
@@ -19,22 +19,27 @@ from rao_kedro.training.tables import read_groups
 from rao_kedro.training.task import LossOutput, Task
 
 
-def bradley_terry(rewards: Tensor, ratings: Tensor, mask: Tensor, centering: float) -> tuple[Tensor, Tensor]:
+def bradley_terry(
+    rewards: Tensor, ratings: Tensor, mask: Tensor, centering: float, margin: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Return the loss and the accuracy of rewards, over all pairs with different ratings.
 
-    Bradley and Terry 1952: `-log sigmoid(r_w - r_l)`, plus `c (r_w + r_l)^2` (Eisenstein et al. 2023), which fixes the
-    additive constant. Mean over a group's pairs, then over groups.
+    Bradley and Terry 1952: `-log sigmoid(r_w - r_l - m)` with a margin m that grows with the difference of the ratings
+    (Touvron et al. 2023, eq. 2), plus `c (r_w + r_l)^2` (Eisenstein et al. 2023), which fixes the additive constant.
+    Mean over a group's pairs, then over groups.
 
     Args:
         rewards: `[G, K]` predicted rewards.
-        ratings: `[G, K]` given ratings; only their order counts.
+        ratings: `[G, K]` given ratings; only their order counts, where there is no margin.
         mask: `[G, K]` True where a response exists.
         centering: Weight c.
+        margin: m per unit of rating between the two.
     """
     better = (ratings[:, :, None] > ratings[:, None, :]) & mask[:, :, None] & mask[:, None, :]
     margins = rewards[:, :, None] - rewards[:, None, :]
     sums = rewards[:, :, None] + rewards[:, None, :]
-    losses = -F.logsigmoid(margins) + centering * sums.square()
+    wanted = margin * (ratings[:, :, None] - ratings[:, None, :])
+    losses = -F.logsigmoid(margins - wanted) + centering * sums.square()
     per_group = better.sum((1, 2)).clamp(min=1)
     loss = ((losses * better).sum((1, 2)) / per_group).mean()
     accuracy = (((margins > 0) & better).sum((1, 2)) / per_group).mean()
@@ -58,10 +63,10 @@ class RewardModeling(Task):
         )
 
     def load(self) -> nn.Module:
-        """Return the classifier with a new scalar head."""
-        model = load_reward_model(self.spec.model_dir)
+        """Return the classifier that training starts from; a causal LM gets a new scalar head."""
+        model = new_reward_model(self.spec.model_dir)
         model.config.pad_token_id = self.tokenizer.pad_token_id
-        return PackedRewards(model)
+        return reward_module(model)
 
     def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count groups."""
@@ -74,7 +79,7 @@ class RewardModeling(Task):
         ratings = torch.zeros_like(rewards)
         for row, group in zip(ratings, groups, strict=True):
             row[: len(group.response_ids)] = torch.tensor(group.rewards)
-        loss, accuracy = bradley_terry(rewards, ratings, batch.mask, self.spec.centering)
+        loss, accuracy = bradley_terry(rewards, ratings, batch.mask, self.spec.centering, self.spec.margin)
         mean = rewards.detach().sum() / batch.mask.sum()
         return LossOutput(loss, {"accuracy": accuracy, "reward_mean": mean})
 

@@ -12,17 +12,16 @@ from typing import NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
-from rao_kedro.models.reward_head import PackedRewards
-from rao_kedro.schemas.specs import ScoringSpec
+from rao_kedro.schemas.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.training.batching import packs, share_of_process
 from rao_kedro.training.distributed import process_state
 
 Scores = TypeVar("Scores")
+Group = TypeVar("Group")
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,21 @@ class Logps(NamedTuple):
     responses: list[float]
 
 
-def write_in_shards(spec: ScoringSpec, key: str, score: Callable[[list[TokenizedGroup]], list[dict]]) -> None:
-    """Write a row per group of the spec's table to its output, shard by shard; a killed run keeps finished shards.
+def write_in_shards(
+    spec: ScoringSpec | AnnotationSpec,
+    key: str,
+    groups: Sequence[Group],
+    score: Callable[[Sequence[Group]], list[dict]],
+) -> None:
+    """Write a row per group to the spec's output, shard by shard; a killed run keeps finished shards.
 
     Args:
-        spec: What to score, and where to.
+        spec: Where to, and how many groups at a time.
         key: Hash of all that the scores depend on; shards of another key are removed.
+        groups: What is scored, in the order of the rows.
         score: Returns the rows of some groups, the same on every process.
     """
-    shards, groups = spec.workspace / "shards" / key, read_all_groups(spec)
+    shards = spec.workspace / "shards" / key
     main = process_state().is_main_process
     if main and shards.parent.exists():
         for other in set(shards.parent.iterdir()) - {shards}:
@@ -99,10 +104,16 @@ def group_logps(
     return _of_all_processes(result)
 
 
-def group_rewards(module: PackedRewards, groups: Sequence[TokenizedGroup], spec: ScoringSpec) -> dict[str, list[float]]:
-    """Return the rewards of each group by its id, responses in the order of the group."""
+def group_rewards(module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass) -> dict[str, list[float]]:
+    """Return the rewards of each group by its id, responses in the order of the group.
+
+    Args:
+        module: What `reward_module` returns.
+        groups: The groups; every process passes all of them.
+        how: Precision and batch size.
+    """
     result = {}
-    for pack, batch in _forward_packs(module, groups, spec):
+    for pack, batch in _forward_packs(module, groups, how):
         for group, rewards in zip(pack, module(batch).tolist(), strict=True):
             result[group.group_id] = rewards[: len(group.response_ids)]
     return _of_all_processes(result)
@@ -116,13 +127,14 @@ def _forward_packs(
     module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass | ScoringSpec
 ) -> Iterator[tuple[Sequence[TokenizedGroup], PackedGroups]]:
     """Yield packs of groups on the module's device, inside the precision of training and without gradients."""
-    accelerator = Accelerator(mixed_precision=how.mixed_precision)
+    state = process_state()
     was_training = module.training
-    module.to(accelerator.device).eval()
+    module.to(state.device).eval()
     all_packs = packs(groups, how.max_tokens_per_batch)
-    with torch.no_grad(), accelerator.autocast():
-        for pack, _ in share_of_process(all_packs, accelerator.process_index, accelerator.num_processes):
-            yield pack, pack_groups(pack, how.t0_length).to(accelerator.device)
+    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=how.mixed_precision == "bf16")
+    with torch.no_grad(), autocast:
+        for pack, _ in share_of_process(all_packs, state.process_index, state.num_processes):
+            yield pack, pack_groups(pack, how.t0_length).to(state.device)
     module.train(was_training)
 
 

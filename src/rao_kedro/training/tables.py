@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.rewards.base import PromptGroup
 
 
 def read_groups(path: Path, split: str | None, rewards_from: str | None) -> list[TokenizedGroup]:
@@ -32,6 +33,12 @@ def read_groups(path: Path, split: str | None, rewards_from: str | None) -> list
             )
         )
     return groups
+
+
+def read_prompt_groups(path: Path) -> list[PromptGroup]:
+    """Read tokenised groups as text, responses in the table's own order."""
+    columns = ["group_id", "messages", "responses", "requirements", "ratings"]
+    return [PromptGroup(**row) for row in pq.read_table(path, columns=columns).to_pylist()]
 
 
 def read_reference(path: Path, groups_path: Path) -> dict[str, tuple[float, list[float]]]:

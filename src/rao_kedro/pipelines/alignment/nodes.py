@@ -34,7 +34,7 @@ def align(
     accelerate_config: Path,
     workspace: Path,
 ) -> tuple[Path, pd.DataFrame]:
-    """Train a policy with one method: on annotated responses, or on rollouts that the reward model scores.
+    """Train a policy with one method: on annotated responses, or on rollouts that a reward scores.
 
     Returns:
         The finished checkpoint's directory and the training log.
@@ -50,7 +50,10 @@ def align(
     }
     spec: PPOSpec | AlignmentSpec
     if method.rollout is not None:
-        spec = PPOSpec(**common, reward_model_dir=reward_model, rollout=method.rollout)
+        precision = method.training.mixed_precision
+        reward = method.rollout.reward.with_defaults(reward_model, sft_model, precision, workspace)
+        rollout = method.rollout.model_copy(update={"reward": reward})
+        spec = PPOSpec(**common, reward_model_dir=reward_model, rollout=rollout)
     else:
         spec = AlignmentSpec(**common, objective=method.objective, kl=kl)
     task = "alignment" if method.rollout is None else "ppo"

@@ -58,7 +58,7 @@ def score_responses(
         generations_path=generations_path,
         reference_dir=sft_model,
         reference_path=reference_logprobs,
-        reward_model_dir=reward_model,
+        reward=evaluation.reward.with_defaults(reward_model, sft_model, evaluation.mixed_precision, workspace),
         held_out_path=workspace / "held_out.parquet",
     )
     launch("score_policy", spec, accelerate_config)
@@ -91,6 +91,7 @@ def write_report(
     board: pd.DataFrame,
     scores: go.Figure,
     dynamics: go.Figure,
+    calibration: go.Figure,
     reward_report: pd.DataFrame,
     data_report: pd.DataFrame,
     **tables: pd.DataFrame | None,
@@ -98,7 +99,7 @@ def write_report(
     """Return the HTML report."""
     return html_report(
         board,
-        {"Scores": scores, "Training": dynamics},
+        {"Scores": scores, "Training": dynamics, "Rewards": calibration},
         _by_policy(tables, "scored_generations_"),
         {"Reward model": reward_report, "Data": data_report},
         evaluation.examples,

@@ -96,6 +96,7 @@ def _comparison(methods: Sequence[str]) -> Pipeline:
                     "board": "leaderboard",
                     "scores": "scores_by_method",
                     "dynamics": "training_dynamics",
+                    "calibration": "reward_calibration",
                     "reward_report": "reward_report",
                     "data_report": "data_report",
                     **scored,

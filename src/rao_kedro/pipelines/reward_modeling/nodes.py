@@ -3,40 +3,59 @@
 from pathlib import Path
 
 import pandas as pd
+import plotly.graph_objects as go
 
-from rao_kedro.models.identity import content_hash
-from rao_kedro.rewards.annotation import annotate, reward_report, standardised_ratings
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.hub import local_checkpoint
+from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
+from rao_kedro.reporting.calibration_figures import reward_calibration
+from rao_kedro.rewards.annotation import annotate
+from rao_kedro.rewards.calibration import accuracy_by_gap, calibration_report, target_grid
 from rao_kedro.schemas.parameters import DataParameters, MethodParameters, RewardModelingParameters
-from rao_kedro.schemas.specs import RewardTrainingSpec, ScoringSpec
+from rao_kedro.schemas.specs import AnnotationSpec, RewardTrainingSpec
 from rao_kedro.training.launch import launch, read_training_log
 
 
 def train_reward_model(
+    base_model: Path,
     sft_model: Path,
     tokenized_groups: Path,
+    preference_groups: pd.DataFrame,
     parameters: RewardModelingParameters,
     data: DataParameters,
     accelerate_config: Path,
     workspace: Path,
 ) -> tuple[Path, pd.DataFrame]:
-    """Train a Bradley-Terry reward model on the SFT model.
+    """Train a Bradley-Terry reward model from the SFT model, the base model, or another one.
 
     Returns:
         The finished checkpoint's directory and the training log.
     """
+    start = {"sft_model": sft_model, "base_model": base_model}.get(parameters.start)
+    if start is None:
+        start = local_checkpoint(parameters.start)
+        tokenized_groups = workspace / "groups.parquet"
+        _tokenized_for(start, preference_groups, data).to_parquet(tokenized_groups)
     spec = RewardTrainingSpec(
         workspace=workspace,
-        model_dir=sft_model,
+        model_dir=start,
         groups_path=tokenized_groups,
-        t0_length=data.t0_length,
         training=parameters.training,
         centering=parameters.centering,
+        margin=parameters.margin,
     )
     launch("reward", spec, accelerate_config, metric_prefix="reward_model.")
     return workspace / "model", read_training_log(workspace)
 
 
+def _tokenized_for(model: Path, preference_groups: pd.DataFrame, data: DataParameters) -> pd.DataFrame:
+    """Return the groups as tokens of another model than the policy."""
+    limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens)
+    return tokenize_groups(preference_groups, load_tokenizer(model), limits, data.pairing, data.seed)[0]
+
+
 def annotate_responses(
+    sft_model: Path,
     reward_model: Path,
     tokenized_groups_path: Path,
     tokenized_groups: pd.DataFrame,
@@ -44,23 +63,28 @@ def annotate_responses(
     data: DataParameters,
     accelerate_config: Path,
     workspace: Path,
-) -> pd.DataFrame:
-    """Score every response of every group with the reward model, or take the ratings of the data."""
-    if parameters.rewards == "ratings":
-        return annotate(tokenized_groups, standardised_ratings(tokenized_groups), "ratings")
-    spec = ScoringSpec(
-        workspace=workspace,
-        model_dir=reward_model,
-        groups_path=tokenized_groups_path,
-        t0_length=data.t0_length,
-        output_path=workspace / "rewards.parquet",
-        max_tokens_per_batch=parameters.training.max_tokens_per_batch,
-        mixed_precision=parameters.training.mixed_precision,
-    )
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score every response of every group.
+
+    Returns:
+        Tables of `RewardAnnotated`, and of `QuarantinedRows`: responses that could not be scored.
+    """
+    reward = parameters.reward.with_defaults(reward_model, sft_model, parameters.training.mixed_precision, workspace)
+    output = workspace / "rewards.parquet"
+    spec = AnnotationSpec(workspace=workspace, groups_path=tokenized_groups_path, reward=reward, output_path=output)
     launch("annotate", spec, accelerate_config)
-    return annotate(tokenized_groups, pd.read_parquet(spec.output_path), content_hash(reward_model))
+    return annotate(tokenized_groups, pd.read_parquet(output), parameters.normalisation, data.pairing, data.seed)
 
 
-def report_rewards(reward_annotated: pd.DataFrame, rao: MethodParameters) -> pd.DataFrame:
-    """Return what a reader needs to trust the rewards, for the beta and log_z0 that RAO will be trained with."""
-    return reward_report(reward_annotated, rao.parameters)
+def report_rewards(reward_annotated: pd.DataFrame, rao: MethodParameters) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what a reader needs to trust the rewards, for the beta and log_z0 that RAO will be trained with.
+
+    Returns:
+        The report, and what RAO would aim at with other values of both.
+    """
+    return calibration_report(reward_annotated, rao.parameters), target_grid(reward_annotated)
+
+
+def plot_calibration(reward_annotated: pd.DataFrame, grid: pd.DataFrame) -> go.Figure:
+    """Return the calibration of the rewards as a figure."""
+    return reward_calibration(reward_annotated, accuracy_by_gap(reward_annotated), grid)

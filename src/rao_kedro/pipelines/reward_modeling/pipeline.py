@@ -2,8 +2,13 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from rao_kedro.pipelines.reward_modeling.nodes import annotate_responses, report_rewards, train_reward_model
-from rao_kedro.reporting.figures import reward_distribution, training_dynamics_of_one
+from rao_kedro.pipelines.reward_modeling.nodes import (
+    annotate_responses,
+    plot_calibration,
+    report_rewards,
+    train_reward_model,
+)
+from rao_kedro.reporting.figures import training_dynamics_of_one
 
 
 def create_pipeline() -> Pipeline:
@@ -13,8 +18,10 @@ def create_pipeline() -> Pipeline:
             Node(
                 train_reward_model,
                 inputs={
+                    "base_model": "base_model",
                     "sft_model": "sft_model",
                     "tokenized_groups": "tokenized_groups@path",
+                    "preference_groups": "preference_groups",
                     "parameters": "params:reward_modeling",
                     "data": "params:data",
                     "accelerate_config": "accelerate_config",
@@ -26,6 +33,7 @@ def create_pipeline() -> Pipeline:
             Node(
                 annotate_responses,
                 inputs={
+                    "sft_model": "sft_model",
                     "reward_model": "reward_model",
                     "tokenized_groups_path": "tokenized_groups@path",
                     "tokenized_groups": "tokenized_groups@pandas",
@@ -34,13 +42,13 @@ def create_pipeline() -> Pipeline:
                     "accelerate_config": "accelerate_config",
                     "workspace": "annotation_workspace",
                 },
-                outputs="reward_annotated@pandas",
+                outputs=["reward_annotated@pandas", "unscored_responses"],
                 name="annotate_responses",
             ),
             Node(
                 report_rewards,
                 inputs=["reward_annotated@pandas", "params:alignment.rao"],
-                outputs="reward_report",
+                outputs=["reward_report", "reward_target_grid"],
                 name="report_rewards",
             ),
             Node(
@@ -50,9 +58,9 @@ def create_pipeline() -> Pipeline:
                 name="plot_reward_training",
             ),
             Node(
-                reward_distribution,
-                inputs="reward_annotated@pandas",
-                outputs="reward_distribution",
+                plot_calibration,
+                inputs=["reward_annotated@pandas", "reward_target_grid"],
+                outputs="reward_calibration",
                 name="plot_rewards",
             ),
         ],

@@ -3,7 +3,7 @@
 import pytest
 
 from rao_kedro.errors import ParameterError
-from rao_kedro.rewards.rules import CHECKS, score_response, score_responses, sentences, words
+from rao_kedro.rewards.checks import CHECKS, score_response, score_responses, sentences, words
 
 CASES = [
     ("max_words", {"limit": 4}, "one two three four", 1.0),
@@ -27,6 +27,11 @@ CASES = [
     ("answer", {"accepted": ["12"]}, "12", 1.0),
     ("answer", {"accepted": ["12"]}, "3 times 4 is equal to 12.", 0.85),
     ("answer", {"accepted": ["12"]}, "120", 0.0),
+    ("math_answer", {"expected": "72"}, "She sold 48 + 24 clips. The answer is 72.", 1.0),
+    ("math_answer", {"expected": "72"}, "48 + 24 = 70", 0.0),
+    ("math_answer", {"expected": r"\frac{1}{2}"}, r"so $x = \boxed{0.5}$", 1.0),
+    ("math_answer", {"expected": "1,000"}, "They need $1000$ of them.", 1.0),
+    ("math_answer", {"expected": "72"}, "I do not know.", 0.0),
     ("lowercase", {}, "all small, it's so", 1.0),
     ("lowercase", {}, "Not small", 0.25),
     ("uppercase", {}, "WET PAINT", 1.0),

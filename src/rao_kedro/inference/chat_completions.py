@@ -1,0 +1,177 @@
+"""Answers of a chat model with its token log-probs, from any OpenAI-compatible server; each is paid for once.
+
+Retries with back-off, and the server's own `Retry-After`, are the openai package's business.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ValidationError
+
+from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.files import write_text
+from rao_kedro.models.identity import combined_hash
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+Message = Mapping[str, str]
+
+
+class Token(BaseModel):
+    """A token of an answer.
+
+    Attributes:
+        text: As the server spells it.
+        logprobs: Log-probs in nats of the likeliest tokens in its place, by their text.
+    """
+
+    text: str
+    logprobs: dict[str, float]
+
+
+class Answer(BaseModel):
+    """What a model said.
+
+    Attributes:
+        text: All of it.
+        tokens: Token by token, where log-probs were asked for.
+    """
+
+    text: str
+    tokens: list[Token] = []
+
+
+@dataclass(frozen=True)
+class ChatSampling:
+    """How an answer is written.
+
+    Attributes:
+        max_tokens: Tokens at most.
+        temperature: 0 takes the likeliest token.
+        top_logprobs: Log-probs of this many alternatives per token; 0 asks for none.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_logprobs: int = 0
+
+
+@dataclass(frozen=True)
+class ChatServer:
+    """An OpenAI-compatible server, and how patient a client is with it.
+
+    Attributes:
+        base_url: Up to and including `/v1`.
+        model: The name that the server knows it by.
+        api_key_variable: The environment variable that holds the key; a local server needs none.
+        timeout: Seconds for one request.
+        max_retries: Of a request that found the server busy, broken or away, with growing pauses between.
+        concurrency: Requests at a time.
+        cache_dir: Where answers are kept; None keeps none.
+
+    Raises:
+        ParameterError: The URL holds credentials, which would end in logs.
+    """
+
+    base_url: str
+    model: str
+    api_key_variable: str = "OPENAI_API_KEY"
+    timeout: float = 120.0
+    max_retries: int = 5
+    concurrency: int = 16
+    cache_dir: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse credentials in the URL."""
+        if urlsplit(self.base_url).username is not None:
+            raise ParameterError(
+                f"put the key of the server into the environment variable {self.api_key_variable}, not its URL"
+            )
+
+    @cached_property
+    def _client(self) -> "OpenAI":
+        from openai import OpenAI
+
+        key = os.environ.get(self.api_key_variable) or "none"
+        return OpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=self.max_retries)
+
+    def answers(self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling) -> list[Answer]:
+        """Return the answer to each dialogue, in their order.
+
+        Raises:
+            InferenceError: The server stays away, refuses, or does not answer as a chat server does.
+        """
+        found: dict[int, Answer] = {}
+        with ThreadPoolExecutor(self.concurrency) as executor:
+            futures = {executor.submit(self._answer, dialogue, sampling): i for i, dialogue in enumerate(dialogues)}
+            try:
+                for future in as_completed(futures):
+                    found[futures[future]] = future.result()
+            except InferenceError as error:
+                executor.shutdown(cancel_futures=True)
+                kept = (
+                    f"{len(found)} of {len(dialogues)} answers are kept, run again to go on from there"
+                    if (self.cache_dir)
+                    else "no answer is kept"
+                )
+                raise InferenceError(f"{error} ({kept})") from error
+        return [found[i] for i in range(len(dialogues))]
+
+    def _answer(self, dialogue: Sequence[Message], sampling: ChatSampling) -> Answer:
+        request = {"model": self.model, "messages": [dict(m) for m in dialogue], **vars(sampling)}
+        if self.cache_dir is None:
+            return self._asked(request)
+        name = combined_hash(json.dumps(request, sort_keys=True))
+        path = self.cache_dir / name[:2] / f"{name}.json"
+        try:
+            return Answer.model_validate_json(path.read_text())
+        except (FileNotFoundError, ValidationError):
+            answer = self._asked(request)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, answer.model_dump_json())
+        return answer
+
+    def _asked(self, request: dict[str, Any]) -> Answer:
+        import openai
+
+        top = request.pop("top_logprobs")
+        logprobs = {"logprobs": True, "top_logprobs": top} if top else {}
+        try:
+            reply = self._client.chat.completions.with_raw_response.create(**request, **logprobs)
+        except openai.AuthenticationError as error:
+            raise InferenceError(
+                f"{self.base_url} refuses the key of the environment variable {self.api_key_variable}"
+            ) from error
+        except openai.APITimeoutError as error:
+            raise InferenceError(f"{self.base_url} did not answer within {self.timeout:g} s: raise timeout") from error
+        except openai.OpenAIError as error:
+            raise InferenceError(f"{self.base_url} cannot be asked: {_reason(error)}") from error
+        return _parsed(reply.text, bool(top), self.base_url)
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong, and what was behind it."""
+    return " ".join(str(part)[:300] for part in (error, error.__cause__) if part is not None)
+
+
+def _parsed(reply: str, with_logprobs: bool, base_url: str) -> Answer:
+    try:
+        choice = json.loads(reply)["choices"][0]
+        text, content = choice["message"]["content"] or "", (choice.get("logprobs") or {}).get("content") or []
+        tokens = [
+            Token(text=token["token"], logprobs={top["token"]: top["logprob"] for top in token["top_logprobs"]})
+            for token in content
+        ]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InferenceError(f"{base_url} does not answer as a chat server does: {reply[:200]!r}") from error
+    if with_logprobs and text and not tokens:
+        raise InferenceError(f"{base_url} gives no log-probs: set read: text, or choose a server that does")
+    return Answer(text=text, tokens=tokens)

@@ -1,0 +1,64 @@
+"""A vLLM server of one model for as long as it is needed."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from rao_kedro.errors import InferenceError
+from rao_kedro.inference.generators import resolve_backend
+from rao_kedro.processes import stopped
+
+CPU_KV_CACHE = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}  # GiB
+
+
+@contextmanager
+def serving(model_dir: str | Path, model: str, max_model_len: int, max_logprobs: int, patience: float) -> Iterator[str]:
+    """Serve a checkpoint on this machine alone, and yield the server's base URL.
+
+    Args:
+        model_dir: A checkpoint directory.
+        model: The name to know it by.
+        max_model_len: Tokens of a dialogue and its answer.
+        max_logprobs: Alternatives per token that may be asked for.
+        patience: Seconds until it must answer.
+
+    Raises:
+        InferenceError: vLLM is not installed, or the server did not start; the message ends with its last lines.
+    """
+    resolve_backend("vllm")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_dir)]
+    command += ["--served-model-name", model, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--max-model-len", str(max_model_len), "--max-logprobs", str(max_logprobs)]
+    command += ["--generation-config", "vllm", "--enforce-eager"]
+    with TemporaryFile() as said:
+        process = subprocess.Popen(
+            command, env=CPU_KV_CACHE | os.environ, stdout=said, stderr=said, start_new_session=True
+        )
+        with stopped(process):
+            deadline = time.monotonic() + patience
+            while not _healthy(port):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    said.seek(0)
+                    lines = said.read().decode(errors="replace").splitlines()[-15:]
+                    raise InferenceError(f"vLLM could not serve {model_dir}:\n" + "\n".join(lines))
+                time.sleep(1)
+            yield f"http://127.0.0.1:{port}/v1"
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False

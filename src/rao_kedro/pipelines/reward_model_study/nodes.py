@@ -1,0 +1,119 @@
+"""Nodes of the reward model study."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from rao_kedro.evals.reward_accuracy import LENGTH_ONLY, accuracy_table, group_outcomes, length_outcomes
+from rao_kedro.models.identity import combined_hash, content_hash
+from rao_kedro.schemas.parameters import DataParameters, ReferenceParameters, RewardModelStudyParameters
+from rao_kedro.schemas.rewards import RewardParameters
+from rao_kedro.schemas.specs import AlignmentSpec, AnnotationSpec, RewardTrainingSpec
+from rao_kedro.schemas.training import KLParameters, TrainingParameters
+from rao_kedro.training.launch import launch
+from rao_kedro.training.reference_cache import cached_reference_logprobs
+
+
+def measure_runs(
+    base_model: Path,
+    sft_model: Path,
+    tokenized_groups: pd.DataFrame,
+    study: RewardModelStudyParameters,
+    data: DataParameters,
+    accelerate_config: Path | None,
+    workspace: Path,
+) -> pd.DataFrame:
+    """Train every reward model of the study, and score the held-out groups with it; finished ones are kept.
+
+    Returns:
+        Loss and accuracy of each held-out group, with columns `form, size, train_groups, seed`.
+    """
+    held_out = tokenized_groups[tokenized_groups["split"] == "test"]
+    trained_on = tokenized_groups[tokenized_groups["split"] == "train"]
+    content = combined_hash(tokenized_groups.to_json(), *map(content_hash, (base_model, sft_model)))
+    baseline = length_outcomes(held_out).assign(form=LENGTH_ONLY, size="", train_groups=0, seed=0)
+    outcomes = [baseline]
+    for form, size, seed in study.runs():
+        n = min(study.sizes[size] or len(trained_on), len(trained_on))
+        settings = study.model_dump_json(include={"training", "centering", "dpo"})
+        finished = workspace / f"{form}-{n}-{seed}-{combined_hash(content, settings, data.model_dump_json())}.parquet"
+        if not finished.exists():
+            run = workspace / f"{form}-{size}-{seed}"
+            run.mkdir(parents=True, exist_ok=True)
+            groups = pd.concat([trained_on.sample(n, random_state=seed), held_out])
+            groups.assign(rewards=groups["ratings"]).to_parquet(run / "groups.parquet")
+            train = _train_implicit if form == "dpo_implicit" else _train_reward_model
+            start = base_model if form == "base" else sft_model
+            reward = train(start, run, study, seed, data.t0_length, accelerate_config)
+            held_out.to_parquet(run / "held_out.parquet")
+            rewards = _scored(reward, run, accelerate_config)
+            group_outcomes(held_out, rewards).to_parquet(finished)
+            shutil.rmtree(run)  # a study is about the accuracies; its models would fill the disk
+        found = pd.read_parquet(finished)
+        outcomes.append(found.assign(form=form, size=size, train_groups=n, seed=seed))
+    return pd.concat(outcomes, ignore_index=True)
+
+
+def _train_reward_model(
+    start: Path, run: Path, study: RewardModelStudyParameters, seed: int, t0_length: int, accelerate_config: Path | None
+) -> RewardParameters:
+    spec = RewardTrainingSpec(
+        workspace=run / "training",
+        model_dir=start,
+        groups_path=run / "groups.parquet",
+        t0_length=t0_length,
+        training=_seeded(study.training, seed),
+        centering=study.centering,
+    )
+    launch("reward", spec, accelerate_config, metric_prefix=f"{run.name}.")
+    parameters = {"model_dir": str(spec.workspace / "model"), "mixed_precision": study.training.mixed_precision}
+    return RewardParameters(name="bradley_terry", parameters=parameters)
+
+
+def _train_implicit(
+    start: Path, run: Path, study: RewardModelStudyParameters, seed: int, t0_length: int, accelerate_config: Path | None
+) -> RewardParameters:
+    training, groups = _seeded(study.dpo.training, seed), run / "groups.parquet"
+    how = ReferenceParameters(
+        mixed_precision=training.mixed_precision, max_tokens_per_batch=training.max_tokens_per_batch
+    )
+    reference = run / "reference.parquet"
+    cached_reference_logprobs(start, groups, how, t0_length, accelerate_config, run / "cache").to_parquet(reference)
+    spec = AlignmentSpec(
+        workspace=run / "training",
+        model_dir=start,
+        groups_path=groups,
+        t0_length=t0_length,
+        training=training,
+        reference_path=reference,
+        objective=study.dpo.objective,
+        objective_parameters=study.dpo.parameters,
+        kl=KLParameters(prompts=0),
+    )
+    launch("alignment", spec, accelerate_config, metric_prefix=f"{run.name}.")
+    parameters = {
+        "policy_dir": str(spec.workspace / "model"),
+        "reference_dir": str(start),
+        "beta": study.dpo.parameters["beta"],
+        "mixed_precision": training.mixed_precision,
+    }
+    return RewardParameters(name="implicit", parameters=parameters)
+
+
+def _seeded(training: TrainingParameters, seed: int) -> TrainingParameters:
+    return training.model_copy(update={"seed": seed})
+
+
+def _scored(reward: RewardParameters, run: Path, accelerate_config: Path | None) -> pd.DataFrame:
+    output = run / "rewards.parquet"
+    spec = AnnotationSpec(
+        workspace=run / "scoring", groups_path=run / "held_out.parquet", reward=reward, output_path=output
+    )
+    launch("annotate", spec, accelerate_config)
+    return pd.read_parquet(output)
+
+
+def summarise(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Return the table: loss and held-out accuracy of each form and size, with intervals."""
+    return accuracy_table(outcomes)

@@ -1,0 +1,89 @@
+"""The calibration of rewards as a plotly figure: what they say, how often they are right, what RAO would aim at."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from rao_kedro.reporting.figures import styled
+
+CHOSEN, REJECTED, HELD_OUT = "#0072b2", "#d55e00", "#009e73"
+MAX_POINTS = 2000
+TITLES = (
+    "Rewards",
+    "Reward of chosen less rejected",
+    "Accuracy of pairs by the gap of their rewards",
+    "Reward and length (tokens)",
+    "Share of chosen responses that RAO raises, P(r_w > beta log_z0)",
+)
+
+
+def reward_calibration(reward_annotated: pd.DataFrame, by_gap: pd.DataFrame, grid: pd.DataFrame) -> go.Figure:
+    """Return five panels on the rewards of all groups.
+
+    Args:
+        reward_annotated: Table of `RewardAnnotated`.
+        by_gap: Table of `rewards.calibration.accuracy_by_gap`.
+        grid: Table of `rewards.calibration.target_grid`; what `log_z0: auto` solves for is written to the right.
+    """
+    figure = make_subplots(
+        3, 2, specs=[[{}, {}], [{}, {}], [{"colspan": 2}, None]], subplot_titles=TITLES, vertical_spacing=0.11
+    )
+    chosen, rejected = (
+        np.array([r[i] for r, i in zip(reward_annotated["rewards"], reward_annotated[role], strict=True)])
+        for role in ("chosen", "rejected")
+    )
+    for values, name, color in ((chosen, "chosen", CHOSEN), (rejected, "rejected", REJECTED)):
+        histogram = {"x": values, "name": name, "marker_color": color, "opacity": 0.6, "nbinsx": 30}
+        figure.add_trace(go.Histogram(**histogram, bingroup="rewards"), 1, 1)
+    figure.add_trace(go.Histogram(x=chosen - rejected, nbinsx=30, marker_color="#7f7f7f", showlegend=False), 1, 2)
+    figure.add_vline(x=0, line={"color": "black", "width": 1, "dash": "dot"}, row=1, col=2)
+    _draw_accuracy(figure, by_gap)
+    _draw_lengths(figure, reward_annotated)
+    _draw_grid(figure, grid)
+    figure.update_layout(barmode="overlay")
+    return styled(figure, f"Rewards of {len(reward_annotated)} prompt groups", height=1050)
+
+
+def _draw_accuracy(figure: go.Figure, by_gap: pd.DataFrame) -> None:
+    for (split, rows), color in zip(by_gap.groupby("split", sort=False), (CHOSEN, HELD_OUT), strict=False):
+        intervals = {"array": rows["high"] - rows["accuracy"], "arrayminus": rows["accuracy"] - rows["low"]}
+        trace = go.Scatter(
+            x=rows["gap_mean"],
+            y=rows["accuracy"],
+            error_y=intervals,
+            mode="lines+markers",
+            name=f"pairs of {split}",
+            line_color=color,
+        )
+        figure.add_trace(trace, 2, 1)
+    figure.add_hline(y=0.5, line={"color": "black", "width": 1, "dash": "dot"}, row=2, col=1)
+    figure.update_xaxes(title_text="mean gap", row=2, col=1)
+
+
+def _draw_lengths(figure: go.Figure, reward_annotated: pd.DataFrame) -> None:
+    rewards = np.concatenate(list(reward_annotated["rewards"]))
+    lengths = np.array([len(ids) for group in reward_annotated["response_ids"] for ids in group])
+    shown = np.random.default_rng(0).permutation(len(rewards))[:MAX_POINTS]
+    marker = {"color": "#7f7f7f", "size": 5, "opacity": 0.4}
+    trace = go.Scatter(x=lengths[shown], y=rewards[shown], mode="markers", marker=marker, showlegend=False)
+    figure.add_trace(trace, 2, 2)
+    figure.update_xaxes(title_text="tokens", row=2, col=2)
+    figure.update_yaxes(title_text="reward", row=2, col=2)
+
+
+def _draw_grid(figure: go.Figure, grid: pd.DataFrame) -> None:
+    shares = grid[~grid["suggested"]].pivot(index="beta", columns="log_z0", values="chosen_target_is_up")
+    suggested = grid[grid["suggested"]].set_index("beta")["log_z0"]
+    heatmap = go.Heatmap(
+        x=[f"{value:g}" for value in shares.columns],
+        y=[f"beta {beta:g} (auto: {suggested[beta]:.3g} nats)" for beta in shares.index],
+        z=shares.to_numpy(),
+        zmin=0,
+        zmax=1,
+        colorscale="RdBu",
+        texttemplate="%{z:.0%}",
+        showscale=False,
+    )
+    figure.add_trace(heatmap, 3, 1)
+    figure.update_xaxes(title_text="log_z0, nats", type="category", row=3, col=1)

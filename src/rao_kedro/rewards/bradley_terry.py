@@ -1,0 +1,76 @@
+"""A trained reward model: any sequence classifier with one label (Bradley and Terry 1952; Ouyang et al. 2022)."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.hub import local_checkpoint
+from rao_kedro.models.identity import content_hash
+from rao_kedro.models.loading import load_reward_model
+from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.models.reward_head import reward_module
+from rao_kedro.rewards.base import PromptGroup, Reward, Scores
+from rao_kedro.rewards.tokens import score_tokens
+from rao_kedro.training.scoring import ForwardPass, group_rewards
+
+
+class BradleyTerry(Reward):
+    """The scalar that a reward model reads off a response; its body may compute in bf16, its head in fp32."""
+
+    def __init__(
+        self,
+        *,
+        model_dir: str | Path,
+        mixed_precision: str = "bf16",
+        max_tokens_per_batch: int = 4096,
+        max_length: int | None = None,
+    ) -> None:
+        """Say which model scores, and how.
+
+        Args:
+            model_dir: A checkpoint with its tokenizer and chat template: a directory or a hub name.
+            mixed_precision: "no" or "bf16".
+            max_tokens_per_batch: Tokens of a packed forward pass.
+            max_length: Tokens of prompt and response that the model reads; None takes what its configuration says.
+        """
+        self.model_dir = model_dir
+        self.mixed_precision, self.max_tokens_per_batch = mixed_precision, max_tokens_per_batch
+        self.max_length = max_length
+
+    @property
+    def identity(self) -> str:
+        """Return the model's content hash, with the precision and the length where they are not the usual ones."""
+        options = [self.mixed_precision, *([f"{self.max_length} tokens"] if self.max_length else [])]
+        return ", ".join([content_hash(self._directory), *options])
+
+    @cached_property
+    def _directory(self) -> Path:
+        return local_checkpoint(self.model_dir)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(self._directory)
+
+    @cached_property
+    def _module(self) -> Any:
+        return reward_module(load_reward_model(self._directory))
+
+    def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
+        """Return the scores of each group."""
+        return score_tokens(
+            self._tokenizer,
+            groups,
+            self.max_length or context_length(self._module.model),
+            self.max_tokens_per_batch,
+            self._score,
+        )
+
+    def _score(self, pieces: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
+        return group_rewards(self._module, pieces, ForwardPass(self.mixed_precision, tokens, t0_length=1))
+
+
+def context_length(model: Any) -> int:
+    """Return how many tokens a model of transformers reads."""
+    return int(model.config.get_text_config().max_position_embeddings)

@@ -1,0 +1,163 @@
+"""How far rewards can be trusted, and what they imply for RAO. Knows tables of `RewardAnnotated`; no model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rao_kedro.rewards.annotation import QUANTILES
+
+GRID_BETAS = (0.025, 0.05, 0.1, 0.5, 1.0)
+GRID_LOG_Z0S = (-50.0, -20.0, -10.0, -5.0, 0.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
+SATURATED = 0.01
+
+
+def calibration_report(reward_annotated: pd.DataFrame, rao: Mapping[str, Any], seed: int = 0) -> pd.DataFrame:
+    """Return per split what a reader needs to trust the rewards.
+
+    Pairs are those of differently rated responses; their accuracy is a mean over groups, beside that of preferring the
+    longer response. Correlations are Spearman's within a group, over those groups where both vary. `saturation` is the
+    share of rewards within 1 % of the range from either of its ends: much more than 2 % says that the scale is too
+    short. `chosen_target_is_up` is P(r_w > beta log_z0), the share of chosen responses whose likelihood RAO raises
+    (step 0, where every D_i is 0); `suggested_log_z0` is that of `log_z0: auto`, in nats.
+
+    Args:
+        reward_annotated: Table of `RewardAnnotated`.
+        rao: Parameters of the RAO run that these rewards are for; `log_z0: auto` is solved as that run will solve it.
+        seed: Seeds the bootstrap.
+
+    Returns:
+        Columns `split, metric, value, low, high, n`; 95 % intervals over the n groups where the value is a mean over
+        groups.
+    """
+    from rao_kedro.objectives.calibration import solved  # its package imports torch
+    from rao_kedro.objectives.rao import RAO
+
+    train = reward_annotated.loc[reward_annotated["split"] == "train", "rewards"]
+    objective = RAO(**solved(rao, list(train)))
+    suggested = solved({"beta": objective.beta, "margin": rao.get("margin", 0.0), "log_z0": "auto"}, list(train))
+    threshold = objective.beta * float(objective.log_z0)
+    rows: list[tuple[Any, ...]] = []
+    for split, table in reward_annotated.groupby("split", sort=False):
+        rows += [(split, *row) for row in _distribution(table) + _by_group(table, threshold, seed)]
+    rows.append(("train", "suggested_log_z0", suggested["log_z0"], np.nan, np.nan, len(train)))
+    return pd.DataFrame(rows, columns=["split", "metric", "value", "low", "high", "n"])
+
+
+def _distribution(table: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """Return metrics of all responses together."""
+    rewards = np.concatenate(list(table["rewards"]))
+    low, high = rewards.min(), rewards.max()
+    near_an_end = np.minimum(rewards - low, high - rewards) <= SATURATED * (high - low)
+    values = {"reward_mean": rewards.mean(), "reward_std": rewards.std(), "saturation": near_an_end.mean()}
+    values |= {
+        f"reward_quantile_{q:g}": value for q, value in zip(QUANTILES, np.quantile(rewards, QUANTILES), strict=True)
+    }
+    return [(name, float(value), np.nan, np.nan, len(rewards)) for name, value in values.items()]
+
+
+def _by_group(table: pd.DataFrame, threshold: float, seed: int) -> list[tuple[Any, ...]]:
+    """Return metrics that are means over groups, with their intervals."""
+    from rao_kedro.evals.statistics import mean_interval
+
+    columns = (table[name] for name in ("rewards", "ratings", "response_ids", "chosen", "rejected", "truncated"))
+    per_group = [_of_group(threshold, *group) for group in zip(*columns, strict=True)]
+    rows = []
+    for name, values in pd.DataFrame(per_group).items():
+        interval = mean_interval(values.dropna().tolist() or [np.nan], seed)
+        rows.append((name, interval.mean, interval.low, interval.high, int(values.notna().sum())))
+    return rows
+
+
+def _of_group(
+    threshold: float,
+    rewards: Sequence[float],
+    ratings: Sequence[float],
+    response_ids: Sequence[Sequence[int]],
+    chosen: int,
+    rejected: int,
+    truncated: Sequence[bool],
+) -> dict[str, float]:
+    lengths = [len(ids) for ids in response_ids]
+    better, worse = np.nonzero(np.subtract.outer(np.asarray(ratings), np.asarray(ratings)) > 0)
+    gaps, longer = (np.asarray(values)[better] - np.asarray(values)[worse] for values in (rewards, lengths))
+    return {
+        "pair_accuracy": float(np.mean((gaps > 0) + 0.5 * (gaps == 0))),
+        "length_only_accuracy": float(np.mean((longer > 0) + 0.5 * (longer == 0))),
+        "tied_pairs": float(np.mean(gaps == 0)),
+        "chosen_minus_rejected": float(rewards[chosen] - rewards[rejected]),
+        "length_correlation": _correlation(rewards, lengths),
+        "rating_length_correlation": _correlation(ratings, lengths),
+        "truncated": float(np.mean(truncated)),
+        "chosen_target_is_up": float(rewards[chosen] > threshold),
+    }
+
+
+def _correlation(values: Sequence[float], lengths: Sequence[int]) -> float:
+    from scipy.stats import spearmanr  # a second's import
+
+    if len(set(values)) < 2 or len(set(lengths)) < 2:
+        return np.nan
+    return float(spearmanr(values, lengths).statistic)
+
+
+def accuracy_by_gap(reward_annotated: pd.DataFrame, bins: int = 5, seed: int = 0) -> pd.DataFrame:
+    """Return how often the better rated response has the higher reward, by the size of the gap between their rewards.
+
+    A reward model that knows what it does not know is near 0.5 for small gaps and near 1 for large ones.
+
+    Args:
+        reward_annotated: Table of `RewardAnnotated`.
+        bins: Equally large ones, of the pairs of a split by the absolute gap.
+        seed: Seeds the bootstrap.
+
+    Returns:
+        Columns `split, gap_mean, accuracy, low, high, n`, with 95 % intervals over the n pairs.
+    """
+    from rao_kedro.evals.statistics import mean_interval
+
+    rows = []
+    for split, table in reward_annotated.groupby("split", sort=False):
+        gaps = []
+        for rewards, ratings in zip(table["rewards"], table["ratings"], strict=True):
+            better, worse = np.nonzero(np.subtract.outer(np.asarray(ratings), np.asarray(ratings)) > 0)
+            gaps += (np.asarray(rewards)[better] - np.asarray(rewards)[worse]).tolist()
+        for part in np.array_split(sorted(gaps, key=abs), bins):
+            if len(part):
+                right = mean_interval(((part > 0) + 0.5 * (part == 0)).tolist(), seed)
+                rows.append((split, float(np.abs(part).mean()), right.mean, right.low, right.high, right.n))
+    return pd.DataFrame(rows, columns=["split", "gap_mean", "accuracy", "low", "high", "n"])
+
+
+def target_grid(
+    reward_annotated: pd.DataFrame,
+    betas: Sequence[float] = GRID_BETAS,
+    log_z0s: Sequence[float] = GRID_LOG_Z0S,
+) -> pd.DataFrame:
+    """Return what RAO would aim at with other parameters.
+
+    Args:
+        reward_annotated: Table of `RewardAnnotated`; its training split counts.
+        betas: Reward units per nat.
+        log_z0s: In nats; what `log_z0: auto` solves for is added for each beta.
+
+    Returns:
+        Columns `beta, log_z0, suggested, chosen_target_is_up` (P(r_w > beta log_z0)), and the mean target log-ratios
+        `r / beta - log_z0` of the chosen and of the rejected responses, in nats.
+    """
+    from rao_kedro.objectives.calibration import calibrated_log_z0
+
+    train = reward_annotated[reward_annotated["split"] == "train"]
+    chosen, rejected = (
+        np.array([rewards[i] for rewards, i in zip(train["rewards"], train[role], strict=True)])
+        for role in ("chosen", "rejected")
+    )
+    rows = []
+    for beta in betas:
+        suggested = calibrated_log_z0(train["rewards"], beta)
+        for log_z0, is_suggested in [(suggested, True), *((value, False) for value in log_z0s)]:
+            targets = (float((role / beta - log_z0).mean()) for role in (chosen, rejected))
+            rows.append((beta, log_z0, is_suggested, float((chosen > beta * log_z0).mean()), *targets))
+    columns = ["beta", "log_z0", "suggested", "chosen_target_is_up", "target_chosen", "target_rejected"]
+    return pd.DataFrame(rows, columns=columns)

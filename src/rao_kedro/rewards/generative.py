@@ -1,0 +1,190 @@
+"""A generative reward model: a judge is asked for a score, which is read as the expectation over its score tokens.
+
+As G-Eval reads it (Liu et al. 2023, eq. 1): `sum_s s p(s)`, here over the scores among the likeliest tokens in the
+score's place, their probabilities scaled to sum to 1.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.inference.chat_completions import Answer, ChatSampling, ChatServer
+from rao_kedro.models.identity import combined_hash, content_hash
+from rao_kedro.rewards.base import PromptGroup, Reward, Scores
+
+PROMPTS = Path(__file__).parent / "judge_prompts"
+SCORE_ALONE = re.compile(r"^\s*(?:Score:\s*)?(\d)(?![\d.,]*\d)")
+SCORE_LINE = re.compile(r"^\W*Score:\W*(\d)(?![\d.,]*\d)", re.MULTILINE | re.IGNORECASE)
+FEW = 20  # answers that are too few to call a share of failures large
+
+
+class GenerativeReward(Reward):
+    """What a judge says of a response, alone with its prompt; asked through an OpenAI-compatible server."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        base_url: str | None = None,
+        api_key_variable: str = "OPENAI_API_KEY",
+        template: str | Path | None = None,
+        lowest: int = 1,
+        highest: int = 9,
+        reasoning: bool = False,
+        read: Literal["expectation", "text"] = "expectation",
+        max_tokens: int | None = None,
+        max_model_len: int = 4096,
+        top_logprobs: int = 20,
+        temperature: float = 0.0,
+        max_failure_share: float = 0.2,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        max_retries: int = 5,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        """Say who judges, and how.
+
+        Args:
+            model: A checkpoint directory, which vLLM serves here for as long as it is needed; or, with `base_url`, the
+                name that the server there knows.
+            base_url: Of an OpenAI-compatible server, up to `/v1`.
+            api_key_variable: The environment variable with its key.
+            template: A Jinja file of the prompt, in place of the shipped ones (`rewards/judge_prompts`), with the
+                variables `messages`, `response`, `lowest`, `highest` and `marker`.
+            lowest: Of the scale; a score is one digit, so that it is one token.
+            highest: Of the scale.
+            reasoning: The judge argues first, and its score is the last line `Score: N`.
+            read: The expectation over the score tokens' probabilities, or the score as written.
+            max_tokens: Of an answer; None: 8, or 512 with reasoning.
+            max_model_len: Tokens of a prompt and its answer, where vLLM serves the model here.
+            top_logprobs: Likeliest tokens that the expectation is over.
+            temperature: 0 takes the likeliest token.
+            max_failure_share: Of answers without a score; more than that ends the run.
+            concurrency: Requests at a time.
+            timeout: Seconds for one request.
+            max_retries: Of a request, with growing pauses.
+            cache_dir: Where answers are kept, so that none is paid for twice.
+
+        Raises:
+            ParameterError: The scale is not of single digits, or the template is not there.
+        """
+        if not 0 <= lowest < highest <= 9:
+            raise ParameterError(
+                f"reward 'generative': a scale from {lowest} to {highest}: scores are single digits, since a judge's "
+                "tokenizer may spell longer ones with several tokens"
+            )
+        if read not in ("expectation", "text"):
+            raise ParameterError(f"reward 'generative': read is {read!r}; it must be expectation or text")
+        self.template = Path(template or PROMPTS / ("score_with_reasoning.jinja" if reasoning else "score.jinja"))
+        if not self.template.is_file():
+            raise ParameterError(f"reward 'generative': there is no template {self.template}")
+        self.model, self.base_url, self.max_model_len = model, base_url, max_model_len
+        self.lowest, self.highest, self.reasoning, self.read = lowest, highest, reasoning, read
+        self.max_failure_share = max_failure_share
+        top = top_logprobs if read == "expectation" else 0
+        self.sampling = ChatSampling(max_tokens or (512 if reasoning else 8), temperature, top)
+        self.server_at = partial(
+            ChatServer,
+            api_key_variable=api_key_variable,
+            concurrency=concurrency,
+            timeout=timeout,
+            max_retries=max_retries,
+            cache_dir=Path(cache_dir) if cache_dir else None,
+        )
+        if base_url:
+            self.server_at(base_url, model)  # checks it
+
+    @property
+    def identity(self) -> str:
+        """Return the judge's name or content hash, with a hash of the template and of how an answer is read."""
+        how = (self.template.read_text(), self.lowest, self.highest, self.reasoning, self.read, self.sampling)
+        return f"{self._name} judging {combined_hash(*map(str, how))}"
+
+    @property
+    def _name(self) -> str:
+        """Return what the server is told: of a model served here, its content, so that answers are kept by it."""
+        return self.model if self.base_url else content_hash(self.model)
+
+    def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
+        """Return the scores of each group; under accelerate, one process asks.
+
+        Raises:
+            InferenceError: The server stays away, or too many answers hold no score.
+        """
+        from accelerate.utils import broadcast_object_list
+
+        from rao_kedro.training.distributed import process_state
+
+        found = [self._asked(groups) if process_state().is_main_process else None]
+        return broadcast_object_list(found)[0]
+
+    def _asked(self, groups: Sequence[PromptGroup]) -> list[Scores]:
+        prompts = [self._prompt(group.messages, response) for group in groups for response in group.responses]
+        with self._server() as server:
+            answers = server.answers([[{"role": "user", "content": prompt}] for prompt in prompts], self.sampling)
+        failed = [answer for answer in answers if self._position(answer.text) is None]
+        if len(answers) >= FEW and len(failed) > self.max_failure_share * len(answers):
+            raise InferenceError(
+                f"{len(failed)} of {len(answers)} answers of {self.model} hold no score from {self.lowest} to "
+                f"{self.highest}, for example {failed[0].text[:200]!r}: ask a better judge, or change the template"
+            )
+        rest = iter(answers)
+        return [self._scores([next(rest) for _ in group.responses]) for group in groups]
+
+    @contextmanager
+    def _server(self) -> Iterator[ChatServer]:
+        if self.base_url is not None:
+            yield self.server_at(self.base_url, self.model)
+            return
+        from rao_kedro.inference.vllm_server import serving
+
+        top = self.sampling.top_logprobs
+        with serving(self.model, self._name, self.max_model_len, top, patience=600) as base_url:
+            yield self.server_at(base_url, self._name)
+
+    def _prompt(self, messages: Sequence[Mapping[str, str]], response: str) -> str:
+        from jinja2 import StrictUndefined, Template
+
+        # A response cannot end its own block: it does not know the marker.
+        marker = combined_hash(response, *(message["content"] for message in messages))[:8]
+        template = Template(self.template.read_text(), undefined=StrictUndefined)
+        scale = {"lowest": self.lowest, "highest": self.highest}
+        return template.render(messages=messages, response=response, marker=marker, **scale)
+
+    def _scores(self, answers: Sequence[Answer]) -> Scores:
+        rewards = [self._score(answer) for answer in answers]
+        failures = [
+            f"the judge gave no score: {answer.text[:200]!r}" if math.isnan(reward) else ""
+            for answer, reward in zip(answers, rewards, strict=True)
+        ]
+        return Scores(rewards, [False] * len(answers), failures)
+
+    def _score(self, answer: Answer) -> float:
+        """Return the score of an answer, not a number where there is none."""
+        if (position := self._position(answer.text)) is None:
+            return math.nan
+        if self.read == "text":
+            return float(answer.text[position])
+        start = 0
+        for token in answer.tokens:
+            start += len(token.text)
+            if start > position:
+                return self._expectation(token.logprobs)
+        return math.nan
+
+    def _position(self, answer: str) -> int | None:
+        """Return where the score stands, if there is one of the scale."""
+        pattern = SCORE_LINE if self.reasoning else SCORE_ALONE
+        found = [match.start(1) for match in pattern.finditer(answer)]
+        return found[-1] if found and self.lowest <= int(answer[found[-1]]) <= self.highest else None
+
+    def _expectation(self, logprobs: Mapping[str, float]) -> float:
+        scale = {str(score) for score in range(self.lowest, self.highest + 1)}
+        weights = [(int(text), math.exp(logp)) for text, logp in logprobs.items() if text.strip() in scale]
+        total = math.fsum(weight for _, weight in weights)
+        return math.fsum(score * weight for score, weight in weights) / total if total else math.nan

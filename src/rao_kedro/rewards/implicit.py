@@ -1,0 +1,85 @@
+"""The implicit reward of an aligned policy, `beta (log pi - log pi_ref)` (Rafailov et al. 2023, eq. 5)."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rao_kedro.errors import ModelError, ParameterError
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.hub import local_checkpoint
+from rao_kedro.models.identity import content_hash
+from rao_kedro.models.loading import load_causal_lm
+from rao_kedro.models.logprobs import PackedLogProbs
+from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.rewards.base import PromptGroup, Reward, Scores
+from rao_kedro.rewards.bradley_terry import context_length
+from rao_kedro.rewards.tokens import score_tokens
+from rao_kedro.training.scoring import ForwardPass, group_logps
+
+
+class ImplicitReward(Reward):
+    """How much likelier a policy finds a response than its reference does, times beta."""
+
+    def __init__(
+        self,
+        *,
+        policy_dir: str | Path,
+        reference_dir: str | Path,
+        beta: float = 0.1,
+        mixed_precision: str = "bf16",
+        max_tokens_per_batch: int = 4096,
+    ) -> None:
+        """Say which models score, and how.
+
+        Args:
+            policy_dir: The aligned policy: a directory or a hub name.
+            reference_dir: What it was aligned from.
+            beta: Reward units per nat: that of the policy's own training.
+            mixed_precision: "no" or "bf16".
+            max_tokens_per_batch: Tokens of a packed forward pass.
+
+        Raises:
+            ParameterError: Beta is not positive.
+        """
+        if beta <= 0:
+            raise ParameterError(f"reward 'implicit': beta is {beta}; it must be positive")
+        self.policy_dir, self.reference_dir, self.beta = policy_dir, reference_dir, beta
+        self.mixed_precision, self.max_tokens_per_batch = mixed_precision, max_tokens_per_batch
+
+    @property
+    def identity(self) -> str:
+        """Return the content hashes of both models, beta and the precision."""
+        hashes = map(content_hash, self._directories)
+        return f"{self.beta} log({' / '.join(hashes)}), {self.mixed_precision}"
+
+    @cached_property
+    def _directories(self) -> list[Path]:
+        return [local_checkpoint(name) for name in (self.policy_dir, self.reference_dir)]
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        tokenizer, other = map(load_tokenizer, self._directories)
+        if (tokenizer.get_vocab(), tokenizer.chat_template) != (other.get_vocab(), other.chat_template):
+            raise ModelError(
+                f"{self.policy_dir} and {self.reference_dir} have other tokenizers or chat templates, so that their "
+                "log-probs cannot be compared: name the model that the policy was aligned from"
+            )
+        return tokenizer
+
+    @cached_property
+    def _modules(self) -> list[PackedLogProbs]:
+        return [PackedLogProbs(load_causal_lm(directory)) for directory in self._directories]
+
+    def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
+        """Return the scores of each group."""
+        length = min(context_length(module.model) for module in self._modules)
+        return score_tokens(self._tokenizer, groups, length, self.max_tokens_per_batch, self._score)
+
+    def _score(self, pieces: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
+        how = ForwardPass(self.mixed_precision, tokens, t0_length=1)
+        policy, reference = (group_logps(module, pieces, how) for module in self._modules)
+        return {
+            name: [self.beta * (a - b) for a, b in zip(policy[name].responses, reference[name].responses, strict=True)]
+            for name in policy
+        }

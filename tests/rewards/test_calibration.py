@@ -1,0 +1,94 @@
+"""What rewards can be trusted for, by hand arithmetic."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rao_kedro.rewards.calibration import accuracy_by_gap, calibration_report, target_grid
+
+
+def group(name, split, rewards, ratings, lengths):
+    return {
+        "group_id": name,
+        "split": split,
+        "rewards": rewards,
+        "ratings": ratings,
+        "response_ids": [[7] * n for n in lengths],
+        "chosen": int(np.argmax(ratings)),
+        "rejected": int(np.argmin(ratings)),
+        "truncated": [False] * len(rewards),
+    }
+
+
+def table():
+    """Of the first group all three pairs are right, the second's only one is wrong; the third, held out, is a tie."""
+    rows = [
+        group("a", "train", [3.0, 1.0, -1.0], [1.0, 0.5, 0.0], [5, 3, 9]),
+        group("b", "train", [-2.0, 4.0], [1.0, 0.0], [2, 6]),
+        group("c", "test", [1.0, 1.0], [1.0, 0.0], [4, 4]),
+    ]
+    return pd.DataFrame(rows)
+
+
+def report(**rao):
+    return calibration_report(table(), rao).set_index(["split", "metric"])
+
+
+def test_accuracy_stands_beside_that_of_preferring_the_longer_response():
+    found = report()["value"]
+    assert found["train", "pair_accuracy"] == pytest.approx((1 + 0) / 2)
+    assert found["train", "length_only_accuracy"] == pytest.approx((1 / 3 + 0) / 2)  # of a, 5 > 3 only; of b, none
+    assert found["test", "pair_accuracy"] == found["test", "length_only_accuracy"] == 0.5
+    assert found["test", "tied_pairs"] == 1.0 and found["train", "tied_pairs"] == 0.0
+    assert found["train", "chosen_minus_rejected"] == pytest.approx((4.0 - 6.0) / 2)
+
+
+def test_length_correlations_are_means_over_the_groups_that_have_one():
+    """Ranks of a: rewards 3 2 1, lengths 2 1 3: -0.5, the ratings alike; of b: rewards +1, ratings -1; of c none."""
+    found = report()
+    assert found.loc[("train", "length_correlation"), "value"] == pytest.approx((-0.5 + 1) / 2)
+    assert found.loc[("train", "rating_length_correlation"), "value"] == pytest.approx((-0.5 - 1) / 2)
+    assert found.loc[("train", "length_correlation"), "n"] == 2
+    assert np.isnan(found.loc[("test", "length_correlation"), "value"])
+    assert found.loc[("test", "length_correlation"), "n"] == 0
+
+
+def test_the_distribution_and_its_saturation():
+    found = report()["value"]
+    rewards = [3.0, 1.0, -1.0, -2.0, 4.0]
+    assert found["train", "reward_mean"] == pytest.approx(1.0)
+    assert found["train", "reward_std"] == pytest.approx(np.std(rewards))
+    assert found["train", "reward_quantile_0.25"] == -1.0 and found["train", "reward_quantile_1"] == 4.0
+    assert found["train", "saturation"] == pytest.approx(2 / 5)  # both ends
+
+
+@pytest.mark.parametrize(
+    ("rao", "share"),
+    [
+        ({"beta": 0.1, "log_z0": "auto"}, 0.5),  # the threshold is the mean of group means, (1 + 1) / 2; 3 and -2
+        ({"beta": 0.1, "log_z0": -30.0}, 1.0),  # -3
+        ({"log_z0": 29.0}, 0.5),  # RAO's own beta, 0.1: 2.9
+        ({}, 0.0),  # RAO's own log_z0, 50: 5
+    ],
+)
+def test_the_share_of_chosen_responses_that_this_rao_run_raises(rao, share):
+    found = report(**rao)["value"]
+    assert found["train", "chosen_target_is_up"] == share
+    assert found["train", "suggested_log_z0"] == pytest.approx(10.0)  # 1 / 0.1
+
+
+def test_pairs_are_binned_by_the_size_of_their_gap():
+    found = accuracy_by_gap(table(), bins=2).set_index("split")
+    train = found.loc["train"]  # gaps 2, 2, 4 right and 6 wrong
+    assert (
+        list(train["gap_mean"]) == [2.0, 5.0] and list(train["accuracy"]) == [1.0, 0.5] and list(train["n"]) == [2, 2]
+    )
+    assert found.loc["test", "accuracy"] == 0.5 and found.loc["test", "n"] == 1
+
+
+def test_the_grid_says_where_other_parameters_would_aim():
+    grid = target_grid(table(), betas=[0.5], log_z0s=[0.0, 10.0])
+    assert list(grid["log_z0"]) == pytest.approx([2.0, 0.0, 10.0]) and list(grid["suggested"]) == [True, False, False]
+    assert list(grid["chosen_target_is_up"]) == [0.5, 0.5, 0.0]
+    assert list(grid["target_chosen"]) == pytest.approx([0.5 / 0.5 - 2, 1, -9])
+    assert list(grid["target_rejected"]) == pytest.approx([1.5 / 0.5 - 2, 3, -7])

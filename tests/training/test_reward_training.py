@@ -1,0 +1,106 @@
+"""Reward models through the real loop: what they can learn and cannot, what they start from, how they are kept."""
+
+import random
+
+import pandas as pd
+import pytest
+import torch
+from groups import log_of, parameters, write_groups
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.loading import load_reward_model, save_checkpoint
+from rao_kedro.rewards import PromptGroup, make_reward
+from rao_kedro.schemas.specs import RewardTrainingSpec
+from rao_kedro.schemas.training import LoRAParameters
+from rao_kedro.training.launch import launch
+from rao_kedro.training.reward import bradley_terry
+
+TINY_BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+GROUP = PromptGroup("g", [{"role": "user", "content": "the fox"}], ["the dog", "a lazy dog jumps"])
+
+
+def reward_spec(directory, model_dir, groups_path, **training):
+    return RewardTrainingSpec(
+        workspace=directory / "reward",
+        model_dir=model_dir,
+        groups_path=groups_path,
+        training=parameters(**({"epochs": 1} | training)),
+    )
+
+
+def shuffled(path):
+    """Give every group its ratings in another order."""
+    rng, table = random.Random(0), pd.read_parquet(path)
+    table["ratings"] = [rng.sample(list(ratings), len(ratings)) for ratings in table["ratings"]]
+    best_and_worst = [(int(pd.Series(r).argmax()), int(pd.Series(r).argmin())) for r in table["ratings"]]
+    table["chosen"], table["rejected"] = zip(*best_and_worst, strict=True)
+    table.to_parquet(path)
+    return path
+
+
+def held_out_accuracy(spec):
+    launch("reward", spec, None)
+    return max(row["eval_accuracy"] for row in log_of(spec.workspace)[1][1:])
+
+
+def test_a_rule_is_learnt_and_shuffled_labels_are_not(tmp_path, tiny_checkpoint):
+    """Held out: 100 groups of three pairs each, whose accuracy has a standard deviation of 0.03 at most by chance."""
+    how = {"epochs": 6, "groups_per_step": 8, "max_tokens_per_batch": 200}
+    separable = write_groups(tmp_path / "groups.parquet", 300)
+    assert held_out_accuracy(reward_spec(tmp_path, tiny_checkpoint, separable, **how)) >= 0.95
+    assert 0.4 < held_out_accuracy(reward_spec(tmp_path, tiny_checkpoint, shuffled(separable), **how)) < 0.6
+
+
+def test_a_margin_asks_for_a_lead_in_proportion_to_the_ratings():
+    """Margins 1 and 2 of rewards, leads of 0.5 per unit of rating wanted: 0.5 and 1.5.
+
+    loss = (log(1 + e^-(1 - 0.5)) + log(1 + e^-(2 - 1.5))) / 2 = 0.474077
+    """
+    rewards, ratings = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[4.0, 3.0, 1.0]])
+    mask = torch.tensor([[True, True, True]])
+    loss, _ = bradley_terry(rewards[:, :2], ratings[:, :2], mask[:, :2], centering=0.0, margin=0.5)
+    assert loss.item() == pytest.approx(0.474077, abs=1e-6)
+    loss, _ = bradley_terry(rewards[:, ::2], ratings[:, ::2], mask[:, ::2], centering=0.0, margin=0.5)
+    assert loss.item() == pytest.approx(0.474077, abs=1e-6)
+
+
+def plain_scores(model_dir):
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(model_dir), load_tokenizer(model_dir)
+    chats = [[*GROUP.messages, {"role": "assistant", "content": response}] for response in GROUP.responses]
+    rows = [tokenizer.apply_chat_template(chat, tokenize=False).removesuffix("\n") for chat in chats]
+    batch = tokenizer(rows, add_special_tokens=False, return_tensors="pt", padding=True, return_token_type_ids=False)
+    with torch.no_grad():
+        return model(**batch).logits[:, 0].tolist()
+
+
+@pytest.mark.parametrize("lora", [None, LoRAParameters(rank=4)], ids=["full", "lora"])
+def test_what_is_saved_is_scored_alike_by_the_project_and_by_plain_transformers(tmp_path, tiny_checkpoint, lora):
+    groups = write_groups(tmp_path / "groups.parquet", 12)
+    spec = reward_spec(tmp_path, tiny_checkpoint, groups, lora=lora, learning_rate=1e-2)
+    launch("reward", spec, None)
+    directory = spec.workspace / "model"
+    scores = make_reward("bradley_terry", model_dir=directory, mixed_precision="no").score([GROUP])[0]
+    assert scores == pytest.approx(plain_scores(directory), abs=1e-5)
+
+
+def test_an_encoder_is_trained_on_padded_rows(tmp_path, tiny_checkpoint):
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    torch.manual_seed(0)
+    config = BertConfig(**TINY_BERT, vocab_size=len(tokenizer), num_labels=1, pad_token_id=0, hidden_dropout_prob=0.0)
+    save_checkpoint(BertForSequenceClassification(config), tokenizer, tmp_path / "bert")
+    groups = write_groups(tmp_path / "groups.parquet", 60)
+    spec = reward_spec(tmp_path, tmp_path / "bert", groups, epochs=4, max_tokens_per_batch=200)
+    launch("reward", spec, None)
+    steps, _ = log_of(spec.workspace)
+    assert steps[-1]["loss"] < 0.8 * steps[0]["loss"]
+    scores = make_reward("bradley_terry", model_dir=spec.workspace / "model", mixed_precision="no").score([GROUP])[0]
+    assert scores == pytest.approx(plain_scores(spec.workspace / "model"), abs=1e-5)
+
+
+def test_training_from_a_reward_model_starts_with_its_head(tmp_path, tiny_reward_model):
+    groups = write_groups(tmp_path / "groups.parquet", 12)
+    spec = reward_spec(tmp_path, tiny_reward_model, groups, learning_rate=1e-9)
+    launch("reward", spec, None)
+    before, after = (load_reward_model(m).score.weight for m in (tiny_reward_model, spec.workspace / "model"))
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
