@@ -7,6 +7,7 @@ from rao_kedro.pipelines import (
     data_engineering,
     evaluation,
     likelihood_study,
+    reward_benchmarks,
     reward_model_study,
     reward_modeling,
     supervised_finetuning,
@@ -35,5 +36,6 @@ def register_pipelines() -> dict[str, Pipeline]:
         **chain,
         "likelihood_study": likelihood_study.create_pipeline(),
         "reward_model_study": reward_model_study.create_pipeline(),
+        "reward_benchmarks": reward_benchmarks.create_pipeline(),
         "study": sum(chain.values(), start=Pipeline([])),
     }

@@ -11,7 +11,7 @@ import pytest
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals import reward_benchmarks
 from rao_kedro.evals.reward_benchmark_formats import REWARDBENCH
-from rao_kedro.evals.reward_benchmarks import benchmark_names, read_benchmark, score_benchmark
+from rao_kedro.evals.reward_benchmarks import benchmark_names, prompt_groups, read_benchmark, score_benchmark
 from rao_kedro.rewards.base import Reward, Scores
 from rao_kedro.schemas.parameters import PreferenceSource
 from rao_kedro.schemas.tables import QuarantinedRows
@@ -109,7 +109,7 @@ def read(tmp_path, name, rows):
 def scores(tmp_path, name, rows, change=lambda score: score):
     items, quarantined = read(tmp_path, name, rows)
     assert quarantined.empty
-    return score_benchmark(name, items, Said(change), seed=0)
+    return score_benchmark(name, items, Said(change).score(prompt_groups(name, items)), seed=0)
 
 
 def by_name(table):
@@ -273,7 +273,7 @@ def test_rmb_counts_a_best_response_that_beats_all_others_and_reads_nested_direc
         path.write_text(json.dumps(rows))
     items, quarantined = read_benchmark("rmb", PreferenceSource(path=str(tmp_path)))
     assert len(items) == 6 and quarantined.empty
-    values = by_name(score_benchmark("rmb", items, Said(), seed=0))
+    values = by_name(score_benchmark("rmb", items, Said().score(prompt_groups("rmb", items)), seed=0))
     assert values["Helpfulness pairwise", "Chat/Discussion", "score"] == 0.5
     assert values["Helpfulness best-of-N", "all", "score"] == 0.5
     assert values["Harmlessness best-of-N", "S1", "score"] == 0
@@ -358,12 +358,12 @@ def test_without_a_row_that_fits_the_reasons_are_said(tmp_path):
     with pytest.raises(DataError, match=r"no row of .* fits the schema of judgebench.*no column source"):
         read(tmp_path, "judgebench", [pair("hep-go")])
     with pytest.raises(DataError, match="no prompt of judgebench to score"):
-        score_benchmark("judgebench", [], Said(), seed=0)
+        score_benchmark("judgebench", [], [], seed=0)
 
 
 def test_an_unknown_benchmark_lists_the_known_ones():
     known = ", ".join(benchmark_names())
-    for call in (lambda: read_benchmark("arena"), lambda: score_benchmark("arena", [], Said(), seed=0)):
+    for call in (lambda: read_benchmark("arena"), lambda: score_benchmark("arena", [], [], seed=0)):
         with pytest.raises(ParameterError, match=f"unknown reward benchmark 'arena': choose one of {known}"):
             call()
 

@@ -1,5 +1,6 @@
 """The whole chain as a user runs it, in the test environment: a tiny random model, no vLLM."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -97,6 +98,47 @@ def test_a_pipeline_before_its_inputs_says_what_is_missing_and_what_makes_it(pro
         DataError, match=r"reward_annotated.* does not exist: run `kedro run --pipeline reward_modeling`"
     ):
         run(project, "alignment")
+
+
+def test_rewards_are_studied_benchmarked_and_chosen_by_name(project):
+    run(project, "data_engineering")
+    run(project, "supervised_finetuning")
+    parts = [{"name": "bradley_terry"}, {"name": "rules", "weight": 2.0}]
+    chosen = {"reward": {"name": "combined", "parameters": {"parts": parts}}, "normalisation": "standardise"}
+    run(project, "reward_modeling", params={"reward_modeling": chosen})
+    data = project / "data/test"
+    annotated = pd.read_parquet(data / "05_model_input/reward_annotated.parquet")
+    assert annotated["reward_model"][0].startswith("weighted: 1 (") and "2 (rules " in annotated["reward_model"][0]
+    assert pd.read_csv(data / "08_reporting/reward_target_grid.csv")["chosen_target_is_up"].between(0, 1).all()
+
+    # The paper's Table 1: what was measured once is not trained again.
+    run(project, "reward_model_study")
+    table = pd.read_csv(data / "08_reporting/reward_model_study.csv")
+    forms = [form for form in ("base", "sft", "dpo_implicit") for _ in ("small", "large")]
+    assert list(table["form"]) == ["longer response", *forms]
+    assert (table["n"] == annotated["split"].eq("test").sum()).all() and table["accuracy"].between(0, 1).all()
+    kept = sorted((data / "06_models/workspaces/reward_model_study").iterdir())
+    assert len(kept) == len(forms)
+    run(project, "reward_model_study")
+    assert sorted((data / "06_models/workspaces/reward_model_study").iterdir()) == kept
+    pd.testing.assert_frame_equal(pd.read_csv(data / "08_reporting/reward_model_study.csv"), table)
+
+    # A reward benchmark from a file.
+    rows = [{"id": i, "prompt": f"p{i}", "chosen": "yes", "rejected": "no", "subset": "hep-go"} for i in range(3)]
+    (project / "benchmark.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"id": 4}]))
+    sources = {"rewardbench": {"path": str(project / "benchmark.jsonl")}}
+    run(project, "reward_benchmarks", params={"reward_benchmarks": {"sources": sources}})
+    scores = pd.read_csv(data / "08_reporting/reward_benchmarks.csv").set_index(["section", "subset"])
+    assert scores.loc[("Reasoning", "hep-go"), "n"] == 3
+    assert len(pd.read_parquet(data / "07_model_output/reward_benchmark_quarantine.parquet")) == 1
+
+
+def test_a_reward_that_does_not_exist_is_refused_before_anything_runs(project):
+    run(project, "data_engineering")
+    run(project, "supervised_finetuning")
+    with pytest.raises(ParameterError, match="unknown reward 'magic': choose one of bradley_terry"):
+        run(project, "reward_modeling", params={"reward_modeling": {"reward": {"name": "magic"}}})
+    assert not (project / "data/test/06_models/reward_model").exists()
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")

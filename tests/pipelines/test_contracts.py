@@ -37,7 +37,8 @@ def context(env, **runtime):
 
 
 def everything():
-    return pipelines["study"] + pipelines["likelihood_study"] + pipelines["reward_model_study"]
+    others = ("likelihood_study", "reward_model_study", "reward_benchmarks")
+    return sum((pipelines[name] for name in others), start=pipelines["study"])
 
 
 def datasets():

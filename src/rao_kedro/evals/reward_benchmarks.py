@@ -23,7 +23,7 @@ from rao_kedro.evals.reward_benchmark_formats import ALL, TIES, BenchmarkItem
 from rao_kedro.evals.statistics import Interval, mean_interval
 from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow, quarantined_row, quarantined_table
 from rao_kedro.preferences.readers import ENDINGS, RawRow, read_rows
-from rao_kedro.rewards.base import PromptGroup, Reward
+from rao_kedro.rewards.base import PromptGroup
 from rao_kedro.schemas.parameters import PreferenceSource
 
 SCORE = "score"
@@ -127,13 +127,24 @@ def read_benchmark(name: str, source: PreferenceSource | None = None) -> tuple[l
     return list(items.values()), quarantined_table(dropped)
 
 
-def score_benchmark(name: str, items: Sequence[BenchmarkItem], reward: Reward, seed: int) -> pd.DataFrame:
-    """Score a reward on a benchmark.
+def prompt_groups(name: str, items: Sequence[BenchmarkItem]) -> list[PromptGroup]:
+    """Return what a reward is to score: a group per item, its chosen responses before its rejected ones."""
+    return [
+        PromptGroup(f"{name}:{i}:{item.item_id}", item.messages, [*item.chosen, *item.rejected])
+        for i, item in enumerate(items)
+    ]
+
+
+def score_benchmark(
+    name: str, items: Sequence[BenchmarkItem], rewards: Sequence[Sequence[float]], seed: int
+) -> pd.DataFrame:
+    """Score rewards on a benchmark.
 
     Args:
         name: One of `benchmark_names()`.
         items: Prompts of it.
-        reward: Scores their responses. A prompt with a response that it cannot score is left out and counted.
+        rewards: What a reward says of `prompt_groups(name, items)`. A prompt with a response that it could not score is
+            left out and counted.
         seed: Seeds the bootstrap.
 
     Returns:
@@ -148,10 +159,9 @@ def score_benchmark(name: str, items: Sequence[BenchmarkItem], reward: Reward, s
     benchmark = _benchmark(name)
     if not items:
         raise DataError(f"there is no prompt of {name} to score: read some with `read_benchmark`")
-    groups = [PromptGroup(f"{name}:{item.item_id}", item.messages, [*item.chosen, *item.rejected]) for item in items]
     prompts = [
-        ScoredPrompt(item, rewards[: len(item.chosen)], rewards[len(item.chosen) :])
-        for item, rewards in zip(items, reward.score(groups), strict=True)
+        ScoredPrompt(item, list(of_item[: len(item.chosen)]), list(of_item[len(item.chosen) :]))
+        for item, of_item in zip(items, rewards, strict=True)
     ]
     table = pd.DataFrame(benchmark.score(prompts, seed), columns=Result._fields)
     table.insert(0, "benchmark", name)

@@ -215,6 +215,24 @@ class RewardModelStudyParameters(Parameters):
         return list(itertools.product(self.forms.split(), self.sizes, self.seeds))
 
 
+class RewardBenchmarksParameters(Parameters):
+    """The reward_benchmarks pipeline.
+
+    Attributes:
+        names: Benchmarks with blanks between, of `rao_kedro.evals.reward_benchmarks.benchmark_names()`.
+        sources: Where a benchmark's rows are; the authors' dataset of the hub if not set.
+        reward: What is measured.
+        mixed_precision: Of a model that computes here.
+        seed: Seeds the bootstrap.
+    """
+
+    names: str
+    sources: dict[str, PreferenceSource] = {}
+    reward: RewardParameters = RewardParameters()
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    seed: int = 0
+
+
 class ReferenceParameters(Parameters):
     """The forward pass of the reference model.
 

@@ -1,0 +1,36 @@
+"""Nodes of the reward benchmarks."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from rao_kedro.evals.reward_benchmarks import prompt_groups, read_benchmark, score_benchmark
+from rao_kedro.schemas.parameters import RewardBenchmarksParameters
+from rao_kedro.schemas.specs import AnnotationSpec
+from rao_kedro.training.launch import launch
+
+
+def measure_reward(
+    sft_model: Path,
+    reward_model: Path,
+    parameters: RewardBenchmarksParameters,
+    accelerate_config: Path | None,
+    workspace: Path,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score a reward on every benchmark that the parameters name.
+
+    Returns:
+        The scores, and a table of `QuarantinedRows`: rows that do not fit their benchmark's schema.
+    """
+    read = {name: read_benchmark(name, parameters.sources.get(name)) for name in parameters.names.split()}
+    reward = parameters.reward.with_defaults(reward_model, sft_model, parameters.mixed_precision, workspace)
+    tables = []
+    for name, (items, _) in read.items():
+        groups, output = workspace / f"{name}.parquet", workspace / f"{name}_rewards.parquet"
+        pd.DataFrame(map(vars, prompt_groups(name, items))).drop(columns="finished").to_parquet(groups)
+        spec = AnnotationSpec(workspace=workspace, groups_path=groups, reward=reward, output_path=output)
+        launch("annotate", spec, accelerate_config)
+        rewards = pd.read_parquet(output)
+        scores = score_benchmark(name, items, list(rewards["rewards"]), parameters.seed)
+        tables.append(scores.assign(reward=rewards["reward_model"].iloc[0]))
+    return pd.concat(tables, ignore_index=True), pd.concat([bad for _, bad in read.values()], ignore_index=True)
