@@ -99,30 +99,33 @@ def reward_model_accuracies(study: pd.DataFrame) -> go.Figure:
     """
     panels = [("accuracy", "Held-out accuracy"), ("loss", "Held-out loss (nats)")]
     figure = make_subplots(1, 2, subplot_titles=[title for _, title in panels], horizontal_spacing=0.1)
+    colors = dict(zip(study["size"].unique(), STUDY_COLORS, strict=False))
     for column, (name, _) in enumerate(panels, start=1):
         shown = study[study[name].notna()]
-        for i, (size, rows) in enumerate(shown.groupby("size", sort=False)):
+        for size, rows in shown.groupby("size", sort=False):
             label = f"{size!s}: {rows['train_groups'].iloc[0]} groups" if size else "no training"
             figure.add_trace(
                 go.Scatter(
                     x=rows["form"],
                     y=rows[name],
-                    error_y=_interval(rows[name], rows[f"{name}_low"], rows[f"{name}_high"]),
+                    error_y=_interval(rows[f"{name}_high"] - rows[name], rows[name] - rows[f"{name}_low"]),
                     mode="markers",
                     name=label,
                     legendgroup=label,
                     showlegend=column == 1,
-                    marker={"size": 11, "color": STUDY_COLORS[i % len(STUDY_COLORS)]},
+                    marker={"size": 11, "color": colors[size]},
                 ),
                 1,
                 column,
             )
+        low, high = shown[f"{name}_low"].min(), shown[f"{name}_high"].max()
+        figure.update_yaxes(range=[low - 0.05, high + 0.05], row=1, col=column)
     figure.update_layout(scattermode="group", scattergap=0.7)
     return styled(figure, f"{int(study['n'].max())} held-out groups, 95 % intervals", height=420)
 
 
-def _interval(point: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, object]:
-    return {"array": high - point, "arrayminus": point - low, "thickness": 2, "width": 8}
+def _interval(above: Sequence[float] | pd.Series, below: Sequence[float] | pd.Series) -> dict[str, object]:
+    return {"array": above, "arrayminus": below, "thickness": 2, "width": 8}
 
 
 def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
@@ -137,12 +140,7 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
                 go.Scatter(
                     x=[row["method"]],
                     y=[point],
-                    error_y={
-                        "array": [row[f"{name}_high"] - point],
-                        "arrayminus": [point - row[f"{name}_low"]],
-                        "thickness": 2,
-                        "width": 8,
-                    },
+                    error_y=_interval([row[f"{name}_high"] - point], [point - row[f"{name}_low"]]),
                     mode="markers",
                     marker={"size": 11, "color": _color(str(row["method"]), int(str(i)))},
                     showlegend=False,
