@@ -93,14 +93,13 @@ def test_a_response_stays_between_markers_that_it_does_not_know():
 
 def test_a_template_of_the_users_is_rendered_and_an_unknown_variable_is_named(tmp_path):
     from chat_server import reply
-    from jinja2 import UndefinedError
 
     template = tmp_path / "mine.jinja"
     template.write_text("{{ messages[0].content }}|{{ response }}|{{ lowest }}-{{ highest }}")
     _, prompts = asked_with(lambda request, number: reply(("3", TOP)), template=template, highest=5)
     assert set(prompts) == {"Say hi.|hi|1-5", "Say hi.|no|1-5"}
     template.write_text("{{ question }}")
-    with pytest.raises(UndefinedError, match="question"):
+    with pytest.raises(ParameterError, match=r"mine\.jinja: 'question' is undefined; a template has the variables"):
         asked_with(lambda request, number: reply(("3", TOP)), template=template)
 
 

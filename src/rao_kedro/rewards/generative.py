@@ -14,6 +14,7 @@ from typing import Literal
 
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.inference.chat_completions import Answer, ChatSampling, ChatServer
+from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.models.identity import combined_hash, content_hash
 from rao_kedro.rewards.base import PromptGroup, Reward, Scores
 
@@ -50,8 +51,8 @@ class GenerativeReward(Reward):
         """Say who judges, and how.
 
         Args:
-            model: A checkpoint directory, which vLLM serves here for as long as it is needed; or, with `base_url`, the
-                name that the server there knows.
+            model: A checkpoint (directory or hub name), which vLLM serves here for as long as it is needed; or, with
+                `base_url`, the name that the server there knows.
             base_url: Of an OpenAI-compatible server, up to `/v1`.
             api_key_variable: The environment variable with its key.
             template: A Jinja file of the prompt, in place of the shipped ones (`rewards/judge_prompts`), with the
@@ -108,7 +109,7 @@ class GenerativeReward(Reward):
     @property
     def _name(self) -> str:
         """Return what the server is told: of a model served here, its content, so that answers are kept by it."""
-        return self.model if self.base_url else content_hash(self.model)
+        return self.model if self.base_url else content_hash(local_checkpoint(self.model))
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group; under accelerate, one process asks.
@@ -144,17 +145,23 @@ class GenerativeReward(Reward):
         from rao_kedro.inference.vllm_server import serving
 
         top = self.sampling.top_logprobs
-        with serving(self.model, self._name, self.max_model_len, top, patience=600) as base_url:
+        with serving(local_checkpoint(self.model), self._name, self.max_model_len, top, patience=600) as base_url:
             yield self.server_at(base_url, self._name)
 
     def _prompt(self, messages: Sequence[Mapping[str, str]], response: str) -> str:
-        from jinja2 import StrictUndefined, Template
+        from jinja2 import StrictUndefined, Template, TemplateError
 
         # A response cannot end its own block: it does not know the marker.
         marker = combined_hash(response, *(message["content"] for message in messages))[:8]
-        template = Template(self.template.read_text(), undefined=StrictUndefined)
         scale = {"lowest": self.lowest, "highest": self.highest}
-        return template.render(messages=messages, response=response, marker=marker, **scale)
+        try:
+            template = Template(self.template.read_text(), undefined=StrictUndefined)
+            return template.render(messages=messages, response=response, marker=marker, **scale)
+        except TemplateError as error:
+            raise ParameterError(
+                f"reward 'generative': {self.template}: {error}; a template has the variables messages, response, "
+                "lowest, highest and marker"
+            ) from error
 
     def _scores(self, answers: Sequence[Answer]) -> Scores:
         rewards = [self._score(answer) for answer in answers]

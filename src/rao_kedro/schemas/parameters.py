@@ -190,7 +190,7 @@ class RewardModelStudyParameters(Parameters):
         forms: Forms of reward model, with blanks between: trained from the base model, trained from the SFT model,
             implicit in a DPO policy.
         sizes: Training groups by a name; null takes all.
-        seeds: Of data order, new heads, and which groups a size takes.
+        seeds: How many, from 0 on: of data order, new heads, and which groups a size takes.
         centering: Weight of the term that keeps the additive constant of the rewards near 0.
         training: Parameters of the loop for the trained ones.
         dpo: The method whose policy holds the implicit one.
@@ -198,7 +198,7 @@ class RewardModelStudyParameters(Parameters):
 
     forms: str
     sizes: dict[RunName, Annotated[int, Field(ge=1)] | None]
-    seeds: list[int] = Field(min_length=1)
+    seeds: int = Field(3, ge=1)
     centering: float = Field(0.01, ge=0)
     training: TrainingParameters
     dpo: MethodParameters
@@ -212,7 +212,7 @@ class RewardModelStudyParameters(Parameters):
 
     def runs(self) -> list[tuple[str, str, int]]:
         """Return form, size and seed of every run."""
-        return list(itertools.product(self.forms.split(), self.sizes, self.seeds))
+        return list(itertools.product(self.forms.split(), self.sizes, range(self.seeds)))
 
 
 class RewardBenchmarksParameters(Parameters):
