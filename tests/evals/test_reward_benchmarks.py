@@ -295,8 +295,8 @@ def test_a_prompt_that_could_not_be_scored_is_counted_and_left_out(tmp_path, nam
 
 def test_an_unscored_reference_leaves_only_the_tied_prompt(tmp_path):
     rows = [best_of("ref:1", "Ties", ("nan",), (0,)), best_of("tied:1", "Ties", (3, 2), (0,))]
-    table = scores(tmp_path, "rewardbench2", rows).set_index("metric")
-    counts = table.loc[:, ["n", "n_unscored"]].T.to_dict("list")
+    table = scores(tmp_path, "rewardbench2", rows).query("section == 'Ties'").set_index("metric")
+    counts = table[["n", "n_unscored"]].T.to_dict("list")
     assert counts["ref_accuracy"] == counts["correctness_preferred_hard"] == counts["correctness_margin"] == [0, 1]
     assert counts["tied_accuracy"] == counts["correctness_preferred"] == [1, 0]
 

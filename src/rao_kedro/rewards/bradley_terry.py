@@ -1,5 +1,6 @@
 """A trained reward model: any sequence classifier with one label (Bradley and Terry 1952; Ouyang et al. 2022)."""
 
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -72,5 +73,5 @@ class BradleyTerry(Reward):
 
 
 def context_length(model: Any) -> int:
-    """Return how many tokens a model of transformers reads."""
-    return int(model.config.get_text_config().max_position_embeddings)
+    """Return how many tokens a model of transformers reads; one without a table of positions has no end."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
