@@ -146,6 +146,13 @@ def test_a_group_loses_only_its_unusable_responses_and_they_are_counted(tmp_path
     }
 
 
+def test_a_file_of_a_directory_is_read_once(tmp_path):
+    for name in ("a.jsonl", "b.json.gz"):
+        text = json.dumps(pair()) if "jsonl" in name else json.dumps([pair()])
+        (tmp_path / name).write_bytes(text.encode() if "jsonl" in name else gzip.compress(text.encode()))
+    assert [row.source for row in read_rows(PreferenceSource(path=str(tmp_path)))] == ["a.jsonl:1", "b.json.gz:1"]
+
+
 def test_two_splits_can_be_cut_out_of_one_file(tmp_path):
     rows = write_jsonl(tmp_path / "rows.jsonl", [pair(f"p{i}") for i in range(6)])
     parts = {"train": {"max_rows": 3}, "test": {"skip_rows": 3, "max_rows": 2}}

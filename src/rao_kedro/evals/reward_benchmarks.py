@@ -30,7 +30,7 @@ SCORE = "score"
 NAN = float("nan")
 TIES_WEIGHTS = {
     "tied_accuracy": 0.3,
-    "ref_accuracy": 0.25,
+    "ref_accuracy": 0.3,
     "correctness_preferred": 0.2,
     "correctness_preferred_hard": 0.2,
     "correctness_margin": 0.01,

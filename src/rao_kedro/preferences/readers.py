@@ -40,7 +40,9 @@ def read_rows(source: PreferenceSource) -> Iterator[RawRow]:
 
 
 def _local_rows(path: Path) -> Iterator[RawRow]:
-    files = sorted(file for ending in ENDINGS for file in path.glob(f"*{ending}*")) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():  # a set, since ".jsonl" is a ".json" to glob
+        files = sorted({file for ending in ENDINGS for file in path.glob(f"*{ending}*")})
     if not files or not files[0].exists():
         raise DataError(f"{path}: there is no such file of preference data; set `path` under data.preferences")
     for file in files:
