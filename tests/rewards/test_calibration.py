@@ -60,6 +60,7 @@ def test_the_distribution_and_its_saturation():
     assert found["train", "reward_std"] == pytest.approx(np.std(rewards))
     assert found["train", "reward_quantile_0.25"] == -1.0 and found["train", "reward_quantile_1"] == 4.0
     assert found["train", "saturation"] == pytest.approx(2 / 5)  # both ends
+    assert found["test", "saturation"] == 0.0  # 1 and 1, between -2 and 4
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,7 @@ def test_pairs_are_binned_by_the_size_of_their_gap():
     assert (
         list(train["gap_mean"]) == [2.0, 5.0] and list(train["accuracy"]) == [1.0, 0.5] and list(train["n"]) == [2, 2]
     )
+    assert list(train["gap_low"]) == [2.0, 4.0] and list(train["gap_high"]) == [2.0, 6.0]
     assert found.loc["test", "accuracy"] == 0.5 and found.loc["test", "n"] == 1
 
 

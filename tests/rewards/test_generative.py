@@ -2,14 +2,19 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.inference import vllm_server
 from rao_kedro.rewards import PromptGroup, make_reward
-from rao_kedro.rewards.generative import GenerativeReward
 
 SERVER = Path(__file__).parents[1] / "inference"
 
@@ -52,17 +57,68 @@ def test_after_reasoning_the_last_verdict_counts_at_its_own_token():
     assert all("Score: N" in prompt for prompt in prompts)
 
 
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("\U0001f600\nScore: 7", [("\\xf0\\x9f\\x98\\x80", {}), ("\nScore", {}), (":", {"2": 0.0}), (" 7", TOP)]),
+        (
+            "It is so good.\nScore: 7",
+            [(t, {"2": 0.0}) for t in ["It", "is", "so", "good", ".", "\n", "Score", ":"]] + [("7", TOP)],
+        ),
+        (
+            "Score: 7/9",
+            [("Is it 2", {"2": 0.0}), (" or 3?", {"3": 0.0}), ("Score:", {}), (" 7", TOP), ("/", {}), ("9", {})],
+        ),
+        ("Score: 7", [("Score:", {}), (" 7", TOP), ("<|im_end|>", {"2": 0.0})]),
+    ],
+    ids=["bytes", "no spaces", "hidden reasoning", "end of turn"],
+)
+def test_the_score_token_is_found_where_tokens_and_text_differ(text, tokens):
+    from chat_server import reply
+
+    _, body, _ = reply(*tokens)
+    said = json.loads(body)
+    said["choices"][0]["message"]["content"] = text
+    scores, _ = asked_with(lambda request, number: (200, json.dumps(said), {}), reasoning=True)
+    assert scores.rewards == pytest.approx([EXPECTATION] * 2)
+
+
+def test_tokens_that_are_spelled_alike_count_together():
+    top = [("7", math.log(0.6)), ("2", math.log(0.3)), ("7", math.log(0.1))]
+    content = [{"token": "7", "top_logprobs": [{"token": text, "logprob": logp} for text, logp in top]}]
+    said = json.dumps({"choices": [{"message": {"content": "7"}, "logprobs": {"content": content}}]})
+    scores, _ = asked_with(lambda request, number: (200, said, {}))
+    assert scores.rewards == pytest.approx([7 * 0.7 + 2 * 0.3] * 2)
+
+
+@pytest.mark.parametrize(
+    ("said", "reasoning"),
+    [
+        *[(said, False) for said in ("7.", "**7**", "7/9", "**Score: 7**", "7\n\nIt is")],
+        *[(said, True) for said in ("**Score:** 7", "Score: 2\nScore: 7 (good)", "score: 7 out of 9.")],
+    ],
+)
+def test_a_score_may_be_dressed_up(said, reasoning):
+    answer = json.dumps({"choices": [{"message": {"content": said}}]})
+    scores, _ = asked_with(lambda request, number: (200, answer, {}), read="text", reasoning=reasoning)
+    assert scores.rewards == [7.0, 7.0]
+
+
 def test_the_written_score_needs_no_log_probs():
     answer = json.dumps({"choices": [{"message": {"content": "Score: 6"}}]})
     scores, _ = asked_with(lambda request, number: (200, answer, {}), read="text")
     assert scores.rewards == [6.0, 6.0]
 
 
-@pytest.mark.parametrize("said", ["It is good.", "10", "0", "7.5", "", "I give it a 7"])
-def test_an_answer_without_a_score_of_the_scale_is_a_failure_that_quotes_it(said):
+@pytest.mark.parametrize(
+    ("said", "reasoning"),
+    [(said, False) for said in ("It is good.", "10", "0", "7.5", "", "I give it a 7", "1. The response", "7/10", "-7")]
+    + [(said, True) for said in ("7", "Score: 7\nScore: 10", "Score:\n1. Correct", "Score: -3", "Score: 7/10")],
+)
+def test_an_answer_without_a_score_of_the_scale_is_a_failure_that_quotes_it(said, reasoning):
     from chat_server import reply
 
-    scores, _ = asked_with(lambda request, number: reply((said, TOP)))
+    scores, _ = asked_with(lambda request, number: reply((said, TOP)), reasoning=reasoning)
     assert all(map(math.isnan, scores.rewards))
     assert scores.failures == [f"the judge gave no score: {said!r}"] * 2
 
@@ -76,6 +132,11 @@ def test_too_many_answers_without_a_score_end_the_run():
             judge(url, concurrency=1).score([group])
         scores = judge(url, max_failure_share=0.3).score([group])  # of other numbers: all say 7 now
     assert not any(map(math.isnan, scores[0]))
+    with (
+        chat_server(lambda request, number: reply(("7", {"x": 0.0}))) as (url, _),
+        pytest.raises(InferenceError, match=r"20 of 20 answers .* there are no log-probs of the score in '7'"),
+    ):
+        judge(url).score([group])
 
 
 def test_a_response_stays_between_markers_that_it_does_not_know():
@@ -124,40 +185,84 @@ def test_the_identity_knows_the_judge_and_how_it_is_read():
     assert len(same) == 1 and len(same | others) == 4
 
 
+@pytest.fixture
+def fake_vllm(tmp_path, monkeypatch):
+    """Return a function that sets what `vllm.entrypoints.openai.api_server` does here."""
+
+    def does(source):
+        package = tmp_path / "vllm" / "entrypoints" / "openai"
+        package.mkdir(parents=True)
+        (tmp_path / "vllm" / "__init__.py").touch()
+        (package / "api_server.py").write_text(source)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+    return does
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("raise SystemExit('no memory')", "could not serve here, it ended:\nno memory"),
+        ("import time; time.sleep(60)", "could not serve here, not ready after 0.5 s"),
+    ],
+)
+def test_a_judge_that_vllm_does_not_serve_ends_with_its_last_lines(source, message, fake_vllm):
+    fake_vllm(source)
+    patience = 0.5 if "sleep" in source else 60
+    with pytest.raises(InferenceError, match=message), vllm_server.serving("here", "judge", 64, 5, patience):
+        pass
+
+
+def test_a_served_judge_does_not_outlive_a_worker_that_is_told_to_stop(fake_vllm):
+    fake_vllm(
+        "import sys; from http.server import HTTPServer, SimpleHTTPRequestHandler as Handler\n"
+        "Handler.do_GET = lambda self: (self.send_response(200), self.end_headers())\n"
+        "HTTPServer(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1])), Handler).serve_forever()"
+    )
+    worker = (
+        "import time; from rao_kedro.inference.vllm_server import serving\n"
+        "with serving('here', 'judge', 64, 5, 60) as url: print(url, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True) as process:
+        url = process.stdout.readline().strip()
+        assert urllib.request.urlopen(url).status == 200
+        process.terminate()
+        assert process.wait(30) == 128 + 15
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url)
+
+
 @pytest.mark.slow
-def test_a_model_that_vllm_serves_judges_as_its_raw_log_probs_say(smollm2, monkeypatch):
+def test_a_model_that_vllm_serves_judges_as_its_raw_log_probs_say(smollm2, tmp_path, monkeypatch):
     pytest.importorskip("vllm")
-    seen = []
-    answers = GenerativeReward._asked
+    template = tmp_path / "short.jinja"  # one that so small a model answers with a digit
+    template.write_text(
+        "Rate the text from {{ lowest }} to {{ highest }}. Answer as in `Score: 7`.\nText: {{ response }}"
+    )
+    serving, expected = vllm_server.serving, []
 
-    def asks_itself(self, groups):
-        with self._server() as server:
-            self.base_url, self.model = server.base_url, server.model
-            for response in GROUP.responses:
-                body = {
-                    "model": server.model,
-                    "messages": [{"role": "user", "content": self._prompt(GROUP.messages, response)}],
-                    "max_tokens": 1,
-                    "temperature": 0,
-                    "logprobs": True,
-                    "top_logprobs": 20,
-                }
-                request = urllib.request.Request(
-                    f"{server.base_url}/chat/completions",
-                    json.dumps(body).encode(),
-                    {"Content-Type": "application/json"},
-                )
-                with urllib.request.urlopen(request) as found:
-                    seen.append(json.load(found)["choices"][0])
-            return answers(self, groups)
+    @contextmanager
+    def serving_and_asked_by_hand(model_dir, model, *limits, **patience):
+        with serving(model_dir, model, *limits, **patience) as url:
+            expected.extend(expectation_by_hand(url, model, response) for response in GROUP.responses)
+            yield url
 
-    monkeypatch.setattr(GenerativeReward, "_asked", asks_itself)
-    scores = make_reward("generative", model=str(smollm2), max_model_len=1024).annotate([GROUP])[0]
-    for raw, reward, failure in zip(seen, scores.rewards, scores.failures, strict=True):
-        written = raw["message"]["content"].strip()
-        if not (written.isdigit() and 1 <= int(written) <= 9):
-            assert math.isnan(reward) and "the judge gave no score" in failure
-            continue
-        top = raw["logprobs"]["content"][0]["top_logprobs"]
-        weights = [(int(t["token"]), math.exp(t["logprob"])) for t in top if t["token"].strip() in list("123456789")]
-        assert reward == pytest.approx(sum(s * w for s, w in weights) / sum(w for _, w in weights), abs=1e-2)
+    monkeypatch.setattr(vllm_server, "serving", serving_and_asked_by_hand)
+    judge = make_reward("generative", model=str(smollm2), max_model_len=1024, template=template, max_tokens=1)
+    scores = judge.annotate([GROUP])[0]
+    assert scores.failures == ["", ""] and all(1 <= reward <= 9 for reward in scores.rewards)
+    assert scores.rewards == pytest.approx(expected, abs=1e-2)
+
+
+def expectation_by_hand(url, model, response):
+    prompt = f"Rate the text from 1 to 9. Answer as in `Score: 7`.\nText: {response}"
+    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 1, "temperature": 0}
+    body |= {"logprobs": True, "top_logprobs": 20}
+    request = urllib.request.Request(
+        f"{url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as found:
+        top = json.load(found)["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    weights = [(int(t["token"]), math.exp(t["logprob"])) for t in top if t["token"].strip() in list("123456789")]
+    return sum(score * weight for score, weight in weights) / sum(weight for _, weight in weights)

@@ -6,14 +6,15 @@ Retries with back-off, and the server's own `Retry-After`, are the openai packag
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError
+import numpy as np
+from pydantic import BaseModel
 
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.files import write_text
@@ -30,7 +31,8 @@ class Token(BaseModel):
 
     Attributes:
         text: As the server spells it.
-        logprobs: Log-probs in nats of the likeliest tokens in its place, by their text.
+        logprobs: Log-probs in nats of the likeliest tokens in its place, by their text; where several tokens have the
+            same text, of all of them together.
     """
 
     text: str
@@ -100,40 +102,52 @@ class ChatServer:
     def _client(self) -> "OpenAI":
         from openai import OpenAI
 
-        key = os.environ.get(self.api_key_variable) or "none"
+        key = os.environ.get(self.api_key_variable, "").strip() or "none"
+        if not (key.isascii() and key.isprintable()):  # else the HTTP library's error would quote it
+            raise InferenceError(
+                f"the key in the environment variable {self.api_key_variable} holds a line break or a character that "
+                "is not ASCII: set it again"
+            )
         return OpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=self.max_retries)
 
     def answers(self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling) -> list[Answer]:
-        """Return the answer to each dialogue, in their order.
+        """Return the answer to each dialogue, in their order; equal dialogues are asked once.
 
         Raises:
             InferenceError: The server stays away, refuses, or does not answer as a chat server does.
         """
-        found: dict[int, Answer] = {}
-        with ThreadPoolExecutor(self.concurrency) as executor:
-            futures = {executor.submit(self._answer, dialogue, sampling): i for i, dialogue in enumerate(dialogues)}
-            try:
-                for future in as_completed(futures):
-                    found[futures[future]] = future.result()
-            except InferenceError as error:
-                executor.shutdown(cancel_futures=True)
-                kept = (
-                    f"{len(found)} of {len(dialogues)} answers are kept, run again to go on from there"
-                    if (self.cache_dir)
-                    else "no answer is kept"
-                )
-                raise InferenceError(f"{error} ({kept})") from error
-        return [found[i] for i in range(len(dialogues))]
+        shared = {"model": self.model, **vars(sampling)}
+        requests = [{**shared, "messages": [dict(message) for message in dialogue]} for dialogue in dialogues]
+        names = [combined_hash(json.dumps(request, sort_keys=True)) for request in requests]
+        executor = ThreadPoolExecutor(self.concurrency)
+        try:
+            distinct = dict(zip(names, requests, strict=True)).items()
+            futures = {name: executor.submit(self._answer, name, request) for name, request in distinct}
+            wait(futures.values(), return_when=FIRST_EXCEPTION)
+        finally:
+            executor.shutdown(cancel_futures=True)  # what is in flight is paid for: it ends, and is kept
+        for future in futures.values():
+            if not future.cancelled() and (error := future.exception()) is not None:
+                if not isinstance(error, InferenceError):
+                    raise error
+                raise InferenceError(f"{error} ({self._kept(names)})") from error
+        return [futures[name].result() for name in names]
 
-    def _answer(self, dialogue: Sequence[Message], sampling: ChatSampling) -> Answer:
-        request = {"model": self.model, "messages": [dict(m) for m in dialogue], **vars(sampling)}
-        if self.cache_dir is None:
+    def _path(self, name: str) -> Path | None:
+        return self.cache_dir / name[:2] / f"{name}.json" if self.cache_dir else None
+
+    def _kept(self, names: Sequence[str]) -> str:
+        kept = sum(path is not None and path.exists() for path in map(self._path, names))
+        return (
+            f"{kept} of {len(names)} answers are kept, run again to go on from there" if kept else "no answer is kept"
+        )
+
+    def _answer(self, name: str, request: dict[str, Any]) -> Answer:
+        if (path := self._path(name)) is None:
             return self._asked(request)
-        name = combined_hash(json.dumps(request, sort_keys=True))
-        path = self.cache_dir / name[:2] / f"{name}.json"
         try:
             return Answer.model_validate_json(path.read_text())
-        except (FileNotFoundError, ValidationError):
+        except (FileNotFoundError, ValueError):  # not there, or not what was written
             answer = self._asked(request)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, answer.model_dump_json())
@@ -166,12 +180,17 @@ def _parsed(reply: str, with_logprobs: bool, base_url: str) -> Answer:
     try:
         choice = json.loads(reply)["choices"][0]
         text, content = choice["message"]["content"] or "", (choice.get("logprobs") or {}).get("content") or []
-        tokens = [
-            Token(text=token["token"], logprobs={top["token"]: top["logprob"] for top in token["top_logprobs"]})
-            for token in content
-        ]
+        tokens = [Token(text=token["token"], logprobs=_by_text(token["top_logprobs"])) for token in content]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InferenceError(f"{base_url} does not answer as a chat server does: {reply[:200]!r}") from error
     if with_logprobs and text and not tokens:
         raise InferenceError(f"{base_url} gives no log-probs: set read: text, or choose a server that does")
     return Answer(text=text, tokens=tokens)
+
+
+def _by_text(alternatives: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return log-probs by text; SentencePiece has a `7` that starts a word and one that does not, spelled alike."""
+    merged: dict[str, float] = {}
+    for token in alternatives:
+        merged[token["token"]] = float(np.logaddexp(merged.get(token["token"], -np.inf), token["logprob"]))
+    return merged

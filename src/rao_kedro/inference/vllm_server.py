@@ -1,9 +1,11 @@
 """A vLLM server of one model for as long as it is needed."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -41,7 +43,7 @@ def serving(model_dir: str | Path, model: str, max_model_len: int, max_logprobs:
     command += ["--served-model-name", model, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--max-model-len", str(max_model_len), "--max-logprobs", str(max_logprobs)]
     command += ["--generation-config", "vllm", "--enforce-eager"]
-    with TemporaryFile() as said:
+    with TemporaryFile() as said, _ended_by_sigterm():
         process = subprocess.Popen(
             command, env=CPU_KV_CACHE | os.environ, stdout=said, stderr=said, start_new_session=True
         )
@@ -51,9 +53,27 @@ def serving(model_dir: str | Path, model: str, max_model_len: int, max_logprobs:
                 if process.poll() is not None or time.monotonic() > deadline:
                     said.seek(0)
                     lines = said.read().decode(errors="replace").splitlines()[-15:]
-                    raise InferenceError(f"vLLM could not serve {model_dir}:\n" + "\n".join(lines))
+                    why = f"not ready after {patience:g} s" if process.poll() is None else "it ended"
+                    raise InferenceError(f"vLLM could not serve {model_dir}, {why}:\n" + "\n".join(lines))
                 time.sleep(1)
             yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process as an exit does, so that the server does not outlive it.
+
+    Leaves SIGTERM alone where someone has taken it over, or outside the main thread, where Python does not let us.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _healthy(port: int) -> bool:

@@ -42,6 +42,9 @@ def reward_calibration(reward_annotated: pd.DataFrame, by_gap: pd.DataFrame, gri
     _draw_lengths(figure, reward_annotated)
     _draw_grid(figure, grid)
     figure.update_layout(barmode="overlay")
+    figure.update_xaxes(title_text="reward", row=1, col=1)
+    figure.update_xaxes(title_text="difference of rewards", row=1, col=2)
+    figure.update_yaxes(title_text="prompt groups", row=1)
     return styled(figure, f"Rewards of {len(reward_annotated)} prompt groups", height=1050)
 
 
@@ -58,7 +61,8 @@ def _draw_accuracy(figure: go.Figure, by_gap: pd.DataFrame) -> None:
         )
         figure.add_trace(trace, 2, 1)
     figure.add_hline(y=0.5, line={"color": "black", "width": 1, "dash": "dot"}, row=2, col=1)
-    figure.update_xaxes(title_text="mean gap", row=2, col=1)
+    figure.update_xaxes(title_text="mean gap, reward", row=2, col=1)
+    figure.update_yaxes(title_text="accuracy, 95 % interval", row=2, col=1)
 
 
 def _draw_lengths(figure: go.Figure, reward_annotated: pd.DataFrame) -> None:

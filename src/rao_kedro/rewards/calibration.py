@@ -17,10 +17,11 @@ def calibration_report(reward_annotated: pd.DataFrame, rao: Mapping[str, Any], s
     """Return per split what a reader needs to trust the rewards.
 
     Pairs are those of differently rated responses; their accuracy is a mean over groups, beside that of preferring the
-    longer response. Correlations are Spearman's within a group, over those groups where both vary. `saturation` is the
-    share of rewards within 1 % of the range from either of its ends: much more than 2 % says that the scale is too
-    short. `chosen_target_is_up` is P(r_w > beta log_z0), the share of chosen responses whose likelihood RAO raises
-    (step 0, where every D_i is 0); `suggested_log_z0` is that of `log_z0: auto`, in nats.
+    longer response, and a tie counts as half. Correlations are Spearman's within a group, over those groups where both
+    vary. `saturation` is the share of a split's rewards within 1 % of the whole table's range from either of its ends:
+    much more than 2 % says that the scale is too short. `chosen_target_is_up` is P(r_w > beta log_z0), the share of
+    chosen responses whose likelihood RAO raises (step 0, where every D_i is 0); `suggested_log_z0` is that of
+    `log_z0: auto`, in nats.
 
     Args:
         reward_annotated: Table of `RewardAnnotated`.
@@ -38,17 +39,18 @@ def calibration_report(reward_annotated: pd.DataFrame, rao: Mapping[str, Any], s
     objective = RAO(**solved(rao, list(train)))
     suggested = solved({"beta": objective.beta, "margin": rao.get("margin", 0.0), "log_z0": "auto"}, list(train))
     threshold = objective.beta * float(objective.log_z0)
+    rewards = np.concatenate(list(reward_annotated["rewards"]))
+    ends = float(rewards.min()), float(rewards.max())
     rows: list[tuple[Any, ...]] = []
     for split, table in reward_annotated.groupby("split", sort=False):
-        rows += [(split, *row) for row in _distribution(table) + _by_group(table, threshold, seed)]
+        rows += [(split, *row) for row in _distribution(table, *ends) + _by_group(table, threshold, seed)]
     rows.append(("train", "suggested_log_z0", suggested["log_z0"], np.nan, np.nan, len(train)))
     return pd.DataFrame(rows, columns=["split", "metric", "value", "low", "high", "n"])
 
 
-def _distribution(table: pd.DataFrame) -> list[tuple[Any, ...]]:
-    """Return metrics of all responses together."""
+def _distribution(table: pd.DataFrame, low: float, high: float) -> list[tuple[Any, ...]]:
+    """Return metrics of all responses together; low and high are the ends of the whole table's."""
     rewards = np.concatenate(list(table["rewards"]))
-    low, high = rewards.min(), rewards.max()
     near_an_end = np.minimum(rewards - low, high - rewards) <= SATURATED * (high - low)
     values = {"reward_mean": rewards.mean(), "reward_std": rewards.std(), "saturation": near_an_end.mean()}
     values |= {
@@ -105,7 +107,8 @@ def _correlation(values: Sequence[float], lengths: Sequence[int]) -> float:
 def accuracy_by_gap(reward_annotated: pd.DataFrame, bins: int = 5, seed: int = 0) -> pd.DataFrame:
     """Return how often the better rated response has the higher reward, by the size of the gap between their rewards.
 
-    A reward model that knows what it does not know is near 0.5 for small gaps and near 1 for large ones.
+    A reward model that knows what it does not know is near 0.5 for small gaps and near 1 for large ones; a tie
+    counts as half.
 
     Args:
         reward_annotated: Table of `RewardAnnotated`.
@@ -113,7 +116,7 @@ def accuracy_by_gap(reward_annotated: pd.DataFrame, bins: int = 5, seed: int = 0
         seed: Seeds the bootstrap.
 
     Returns:
-        Columns `split, gap_mean, accuracy, low, high, n`, with 95 % intervals over the n pairs.
+        Columns `split, gap_low, gap_high, gap_mean, accuracy, low, high, n`, with 95 % intervals over the n pairs.
     """
     from rao_kedro.evals.statistics import mean_interval
 
@@ -126,8 +129,9 @@ def accuracy_by_gap(reward_annotated: pd.DataFrame, bins: int = 5, seed: int = 0
         for part in np.array_split(sorted(gaps, key=abs), bins):
             if len(part):
                 right = mean_interval(((part > 0) + 0.5 * (part == 0)).tolist(), seed)
-                rows.append((split, float(np.abs(part).mean()), right.mean, right.low, right.high, right.n))
-    return pd.DataFrame(rows, columns=["split", "gap_mean", "accuracy", "low", "high", "n"])
+                size = np.abs(part)
+                rows.append((split, size.min(), size.max(), size.mean(), right.mean, right.low, right.high, right.n))
+    return pd.DataFrame(rows, columns=["split", "gap_low", "gap_high", "gap_mean", "accuracy", "low", "high", "n"])
 
 
 def target_grid(

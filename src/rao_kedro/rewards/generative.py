@@ -8,9 +8,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.inference.chat_completions import Answer, ChatSampling, ChatServer
@@ -18,9 +18,13 @@ from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.models.identity import combined_hash, content_hash
 from rao_kedro.rewards.base import PromptGroup, Reward, Scores
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 PROMPTS = Path(__file__).parent / "judge_prompts"
-SCORE_ALONE = re.compile(r"^\s*(?:Score:\s*)?(\d)(?![\d.,]*\d)")
-SCORE_LINE = re.compile(r"^\W*Score:\W*(\d)(?![\d.,]*\d)", re.MULTILINE | re.IGNORECASE)
+VERDICT = re.compile(r"^[^\w\n]*Score:(.*)", re.MULTILINE | re.IGNORECASE)
+FIRST_LINE = re.compile(r"\s*(.*)")
+DIGIT = re.compile("[0-9]")
 FEW = 20  # answers that are too few to call a share of failures large
 
 
@@ -106,7 +110,7 @@ class GenerativeReward(Reward):
         how = (self.template.read_text(), self.lowest, self.highest, self.reasoning, self.read, self.sampling)
         return f"{self._name} judging {combined_hash(*map(str, how))}"
 
-    @property
+    @cached_property
     def _name(self) -> str:
         """Return what the server is told: of a model served here, its content, so that answers are kept by it."""
         return self.model if self.base_url else content_hash(local_checkpoint(self.model))
@@ -128,14 +132,15 @@ class GenerativeReward(Reward):
         prompts = [self._prompt(group.messages, response) for group in groups for response in group.responses]
         with self._server() as server:
             answers = server.answers([[{"role": "user", "content": prompt}] for prompt in prompts], self.sampling)
-        failed = [answer for answer in answers if self._position(answer.text) is None]
-        if len(answers) >= FEW and len(failed) > self.max_failure_share * len(answers):
+        scored = [self._score(answer) for answer in answers]
+        failures = [failure for _, failure in scored if failure]
+        if len(scored) >= FEW and len(failures) > self.max_failure_share * len(scored):
             raise InferenceError(
-                f"{len(failed)} of {len(answers)} answers of {self.model} hold no score from {self.lowest} to "
-                f"{self.highest}, for example {failed[0].text[:200]!r}: ask a better judge, or change the template"
+                f"{len(failures)} of {len(scored)} answers of {self.model} hold no score from {self.lowest} to "
+                f"{self.highest}, for example: {failures[0]}. Ask a better judge, or change the template"
             )
-        rest = iter(answers)
-        return [self._scores([next(rest) for _ in group.responses]) for group in groups]
+        rest = iter(scored)
+        return [_scores([next(rest) for _ in group.responses]) for group in groups]
 
     @contextmanager
     def _server(self) -> Iterator[ChatServer]:
@@ -148,50 +153,67 @@ class GenerativeReward(Reward):
         with serving(local_checkpoint(self.model), self._name, self.max_model_len, top, patience=600) as base_url:
             yield self.server_at(base_url, self._name)
 
+    @cached_property
+    def _compiled(self) -> "Template":
+        from jinja2 import StrictUndefined, Template
+
+        return Template(self.template.read_text(), undefined=StrictUndefined)
+
     def _prompt(self, messages: Sequence[Mapping[str, str]], response: str) -> str:
-        from jinja2 import StrictUndefined, Template, TemplateError
+        from jinja2 import TemplateError
 
         # A response cannot end its own block: it does not know the marker.
         marker = combined_hash(response, *(message["content"] for message in messages))[:8]
         scale = {"lowest": self.lowest, "highest": self.highest}
         try:
-            template = Template(self.template.read_text(), undefined=StrictUndefined)
-            return template.render(messages=messages, response=response, marker=marker, **scale)
+            return self._compiled.render(messages=messages, response=response, marker=marker, **scale)
         except TemplateError as error:
             raise ParameterError(
                 f"reward 'generative': {self.template}: {error}; a template has the variables messages, response, "
                 "lowest, highest and marker"
             ) from error
 
-    def _scores(self, answers: Sequence[Answer]) -> Scores:
-        rewards = [self._score(answer) for answer in answers]
-        failures = [
-            f"the judge gave no score: {answer.text[:200]!r}" if math.isnan(reward) else ""
-            for answer, reward in zip(answers, rewards, strict=True)
-        ]
-        return Scores(rewards, [False] * len(answers), failures)
-
-    def _score(self, answer: Answer) -> float:
-        """Return the score of an answer, not a number where there is none."""
+    def _score(self, answer: Answer) -> tuple[float, str]:
+        """Return the score of an answer and no failure, or not a number and why."""
         if (position := self._position(answer.text)) is None:
-            return math.nan
+            return math.nan, f"the judge gave no score: {answer.text[:200]!r}"
         if self.read == "text":
-            return float(answer.text[position])
-        start = 0
-        for token in answer.tokens:
-            start += len(token.text)
-            if start > position:
-                return self._expectation(token.logprobs)
-        return math.nan
+            return float(answer.text[position]), ""
+        score = self._expectation(_alternatives(answer, position))
+        return score, f"there are no log-probs of the score in {answer.text[:200]!r}" if math.isnan(score) else ""
 
     def _position(self, answer: str) -> int | None:
-        """Return where the score stands, if there is one of the scale."""
-        pattern = SCORE_LINE if self.reasoning else SCORE_ALONE
-        found = [match.start(1) for match in pattern.finditer(answer)]
-        return found[-1] if found and self.lowest <= int(answer[found[-1]]) <= self.highest else None
+        """Return where the score stands, if there is one of the scale: in the last verdict, or alone on the first line.
+
+        Nothing but the top of the scale may be another number there: neither `7.5` nor `7/10` is a 7.
+        """
+        verdicts = [*VERDICT.finditer(answer)]
+        line = verdicts[-1] if verdicts else FIRST_LINE.match(answer)
+        if line is None or (self.reasoning and not verdicts):
+            return None
+        score = rf"[^\w-]*([{self.lowest}-{self.highest}])(?:\s*(?:/|out of)\s*{self.highest})?"
+        found = re.compile(score + (r"\D*" if verdicts else r"\W*")).fullmatch(answer, *line.span(1))
+        return found.start(1) if found else None
 
     def _expectation(self, logprobs: Mapping[str, float]) -> float:
         scale = {str(score) for score in range(self.lowest, self.highest + 1)}
         weights = [(int(text), math.exp(logp)) for text, logp in logprobs.items() if text.strip() in scale]
         total = math.fsum(weight for _, weight in weights)
         return math.fsum(score * weight for score, weight in weights) / total if total else math.nan
+
+
+def _alternatives(answer: Answer, position: int) -> Mapping[str, float]:
+    """Return the log-probs of the token that holds the digit at a position of the text; none where it is not found.
+
+    Digits are counted from the end: tokens may hold hidden reasoning before the text, and other spaces and bytes.
+    """
+    behind = len(DIGIT.findall(answer.text[position:]))
+    for token in reversed(answer.tokens):
+        behind -= len(DIGIT.findall(token.text))
+        if behind <= 0:
+            return token.logprobs if answer.text[position] in token.text else {}
+    return {}
+
+
+def _scores(scored: Sequence[tuple[float, str]]) -> Scores:
+    return Scores([score for score, _ in scored], [False] * len(scored), [failure for _, failure in scored])
