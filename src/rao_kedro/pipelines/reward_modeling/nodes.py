@@ -10,7 +10,7 @@ from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
 from rao_kedro.reporting.calibration_figures import reward_calibration
 from rao_kedro.rewards.annotation import annotate
-from rao_kedro.rewards.calibration import accuracy_by_gap, calibration_report, target_grid
+from rao_kedro.rewards.calibration import GRID_BETAS, accuracy_by_gap, calibration_report, target_grid
 from rao_kedro.schemas.parameters import DataParameters, MethodParameters, RewardModelingParameters
 from rao_kedro.schemas.specs import AnnotationSpec, RewardTrainingSpec
 from rao_kedro.training.launch import launch, read_training_log
@@ -82,7 +82,8 @@ def report_rewards(reward_annotated: pd.DataFrame, rao: MethodParameters) -> tup
     Returns:
         The report, and what RAO would aim at with other values of both.
     """
-    return calibration_report(reward_annotated, rao.parameters), target_grid(reward_annotated)
+    betas = {*GRID_BETAS, float(rao.parameters.get("beta", 0.1))}
+    return calibration_report(reward_annotated, rao.parameters), target_grid(reward_annotated, sorted(betas))
 
 
 def plot_calibration(reward_annotated: pd.DataFrame, grid: pd.DataFrame) -> go.Figure:
