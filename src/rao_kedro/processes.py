@@ -4,6 +4,7 @@ A worker's memory is freed when it ends, and the process that runs the pipeline 
 Imports nothing heavy. Knows nothing about what a worker does.
 """
 
+import gc
 import logging
 import os
 import shlex
@@ -120,4 +121,5 @@ def worker_main(main: Callable[[str], None]) -> None:
         raise SystemExit(1) from error
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_initialized():
+        gc.collect()  # a DDP module that outlives the process group waits for its thread, which waits for the GIL
         torch.distributed.destroy_process_group()  # else its threads may abort a process that ends before the others

@@ -70,6 +70,16 @@ def test_without_rules_the_reward_model_decides_the_wins():
     Leaderboard.validate(table.reset_index())
 
 
+def test_responses_without_a_reward_are_counted_and_leave_the_rewards_to_the_others():
+    # Of rao's p0 one sample is left, with reward 2, and of p1 none: one prompt is compared, 2 against a mean of 1.
+    rao = RAO.assign(reward=[2.0, np.nan, np.nan, np.nan], rule_score=np.nan)
+    tables = {"sft": SFT.assign(rule_score=np.nan), "rao": rao}
+    table = leaderboard(tables, {"sft": held_out(-5), "rao": held_out(-5)}, seed=0).set_index("method")
+    Leaderboard.validate(table.reset_index())
+    found = table.loc["rao", ["unscored", "reward", "reward_gain", "win_rate_vs_sft"]]
+    assert list(found) == [3, 2.0, 1.0, 0.75] and table.loc["sft", "unscored"] == 0
+
+
 def test_methods_that_answered_other_prompts_are_not_compared():
     other = RAO.assign(prompt_id="p9")
     with pytest.raises(DataError, match="rao and sft answered different prompts"):

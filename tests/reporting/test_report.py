@@ -28,6 +28,7 @@ def row(method, score, gain, low, high):
         "mean_length": 20.0,
         "kl_to_reference": 1.0,
         "chosen_likelihood_fell": 0.2,
+        "unscored": 0,
     }
 
 

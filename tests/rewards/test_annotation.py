@@ -74,7 +74,7 @@ def test_a_group_without_a_preference_left_is_dropped_and_none_left_is_an_error(
     table, dropped = annotated(second=(np.nan, 1.0), failures=failures)
     assert list(table["group_id"]) == ["a"] and len(dropped) == 1
     failures |= {("a", i): "no score" for i in range(3)}
-    with pytest.raises(DataError, match="no group is left: 4 responses got no reward, for example: no score"):
+    with pytest.raises(DataError, match="no training group is left: 4 responses got no reward, for example: no score"):
         annotated((np.nan,) * 3, (np.nan, 1.0), failures=failures)
 
 

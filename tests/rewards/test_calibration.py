@@ -94,3 +94,4 @@ def test_the_grid_says_where_other_parameters_would_aim():
     assert list(grid["chosen_target_is_up"]) == [0.5, 0.5, 0.0]
     assert list(grid["target_chosen"]) == pytest.approx([0.5 / 0.5 - 2, 1, -9])
     assert list(grid["target_rejected"]) == pytest.approx([1.5 / 0.5 - 2, 3, -7])
+    assert target_grid(table(), betas=[0.5], log_z0s=[], margin=3.0)["log_z0"].tolist() == pytest.approx([2.0 - 3.0])

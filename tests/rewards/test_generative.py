@@ -7,13 +7,13 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.inference import vllm_server
+from rao_kedro.models.identity import content_hash
 from rao_kedro.rewards import PromptGroup, make_reward
 
 SERVER = Path(__file__).parents[1] / "inference"
@@ -214,23 +214,40 @@ def test_a_judge_that_vllm_does_not_serve_ends_with_its_last_lines(source, messa
         pass
 
 
-def test_a_served_judge_does_not_outlive_a_worker_that_is_told_to_stop(fake_vllm):
+@pytest.mark.parametrize(("then", "status"), [("time.sleep(60)", 128 + 15), ("sys.exit(3)", 3)])
+def test_a_judge_is_served_once_and_does_not_outlive_its_worker(fake_vllm, then, status):
     fake_vllm(
         "import sys; from http.server import HTTPServer, SimpleHTTPRequestHandler as Handler\n"
         "Handler.do_GET = lambda self: (self.send_response(200), self.end_headers())\n"
         "HTTPServer(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1])), Handler).serve_forever()"
     )
     worker = (
-        "import time; from rao_kedro.inference.vllm_server import serving\n"
-        "with serving('here', 'judge', 64, 5, 60) as url: print(url, flush=True); time.sleep(60)"
+        "import sys, time; from rao_kedro.inference.vllm_server import served\n"
+        "for _ in range(2): print(served('here', 'judge', 64, 5, 60), flush=True)\n"
+        f"sys.stdin.readline(); {then}"
     )
-    with subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True) as process:
-        url = process.stdout.readline().strip()
-        assert urllib.request.urlopen(url).status == 200
-        process.terminate()
-        assert process.wait(30) == 128 + 15
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", worker], text=True, **pipes) as process:
+        url, again = (process.stdout.readline().strip() for _ in range(2))
+        assert url == again and urllib.request.urlopen(url).status == 200
+        process.stdin.write("\n")
+        process.stdin.flush()
+        if status == 128 + 15:
+            process.terminate()
+        assert process.wait(30) == status
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url)
+
+
+def test_no_judge_is_served_where_all_answers_are_kept(tiny_checkpoint, tmp_path, monkeypatch):
+    from chat_server import chat_server, reply
+
+    judge = make_reward("generative", model=tiny_checkpoint, cache_dir=tmp_path)
+    with chat_server(lambda request, number: reply(("7", TOP))) as (url, _):
+        monkeypatch.setattr(vllm_server, "served", lambda *limits, **patience: url)
+        scores = judge.score([GROUP])
+    monkeypatch.delattr(vllm_server, "served")
+    assert judge.score([GROUP]) == scores == [pytest.approx([EXPECTATION] * 2)]
 
 
 @pytest.mark.slow
@@ -240,17 +257,11 @@ def test_a_model_that_vllm_serves_judges_as_its_raw_log_probs_say(smollm2, tmp_p
     template.write_text(
         "Rate the text from {{ lowest }} to {{ highest }}. Answer as in `Score: 7`.\nText: {{ response }}"
     )
-    serving, expected = vllm_server.serving, []
-
-    @contextmanager
-    def serving_and_asked_by_hand(model_dir, model, *limits, **patience):
-        with serving(model_dir, model, *limits, **patience) as url:
-            expected.extend(expectation_by_hand(url, model, response) for response in GROUP.responses)
-            yield url
-
-    monkeypatch.setattr(vllm_server, "serving", serving_and_asked_by_hand)
     judge = make_reward("generative", model=str(smollm2), max_model_len=1024, template=template, max_tokens=1)
-    scores = judge.annotate([GROUP])[0]
+    with vllm_server.serving(smollm2, name := content_hash(smollm2), 1024, 20, patience=600) as url:
+        monkeypatch.setattr(vllm_server, "served", lambda *limits, **patience: url)
+        expected = [expectation_by_hand(url, name, response) for response in GROUP.responses]
+        scores = judge.annotate([GROUP])[0]
     assert scores.failures == ["", ""] and all(1 <= reward <= 9 for reward in scores.rewards)
     assert scores.rewards == pytest.approx(expected, abs=1e-2)
 

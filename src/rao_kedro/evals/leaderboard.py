@@ -46,8 +46,8 @@ def _row(
     for name, values in {
         "rule_score": means["rule_score"],
         "rule_score_gain": means["rule_score"] - base["rule_score"],
-        "reward": means["reward"],
-        "reward_gain": means["reward"] - base["reward"],
+        "reward": means["reward"].dropna(),
+        "reward_gain": (means["reward"] - base["reward"]).dropna(),
         "win_rate_vs_sft": _win_rates(scored, baseline),
     }.items():
         interval = mean_interval(list(values), seed)
@@ -58,6 +58,7 @@ def _row(
         "mean_length": float(means["n_tokens"].mean()),
         "kl_to_reference": float((scored["logp"] - scored["reference_logp"]).mean()),
         "chosen_likelihood_fell": float(np.mean(fell)),
+        "unscored": int(scored["reward"].isna().sum()),
     }
 
 
@@ -68,13 +69,13 @@ def _prompt_means(scored: pd.DataFrame) -> pd.DataFrame:
 def _win_rates(scored: pd.DataFrame, baseline: pd.DataFrame) -> pd.Series:
     """Return per prompt the share of pairs of responses that the method wins; a tie is half.
 
-    Judged by the rules where prompts have requirements, else by the reward model.
+    Judged by the rules where prompts have requirements, else by the reward; a prompt without one has no pairs.
     """
     judge = "reward" if scored["rule_score"].isna().any() else "rule_score"
-    ours, theirs = (table.groupby("prompt_id")[judge].agg(list) for table in (scored, baseline))
+    ours, theirs = (table.dropna(subset=judge).groupby("prompt_id")[judge].agg(list) for table in (scored, baseline))
     return pd.Series(
         {
             prompt: float(np.mean([(a > b) + 0.5 * (a == b) for a in ours[prompt] for b in theirs[prompt]]))
-            for prompt in ours.index
+            for prompt in ours.index.intersection(theirs.index)
         }
     )

@@ -11,13 +11,13 @@ def scored_generations(generations: pd.DataFrame, scores: pd.DataFrame) -> pd.Da
 
     Args:
         generations: Table of `Generations`, the samples of a prompt in their order.
-        scores: Columns `prompt_id, logps, reference_logps, rewards`, lists over the samples.
+        scores: Columns `prompt_id, logps, reference_logps, rewards, failures`, lists over the samples.
 
     Returns:
         Table of `ScoredGenerations`.
 
     Raises:
-        DataError: A prompt was not scored.
+        DataError: A prompt was not scored, or no response got a reward.
     """
     by_prompt = scores.set_index("prompt_id")
     if missing := sorted(set(generations["prompt_id"]) - set(by_prompt.index)):
@@ -37,8 +37,15 @@ def scored_generations(generations: pd.DataFrame, scores: pd.DataFrame) -> pd.Da
                     "finish_reason": row["finish_reason"],
                     "rule_score": rules[i] if rules else float("nan"),
                     "reward": float(found["rewards"][i]),
+                    "reward_failure": found["failures"][i],
                     "logp": float(found["logps"][i]),
                     "reference_logp": float(found["reference_logps"][i]),
                 }
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if table["reward"].isna().all():
+        raise DataError(
+            f"none of {len(table)} generated responses got a reward, for example: {table['reward_failure'].iloc[0]}. "
+            "Set evaluation.reward to one that scores responses that it has not seen"
+        )
+    return table

@@ -116,13 +116,11 @@ class ChatServer:
         Raises:
             InferenceError: The server stays away, refuses, or does not answer as a chat server does.
         """
-        shared = {"model": self.model, **vars(sampling)}
-        requests = [{**shared, "messages": [dict(message) for message in dialogue]} for dialogue in dialogues]
-        names = [combined_hash(json.dumps(request, sort_keys=True)) for request in requests]
+        requests = self._requests(dialogues, sampling)
+        names = [name for name, _ in requests]
         executor = ThreadPoolExecutor(self.concurrency)
         try:
-            distinct = dict(zip(names, requests, strict=True)).items()
-            futures = {name: executor.submit(self._answer, name, request) for name, request in distinct}
+            futures = {name: executor.submit(self._answer, name, request) for name, request in dict(requests).items()}
             wait(futures.values(), return_when=FIRST_EXCEPTION)
         finally:
             executor.shutdown(cancel_futures=True)  # what is in flight is paid for: it ends, and is kept
@@ -130,27 +128,45 @@ class ChatServer:
             if not future.cancelled() and (error := future.exception()) is not None:
                 if not isinstance(error, InferenceError):
                     raise error
-                raise InferenceError(f"{error} ({self._kept(names)})") from error
+                raise InferenceError(f"{error} ({self._how_many_are_kept(names)})") from error
         return [futures[name].result() for name in names]
+
+    def unanswered(self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling) -> int:
+        """Return how many different dialogues the server would be asked, since their answers are not kept."""
+        return sum(self._kept(name) is None for name in dict(self._requests(dialogues, sampling)))
+
+    def _requests(
+        self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """Return each dialogue's request, behind the name that its answer is kept by."""
+        shared = {"model": self.model, **vars(sampling)}
+        requests = [{**shared, "messages": [dict(message) for message in dialogue]} for dialogue in dialogues]
+        return [(combined_hash(json.dumps(request, sort_keys=True)), request) for request in requests]
 
     def _path(self, name: str) -> Path | None:
         return self.cache_dir / name[:2] / f"{name}.json" if self.cache_dir else None
 
-    def _kept(self, names: Sequence[str]) -> str:
-        kept = sum(path is not None and path.exists() for path in map(self._path, names))
+    def _kept(self, name: str) -> Answer | None:
+        if (path := self._path(name)) is None:
+            return None
+        try:
+            return Answer.model_validate_json(path.read_text())
+        except (FileNotFoundError, ValueError):  # not there, or not what was written
+            return None
+
+    def _how_many_are_kept(self, names: Sequence[str]) -> str:
+        kept = sum(self._kept(name) is not None for name in names)
         return (
             f"{kept} of {len(names)} answers are kept, run again to go on from there" if kept else "no answer is kept"
         )
 
     def _answer(self, name: str, request: dict[str, Any]) -> Answer:
-        if (path := self._path(name)) is None:
-            return self._asked(request)
-        try:
-            return Answer.model_validate_json(path.read_text())
-        except (FileNotFoundError, ValueError):  # not there, or not what was written
-            answer = self._asked(request)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, answer.model_dump_json())
+        if (kept := self._kept(name)) is not None:
+            return kept
+        answer = self._asked(request)
+        if (path := self._path(name)) is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, answer.model_dump_json())
         return answer
 
     def _asked(self, request: dict[str, Any]) -> Answer:

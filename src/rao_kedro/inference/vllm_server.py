@@ -1,5 +1,6 @@
-"""A vLLM server of one model for as long as it is needed."""
+"""A vLLM server of one model, for as long as it is needed."""
 
+import atexit
 import os
 import signal
 import socket
@@ -10,7 +11,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -19,6 +21,17 @@ from rao_kedro.inference.generators import resolve_backend
 from rao_kedro.processes import stopped
 
 CPU_KV_CACHE = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}  # GiB
+
+
+@cache
+def served(model_dir: str | Path, model: str, max_model_len: int, max_logprobs: int, patience: float) -> str:
+    """Return the base URL of a server that the first such call starts, and that lives as long as this process.
+
+    Takes and raises what `serving` does.
+    """
+    until_exit = ExitStack()
+    atexit.register(until_exit.close)
+    return until_exit.enter_context(serving(model_dir, model, max_model_len, max_logprobs, patience))
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def annotate(
         Tables of `RewardAnnotated` and `QuarantinedRows`.
 
     Raises:
-        DataError: A group was not scored, no group is left, or all rewards are the same number.
+        DataError: A group was not scored, no group is left to train on, or all rewards are the same number.
     """
     scored = scored.rename(columns={"rewards": "raw_rewards"})
     joined = tokenized_groups.merge(scored, on="group_id", how="left", validate="one_to_one")
@@ -45,10 +45,9 @@ def annotate(
         dropped += _failures(row)
         if (kept := _of_scored_responses(row, pairing, seed)) is not None:
             rows.append(kept)
-    if not rows:
-        raise DataError(
-            f"no group is left: {len(dropped)} responses got no reward, for example: {dropped[0]['detail']}"
-        )
+    if not any(row["split"] == "train" for row in rows):
+        why = f"{len(dropped)} responses got no reward, for example: {dropped[0]['detail']}" if dropped else "none came"
+        raise DataError(f"no training group is left: {why}")
     table = pd.DataFrame(rows).drop(columns="failures")
     return _with_statistics(table, normalisation), quarantined_table(dropped)
 

@@ -116,7 +116,8 @@ def accuracy_by_gap(reward_annotated: pd.DataFrame, bins: int = 5, seed: int = 0
         seed: Seeds the bootstrap.
 
     Returns:
-        Columns `split, gap_low, gap_high, gap_mean, accuracy, low, high, n`, with 95 % intervals over the n pairs.
+        Columns `split, gap_low, gap_high, gap_mean, accuracy, low, high, n`, with 95 % intervals over the n pairs,
+        as if they were independent, which those of one group are not.
     """
     from rao_kedro.evals.statistics import mean_interval
 
@@ -138,6 +139,7 @@ def target_grid(
     reward_annotated: pd.DataFrame,
     betas: Sequence[float] = GRID_BETAS,
     log_z0s: Sequence[float] = GRID_LOG_Z0S,
+    margin: float = 0.0,
 ) -> pd.DataFrame:
     """Return what RAO would aim at with other parameters.
 
@@ -145,6 +147,7 @@ def target_grid(
         reward_annotated: Table of `RewardAnnotated`; its training split counts.
         betas: Reward units per nat.
         log_z0s: In nats; what `log_z0: auto` solves for is added for each beta.
+        margin: That of `log_z0: auto`: its mean target log-ratio, in nats.
 
     Returns:
         Columns `beta, log_z0, suggested, chosen_target_is_up` (P(r_w > beta log_z0)), and the mean target log-ratios
@@ -159,7 +162,7 @@ def target_grid(
     )
     rows = []
     for beta in betas:
-        suggested = calibrated_log_z0(train["rewards"], beta)
+        suggested = calibrated_log_z0(train["rewards"], beta, margin)
         for log_z0, is_suggested in [(suggested, True), *((value, False) for value in log_z0s)]:
             targets = (float((role / beta - log_z0).mean()) for role in (chosen, rejected))
             rows.append((beta, log_z0, is_suggested, float((chosen > beta * log_z0).mean()), *targets))

@@ -6,8 +6,8 @@ score's place, their probabilities scaled to sum to 1.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -55,8 +55,8 @@ class GenerativeReward(Reward):
         """Say who judges, and how.
 
         Args:
-            model: A checkpoint (directory or hub name), which vLLM serves here for as long as it is needed; or, with
-                `base_url`, the name that the server there knows.
+            model: A checkpoint (directory or hub name), which vLLM serves here from the first question on until this
+                process ends; or, with `base_url`, the name that the server there knows.
             base_url: Of an OpenAI-compatible server, up to `/v1`.
             api_key_variable: The environment variable with its key.
             template: A Jinja file of the prompt, in place of the shipped ones (`rewards/judge_prompts`), with the
@@ -130,8 +130,11 @@ class GenerativeReward(Reward):
 
     def _asked(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         prompts = [self._prompt(group.messages, response) for group in groups for response in group.responses]
-        with self._server() as server:
-            answers = server.answers([[{"role": "user", "content": prompt}] for prompt in prompts], self.sampling)
+        dialogues = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        server = self.server_at(self.base_url or "", self._name)
+        if self.base_url is None and server.unanswered(dialogues, self.sampling):
+            server = replace(server, base_url=self._served())
+        answers = server.answers(dialogues, self.sampling)
         scored = [self._score(answer) for answer in answers]
         failures = [failure for _, failure in scored if failure]
         if len(scored) >= FEW and len(failures) > self.max_failure_share * len(scored):
@@ -142,16 +145,12 @@ class GenerativeReward(Reward):
         rest = iter(scored)
         return [_scores([next(rest) for _ in group.responses]) for group in groups]
 
-    @contextmanager
-    def _server(self) -> Iterator[ChatServer]:
-        if self.base_url is not None:
-            yield self.server_at(self.base_url, self.model)
-            return
-        from rao_kedro.inference.vllm_server import serving
+    def _served(self) -> str:
+        """Return the base URL of the judge, which is served here from now on."""
+        from rao_kedro.inference.vllm_server import served
 
         top = self.sampling.top_logprobs
-        with serving(local_checkpoint(self.model), self._name, self.max_model_len, top, patience=600) as base_url:
-            yield self.server_at(base_url, self._name)
+        return served(local_checkpoint(self.model), self._name, self.max_model_len, top, patience=600)
 
     @cached_property
     def _compiled(self) -> "Template":

@@ -141,7 +141,10 @@ class Generations(_Table):
 
 
 class ScoredGenerations(_Table):
-    """One row per prompt and sample, with its scores; log-probs are sums over the response in nats."""
+    """One row per prompt and sample, with its scores; log-probs are sums over the response in nats.
+
+    `reward_failure` says why there is no reward; it is empty where there is one.
+    """
 
     prompt_id: Series[str]
     sample: Series[int] = pa.Field(ge=0)
@@ -150,7 +153,8 @@ class ScoredGenerations(_Table):
     n_tokens: Series[int] = pa.Field(ge=1)
     finish_reason: Series[str] = pa.Field(isin=["stop", "length"])
     rule_score: Series[float] = pa.Field(nullable=True, ge=0, le=1)
-    reward: Series[float]
+    reward: Series[float] = pa.Field(nullable=True)
+    reward_failure: Series[str]
     logp: Series[float] = pa.Field(le=0)
     reference_logp: Series[float] = pa.Field(le=0)
 
@@ -165,7 +169,10 @@ class HeldOutLogps(_Table):
 
 
 class Leaderboard(_Table):
-    """One row per method, with 95 % bootstrap intervals over held-out prompts; gains and wins are paired with SFT's."""
+    """One row per method, with 95 % bootstrap intervals over held-out prompts; gains and wins are paired with SFT's.
+
+    `unscored` counts responses that got no reward, which leave rewards and the wins by them to the others.
+    """
 
     method: Series[str] = pa.Field(unique=True)
     n: Series[int] = pa.Field(ge=1)
@@ -187,3 +194,4 @@ class Leaderboard(_Table):
     mean_length: Series[float] = pa.Field(ge=0)
     kl_to_reference: Series[float]
     chosen_likelihood_fell: Series[float] = pa.Field(ge=0, le=1)
+    unscored: Series[int] = pa.Field(ge=0)

@@ -98,7 +98,6 @@ class _Run:
             self._publish()
         self.accelerator.wait_for_everyone()
         self.checkpoints.discard()
-        self.accelerator.end_training()
 
     def _take_step(self, groups: Sequence[TokenizedGroup]) -> None:
         self.module.train()

@@ -21,7 +21,7 @@ from rao_kedro.training.tables import read_groups, read_reference
 
 
 def main(spec_path: str) -> None:
-    """Write `prompt_id, logps, reference_logps, rewards` per prompt, and the table of `HeldOutLogps`."""
+    """Write `prompt_id, logps, reference_logps, rewards, failures` per prompt, and the table of `HeldOutLogps`."""
     spec = PolicyScoringSpec.model_validate_json(Path(spec_path).read_text())
     written, texts = read_generations(spec.generations_path)
     held_out = read_groups(spec.groups_path, "test", "rewards")
@@ -36,7 +36,7 @@ def main(spec_path: str) -> None:
         on_held_out = {name: (p, r) for name, (p, r) in group_logps(policy, held_out, spec).items()}
         del policy
         reference = group_logps(PackedLogProbs(load_causal_lm(spec.reference_dir)), written, spec)
-    rewards = build_reward(spec.reward).score(texts)
+    rewards = build_reward(spec.reward).annotate(texts)
     write_table(
         [
             {
@@ -55,7 +55,8 @@ def main(spec_path: str) -> None:
                 "prompt_id": g.group_id,
                 "logps": logps[g.group_id].responses,
                 "reference_logps": reference[g.group_id].responses,
-                "rewards": of_prompt,
+                "rewards": of_prompt.rewards,
+                "failures": of_prompt.failures,
             }
             for g, of_prompt in zip(written, rewards, strict=True)
         ],

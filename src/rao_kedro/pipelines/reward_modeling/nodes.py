@@ -83,7 +83,8 @@ def report_rewards(reward_annotated: pd.DataFrame, rao: MethodParameters) -> tup
         The report, and what RAO would aim at with other values of both.
     """
     betas = {*GRID_BETAS, float(rao.parameters.get("beta", 0.1))}
-    return calibration_report(reward_annotated, rao.parameters), target_grid(reward_annotated, sorted(betas))
+    grid = target_grid(reward_annotated, sorted(betas), margin=float(rao.parameters.get("margin", 0.0)))
+    return calibration_report(reward_annotated, rao.parameters), grid
 
 
 def plot_calibration(reward_annotated: pd.DataFrame, grid: pd.DataFrame) -> go.Figure:
