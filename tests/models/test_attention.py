@@ -40,6 +40,11 @@ FAMILIES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def responses_of_several_blocks(monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 3)
+
+
 def model_of(family, **more):
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **SIZES | FAMILIES[family] | more)

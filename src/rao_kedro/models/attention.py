@@ -19,6 +19,7 @@ from transformers.masking_utils import sdpa_mask
 from rao_kedro.errors import ModelError
 
 PACKED = "packed_groups"
+QUERY_BLOCK = 256  # tokens of a response that SDPA takes at a time: it computes the scores that a mask hides, too
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,10 @@ def _by_segment(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layou
         for _ in group[1:]:
             q, k, v = next(parts)
             k, v = torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
-            yield _causal(q, k, v, scores, layout)
+            end = prompt_k.shape[2]
+            for block in q.split(QUERY_BLOCK, dim=2):
+                end += block.shape[2]
+                yield _causal(block, k[:, :, :end], v[:, :, :end], scores, layout)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scores: Scores, layout: PackLayout) -> Tensor:
