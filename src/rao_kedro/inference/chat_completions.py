@@ -45,10 +45,14 @@ class Answer(BaseModel):
     Attributes:
         text: All of it.
         tokens: Token by token, where log-probs were asked for.
+        prompt_tokens: Tokens that were read, as the server counts them; 0 where it does not.
+        completion_tokens: Tokens that were written.
     """
 
     text: str
     tokens: list[Token] = []
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,14 +198,17 @@ def _reason(error: Exception) -> str:
 
 def _parsed(reply: str, with_logprobs: bool, base_url: str) -> Answer:
     try:
-        choice = json.loads(reply)["choices"][0]
+        body = json.loads(reply)
+        choice = body["choices"][0]
         text, content = choice["message"]["content"] or "", (choice.get("logprobs") or {}).get("content") or []
         tokens = [Token(text=token["token"], logprobs=_by_text(token["top_logprobs"])) for token in content]
+        usage = body.get("usage") or {}
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InferenceError(f"{base_url} does not answer as a chat server does: {reply[:200]!r}") from error
     if with_logprobs and text and not tokens:
         raise InferenceError(f"{base_url} gives no log-probs: set read: text, or choose a server that does")
-    return Answer(text=text, tokens=tokens)
+    counts = {name: usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
+    return Answer(text=text, tokens=tokens, **counts)
 
 
 def _by_text(alternatives: Sequence[Mapping[str, Any]]) -> dict[str, float]:

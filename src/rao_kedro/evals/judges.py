@@ -1,0 +1,111 @@
+"""Whether a judge can be trusted: its bias for a position and for length, and its agreement with another one.
+
+Tables are AlpacaEval's annotations (`alpaca_eval`), with `is_switched_outputs`. Knows nothing about asking a judge.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from rao_kedro.evals.statistics import mean_interval
+from rao_kedro.inference.chat_completions import Answer
+
+
+class Usage(NamedTuple):
+    """What answers took.
+
+    Attributes:
+        answers: How many.
+        prompt_tokens: Tokens that the judge read.
+        completion_tokens: Tokens that it wrote.
+        cost: At the prices given, in their currency.
+    """
+
+    answers: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+
+
+def usage(answers: Iterable[Answer], prompt_price: float = 0.0, completion_price: float = 0.0) -> Usage:
+    """Return what answers took, those that were kept from earlier included.
+
+    Args:
+        answers: Of a judge.
+        prompt_price: Per million tokens read.
+        completion_price: Per million tokens written.
+    """
+    counts = [(answer.prompt_tokens, answer.completion_tokens) for answer in answers]
+    read, written = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+    return Usage(len(counts), read, written, (read * prompt_price + written * completion_price) / 1e6)
+
+
+def position_bias(annotations: pd.DataFrame, swapped: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return how much a judge cares about the order in which it sees two outputs.
+
+    Args:
+        annotations: In AlpacaEval's order.
+        swapped: The same pairs in the other order.
+        seed: Seeds the bootstrap.
+
+    Returns:
+        Columns `metric, value, low, high, n`: `first_preferred`, the mean preference for what was shown first (0.5
+        without bias, 1 for a judge that always takes the first), and `consistent`, the share of pairs with the same
+        winner in both orders. Pairs that the judge gave no preference in either order are left out.
+    """
+    both = annotations["preference"].notna() & swapped["preference"].notna()
+    first, second = annotations[both], swapped[both]
+    for_first = (_preference_for_first(first) + _preference_for_first(second)) / 2
+    consistent = _winner(first) == _winner(second)
+    rows = []
+    for name, values in (("first_preferred", for_first), ("consistent", consistent.astype(float))):
+        interval = mean_interval(values.tolist() or [np.nan], seed)
+        rows.append((name, interval.mean, interval.low, interval.high, len(values)))
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "n"])
+
+
+def length_bias(annotations: pd.DataFrame) -> dict[str, float]:
+    """Return how preferences go with length.
+
+    Returns:
+        `longer_preferred`, the share of pairs of different lengths (in characters) whose longer output wins, and
+        `length_correlation`, Spearman's of the preference for the model's output and by how much it is longer.
+    """
+    from scipy.stats import spearmanr
+
+    known = annotations[annotations["preference"].notna()]
+    longer = known["output_2"].str.len() - known["output_1"].str.len()
+    decided = (longer != 0) & (known["preference"] != 1.5)
+    wins = (longer[decided] > 0) == (known["preference"][decided] > 1.5)
+    varies = longer.nunique() > 1 and known["preference"].nunique() > 1
+    return {
+        "longer_preferred": float(wins.mean()),
+        "length_correlation": float(spearmanr(longer, known["preference"]).statistic) if varies else np.nan,
+    }
+
+
+def agreement(annotations: pd.DataFrame, others: pd.DataFrame) -> dict[str, float]:
+    """Return how far two judges name the same winners of the same pairs.
+
+    Returns:
+        `agreement`, the share of pairs, Cohen's `kappa`, which chance alone leaves at 0, and `n`.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    both = annotations["preference"].notna() & others["preference"].notna()
+    ours, theirs = _winner(annotations[both]), _winner(others[both])
+    kappa = cohen_kappa_score(ours, theirs, labels=[-1, 0, 1]) if len(ours) else np.nan
+    return {"agreement": float((ours == theirs).mean()), "kappa": float(kappa), "n": int(both.sum())}
+
+
+def _preference_for_first(annotations: pd.DataFrame) -> pd.Series:
+    """Return how far a judge prefers what it saw first, in [0, 1]."""
+    for_model = annotations["preference"] - 1
+    return for_model.where(annotations["is_switched_outputs"], 1 - for_model)
+
+
+def _winner(annotations: pd.DataFrame) -> pd.Series:
+    """Return 1 where the model wins, -1 where the baseline does, 0 for a tie."""
+    return np.sign(annotations["preference"] - 1.5).astype(int)

@@ -1,0 +1,212 @@
+"""AlpacaEval's numbers against the published leaderboard, and its judging against a judge that answers by rule."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rao_kedro.errors import DataError
+from rao_kedro.evals import alpaca_judge, judges
+from rao_kedro.evals.alpaca_eval import length_controlled_win_rate, of_package, win_rate, win_rate_of_weights
+from rao_kedro.evals.alpaca_judge import dialogues, judged, pairs, preference_for_second
+from rao_kedro.inference.chat_completions import Answer, ChatServer, Token
+
+PUBLISHED = Path("../shared/data/alpaca_eval")
+MODELS = ["claude-2", "FuseChat-Llama-3.2-1B-Instruct", "gpt-3.5-turbo-1106_verbose", "vicuna-7b-v1.5"]
+needs_published = pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not there")
+
+
+@pytest.fixture(autouse=True)
+def tools(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "inference"))
+
+
+def annotations_of(model):
+    return pd.read_json(PUBLISHED / f"annotations-{model}.jsonl.gz", lines=True)
+
+
+def published(name):
+    return pd.read_csv(PUBLISHED / name, index_col=0)
+
+
+@needs_published
+@pytest.mark.parametrize("model", MODELS)
+def test_win_rates_are_the_published_ones(model):
+    expected = published("published_leaderboard.csv").loc[model]
+    found = win_rate(annotations_of(model))
+    for name in ("win_rate", "standard_error", "discrete_win_rate"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-6)
+    for name in ("n_wins", "n_wins_base", "n_draws", "n_total"):
+        assert found[name] == expected[name]
+
+
+@needs_published
+@pytest.mark.parametrize("model", MODELS)
+def test_length_controlled_win_rates_are_the_published_ones(model):
+    expected = published("published_leaderboard.csv").loc[model, "length_controlled_winrate"]
+    difficulty = pd.read_csv(PUBLISHED / "instruction_difficulty_recovered.csv")
+    of_weights = win_rate_of_weights(published("published_glm_weights.csv").loc[model], difficulty)
+    assert of_weights == pytest.approx(expected, abs=1e-4)
+    gamed = pd.read_csv(PUBLISHED / "gamed_surrogate.csv")
+    fitted = length_controlled_win_rate(annotations_of(model), difficulty, gamed)
+    assert fitted["length_controlled_winrate"] == pytest.approx(expected, abs=0.2)
+    assert fitted["n_total"] == 805 and fitted["lc_standard_error"] > 0
+
+
+@needs_published
+def test_the_difficulty_is_that_of_the_row_not_of_the_instruction():
+    difficulty = pd.read_csv(PUBLISHED / "instruction_difficulty_recovered.csv").set_index("index")
+    gamed, table = pd.read_csv(PUBLISHED / "gamed_surrogate.csv"), annotations_of("claude-2")
+    backwards = table.iloc[::-1]  # rows keep their index, and so their difficulty
+    lengths = [length_controlled_win_rate(t, difficulty["instruction_difficulty"], gamed) for t in (table, backwards)]
+    assert lengths[0]["length_controlled_winrate"] == pytest.approx(lengths[1]["length_controlled_winrate"], abs=0.05)
+    renumbered = backwards.reset_index(drop=True)
+    other = length_controlled_win_rate(renumbered, difficulty, gamed)["length_controlled_winrate"]
+    assert abs(other - lengths[0]["length_controlled_winrate"]) > 0.05
+
+
+def test_a_table_without_preferences_or_difficulties_is_refused():
+    with pytest.raises(DataError, match="no column 'preference', only output_1"):
+        win_rate(pd.DataFrame({"output_1": ["a"]}))
+    table = pd.DataFrame({"preference": [1.0, 2.0], "output_1": ["a", "bb"], "output_2": ["c", "d"]})
+    gamed = pd.DataFrame({"preference": [0.5], "std_delta_len": [0.0], "instruction_difficulty": [0.0]})
+    with pytest.raises(DataError, match="1 instructions have no difficulty, the first has the index 1"):
+        length_controlled_win_rate(table, pd.Series([0.0]), gamed)
+
+
+# Judging. A judge that answers by rule stands in for GPT-4.
+
+INSTRUCTIONS = [f"Name {n} primes." for n in range(12)]
+
+
+def outputs(generator, *texts):
+    texts = texts if len(texts) > 1 else texts * len(INSTRUCTIONS)
+    return pd.DataFrame({"instruction": INSTRUCTIONS, "output": texts, "generator": generator})
+
+
+BASELINE = outputs("base", *(f"{'7' * (1 + n % 3)}" for n in range(12)))
+MODEL = outputs("model", *(f"{'3' * (1 + n % 2)}" for n in range(12)))
+COMPARED = pairs(BASELINE, MODEL)
+
+
+def shown_outputs(request):
+    return re.findall(r'"output": """(.*?)"""', request["messages"][-1]["content"])
+
+
+def judged_by(rule, compared=COMPARED, swapped=False):
+    """Annotate with a judge whose log-prob of the first output is what `rule` says of the two it sees."""
+    from chat_server import chat_server, reply
+
+    def answer(request, number):
+        p = rule(*shown_outputs(request))
+        top = {"m": math.log(p), "M": math.log(1 - p), "x": -3.0}
+        return reply(("m" if p > 0.5 else "M", top))
+
+    with chat_server(answer) as (url, requests):
+        return judged(compared, ChatServer(url, "rule", max_retries=0), swapped), requests
+
+
+def prefers_threes(first, second):
+    return 0.9 if "3" in first else 0.2
+
+
+def test_a_preference_is_for_the_output_whatever_its_place():
+    table, requests = judged_by(prefers_threes)
+    assert table[alpaca_judge.SWITCHED].nunique() == 2, "both orders should occur"
+    expected = np.where(table[alpaca_judge.SWITCHED], 1.9, 1.8)
+    assert list(table["preference"]) == pytest.approx(list(expected))
+    assert all(r["max_tokens"] == 1 and r["temperature"] == 1.0 and r["top_logprobs"] == 5 for r in requests)
+    assert win_rate(table)["win_rate"] == pytest.approx(100 * (expected - 1).mean())
+
+
+def test_swapping_the_order_asks_the_other_way_around():
+    table, _ = judged_by(prefers_threes)
+    swapped, _ = judged_by(prefers_threes, swapped=True)
+    assert (table[alpaca_judge.SWITCHED] != swapped[alpaca_judge.SWITCHED]).all()
+    assert list(table["preference"] + swapped["preference"]) == pytest.approx([1.9 + 1.8] * 12)
+
+
+def test_exchanging_the_models_mirrors_the_preferences():
+    table, _ = judged_by(prefers_threes)
+    mirrored, _ = judged_by(prefers_threes, pairs(MODEL, BASELINE), swapped=True)
+    assert list(mirrored["preference"]) == pytest.approx(list(3 - table["preference"]))
+
+
+def test_a_model_against_itself_is_a_draw_that_nobody_is_asked_about():
+    table, requests = judged_by(prefers_threes, pairs(BASELINE, BASELINE.assign(generator="again")))
+    assert list(table["preference"]) == [1.5] * 12 and requests == []
+    assert win_rate(table)["win_rate"] == 50.0
+
+
+def test_a_judge_that_always_takes_the_first_is_exposed():
+    orders = [judged_by(lambda first, second: 0.99, swapped=swapped)[0] for swapped in (False, True)]
+    bias = judges.position_bias(*orders).set_index("metric")
+    assert bias.loc["first_preferred", "value"] == pytest.approx(0.99) and bias.loc["consistent", "value"] == 0
+    fair = [judged_by(lambda first, second: 0.9 if "3" in first else 0.1, swapped=s)[0] for s in (False, True)]
+    bias = judges.position_bias(*fair).set_index("metric")
+    assert bias.loc["first_preferred", "value"] == pytest.approx(0.5) and bias.loc["consistent", "value"] == 1
+
+
+def test_a_judge_that_likes_length_is_exposed():
+    table, _ = judged_by(lambda first, second: 0.5 + 0.1 * (len(first) - len(second)))
+    bias = judges.length_bias(table)
+    assert bias["longer_preferred"] == 1.0 and bias["length_correlation"] > 0.95
+
+
+def test_two_judges_agree_as_far_as_they_name_the_same_winners():
+    likes_length, _ = judged_by(lambda first, second: 0.5 + 0.1 * (len(first) - len(second)))
+    opposite = likes_length.assign(preference=3 - likes_length["preference"])
+    first_is_unsure = likes_length.assign(preference=likes_length["preference"].where(likes_length.index > 0))
+    same, other = judges.agreement(likes_length, first_is_unsure), judges.agreement(likes_length, opposite)
+    assert same == {"agreement": 1.0, "kappa": 1.0, "n": 11}
+    # Of 12 pairs the model wins 2, the baseline 6, and 4 are ties, which alone agree: 4/12. By chance it would be
+    # (2 * 6 + 6 * 2 + 4 * 4) / 144 = 40/144, so kappa = (48 - 40) / (144 - 40).
+    assert other == {"agreement": pytest.approx(4 / 12), "kappa": pytest.approx(1 / 13), "n": 12}
+
+
+def test_an_answer_that_names_neither_output_is_no_preference():
+    assert math.isnan(preference_for_second(Answer(text="I", tokens=[Token(text="I", logprobs={"I": -0.1})])))
+    assert math.isnan(preference_for_second(Answer(text="")))
+    named = Answer(text="m", tokens=[Token(text="m", logprobs={"m": math.log(0.6), "M": math.log(0.2), "?": -2.0})])
+    assert preference_for_second(named) == pytest.approx(2 - 0.6 / 0.8)
+
+
+def test_what_is_asked_is_what_the_package_asks(tmp_path, monkeypatch):
+    """The package's own annotator, whose completions are caught: same prompts, same order of the outputs."""
+    asked = []
+
+    def completions(prompts, **kwargs):
+        asked.extend(prompts)
+        empty = [{"logprobs": {"content": [{"top_logprobs": [{"token": "m", "logprob": 0.0}]}]}} for _ in prompts]
+        return {"completions": ["m"] * len(prompts), "completions_all": empty}
+
+    monkeypatch.setattr("alpaca_eval.annotators.base.get_fn_completions", lambda name: completions)
+    annotator = of_package("annotators").PairwiseAnnotator(
+        annotators_config="weighted_alpaca_eval_gpt4_turbo", caching_path=None
+    )
+    theirs = pd.DataFrame(annotator.annotate_pairs(COMPARED.drop(columns=["generator_1", "generator_2"])))
+    ours = dialogues(COMPARED, alpaca_judge._switched(COMPARED))
+    expected = [of_package("utils").prompt_to_chatml(prompt) for prompt in asked]
+    assert sorted(map(json.dumps, ours)) == sorted(map(json.dumps, expected))
+    sure_of_the_first, _ = judged_by(lambda first, second: 1 - 1e-12)
+    assert list(sure_of_the_first["preference"]) == pytest.approx(list(theirs["preference"]))
+
+
+def test_pairs_keep_the_order_and_the_index_of_the_baseline():
+    some = MODEL.iloc[[5, 2]]
+    compared = pairs(BASELINE, some)
+    assert list(compared.index) == [2, 5] and list(compared["output_1"]) == list(BASELINE["output"][[2, 5]])
+    with pytest.raises(DataError, match="1 instructions are not the baseline's, for example 'Sing"):
+        pairs(BASELINE, pd.DataFrame({"instruction": ["Sing."], "output": ["la"], "generator": ["model"]}))
+    with pytest.raises(DataError, match=r"'Name 5 primes.*is answered twice"):
+        pairs(BASELINE, pd.concat([some, some]))
+
+
+def test_usage_counts_tokens_and_their_price():
+    answers = [Answer(text="m", prompt_tokens=400, completion_tokens=1)] * 3
+    assert judges.usage(answers, prompt_price=10.0, completion_price=30.0) == (3, 1200, 3, pytest.approx(0.01209))
+    assert judges.usage([]) == (0, 0, 0, 0.0)

@@ -1,0 +1,141 @@
+"""MT-Bench against the published judgments: prompts and scores to the letter."""
+
+import gzip
+import json
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rao_kedro.errors import DataError
+from rao_kedro.evals.mt_bench import (
+    JudgePrompts,
+    parse_score,
+    parse_winner,
+    read_questions,
+    score_table,
+    winner_of_both_orders,
+)
+
+PUBLISHED = Path("../shared/data/mt_bench")
+needs_published = pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not there")
+
+
+def lines(name):
+    path = PUBLISHED / name
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as opened:
+        return [json.loads(line) for line in opened]
+
+
+@pytest.fixture(scope="module")
+def questions():
+    found = read_questions(lines("question.jsonl"), lines("reference_answer-gpt-4.jsonl"))
+    return {question.question_id: question for question in found}
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return JudgePrompts(lines("judge_prompts.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def judgments():
+    return lines("judgments-gpt-4_single-a.jsonl.gz")
+
+
+@needs_published
+def test_every_published_score_is_read(judgments):
+    assert len(judgments) == 160
+    assert [parse_score(row["judgment"]) for row in judgments] == [row["score"] for row in judgments]
+
+
+ONE_ANSWER = re.compile(r"\[The Start of Assistant's Answer\]\n(.*)\n\[The End of Assistant's Answer\]", re.DOTALL)
+
+
+def answers_in(row, question):
+    """Return the answers that a published prompt shows."""
+    shown = row["user_prompt"]
+    if row["turn"] == 1:
+        return [ONE_ANSWER.search(shown).group(1), ""]
+    conversation = shown[shown.index("<|The Start of Assistant A's") :]
+    second_question = f"\n\n### User:\n{question.turns[1]}\n\n### Assistant A:\n"
+    first, second = conversation.split(second_question)
+    start = f"### User:\n{question.turns[0]}\n\n### Assistant A:\n"
+    return [first.split(start)[1], second.removesuffix("\n\n<|The End of Assistant A's Conversation with User|>")]
+
+
+@needs_published
+def test_every_published_prompt_is_built(questions, prompts, judgments):
+    for row in judgments:
+        question = questions[row["question_id"]]
+        asked = prompts.grading(question, answers_in(row, question))[row["turn"] - 1]
+        assert asked[1]["content"] == row["user_prompt"]
+        assert prompts.by_name[row["judge"][1]]["system_prompt"] == asked[0]["content"]
+
+
+@needs_published
+def test_there_are_80_questions_of_8_categories_and_30_have_a_reference(questions):
+    assert len(questions) == 80 and len({question.category for question in questions.values()}) == 8
+    assert sum(question.reference is not None for question in questions.values()) == 30
+
+
+@needs_published
+def test_a_comparison_shows_both_models_in_the_order_that_was_asked_for(questions, prompts):
+    for question in (questions[81], questions[111]):
+        for first, second in ((["AAA", "AA2"], ["BBB", "BB2"]), (["BBB", "BB2"], ["AAA", "AA2"])):
+            for turn, asked in enumerate(prompts.comparing(question, first, second)):
+                shown = asked[1]["content"]
+                assert shown.index(first[turn]) < shown.index(second[turn])
+                assert (question.reference is not None) == ("Reference" in shown)
+
+
+@pytest.mark.parametrize(
+    ("judgment", "score"),
+    [
+        ("Good. Rating: [[7]]", 7.0),
+        ("[[7.5]] and then [[3]]", 7.5),
+        ("Rating: [8]", 8.0),
+        ("I rate it 8/10.", None),
+        ("Rating: [[ten]]", None),
+        ("", None),
+    ],
+)
+def test_a_score_stands_in_brackets(judgment, score):
+    assert parse_score(judgment) == score
+
+
+@pytest.mark.parametrize(
+    ("judgment", "winner"), [("so [[A]]", "a"), ("so [[B]]", "b"), ("so [[C]]", "tie"), ("A is better", None)]
+)
+def test_a_verdict_stands_in_brackets(judgment, winner):
+    assert parse_winner(judgment) == winner
+
+
+@pytest.mark.parametrize(
+    ("first", "swapped", "winner"),
+    [("a", "b", "a"), ("b", "a", "b"), ("a", "a", "tie"), ("b", "b", "tie"), ("tie", "tie", "tie"), ("a", None, None)],
+)
+def test_a_model_wins_only_in_both_orders(first, swapped, winner):
+    assert winner_of_both_orders(first, swapped) == winner
+
+
+def test_judgments_without_a_score_are_counted_and_not_averaged():
+    table = score_table(
+        pd.DataFrame(
+            [(1, "math", 1, 4.0), (1, "math", 2, 8.0), (2, "writing", 1, 10.0), (2, "writing", 2, math.nan)],
+            columns=["question_id", "category", "turn", "score"],
+        )
+    ).set_index(["category", "turn"])
+    assert table.loc[("all", 0), ["score", "n", "unparsed"]].tolist() == [8.0, 2, 1]  # of 6 and 10
+    assert table.loc[("all", 2), ["score", "n", "unparsed"]].tolist() == [8.0, 1, 1]
+    assert table.loc[("writing", 2), "n"] == 0 and math.isnan(table.loc[("writing", 2), "score"])
+
+
+def test_a_question_that_cannot_be_judged_is_refused():
+    row = {"question_id": 111, "category": "math", "turns": ["1 + 1?", "And 2 + 2?"]}
+    with pytest.raises(DataError, match=r"question 111 \(math\) has no reference answer"):
+        read_questions([row], [])
+    with pytest.raises(DataError, match="unknown category 'poetry'"):
+        read_questions([row | {"category": "poetry"}], [])
