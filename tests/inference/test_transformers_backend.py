@@ -34,6 +34,14 @@ def test_greedy_decoding_in_a_padded_batch_takes_the_most_likely_token_each_time
             ids.append(token)
 
 
+def test_log_probs_of_next_tokens_in_a_padded_batch_are_those_of_each_prompt_alone(generator, prompts, tiny_checkpoint):
+    model, asked = load_causal_lm(tiny_checkpoint), [[5, 6, 7], [8], [9, 10]]
+    for prompt, tokens, found in zip(prompts, asked, generator.next_token_logps(prompts, asked), strict=True):
+        with torch.no_grad():
+            expected = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)[tokens]
+        assert found == pytest.approx(expected.tolist(), abs=1e-5)
+
+
 def test_a_seed_decides_the_samples_and_the_callers_random_state_is_left_alone(generator, prompts):
     before = torch.random.get_rng_state()
     first, again, other = (

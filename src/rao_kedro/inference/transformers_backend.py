@@ -25,8 +25,8 @@ class TransformersGenerator:
         """
         self.tokenizer = load_tokenizer(model_dir)
         self.stop_ids = end_of_turn_ids(model_dir, self.tokenizer)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = load_causal_lm(model_dir, getattr(torch, dtype)).to(device).eval()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = load_causal_lm(model_dir, getattr(torch, dtype)).to(self.device).eval()
         self.batch_rows = batch_rows
 
     def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters) -> list[list[Completion]]:
@@ -43,6 +43,29 @@ class TransformersGenerator:
                     completions[i].append(complete(self.tokenizer, ids, self.stop_ids))
         return completions
 
+    def next_token_logps(
+        self, prompt_ids: Sequence[Sequence[int]], token_ids: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Return how likely some tokens are behind each prompt; see `Generator`."""
+        found: list[list[float]] = []
+        for start in range(0, len(prompt_ids), self.batch_rows):
+            rows = _left_padded(prompt_ids[start : start + self.batch_rows], self.stop_ids[0])
+            input_ids, mask = (x.to(self.device) for x in rows)
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            with torch.inference_mode():
+                output = self.model(input_ids, attention_mask=mask, position_ids=positions, logits_to_keep=1)
+            logps = output.logits[:, -1].float().log_softmax(-1)
+            asked = token_ids[start : start + self.batch_rows]
+            found += [row[list(ids)].tolist() for row, ids in zip(logps, asked, strict=True)]
+        return found
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `[prompts, longest]` token ids and the attention mask."""
+    width = max(map(len, prompts))
+    input_ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts])
+    return input_ids, torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+
 
 def continue_prompts(
     model: Any, prompts: Sequence[Sequence[int]], sampling: SamplingParameters, stop_ids: Sequence[int]
@@ -57,9 +80,8 @@ def continue_prompts(
     """
     from transformers import GenerationConfig
 
-    width, padding, device = max(map(len, prompts)), stop_ids[0], model.device
-    input_ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    padding, device = stop_ids[0], model.device
+    input_ids, mask = (x.to(device) for x in _left_padded(prompts, padding))
     how = {} if sampling.greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     config = GenerationConfig(
         do_sample=not sampling.greedy,
@@ -76,4 +98,4 @@ def continue_prompts(
         output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
     finally:
         model.generation_config = own
-    return output[:, width:].tolist()
+    return output[:, input_ids.shape[1] :].tolist()

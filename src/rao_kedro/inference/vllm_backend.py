@@ -101,3 +101,20 @@ class VllmGenerator:
         results = self.engine.generate(prompts, parameters, use_tqdm=False)
         completions = [[complete(self.tokenizer, o.token_ids, self.stop_ids) for o in r.outputs] for r in results]
         return [row * sampling.n for row in completions] if sampling.greedy else completions
+
+    def next_token_logps(
+        self, prompt_ids: Sequence[Sequence[int]], token_ids: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Return how likely some tokens are behind each prompt; see `Generator`."""
+        prompts = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompt_ids]
+        parameters = [
+            SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=list(ids), detokenize=False)
+            for ids in token_ids
+        ]
+        results = self.engine.generate(prompts, parameters, use_tqdm=False)
+        found = []
+        for result, ids in zip(results, token_ids, strict=True):
+            logprobs = result.outputs[0].logprobs
+            assert logprobs is not None
+            found.append([logprobs[0][token].logprob for token in ids])
+        return found
