@@ -12,7 +12,8 @@ import pandas as pd
 
 from rao_kedro.errors import DataError
 from rao_kedro.evals.alpaca_eval import of_package
-from rao_kedro.inference.chat_completions import Answer, ChatSampling, ChatServer
+from rao_kedro.inference.chat_completions import Answer, ChatSampling
+from rao_kedro.inference.judge import Asked
 
 TEMPLATE = Path("alpaca_eval_clf_gpt4_turbo") / "alpaca_eval_clf.txt"
 SAMPLING = ChatSampling(max_tokens=1, temperature=1.0, top_logprobs=5)
@@ -44,12 +45,12 @@ def pairs(baseline: pd.DataFrame, model: pd.DataFrame) -> pd.DataFrame:
     return joined.dropna(subset="output_2")
 
 
-def judged(compared: pd.DataFrame, server: ChatServer, swapped: bool = False) -> pd.DataFrame:
+def judged(compared: pd.DataFrame, judge: Asked, swapped: bool = False) -> pd.DataFrame:
     """Return the judge's preferences.
 
     Args:
         compared: Table of `pairs`.
-        server: The judge.
+        judge: The judge.
         swapped: Show every pair in the other order than AlpacaEval's.
 
     Returns:
@@ -59,10 +60,10 @@ def judged(compared: pd.DataFrame, server: ChatServer, swapped: bool = False) ->
     """
     switched = _switched(compared) ^ swapped
     differ = compared["output_1"] != compared["output_2"]
-    answers = server.answers(dialogues(compared[differ], switched[differ]), SAMPLING)
+    answers = judge.answers(dialogues(compared[differ], switched[differ]), SAMPLING)
     for_second = pd.Series([preference_for_second(answer) for answer in answers], index=compared.index[differ])
     preference = for_second.where(~switched[differ], 3 - for_second).reindex(compared.index).where(differ, 1.5)
-    return compared.assign(annotator=server.model, preference=preference, **{SWITCHED: switched})
+    return compared.assign(annotator=judge.model, preference=preference, **{SWITCHED: switched})
 
 
 def dialogues(compared: pd.DataFrame, switched: pd.Series) -> list[list[Mapping[str, str]]]:

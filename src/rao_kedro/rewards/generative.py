@@ -7,15 +7,14 @@ score's place, their probabilities scaled to sum to 1.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rao_kedro.errors import InferenceError, ParameterError
-from rao_kedro.inference.chat_completions import Answer, ChatSampling, ChatServer
-from rao_kedro.models.hub import local_checkpoint
-from rao_kedro.models.identity import combined_hash, content_hash
+from rao_kedro.inference.chat_completions import Answer, ChatSampling
+from rao_kedro.inference.judge import Judge
+from rao_kedro.models.identity import combined_hash
 from rao_kedro.rewards.base import PromptGroup, Reward, Scores
 
 if TYPE_CHECKING:
@@ -88,32 +87,26 @@ class GenerativeReward(Reward):
         self.template = Path(template or PROMPTS / ("score_with_reasoning.jinja" if reasoning else "score.jinja"))
         if not self.template.is_file():
             raise ParameterError(f"reward 'generative': there is no template {self.template}")
-        self.model, self.base_url, self.max_model_len = model, base_url, max_model_len
         self.lowest, self.highest, self.reasoning, self.read = lowest, highest, reasoning, read
         self.max_failure_share = max_failure_share
         top = top_logprobs if read == "expectation" else 0
         self.sampling = ChatSampling(max_tokens or (512 if reasoning else 8), temperature, top)
-        self.server_at = partial(
-            ChatServer,
+        self.judge = Judge(
+            model=model,
+            base_url=base_url,
             api_key_variable=api_key_variable,
+            max_model_len=max_model_len,
             concurrency=concurrency,
             timeout=timeout,
             max_retries=max_retries,
-            cache_dir=Path(cache_dir) if cache_dir else None,
+            cache_dir=cache_dir,
         )
-        if base_url:
-            self.server_at(base_url, model)  # checks it
 
     @property
     def identity(self) -> str:
         """Return the judge's name or content hash, with a hash of the template and of how an answer is read."""
         how = (self.template.read_text(), self.lowest, self.highest, self.reasoning, self.read, self.sampling)
-        return f"{self._name} judging {combined_hash(*map(str, how))}"
-
-    @cached_property
-    def _name(self) -> str:
-        """Return what the server is told: of a model served here, its content, so that answers are kept by it."""
-        return self.model if self.base_url else content_hash(local_checkpoint(self.model))
+        return f"{self.judge.identity} judging {combined_hash(*map(str, how))}"
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group; under accelerate, one process asks.
@@ -131,26 +124,16 @@ class GenerativeReward(Reward):
     def _asked(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         prompts = [self._prompt(group.messages, response) for group in groups for response in group.responses]
         dialogues = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        server = self.server_at(self.base_url or "", self._name)
-        if self.base_url is None and server.unanswered(dialogues, self.sampling):
-            server = replace(server, base_url=self._served())
-        answers = server.answers(dialogues, self.sampling)
+        answers = self.judge.answers(dialogues, self.sampling)
         scored = [self._score(answer) for answer in answers]
         failures = [failure for _, failure in scored if failure]
         if len(scored) >= FEW and len(failures) > self.max_failure_share * len(scored):
             raise InferenceError(
-                f"{len(failures)} of {len(scored)} answers of {self.model} hold no score from {self.lowest} to "
+                f"{len(failures)} of {len(scored)} answers of {self.judge.model} hold no score from {self.lowest} to "
                 f"{self.highest}, for example: {failures[0]}. Ask a better judge, or change the template"
             )
         rest = iter(scored)
         return [_scores([next(rest) for _ in group.responses]) for group in groups]
-
-    def _served(self) -> str:
-        """Return the base URL of the judge, which is served here from now on."""
-        from rao_kedro.inference.vllm_server import served
-
-        top = self.sampling.top_logprobs
-        return served(local_checkpoint(self.model), self._name, self.max_model_len, top, patience=600)
 
     @cached_property
     def _compiled(self) -> "Template":

@@ -1,0 +1,93 @@
+"""A model that is asked for judgments: behind an OpenAI-compatible server, or served here by vLLM."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from rao_kedro.inference.chat_completions import Answer, ChatSampling, ChatServer, Message
+
+TOP_LOGPROBS = 20  # that a server of ours gives, as OpenAI's does, so that one start serves all who ask
+
+
+class Asked(Protocol):
+    """What answers dialogues: a `Judge`, or a `ChatServer`."""
+
+    @property
+    def model(self) -> str:
+        """Name it in tables."""
+        ...
+
+    def answers(self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling) -> list[Answer]:
+        """Return the answer to each dialogue, in their order."""
+        ...
+
+
+class Judge:
+    """Answers dialogues, each of which it is asked once where answers are kept."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        base_url: str | None = None,
+        api_key_variable: str = "OPENAI_API_KEY",
+        max_model_len: int = 4096,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        max_retries: int = 5,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        """Say who judges.
+
+        Args:
+            model: A checkpoint (directory or hub name), which vLLM serves here from the first question on until this
+                process ends; or, with `base_url`, the name that the server there knows.
+            base_url: Of an OpenAI-compatible server, up to `/v1`.
+            api_key_variable: The environment variable with its key.
+            max_model_len: Tokens of a prompt and its answer, where vLLM serves the model here.
+            concurrency: Requests at a time.
+            timeout: Seconds for one request.
+            max_retries: Of a request, with growing pauses.
+            cache_dir: Where answers are kept, so that none is paid for twice.
+
+        Raises:
+            ParameterError: The URL holds credentials.
+        """
+        self.model, self.base_url, self.max_model_len = model, base_url, max_model_len
+        self._server = ChatServer(
+            base_url=base_url or "",
+            model=model,
+            api_key_variable=api_key_variable,
+            concurrency=concurrency,
+            timeout=timeout,
+            max_retries=max_retries,
+            cache_dir=Path(cache_dir) if cache_dir else None,
+        )
+
+    @cached_property
+    def identity(self) -> str:
+        """Return what the server is told: of a model served here, its content, so that answers are kept by it."""
+        from rao_kedro.models.hub import local_checkpoint
+        from rao_kedro.models.identity import content_hash
+
+        return self.model if self.base_url else content_hash(local_checkpoint(self.model))
+
+    def answers(self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling) -> list[Answer]:
+        """Return the answer to each dialogue, in their order; equal dialogues are asked once.
+
+        Raises:
+            InferenceError: The server stays away, refuses, or does not answer as a chat server does.
+        """
+        server = replace(self._server, model=self.identity)
+        if self.base_url is None and server.unanswered(dialogues, sampling):
+            server = replace(server, base_url=self._served(sampling.top_logprobs))
+        return server.answers(dialogues, sampling)
+
+    def _served(self, top_logprobs: int) -> str:
+        from rao_kedro.inference.vllm_server import served
+        from rao_kedro.models.hub import local_checkpoint
+
+        most = max(TOP_LOGPROBS, top_logprobs)
+        return served(local_checkpoint(self.model), self.identity, self.max_model_len, most, patience=600)

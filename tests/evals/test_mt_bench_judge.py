@@ -1,0 +1,104 @@
+"""MT-Bench end to end with models and judges that answer by rule."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rao_kedro.errors import DataError
+from rao_kedro.evals.mt_bench import JudgePrompts, Question
+from rao_kedro.evals.mt_bench_judge import answered, compared, graded
+from rao_kedro.inference.chat_completions import ChatServer
+
+QUESTIONS = [
+    Question(81, "writing", ("Write a line.", "Shorter.")),
+    Question(111, "math", ("1 + 1?", "And doubled?"), ("2", "4")),
+    Question(112, "math", ("2 + 2?", "And doubled?"), ("4", "8")),
+]
+ANSWERS = {q.question_id: [f"{q.question_id} first", f"{q.question_id} second"] for q in QUESTIONS}
+
+
+def prompt(name, template):
+    return {"name": name, "system_prompt": f"system of {name}", "prompt_template": template}
+
+
+PROMPTS = JudgePrompts(
+    [
+        prompt("single-v1", "Rate: {question} <{answer}>"),
+        prompt("single-v1-multi-turn", "Rate: {question_1} {question_2} <{answer_1}|{answer_2}>"),
+        prompt("single-math-v1", "Rate: {question} ({ref_answer_1}) <{answer}>"),
+        prompt("single-math-v1-multi-turn", "Rate: {question_2} ({ref_answer_2}) <{answer_1}|{answer_2}>"),
+        prompt("pair-v2", "Which? {question} <{answer_a}> <{answer_b}>"),
+        prompt("pair-v2-multi-turn", "Which? {question_2} <{answer_a_1}|{answer_a_2}> <{answer_b_1}|{answer_b_2}>"),
+        prompt("pair-math-v1", "Which? ({ref_answer_1}) <{answer_a}> <{answer_b}>"),
+        prompt(
+            "pair-math-v1-multi-turn", "Which? ({ref_answer_2}) <{answer_a_1}|{answer_a_2}> <{answer_b_1}|{answer_b_2}>"
+        ),
+    ]
+)
+
+
+@pytest.fixture(autouse=True)
+def tools(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "inference"))
+
+
+def judged(judge, function, *arguments):
+    from chat_server import chat_server, reply
+
+    with chat_server(lambda request, number: reply((judge(request["messages"][-1]["content"]), {}))) as (url, requests):
+        return function(QUESTIONS, *arguments, PROMPTS, ChatServer(url, "rule", max_retries=0)), requests
+
+
+def test_the_second_turn_sees_the_first_answer_and_each_category_has_its_temperature():
+    calls = []
+
+    def write(name, dialogues, temperature):
+        calls.append((name, list(dialogues), temperature))
+        return {key: f"answer {len(messages)} to {messages[-1]['content']}" for key, messages in dialogues.items()}
+
+    answers = answered(QUESTIONS, write)
+    assert answers[111] == ["answer 1 to 1 + 1?", "answer 3 to And doubled?"]
+    assert [(keys, temperature) for _, keys, temperature in calls] == [
+        (["111", "112"], 0.0),
+        (["81"], 0.7),
+    ] * 2
+    assert len({name for name, *_ in calls}) == 4
+
+
+def test_every_answer_is_graded_with_the_prompt_of_its_category_and_turn():
+    table, requests = judged(lambda asked: f"Fine. [[{len(re.findall('first', asked)) + 4}]]", graded, ANSWERS)
+    assert list(table["turn"]) == [1, 2] * 3 and list(table["score"]) == [5.0] * 6
+    assert set(table["judge"]) == {"rule"} and all(request["temperature"] == 0.0 for request in requests)
+    assert table.loc[3, "user_prompt"] == "Rate: And doubled? (4) <111 first|111 second>"
+
+
+def test_a_judgment_without_a_score_is_kept_and_not_scored():
+    table, _ = judged(lambda asked: "[[8]]" if "(" in asked else "I cannot say.", graded, ANSWERS)
+    assert table["score"].isna().tolist() == [True, True, False, False, False, False]
+    assert table.loc[0, "judgment"] == "I cannot say."
+
+
+OTHER = {question_id: [text.upper() for text in texts] for question_id, texts in ANSWERS.items()}
+
+
+def test_a_comparison_is_made_in_both_orders():
+    def prefers_capitals(asked):
+        first, second = re.findall("<(.*?)>", asked)
+        return "[[A]]" if first.isupper() else "[[B]]" if second.isupper() else "[[C]]"
+
+    table, requests = judged(prefers_capitals, compared, ANSWERS, OTHER)
+    assert len(requests) == 12 and set(table["verdict"]) == {"b"}
+    assert set(table["winner"]) == {"b"} and set(table["winner_swapped"]) == {"a"}
+
+
+@pytest.mark.parametrize(("judgment", "verdict"), [("[[A]]", "tie"), ("[[C]]", "tie"), ("neither", None)])
+def test_a_judge_that_goes_by_position_decides_nothing(judgment, verdict):
+    table, _ = judged(lambda asked: judgment, compared, ANSWERS, OTHER)
+    assert all(found == verdict or (verdict is None and pd.isna(found)) for found in table["verdict"])
+
+
+def test_an_unanswered_question_is_named():
+    with pytest.raises(DataError, match="question 112 was not answered"):
+        judged(lambda asked: "", graded, {81: ["a", "b"], 111: ["a", "b"]})
