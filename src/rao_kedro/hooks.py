@@ -9,6 +9,7 @@ from kedro.io import CatalogProtocol, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from rao_kedro.errors import DataError
+from rao_kedro.pipelines.evaluation.pipeline import PER_POLICY
 from rao_kedro.pipelines.methods import METHODS, chosen_methods
 from rao_kedro.rewards.registry import build_reward
 from rao_kedro.schemas.rewards import RewardParameters
@@ -45,7 +46,7 @@ def _refuse_wrong_reward(parameters: Any) -> None:
 
 def _compared(methods: set[str]) -> set[str]:
     """Return the datasets of `methods` that are compared with those of other methods."""
-    return {f"{table}_{m}" for table in ("scored_generations", "held_out_logps", "training_log") for m in methods}
+    return {f"{table}_{m}" for table in (*PER_POLICY, "training_log") for m in methods}
 
 
 def _remedy(dataset: str) -> str:

@@ -1,4 +1,7 @@
-"""Kedro's session, except that a run takes the methods of the parameter `methods` where it is asked for no other."""
+"""Kedro's session, except that a run takes the methods of the parameter `methods` where it is asked for no other.
+
+And where no benchmark is chosen, it leaves out their judging and comparison.
+"""
 
 import inspect
 from typing import Any
@@ -8,6 +11,7 @@ from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from kedro.pipeline import Pipeline
 
+from rao_kedro.pipelines.evaluation.pipeline import BENCHMARKS
 from rao_kedro.pipelines.methods import METHODS, chosen_methods
 
 
@@ -29,11 +33,12 @@ class StudySession(KedroSession):
             names = options.get("pipeline_names") or [options.pop("pipeline_name", None) or "__default__"]
             names = ["study" if name == "__default__" else name for name in names]
             options["pipeline_names"] = names
-            options["node_names"] = self._nodes_of_chosen_methods([name for name in names if name in pipelines])
+            options["node_names"] = self._chosen_nodes([name for name in names if name in pipelines])
         return super().run(**options)
 
-    def _nodes_of_chosen_methods(self, pipeline_names: list[str]) -> list[str] | None:
-        methods = chosen_methods(self.load_context().params["methods"])
-        others = set(METHODS) - set(methods)
+    def _chosen_nodes(self, pipeline_names: list[str]) -> list[str] | None:
+        parameters = self.load_context().params
+        others = set(METHODS) - set(chosen_methods(parameters["methods"]))
+        left_out = set() if parameters["evaluation"].benchmarks.names.strip() else {BENCHMARKS}
         nodes = sum((pipelines[name] for name in pipeline_names), start=Pipeline([])).nodes
-        return [node.name for node in nodes if node.namespace not in others]
+        return [node.name for node in nodes if node.namespace not in others and not node.tags & left_out]

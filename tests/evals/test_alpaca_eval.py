@@ -14,6 +14,7 @@ from rao_kedro.evals import alpaca_judge, judges
 from rao_kedro.evals.alpaca_eval import length_controlled_win_rate, of_package, win_rate, win_rate_of_weights
 from rao_kedro.evals.alpaca_judge import dialogues, judged, pairs, preference_for_second
 from rao_kedro.inference.chat_completions import Answer, ChatServer, Token
+from rao_kedro.inference.judge import Usage
 
 PUBLISHED = Path("../shared/data/alpaca_eval")
 MODELS = ["claude-2", "FuseChat-Llama-3.2-1B-Instruct", "gpt-3.5-turbo-1106_verbose", "vicuna-7b-v1.5"]
@@ -208,5 +209,5 @@ def test_pairs_keep_the_order_and_the_index_of_the_baseline():
 
 def test_usage_counts_tokens_and_their_price():
     answers = [Answer(text="m", prompt_tokens=400, completion_tokens=1)] * 3
-    assert judges.usage(answers, prompt_price=10.0, completion_price=30.0) == (3, 1200, 3, pytest.approx(0.01209))
-    assert judges.usage([]) == (0, 0, 0, 0.0)
+    used = Usage(0, 0, 0).after(answers).after(answers[:1])
+    assert used == (4, 1600, 4) and used.cost(prompt_price=10.0, completion_price=30.0) == pytest.approx(0.01612)

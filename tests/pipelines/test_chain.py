@@ -174,3 +174,98 @@ def test_a_model_directory_without_a_chat_template_is_refused_by_name(project, t
     (project / "broken/chat_template.jinja").unlink()
     with pytest.raises(ModelError, match=r"broken has no chat template: add a chat_template\.jinja"):
         run(project, "data_engineering", params={"model": {"source": "checkpoint", "name": "broken"}})
+
+
+def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project, monkeypatch):
+    from rao_kedro.evals import answers
+    from rao_kedro.inference import generators
+
+    monkeypatch.syspath_prepend(str(ROOT / "tests/inference"))
+    from chat_server import chat_server, reply
+
+    starts = []
+
+    def counted(*model, **how):
+        starts.append(how["max_model_len"])
+        return generators.make_generator(*model, **how)
+
+    monkeypatch.setattr(answers.main, "__defaults__", (counted,))
+
+    def judge(request, number):
+        return reply(("m", {"m": -0.2, "M": -1.8})) if request["max_tokens"] == 1 else reply(("Fine. [[7]]", {}))
+
+    for pipeline in ("data_engineering", "supervised_finetuning", "reward_modeling", "alignment"):
+        run(project, pipeline, params={"methods": "rao"})
+    with chat_server(judge) as (url, requests):
+        benchmarks = benchmark_files(project) | {"judge": {"model": "rule", "base_url": url}}
+        run(project, "evaluation", params={"methods": "rao", "evaluation": {"benchmarks": benchmarks}})
+    assert len(starts) == 2 and len(requests) == 2 * (3 * 2 + 2 * 2)  # AlpacaEval in both orders, MT-Bench's turns
+
+    data = project / "data/test"
+    scores = pd.read_csv(data / "08_reporting/benchmark_scores.csv").set_index(["method", "benchmark", "metric"])
+    assert scores.loc[("rao", "mt_bench", "score"), ["value", "n"]].tolist() == [7.0, 2]
+    assert scores.loc[("rao", "alpaca_eval", "win_rate"), "n"] == 3
+    assert scores.loc[("rao", "mt_bench", "score"), "vs_sft"] == 0.0
+    assert {"gsm8k", "arc_easy"} <= set(scores.index.get_level_values("benchmark"))
+    assert scores.loc[("sft", "arc_easy", "accuracy"), "chance"] == pytest.approx(100 * (1 / 3 + 1 / 4) / 2)
+    judged = pd.read_csv(data / "08_reporting/judge_report.csv").set_index(["method", "metric"])
+    assert judged.loc[("rao", "first_preferred"), "value"] > 0.8 and judged.loc[("rao", "consistent"), "value"] == 0
+    outputs = json.loads((data / "07_model_output/rao_alpaca_eval_outputs.json").read_text())
+    assert [set(row) for row in outputs] == [{"instruction", "output", "generator"}] * 3
+    assert "Answers side by side" in (data / "08_reporting/benchmark_report.html").read_text()
+
+    # What was answered and judged is neither written nor asked for again, though the judge is gone.
+    run(project, "evaluation", params={"methods": "rao", "evaluation": {"benchmarks": benchmarks}})
+    assert len(starts) == 2
+
+
+def benchmark_files(directory):
+    """Write files of benchmarks in their authors' formats; return parameters that name them."""
+
+    def written(name, rows):
+        text = "".join(json.dumps(row) + "\n" for row in rows) if name.endswith("l") else json.dumps(rows)
+        (directory / name).write_text(text)
+        return str(directory / name)
+
+    instructions = ["Name a prime.", "Name a fox.", "Name a dog."]
+    baseline = [{"instruction": text, "output": "Seven.", "generator": "base"} for text in instructions]
+    questions = [
+        {"question_id": 81, "category": "writing", "turns": ["Write a line.", "Shorter."]},
+        {"question_id": 111, "category": "math", "turns": ["1 + 1?", "And doubled?"]},
+    ]
+    references = [{"question_id": 111, "choices": [{"turns": ["2", "4"]}]}]
+    templates = {"single-v1": "{question} {answer}", "single-v1-multi-turn": "{question_2} {answer_1} {answer_2}"}
+    templates |= {name.replace("v1", "math-v1"): f"{{ref_answer_1}} {text}" for name, text in templates.items()}
+    prompts = [{"name": n, "system_prompt": "Judge.", "prompt_template": t} for n, t in templates.items()]
+    arc = [
+        {
+            "instruction": "Choose: Fox?\n\nAnswer1: a Answer2: b Answer3: c\n\nAnswer format: answer1/answer2",
+            "answer": "answer2",
+        },
+        {
+            "instruction": "Choose: Dog?\n\nAnswer1: a Answer2: b Answer3: c Answer4: d\n\nAnswer format: answer1",
+            "answer": "answer4",
+        },
+    ]
+    gsm8k = [{"question": "1 + 1?", "answer": "It is 2.\n#### 2"}]
+    return {
+        "names": "alpaca_eval mt_bench gsm8k arc_easy",
+        "max_model_len": 1200,
+        "alpaca_eval": {
+            "baseline": written("baseline.json", baseline),
+            "instruction_difficulty": None,
+            "gamed": None,
+            "max_tokens": 8,
+            "both_orders": True,
+        },
+        "mt_bench": {
+            "questions": written("question.jsonl", questions),
+            "reference_answers": written("gpt-4.jsonl", references),
+            "judge_prompts": written("judge_prompts.jsonl", prompts),
+            "max_tokens": 8,
+        },
+        "sources": {
+            "gsm8k": {"path": written("gsm8k.jsonl", gsm8k)},
+            "arc_easy": {"path": written("arc.json", arc)},
+        },
+    }

@@ -16,13 +16,13 @@ from lm_eval.api.model import TemplateLM
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.files import write_text
 from rao_kedro.inference.generators import Generator
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
 from rao_kedro.models.identity import combined_hash, content_hash
 from rao_kedro.schemas.generation import GenerationParameters, SamplingParameters
 
 
 class GeneratorLM(TemplateLM):
-    """Writes greedily, and tells how likely single tokens are."""
+    """Answers chats greedily, and tells how likely single tokens are behind plain text."""
 
     def __init__(
         self,
@@ -57,36 +57,19 @@ class GeneratorLM(TemplateLM):
         """Return the end-of-turn token."""
         return int(self.tokenizer.eos_token_id)
 
-    @property
-    def tokenizer_name(self) -> str:
-        """Return what the harness tells prompts of models apart by."""
-        return self._identity
-
-    def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """Return the template that the harness writes into its report."""
-        return str(self.tokenizer.chat_template) if chat_template else None
-
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Return a dialogue as the model's text."""
-        text = self.tokenizer.apply_chat_template(
-            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-        return str(text)
-
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Return token ids, behind a BOS token if the tokenizer has one that no chat template has written already."""
-        bos = self.tokenizer.bos_token
-        special = not (bos and string.startswith(bos)) if add_special_tokens is None else add_special_tokens
-        return list(self.tokenizer(string, add_special_tokens=special)["input_ids"])
+        """Return the token ids of plain text, behind a BOS token where the tokenizer puts one."""
+        return list(self.tokenizer(string, add_special_tokens=add_special_tokens is not False)["input_ids"])
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Return what the model writes to each prompt, up to the first of its `until` strings.
+        """Return what the model answers to each prompt as a user's message, up to the first of its `until` strings.
 
         Raises:
             ParameterError: A task does not ask for greedy decoding.
             InferenceError: A prompt is too long.
         """
-        prompts = [self.tok_encode(request.args[0]) for request in requests]
+        chats = [[{"role": "user", "content": request.args[0]}] for request in requests]
+        prompts = [prompt_token_ids(self.tokenizer, chat) for chat in chats]
         wanted = [_max_tokens(request.args[1]) for request in requests]
         written: dict[int, str] = {}
         order = sorted(range(len(requests)), key=lambda i: wanted[i])

@@ -3,43 +3,10 @@
 Tables are AlpacaEval's annotations (`alpaca_eval`), with `is_switched_outputs`. Knows nothing about asking a judge.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 
 from rao_kedro.evals.statistics import mean_interval
-from rao_kedro.inference.chat_completions import Answer
-
-
-class Usage(NamedTuple):
-    """What answers took.
-
-    Attributes:
-        answers: How many.
-        prompt_tokens: Tokens that the judge read.
-        completion_tokens: Tokens that it wrote.
-        cost: At the prices given, in their currency.
-    """
-
-    answers: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost: float
-
-
-def usage(answers: Iterable[Answer], prompt_price: float = 0.0, completion_price: float = 0.0) -> Usage:
-    """Return what answers took, those that were kept from earlier included.
-
-    Args:
-        answers: Of a judge.
-        prompt_price: Per million tokens read.
-        completion_price: Per million tokens written.
-    """
-    counts = [(answer.prompt_tokens, answer.completion_tokens) for answer in answers]
-    read, written = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
-    return Usage(len(counts), read, written, (read * prompt_price + written * completion_price) / 1e6)
 
 
 def position_bias(annotations: pd.DataFrame, swapped: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -4,11 +4,35 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rao_kedro.inference.chat_completions import Answer, ChatSampling, ChatServer, Message
 
 TOP_LOGPROBS = 20  # that a server of ours gives, as OpenAI's does, so that one start serves all who ask
+
+
+class Usage(NamedTuple):
+    """What answers took.
+
+    Attributes:
+        answers: How many.
+        prompt_tokens: Tokens that were read, as servers count them.
+        completion_tokens: Tokens that were written.
+    """
+
+    answers: int
+    prompt_tokens: int
+    completion_tokens: int
+
+    def after(self, more: Sequence[Answer]) -> "Usage":
+        """Return what these answers took, too."""
+        read = sum(answer.prompt_tokens for answer in more)
+        written = sum(answer.completion_tokens for answer in more)
+        return Usage(self.answers + len(more), self.prompt_tokens + read, self.completion_tokens + written)
+
+    def cost(self, prompt_price: float, completion_price: float) -> float:
+        """Return the cost at prices per million tokens, in their currency."""
+        return (self.prompt_tokens * prompt_price + self.completion_tokens * completion_price) / 1e6
 
 
 class Asked(Protocol):
@@ -25,7 +49,11 @@ class Asked(Protocol):
 
 
 class Judge:
-    """Answers dialogues, each of which it is asked once where answers are kept."""
+    """Answers dialogues, each of which it is asked once where answers are kept.
+
+    Attributes:
+        usage: What all its answers so far took, those that were kept from earlier included.
+    """
 
     def __init__(
         self,
@@ -56,6 +84,7 @@ class Judge:
             ParameterError: The URL holds credentials.
         """
         self.model, self.base_url, self.max_model_len = model, base_url, max_model_len
+        self.usage = Usage(0, 0, 0)
         self._server = ChatServer(
             base_url=base_url or "",
             model=model,
@@ -83,7 +112,9 @@ class Judge:
         server = replace(self._server, model=self.identity)
         if self.base_url is None and server.unanswered(dialogues, sampling):
             server = replace(server, base_url=self._served(sampling.top_logprobs))
-        return server.answers(dialogues, sampling)
+        found = server.answers(dialogues, sampling)
+        self.usage = self.usage.after(found)
+        return found
 
     def _served(self, top_logprobs: int) -> str:
         from rao_kedro.inference.vllm_server import served

@@ -48,7 +48,20 @@ def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> Non
         DataError: The prompts have no usable form.
         InferenceError: A prompt is too long, or the backend failed.
     """
-    spec = GenerationSpec.model_validate_json(Path(spec_path).read_text())
+    generate_table(GenerationSpec.model_validate_json(Path(spec_path).read_text()), make)
+
+
+def generate_table(spec: GenerationSpec, make: Callable[..., Generator]) -> None:
+    """Write the table of a spec, shard by shard; what is finished is kept.
+
+    Args:
+        spec: What to generate.
+        make: Makes the generator; called only if a shard is missing.
+
+    Raises:
+        DataError: The prompts have no usable form.
+        InferenceError: A prompt is too long, or the backend failed.
+    """
     prompts = read_prompts(spec.prompts_path)
     key = generation_key(spec, prompts)
     if _has_key(spec.output_path, key):

@@ -108,7 +108,7 @@ def reward_model_accuracies(study: pd.DataFrame) -> go.Figure:
                 go.Scatter(
                     x=rows["form"],
                     y=rows[name],
-                    error_y=_interval(rows[f"{name}_high"] - rows[name], rows[name] - rows[f"{name}_low"]),
+                    error_y=interval_bars(rows[f"{name}_high"] - rows[name], rows[name] - rows[f"{name}_low"]),
                     mode="markers",
                     name=label,
                     legendgroup=label,
@@ -124,7 +124,8 @@ def reward_model_accuracies(study: pd.DataFrame) -> go.Figure:
     return styled(figure, f"{int(study['n'].max())} held-out groups, 95 % intervals", height=420)
 
 
-def _interval(above: Sequence[float] | pd.Series, below: Sequence[float] | pd.Series) -> dict[str, object]:
+def interval_bars(above: Sequence[float] | pd.Series, below: Sequence[float] | pd.Series) -> dict[str, object]:
+    """Return error bars from how far an interval reaches above and below its point."""
     return {"array": above, "arrayminus": below, "thickness": 2, "width": 8}
 
 
@@ -140,9 +141,9 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
                 go.Scatter(
                     x=[row["method"]],
                     y=[point],
-                    error_y=_interval([row[f"{name}_high"] - point], [point - row[f"{name}_low"]]),
+                    error_y=interval_bars([row[f"{name}_high"] - point], [point - row[f"{name}_low"]]),
                     mode="markers",
-                    marker={"size": 11, "color": _color(str(row["method"]), int(str(i)))},
+                    marker={"size": 11, "color": color_of(str(row["method"]), int(str(i)))},
                     showlegend=False,
                 ),
                 1,
@@ -153,7 +154,7 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
 
 
 def _curves(run: str, log: pd.DataFrame, name: str, part: str, dash: str, legend: bool) -> list[go.Scatter]:
-    color = _color(run, 0)
+    color = color_of(run, 0)
     result = []
     shared = {
         "legendgroup": run,
@@ -172,7 +173,8 @@ def _curves(run: str, log: pd.DataFrame, name: str, part: str, dash: str, legend
     return result
 
 
-def _color(name: str, position: int) -> str:
+def color_of(name: str, position: int) -> str:
+    """Return the colour of a method: its own, or one by its position."""
     return COLORS.get(name, OTHER_COLORS[position % len(OTHER_COLORS)])
 
 

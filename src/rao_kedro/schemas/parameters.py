@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from rao_kedro.schemas.benchmarks import BenchmarkParameters
 from rao_kedro.schemas.generation import GenerationParameters
 from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.training import RolloutParameters, TrainingParameters
@@ -255,10 +256,12 @@ class EvaluationParameters(Parameters):
         mixed_precision: Of the forward passes that score them.
         max_tokens_per_batch: Tokens of one packed forward pass.
         seed: Seeds the bootstrap.
-        examples: Prompts that the report shows with every method's response.
+        examples: Prompts that the reports show with every method's response.
+        benchmarks: What else is measured.
     """
 
     generation: GenerationParameters
+    benchmarks: BenchmarkParameters = BenchmarkParameters()
     reward: RewardParameters = RewardParameters()
     mixed_precision: Literal["no", "bf16"] = "bf16"
     max_tokens_per_batch: int = Field(2048, ge=1)

@@ -195,3 +195,113 @@ class Leaderboard(_Table):
     kl_to_reference: Series[float]
     chosen_likelihood_fell: Series[float] = pa.Field(ge=0, le=1)
     unscored: Series[int] = pa.Field(ge=0)
+
+
+class BenchmarkAnswers(_Table):
+    """One row per item and turn of a judged benchmark: what a policy answered."""
+
+    benchmark: Series[str]
+    item_id: Series[str]
+    turn: Series[int] = pa.Field(ge=1)
+    prompt: Series[str]
+    answer: Series[str]
+
+
+class DownstreamScores(_Table):
+    """One row per downstream task and subject: accuracy with its standard error and Wilson's 95 % interval."""
+
+    task: Series[str]
+    metric: Series[str]
+    value: Series[float] = pa.Field(ge=0, le=1)
+    stderr: Series[float] = pa.Field(nullable=True)
+    low: Series[float] = pa.Field(ge=0)
+    high: Series[float] = pa.Field(le=1)
+    n: Series[int] = pa.Field(ge=1)
+    unparsed: Series[int] = pa.Field(ge=0)
+    chance: Series[float] = pa.Field(ge=0, le=1)
+
+
+class DownstreamSamples(_Table):
+    """One row per item of a downstream task; `extracted` is missing where the output holds no answer."""
+
+    task: Series[str]
+    item_id: Series[str]
+    prompt: Series[str]
+    output: Series[str]
+    extracted: Series[str] = pa.Field(nullable=True)
+    gold: Series[str]
+    correct: Series[bool]
+
+
+class AlpacaEvalAnnotations(_Table):
+    """AlpacaEval's annotations, and the preference in the other order where it was asked for (see `alpaca_judge`)."""
+
+    index: Series[int] = pa.Field(ge=0)
+    instruction: Series[str]
+    output_1: Series[str]
+    generator_1: Series[str]
+    output_2: Series[str]
+    generator_2: Series[str]
+    annotator: Series[str]
+    preference: Series[float] = pa.Field(nullable=True, ge=1, le=2)
+    preference_swapped: Series[float] = pa.Field(nullable=True, ge=1, le=2)
+    is_switched_outputs: Series[bool]
+
+
+class MTBenchJudgments(_Table):
+    """One row per question and turn of MT-Bench; `score` is missing where the judgment holds none."""
+
+    question_id: Series[int]
+    category: Series[str]
+    turn: Series[int] = pa.Field(ge=1, le=2)
+    judge: Series[str]
+    user_prompt: Series[str]
+    judgment: Series[str]
+    score: Series[float] = pa.Field(nullable=True)
+
+
+class JudgeUsage(_Table):
+    """What the judge took for one policy: answers, tokens, and their cost at the prices of the parameters."""
+
+    benchmark: Series[str]
+    judge: Series[str]
+    answers: Series[int]
+    prompt_tokens: Series[int]
+    completion_tokens: Series[int]
+    cost: Series[float]
+
+
+class BenchmarkScores(_Table):
+    """One row per method, benchmark and metric, with 95 % intervals; `vs_*` are paired by item, missing without both.
+
+    Accuracies and win rates are in percent. `unscored` counts outputs and judgments that hold no answer.
+    """
+
+    method: Series[str]
+    benchmark: Series[str]
+    metric: Series[str]
+    value: Series[float] = pa.Field(nullable=True)
+    low: Series[float] = pa.Field(nullable=True)
+    high: Series[float] = pa.Field(nullable=True)
+    n: Series[int] = pa.Field(ge=0)
+    unscored: Series[int] = pa.Field(ge=0)
+    judge: Series[str]
+    chance: Series[float] = pa.Field(nullable=True)
+    vs_sft: Series[float] = pa.Field(nullable=True)
+    vs_sft_low: Series[float] = pa.Field(nullable=True)
+    vs_sft_high: Series[float] = pa.Field(nullable=True)
+    vs_dpo: Series[float] = pa.Field(nullable=True)
+    vs_dpo_low: Series[float] = pa.Field(nullable=True)
+    vs_dpo_high: Series[float] = pa.Field(nullable=True)
+
+
+class JudgeReport(_Table):
+    """One row per method and property of the judge that compared it (see `rao_kedro.evals.judges`)."""
+
+    method: Series[str]
+    judge: Series[str]
+    metric: Series[str]
+    value: Series[float] = pa.Field(nullable=True)
+    low: Series[float] = pa.Field(nullable=True)
+    high: Series[float] = pa.Field(nullable=True)
+    n: Series[int] = pa.Field(ge=0)

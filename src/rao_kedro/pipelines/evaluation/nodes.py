@@ -6,11 +6,13 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
+from rao_kedro.evals.launch import answer
 from rao_kedro.evals.leaderboard import leaderboard
 from rao_kedro.evals.policies import scored_generations
-from rao_kedro.inference import GenerationSpec, generate
+from rao_kedro.inference import GenerationSpec
 from rao_kedro.reporting.figures import training_dynamics
 from rao_kedro.reporting.report import html_report
+from rao_kedro.schemas.benchmarks import PolicyAnswersSpec
 from rao_kedro.schemas.parameters import DataParameters, EvaluationParameters
 from rao_kedro.schemas.specs import PolicyScoringSpec
 from rao_kedro.training.launch import launch
@@ -18,15 +20,23 @@ from rao_kedro.training.launch import launch
 
 def generate_responses(
     policy: Path, prompts: Path, evaluation: EvaluationParameters, accelerate_config: Path | None, workspace: Path
-) -> pd.DataFrame:
-    """Let a policy answer the held-out prompts."""
-    spec = GenerationSpec(
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Let a policy answer the held-out prompts and the chosen benchmarks.
+
+    Returns:
+        Tables of `Generations`, `BenchmarkAnswers`, `DownstreamScores` and `DownstreamSamples`.
+    """
+    held_out = GenerationSpec(
         model_dir=policy,
         prompts_path=prompts,
         output_path=workspace / "generations.parquet",
         **evaluation.generation.model_dump(),
     )
-    return pd.read_parquet(generate(spec, in_process=accelerate_config is None))
+    spec = PolicyAnswersSpec(held_out=held_out, benchmarks=evaluation.benchmarks, workspace=workspace)
+    answer(spec, in_process=accelerate_config is None)
+    paths = (held_out.output_path, spec.answers_path, spec.downstream_scores_path, spec.downstream_samples_path)
+    generations, answers, scores, samples = map(pd.read_parquet, paths)
+    return generations, answers, scores, samples
 
 
 def score_responses(
@@ -68,16 +78,16 @@ def score_responses(
 
 def compare_methods(evaluation: EvaluationParameters, **tables: pd.DataFrame | None) -> pd.DataFrame:
     """Return the leaderboard from `scored_generations_{policy}` and `held_out_logps_{policy}`."""
-    generations, held_out = (_by_policy(tables, prefix) for prefix in ("scored_generations_", "held_out_logps_"))
+    generations, held_out = (by_policy(tables, prefix) for prefix in ("scored_generations_", "held_out_logps_"))
     return leaderboard(generations, held_out, evaluation.seed)
 
 
 def plot_training(**tables: pd.DataFrame | None) -> go.Figure:
     """Return the training dynamics of all methods in one figure, from `training_log_{method}`."""
-    return training_dynamics(_by_policy(tables, "training_log_"))
+    return training_dynamics(by_policy(tables, "training_log_"))
 
 
-def _by_policy(tables: Mapping[str, pd.DataFrame | None], prefix: str) -> dict[str, pd.DataFrame]:
+def by_policy(tables: Mapping[str, pd.DataFrame | None], prefix: str) -> dict[str, pd.DataFrame]:
     """Return the tables of one kind by policy; methods that were not chosen have none."""
     return {
         name.removeprefix(prefix): table
@@ -100,7 +110,7 @@ def write_report(
     return html_report(
         board,
         {"Scores": scores, "Training": dynamics, "Rewards": calibration},
-        _by_policy(tables, "scored_generations_"),
+        by_policy(tables, "scored_generations_"),
         {"Reward model": reward_report, "Data": data_report},
         evaluation.examples,
     )

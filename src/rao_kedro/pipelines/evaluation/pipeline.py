@@ -5,6 +5,12 @@ from collections.abc import Sequence
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.pipelines.evaluation.benchmark_nodes import (
+    compare_on_benchmarks,
+    judge_policy,
+    plot_benchmarks,
+    write_benchmark_report,
+)
 from rao_kedro.pipelines.evaluation.nodes import (
     compare_methods,
     generate_responses,
@@ -15,10 +21,23 @@ from rao_kedro.pipelines.evaluation.nodes import (
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.reporting.figures import scores_by_method
 
+BENCHMARKS = "benchmarks"  # the tag of nodes that only a run with benchmarks takes
+PER_POLICY = (
+    "scored_generations",
+    "held_out_logps",
+    "benchmark_answers",
+    "downstream_scores",
+    "downstream_samples",
+    "alpaca_eval_annotations",
+    "mt_bench_judgments",
+    "judge_usage",
+)
+
 
 def create_pipeline(methods: Sequence[str] = METHODS) -> Pipeline:
-    """Return the pipeline from `{method}.policy` to the leaderboard and the report."""
-    return sum(map(_policy, [BASELINE, *methods]), start=_comparison(methods))
+    """Return the pipeline from `{method}.policy` to the leaderboards and the reports."""
+    policies = [BASELINE, *methods]
+    return sum(map(_policy, policies), start=_comparison(methods) + _benchmarks(policies))
 
 
 def _policy(name: str) -> Pipeline:
@@ -44,8 +63,19 @@ def _policy(name: str) -> Pipeline:
                     "accelerate_config": "accelerate_config",
                     "workspace": "evaluation_workspace",
                 },
-                outputs="generations@pandas",
+                outputs=["generations@pandas", "benchmark_answers", "downstream_scores", "downstream_samples"],
                 name="generate",
+            ),
+            Node(
+                judge_policy,
+                inputs={
+                    "answers": "benchmark_answers",
+                    "evaluation": "params:evaluation",
+                    "workspace": "evaluation_workspace",
+                },
+                outputs=["alpaca_eval_outputs", "alpaca_eval_annotations", "mt_bench_judgments", "judge_usage"],
+                name="judge",
+                tags=BENCHMARKS,
             ),
             Node(
                 score_responses,
@@ -69,15 +99,56 @@ def _policy(name: str) -> Pipeline:
         namespace=name,
         tags=["evaluation", name],
         inputs=inputs,
-        outputs={"scored_generations": f"scored_generations_{name}", "held_out_logps": f"held_out_logps_{name}"},
+        outputs={table: f"{table}_{name}" for table in PER_POLICY},
         parameters={"params:evaluation": "params:evaluation", "params:data": "params:data"},
+    )
+
+
+def _of_each(policies: Sequence[str], *tables: str) -> dict[str, str]:
+    """Return inputs that are called as the datasets are."""
+    return {f"{table}_{policy}": f"{table}_{policy}" for table in tables for policy in policies}
+
+
+def _benchmarks(policies: Sequence[str]) -> Pipeline:
+    figures = ["alpaca_eval_win_rates", "mt_bench_categories", "downstream_accuracies"]
+    return Pipeline(
+        [
+            Node(
+                compare_on_benchmarks,
+                inputs={"evaluation": "params:evaluation"}
+                | _of_each(
+                    policies,
+                    "alpaca_eval_annotations",
+                    "mt_bench_judgments",
+                    "downstream_scores",
+                    "downstream_samples",
+                ),
+                outputs=["benchmark_scores", "judge_report"],
+                name="compare_on_benchmarks",
+            ),
+            Node(plot_benchmarks, inputs="benchmark_scores", outputs=figures, name="plot_benchmarks"),
+            Node(
+                write_benchmark_report,
+                inputs={
+                    "evaluation": "params:evaluation",
+                    "scores": "benchmark_scores",
+                    "judged": "judge_report",
+                    "win_rates": figures[0],
+                    "categories": figures[1],
+                    "accuracies": figures[2],
+                    **_of_each(policies, "benchmark_answers", "downstream_samples", "judge_usage"),
+                },
+                outputs="benchmark_report",
+                name="write_benchmark_report",
+            ),
+        ],
+        tags=["evaluation", BENCHMARKS],
     )
 
 
 def _comparison(methods: Sequence[str]) -> Pipeline:
     policies = [BASELINE, *methods]
-    scored = {name: name for name in (f"scored_generations_{policy}" for policy in policies)}
-    held_out = {name: name for name in (f"held_out_logps_{policy}" for policy in policies)}
+    scored, held_out = _of_each(policies, "scored_generations"), _of_each(policies, "held_out_logps")
     logs = {name: name for name in (f"training_log_{method}" for method in methods)}
     return Pipeline(
         [

@@ -1,0 +1,209 @@
+"""Methods on benchmarks: metrics with intervals, and differences from SFT and DPO that are paired by item."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from rao_kedro.evals.alpaca_eval import length_controlled_win_rate
+from rao_kedro.evals.judges import length_bias, position_bias
+from rao_kedro.evals.mt_bench import score_table
+from rao_kedro.evals.statistics import Interval, mean_interval
+from rao_kedro.schemas.tables import BenchmarkScores, JudgeReport
+
+AGAINST = ("sft", "dpo")
+PREFERENCE = [
+    ("alpaca_eval", "length_controlled_win_rate"),
+    ("alpaca_eval", "win_rate"),
+    ("mt_bench", "score"),
+    ("mt_bench", "score_turn_1"),
+    ("mt_bench", "score_turn_2"),
+]
+
+
+class PolicyResults(NamedTuple):
+    """What is known of one policy: tables of the schemas of the same names; any may be empty."""
+
+    annotations: pd.DataFrame
+    judgments: pd.DataFrame
+    scores: pd.DataFrame
+    samples: pd.DataFrame
+
+
+class LengthControl(NamedTuple):
+    """The inputs of the length-controlled win rate that are the same for all models; see `alpaca_eval`."""
+
+    instruction_difficulty: pd.DataFrame
+    gamed: pd.DataFrame
+
+
+def benchmark_scores(
+    results: Mapping[str, PolicyResults], length_control: LengthControl | None, seed: int = 0
+) -> pd.DataFrame:
+    """Return a row per method, benchmark and metric.
+
+    Args:
+        results: By method.
+        length_control: None leaves the length-controlled win rate out; so does a part of the instructions.
+        seed: Seeds the bootstrap.
+
+    Returns:
+        Table of `BenchmarkScores`.
+    """
+    rows: list[dict[str, Any]] = []
+    for method, of_policy in results.items():
+        found = [
+            *_alpaca_eval(of_policy.annotations, length_control, seed),
+            *_mt_bench(of_policy.judgments, seed),
+            *_downstream(of_policy.scores),
+        ]
+        differences = {
+            baseline: _differences(of_policy, results[baseline], seed) for baseline in AGAINST if baseline in results
+        }
+        for row in found:
+            paired: dict[str, float] = {}
+            for baseline in AGAINST:
+                interval = differences.get(baseline, {}).get((row["benchmark"], row["metric"]), (np.nan,) * 3)
+                ends = ("", "_low", "_high")
+                paired |= {f"vs_{baseline}{end}": x for end, x in zip(ends, interval, strict=False)}
+            rows.append({"method": method, **row, **paired})
+    return pd.DataFrame(rows, columns=_columns(BenchmarkScores)) if rows else BenchmarkScores.empty()
+
+
+def preference_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the layout of the paper's Table 2: methods by the metrics of AlpacaEval 2 and MT-Bench."""
+    return _by_method(scores, PREFERENCE)
+
+
+def downstream_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the layout of the paper's Table 3: methods by the accuracy on downstream tasks, and their average."""
+    tasks = list(dict.fromkeys(scores.loc[scores["metric"] == "accuracy", "benchmark"]))
+    columns = [(task, "accuracy") for task in tasks if "::" not in task]
+    table = _by_method(scores, columns)
+    if columns:
+        values = scores.set_index(["benchmark", "metric"]).loc[columns]
+        table["average"] = values.groupby("method")["value"].mean().map("{:.2f}".format).reindex(table.index)
+    return table
+
+
+def _by_method(scores: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Return `value [low, high] (n)` by method and metric; metrics that nobody has are left out."""
+    chosen = scores[[key in columns for key in zip(scores["benchmark"], scores["metric"], strict=True)]]
+    text = [
+        f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}] (n = {row['n']})"
+        for row in chosen.to_dict("records")
+    ]
+    names = [f"{benchmark} {metric}" for benchmark, metric in columns]
+    table = chosen.assign(text=text, name=chosen["benchmark"] + " " + chosen["metric"])
+    wide = table.pivot(index="method", columns="name", values="text")
+    methods = list(dict.fromkeys(chosen["method"]))
+    return wide.reindex(index=methods, columns=[name for name in names if name in wide]).fillna("")
+
+
+def judge_report(results: Mapping[str, PolicyResults], seed: int = 0) -> pd.DataFrame:
+    """Return how the judge of AlpacaEval cares about position and length, per method.
+
+    Args:
+        results: By method.
+        seed: Seeds the bootstrap.
+
+    Returns:
+        Table of `JudgeReport`; position bias where pairs were judged in both orders.
+    """
+    rows: list[dict[str, Any]] = []
+    for method, of_policy in results.items():
+        table = of_policy.annotations
+        if table.empty:
+            continue
+        about = {"method": method, "judge": table["annotator"].iloc[0]}
+        if table["preference_swapped"].notna().any():
+            swapped = table.assign(
+                preference=table["preference_swapped"], is_switched_outputs=~table["is_switched_outputs"]
+            )
+            bias = position_bias(table, swapped, seed).to_dict("records")
+            rows += [about | {str(name): value for name, value in row.items()} for row in bias]
+        n = int(table["preference"].notna().sum())
+        for metric, value in length_bias(table).items():
+            rows.append(about | {"metric": metric, "value": value, "low": np.nan, "high": np.nan, "n": n})
+    return pd.DataFrame(rows, columns=_columns(JudgeReport)) if rows else JudgeReport.empty()
+
+
+def _columns(schema: Any) -> list[str]:
+    return list(schema.to_schema().columns)
+
+
+def _row(benchmark: str, metric: str, found: Interval, **more: Any) -> dict[str, Any]:
+    interval = {"value": found.mean, "low": found.low, "high": found.high, "n": found.n}
+    return {"benchmark": benchmark, "metric": metric, **interval, "unscored": 0, "judge": "", "chance": np.nan, **more}
+
+
+def _alpaca_eval(annotations: pd.DataFrame, control: LengthControl | None, seed: int) -> list[dict[str, Any]]:
+    if annotations.empty:
+        return []
+    judge, unscored = str(annotations["annotator"].iloc[0]), int(annotations["preference"].isna().sum())
+    wins = mean_interval(list(_percent_won(annotations).dropna()) or [np.nan], seed)
+    rows = [_row("alpaca_eval", "win_rate", wins, judge=judge, unscored=unscored)]
+    if control is not None and len(annotations) == len(control.instruction_difficulty):
+        found = length_controlled_win_rate(annotations.set_index("index"), *control)
+        value, half = found["length_controlled_winrate"], 1.96 * found["lc_standard_error"]
+        controlled = Interval(value, value - half, value + half, wins.n)
+        rows.append(_row("alpaca_eval", "length_controlled_win_rate", controlled, judge=judge, unscored=unscored))
+    lengths = mean_interval(list(annotations["output_2"].str.len()), seed)
+    return [*rows, _row("alpaca_eval", "mean_length", lengths, judge=judge)]
+
+
+def _percent_won(annotations: pd.DataFrame) -> pd.Series:
+    return (annotations.set_index("index")["preference"] - 1) * 100
+
+
+def _mt_bench(judgments: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
+    if judgments.empty:
+        return []
+    judge = str(judgments["judge"].iloc[0])
+    rows = []
+    for found in score_table(judgments, seed).to_dict("records"):
+        category, turn = found["category"], found["turn"]
+        if category == "all" or turn == 0:
+            metric = "_".join(
+                ["score", *([f"turn_{turn}"] if turn else []), *([] if category == "all" else [category])]
+            )
+            interval = Interval(*(found[name] for name in ("score", "low", "high", "n")))
+            rows.append(_row("mt_bench", metric, interval, judge=judge, unscored=found["unparsed"]))
+    return rows
+
+
+def _downstream(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for row in scores.to_dict("records"):
+        interval = Interval(100 * row["value"], 100 * row["low"], 100 * row["high"], row["n"])
+        more = {"unscored": row["unparsed"], "chance": 100 * row["chance"]}
+        rows.append(_row(row["task"], row["metric"], interval, **more))
+    return rows
+
+
+def _differences(
+    ours: PolicyResults, theirs: PolicyResults, seed: int
+) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """Return the mean difference and its interval by benchmark and metric, over the items that both have values for."""
+    mine, others = _item_values(ours), _item_values(theirs)
+    result = {}
+    for key in mine.keys() & others.keys():
+        difference = (mine[key] - others[key]).dropna()
+        if len(difference):
+            interval = mean_interval(list(difference), seed)
+            result[key] = (interval.mean, interval.low, interval.high)
+    return result
+
+
+def _item_values(results: PolicyResults) -> dict[tuple[str, str], pd.Series]:
+    """Return what is averaged, by benchmark and metric, each by item."""
+    values = {
+        (str(task), "accuracy"): 100.0 * of_task.set_index("item_id")["correct"]
+        for task, of_task in results.samples.groupby("task")
+    }
+    if len(results.annotations):
+        values["alpaca_eval", "win_rate"] = _percent_won(results.annotations)
+    if len(results.judgments):
+        values["mt_bench", "score"] = results.judgments.groupby("question_id")["score"].mean()
+    return values

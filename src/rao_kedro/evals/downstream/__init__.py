@@ -1,0 +1,1 @@
+"""Downstream tasks through lm-evaluation-harness: MMLU, GSM8K, ARC, MathQA and SocialIQA."""

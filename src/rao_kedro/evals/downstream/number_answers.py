@@ -1,0 +1,87 @@
+"""The number that a chain of thought ends with."""
+
+import re
+from decimal import Decimal
+from fractions import Fraction
+
+from rao_kedro.evals.downstream.statements import bold_parts, clean, final_statements, first_sentence, last_sentence
+
+SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+
+# A minus belongs to the number where nothing that it could be subtracted from stands before it.
+_NUMBER = (
+    r"(?P<sign>(?<![\w)\]])[-\u2212])?(?:[$\u20ac\u00a3\u20b9](?P<minus>-)?)?"
+    r"(?<![\w.])(?P<whole>\d{1,3}(?:,\d{3}){1,9}(?!\d)|\d{1,99})?(?P<part>\.\d{1,99})?(?<=\d)(?!\d)"
+    r"(?: (?P<mixed>\d{1,9}/\d{1,9})| ?/ ?(?P<below>\d{1,9}))?"
+    rf"(?:\s*(?P<scale>{'|'.join(SCALES)})\b)?"
+)
+NUMBER = re.compile(_NUMBER, re.IGNORECASE)
+# `3 * 6 = 18` says 18.
+RESULT = re.compile(rf"(?:[$(]*\d[\d.,$()\s+*/\u00d7\u00f7x%-]*[=\u2248]\s*)*(?P<number>{_NUMBER})", re.IGNORECASE)
+WORD = re.compile(rf"(?P<word>{'|'.join(WORDS)})\b(?! of\b|-)", re.IGNORECASE)
+# `There are 4 eggs in 2 days` says 4; but in `There are 4 eggs, so 2 a day` the last one counts.
+IS_NUMBER = re.compile(
+    rf"\b(?:is|are|be|was|were)\s+(?:about |approximately |only |exactly )?{_NUMBER}(?!\s*[-+*/=])(?:(?! so )[^,;=])*$",
+    re.IGNORECASE,
+)
+BOLD_NUMBER = re.compile(rf"(?:\w+ = )?{_NUMBER}(?!\.\s|\))[^\d]*", re.IGNORECASE)
+# Numbers that count lines and steps.
+COUNTERS = re.compile(r"^\s*\d+[.)]\s|\bstep \d+", re.IGNORECASE | re.MULTILINE)
+
+
+def parse_number(text: str) -> str | None:
+    """Return a number the way that all answers are written, or None where the text is not one number with its unit.
+
+    Without separators, signs of currency and units: `$1,234.50` is `1234.5`, and `2/6` is `1/3`.
+    """
+    found = re.fullmatch(rf"\s*{_NUMBER}\s*[^\d]*", clean(text), re.IGNORECASE)
+    return _written(found) if found else None
+
+
+def extract_number(output: str) -> str | None:
+    """Return the number that a chain of thought ends with, or None where there is no number at all.
+
+    In this order: the last final statement (`#### 7`, `\\boxed{7}`, `The answer is 7.`), the last number in bold, what
+    the last sentence with a number says that something is, the last number.
+
+    Args:
+        output: What a model wrote.
+
+    Returns:
+        The number as `parse_number` writes it.
+    """
+    text = clean(output)
+    for statement in reversed(final_statements(text)):
+        if (number := first_number(first_sentence(statement.text))) is not None:
+            return number
+    for part in reversed(bold_parts(output)):
+        if found := BOLD_NUMBER.fullmatch(part):
+            return _written(found)
+    text = COUNTERS.sub(" ", text)
+    numbers = list(NUMBER.finditer(text))
+    if numbers and (found := IS_NUMBER.search(last_sentence(text[: numbers[-1].end()]))):
+        return _written(found)
+    return _written(numbers[-1]) if numbers else None
+
+
+def first_number(statement: str) -> str | None:
+    """Return the number that a final statement begins with or, where it is the result of a calculation, the result."""
+    if found := RESULT.search(statement):
+        return _written(found)
+    word = WORD.match(statement)
+    return str(WORDS.index(word["word"].lower())) if word else None
+
+
+def _written(found: re.Match[str]) -> str:
+    value = Fraction((found["whole"] or "0").replace(",", "") + (found["part"] or ""))
+    if found["mixed"] and not found["mixed"].endswith("/0"):
+        value += Fraction(found["mixed"])
+    if found["below"] and int(found["below"]):
+        value /= int(found["below"])
+    value *= SCALES.get((found["scale"] or "").lower(), 1)
+    value *= -1 if found["sign"] or found["minus"] else 1
+    ten = Decimal(value.numerator) / Decimal(value.denominator)
+    if Fraction(ten) != value:
+        return str(value)
+    return f"{ten.normalize():f}"

@@ -1,0 +1,71 @@
+"""Where a chain of thought states its answer: `The answer is ...`, `\\boxed{...}`, `#### ...`.
+
+Knows nothing about what an answer is.
+"""
+
+import re
+from typing import NamedTuple
+
+_VERB = r"(?:is|are|be|was|equals|:|=|\u2192|->)"
+_ADJECTIVE = r"(?:correct|right|best|final|suitable|appropriate|likely|reasonable|logical|accurate|plausible|possible)"
+STATEMENT = re.compile(
+    rf"""
+      ^\#\#\#\#\s*(?=[-$\d(]|[A-E]\b)(?!\d+[.)]\s)              # GSM8K's mark, not a heading that is numbered
+    | \\boxed\s*\{{(?P<boxed>[^{{}}]*)\}}
+    | \banswers?\b(?!\s+(?:choices|options|format))             # `answer to the question would be`
+      (?:\s+(?:choice|option|here|then|thus|therefore|now|would|should|must|will|may|can))*
+      (?:\s+(?:to|for)\s[^.:\n]{{0,200}}?)?
+      (?:\s*\((?![A-E]\))[^()\n]*\))?
+      \s*(?:{_VERB}(?!\w)|(?=[("\u201c]))
+    | \b{_ADJECTIVE}\s+(?:option|choice|statement|sentence|response|conclusion|result|one|solution)\b  # `best choice`
+      (?:\s+[\w',]+){{0,8}}?
+      \s*{_VERB}(?!\w)
+    | \b(?:choose|select|pick|go\s+with|opt\s+for)\b
+    """,
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+)
+_DECORATION = " \t:*_`\u201c\"'"
+
+
+def clean(text: str) -> str:
+    """Return text without the marks of Markdown and LaTeX that may stand in or around an answer."""
+    text = text.replace("**", "").replace("__", "").replace("`", "").replace("{,}", ",")
+    text = re.sub(r"\\(?:text|textbf|textit|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" \1/\2", text)
+    text = re.sub(r"\\times|\\cdot", "*", text)
+    return re.sub(r"\\(?=[$%])|\\[,;!()\[\]]", "", text)
+
+
+class Statement(NamedTuple):
+    """Where a final statement stands, and what it says."""
+
+    start: int
+    text: str
+
+
+def final_statements(text: str) -> list[Statement]:
+    """Return the final statements of a cleaned text: what is in the box, the rest of the line, or the next line."""
+    return [Statement(found.start(), _said(text, found)) for found in STATEMENT.finditer(text)]
+
+
+def _said(text: str, found: re.Match[str]) -> str:
+    if found["boxed"] is not None:
+        return found["boxed"].strip()
+    lines = (line.strip(_DECORATION) for line in text[found.end() :].splitlines())
+    return next((line for line in lines if line), "")
+
+
+def first_sentence(statement: str) -> str:
+    """Return a line up to the end of its first sentence."""
+    return re.split(r"[.!?]+(?:\s+(?=[A-Z\"\u201c(])|$)", statement, maxsplit=1)[0]
+
+
+def last_sentence(text: str) -> str:
+    """Return the last sentence of a text."""
+    sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z\"\u201c(])|\n+", text.strip())
+    return sentences[-1]
+
+
+def bold_parts(output: str) -> list[str]:
+    """Return what stands in bold, cleaned."""
+    return [clean(part).strip() for part in re.findall(r"\*\*([^*\n]+)\*\*", output)]

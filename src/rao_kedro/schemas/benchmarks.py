@@ -1,0 +1,178 @@
+"""Parameters of the benchmarks: which, where their files are, and who judges.
+
+A location is a local path, or an address that fsspec opens: `https://...`, `hf://datasets/...`; gzipped or not.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rao_kedro.schemas.generation import GenerationSpec
+
+JUDGED = ("alpaca_eval", "mt_bench")
+DOWNSTREAM = ("gsm8k", "arc_easy", "arc_challenge", "mathqa", "socialiqa", "mmlu")
+
+
+class _Parameters(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class JudgeParameters(_Parameters):
+    """Who judges, and what it costs; see `rao_kedro.inference.judge.Judge`.
+
+    Attributes:
+        model: A checkpoint that vLLM serves here, or with `base_url` the name that the server there knows.
+        base_url: Of an OpenAI-compatible server, up to `/v1`.
+        api_key_variable: The environment variable with its key.
+        max_model_len: Tokens of a prompt and its answer, where vLLM serves the model here.
+        concurrency: Requests at a time.
+        timeout: Seconds for one request.
+        max_retries: Of a request, with growing pauses.
+        prompt_price: Per million tokens that the judge reads.
+        completion_price: Per million tokens that it writes.
+    """
+
+    model: str
+    base_url: str | None = None
+    api_key_variable: str = "OPENAI_API_KEY"
+    max_model_len: int = Field(8192, ge=2)
+    concurrency: int = Field(16, ge=1)
+    timeout: float = Field(120.0, gt=0)
+    max_retries: int = Field(5, ge=0)
+    prompt_price: float = Field(0.0, ge=0)
+    completion_price: float = Field(0.0, ge=0)
+
+    def judge_options(self, cache_dir: Path) -> dict[str, Any]:
+        """Return what `Judge` takes."""
+        return self.model_dump(exclude={"prompt_price", "completion_price"}) | {"cache_dir": cache_dir}
+
+
+class AlpacaEvalParameters(_Parameters):
+    """AlpacaEval 2.
+
+    Attributes:
+        baseline: Location of the baseline's outputs, a JSON list of `instruction, output, generator`; its instructions
+            are those that models answer.
+        instruction_difficulty: Location of a CSV with columns `index, instruction_difficulty`; without it and `gamed`
+            there is no length-controlled win rate.
+        gamed: Location of `df_gamed.csv`.
+        temperature: Of the models' answers.
+        max_tokens: Of an answer.
+        both_orders: Judge each pair in the other order as well, for the position-bias check; twice the cost.
+    """
+
+    baseline: str = "hf://datasets/tatsu-lab/alpaca_eval/alpaca_eval_gpt4_baseline.json"
+    instruction_difficulty: str | None = "hf://datasets/tatsu-lab/alpaca_eval/instruction_difficulty.csv"
+    gamed: str | None = "hf://datasets/tatsu-lab/alpaca_eval/df_gamed.csv"
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(2048, ge=1)
+    both_orders: bool = False
+
+
+FASTCHAT = "https://raw.githubusercontent.com/lm-sys/FastChat/main/fastchat/llm_judge/data"
+
+
+class MTBenchParameters(_Parameters):
+    """MT-Bench.
+
+    Attributes:
+        questions: Location of FastChat's `question.jsonl`.
+        reference_answers: Location of `reference_answer/gpt-4.jsonl`.
+        judge_prompts: Location of `judge_prompts.jsonl`.
+        max_tokens: Of an answer.
+    """
+
+    questions: str = f"{FASTCHAT}/mt_bench/question.jsonl"
+    reference_answers: str = f"{FASTCHAT}/mt_bench/reference_answer/gpt-4.jsonl"
+    judge_prompts: str = f"{FASTCHAT}/judge_prompts.jsonl"
+    max_tokens: int = Field(1024, ge=1)
+
+
+class TaskSource(_Parameters):
+    """Where a downstream task's rows come from, where it is not the usual dataset of the hub.
+
+    Attributes:
+        path: A local file: JSON lines, JSON or parquet, gzipped or not, in the schema of the hub or of the authors. For
+            SocialIQA's official release the labels are `<name>-labels.lst` beside it; for MMLU it is the authors'
+            archive (a zip, or the directory that it unpacks to).
+        hub_id: A dataset of the hub.
+        subset: A configuration of it; of MMLU, the subject is.
+        split: A split of it; the usual one if not set.
+        revision: A revision of it.
+    """
+
+    path: str | None = None
+    hub_id: str | None = None
+    subset: str | None = None
+    split: str | None = None
+    revision: str | None = None
+
+
+class BenchmarkParameters(_Parameters):
+    """The benchmarks of the evaluation.
+
+    Attributes:
+        names: Of `JUDGED` and `DOWNSTREAM`, with blanks between; none takes none.
+        limit: Items of each benchmark (of each subject of MMLU); all if not set.
+        max_model_len: Tokens of the longest prompt and its answer together.
+        alpaca_eval: Files and sampling.
+        mt_bench: Files.
+        sources: Where rows of downstream tasks are, by name; in their usual datasets of the hub if not set.
+        judge: Who judges; needed for `JUDGED`.
+        seed: Seeds sampling and the bootstrap.
+    """
+
+    names: str = ""
+    limit: int | None = Field(None, ge=1)
+    max_model_len: int = Field(4096, ge=2)
+    alpaca_eval: AlpacaEvalParameters = AlpacaEvalParameters()
+    mt_bench: MTBenchParameters = MTBenchParameters()
+    sources: dict[str, TaskSource] = {}
+    judge: JudgeParameters | None = None
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "BenchmarkParameters":
+        known = (*JUDGED, *DOWNSTREAM)
+        if unknown := [name for name in [*self.names.split(), *self.sources] if name not in known]:
+            raise ValueError(f"benchmarks: unknown {', '.join(unknown)}; choose of {' '.join(known)}")
+        if self.judge is None and (judged := [name for name in JUDGED if name in self.names.split()]):
+            raise ValueError(f"benchmarks: {' and '.join(judged)} need a judge: set benchmarks.judge.model")
+        return self
+
+    @property
+    def downstream(self) -> list[str]:
+        """The chosen downstream tasks."""
+        return [name for name in self.names.split() if name in DOWNSTREAM]
+
+
+class PolicyAnswersSpec(BaseModel):
+    """All that one policy writes for the evaluation.
+
+    Attributes:
+        held_out: Responses to the held-out prompts; its model, backend and precision are those of the benchmarks too.
+        benchmarks: What else it answers.
+        workspace: The worker's own directory.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    held_out: GenerationSpec
+    benchmarks: BenchmarkParameters
+    workspace: Path
+
+    @property
+    def answers_path(self) -> Path:
+        """Parquet with the answers that are judged: `benchmark, item_id, turn, prompt, answer`."""
+        return self.workspace / "benchmark_answers.parquet"
+
+    @property
+    def downstream_scores_path(self) -> Path:
+        """Parquet with the scores of downstream tasks."""
+        return self.workspace / "downstream_scores.parquet"
+
+    @property
+    def downstream_samples_path(self) -> Path:
+        """Parquet with what the scores are made of."""
+        return self.workspace / "downstream_samples.parquet"

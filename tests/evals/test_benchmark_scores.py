@@ -1,0 +1,123 @@
+"""Methods on benchmarks: values by hand, paired differences, layouts."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rao_kedro.evals.benchmark_scores import (
+    PolicyResults,
+    benchmark_scores,
+    downstream_table,
+    judge_report,
+    preference_table,
+)
+from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
+from rao_kedro.schemas.tables import (
+    AlpacaEvalAnnotations,
+    BenchmarkScores,
+    DownstreamSamples,
+    DownstreamScores,
+    JudgeReport,
+    MTBenchJudgments,
+)
+
+
+def annotations(*preferences, swapped=None):
+    n = len(preferences)
+    table = pd.DataFrame(
+        {
+            "index": range(n),
+            "instruction": [f"i{k}" for k in range(n)],
+            "output_1": "base",
+            "generator_1": "base",
+            "output_2": [f"{'x' * (k + 1)}" for k in range(n)],
+            "generator_2": "model",
+            "annotator": "gpt",
+            "preference": list(preferences),
+            "preference_swapped": [np.nan] * n if swapped is None else swapped,
+            "is_switched_outputs": [k % 2 == 0 for k in range(n)],
+        }
+    )
+    return AlpacaEvalAnnotations.validate(table)
+
+
+def judgments(*scores):
+    rows = [(81 + k // 2, "writing" if k < 2 else "math", 1 + k % 2, "gpt", "p", "j", s) for k, s in enumerate(scores)]
+    columns = ["question_id", "category", "turn", "judge", "user_prompt", "judgment", "score"]
+    return MTBenchJudgments.validate(pd.DataFrame(rows, columns=columns).astype({"score": float}))
+
+
+def samples(*correct):
+    rows = [("arc_easy", str(k), "p", "o", "A" if right else None, "A", right) for k, right in enumerate(correct)]
+    return DownstreamSamples.validate(pd.DataFrame(rows, columns=list(DownstreamSamples.to_schema().columns)))
+
+
+def scores(*correct):
+    value, n = float(np.mean(correct)), len(correct)
+    row = ("arc_easy", "accuracy", value, 0.1, max(value - 0.2, 0), min(value + 0.2, 1), n, n - sum(correct), 0.25)
+    return DownstreamScores.validate(pd.DataFrame([row], columns=list(DownstreamScores.to_schema().columns)))
+
+
+def results(preferences, marks, correct, swapped=None):
+    return PolicyResults(
+        annotations(*preferences, swapped=swapped), judgments(*marks), scores(*correct), samples(*correct)
+    )
+
+
+RESULTS = {
+    "sft": results([1.0, 1.5, 2.0], [4, 6, 8, 8], [True, False, False, True]),
+    "rao": results([2.0, np.nan, 2.0], [6, 8, 9, np.nan], [True, True, False, True], swapped=[1.0, 1.0, 2.0]),
+}
+
+
+@pytest.fixture(scope="module")
+def table():
+    return BenchmarkScores.validate(benchmark_scores(RESULTS, None))
+
+
+def test_values_and_paired_differences_are_what_hand_arithmetic_gives(table):
+    found = table.set_index(["method", "benchmark", "metric"])
+    wins = found.loc[("rao", "alpaca_eval", "win_rate")]
+    # Pairs that both have: 0 (100 - 0) and 2 (100 - 100).
+    assert (wins["value"], wins["n"], wins["unscored"], wins["vs_sft"]) == (100.0, 2, 1, 50.0)
+    marks = found.loc[("rao", "mt_bench", "score")]
+    # Questions: 7 and 9, against 5 and 8.
+    assert (marks["value"], marks["unscored"], marks["vs_sft"], marks["judge"]) == (8.0, 1, 1.5, "gpt")
+    assert found.loc[("rao", "mt_bench", "score_math"), "value"] == 9.0
+    assert found.loc[("rao", "mt_bench", "score_turn_1"), "value"] == 7.5
+    accuracy = found.loc[("rao", "arc_easy", "accuracy")]
+    assert (accuracy["value"], accuracy["vs_sft"], accuracy["chance"], accuracy["unscored"]) == (75.0, 25.0, 25.0, 1)
+    assert np.isnan(accuracy["vs_dpo"]) and found.loc[("sft", "arc_easy", "accuracy"), "vs_sft"] == 0.0
+    assert found.loc[("rao", "alpaca_eval", "mean_length"), "value"] == 2.0
+
+
+def test_the_papers_tables_show_n_and_interval(table):
+    preferences, downstream = preference_table(table), downstream_table(table)
+    assert list(preferences.index) == ["sft", "rao"]
+    assert preferences.loc["sft", "alpaca_eval win_rate"].startswith("50.00 [") and "(n = 3)" in preferences.iloc[0, 0]
+    assert downstream.loc["rao", "average"] == "75.00"
+
+
+def test_figures_name_the_judge_and_n_and_survive_what_was_not_chosen(table):
+    assert "judged by gpt" in win_rate_against_length(table).layout.title.text
+    radar = mt_bench_radar(table)
+    assert {trace.name for trace in radar.data} == {"sft", "rao"} and "writing" in radar.data[0].theta
+    bars = accuracy_bars(table)
+    assert [trace.name for trace in bars.data] == ["sft", "rao", "chance"] and "n up to 4" in bars.layout.title.text
+    nothing = BenchmarkScores.empty()
+    for figure in (win_rate_against_length, mt_bench_radar, accuracy_bars):
+        assert "not chosen" in figure(nothing).layout.title.text and not figure(nothing).data
+
+
+def test_position_bias_is_reported_where_both_orders_were_judged():
+    report = JudgeReport.validate(judge_report(RESULTS)).set_index(["method", "metric"])
+    assert "first_preferred" not in report.loc["sft"].index
+    # Pair 0 is won in one order only, pair 2 in both, and of pair 1 one order is missing.
+    assert report.loc[("rao", "consistent"), ["value", "n"]].tolist() == [0.5, 2]
+
+
+def test_nothing_chosen_gives_empty_tables():
+    none = PolicyResults(
+        AlpacaEvalAnnotations.empty(), MTBenchJudgments.empty(), DownstreamScores.empty(), DownstreamSamples.empty()
+    )
+    assert benchmark_scores({"sft": none}, None).empty and judge_report({"sft": none}).empty

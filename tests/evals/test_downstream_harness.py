@@ -1,0 +1,250 @@
+"""Downstream tasks through lm-evaluation-harness, with models that answer by rule."""
+
+import csv
+import io
+import json
+import logging
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lm_eval.api.model import LM
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.tasks import TaskManager
+
+from rao_kedro.errors import DataError, InferenceError, ParameterError
+from rao_kedro.evals.downstream.harness import SAMPLE_COLUMNS, SCORE_COLUMNS, TASK_FILES, run
+from rao_kedro.schemas.benchmarks import DOWNSTREAM, TaskSource
+
+SHARED = Path(__file__).parents[2] / "../shared/data"
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
+SHARED_FILES = {
+    "gsm8k": "gsm8k/test.jsonl.gz",
+    "arc_easy": "arc/ARC-Easy-test.json.gz",
+    "arc_challenge": "arc/ARC-Challenge-test.json.gz",
+    "mathqa": "mathqa/test.json.gz",
+    "socialiqa": "socialiqa/dev.jsonl.gz",
+    "mmlu": "mmlu/mmlu.zip",
+}
+
+
+class Rule(LM):
+    """Says what a function of the item and its number says; the function names the right letter of MMLU, too."""
+
+    def __init__(self, say):
+        super().__init__()
+        self.say, self.asked = say, []
+
+    def generate_until(self, requests):
+        self.asked += requests
+        return [self.say(request.doc, request.doc_id) for request in requests]
+
+    def loglikelihood(self, requests):
+        self.asked += requests
+        return [(-0.5 if r.args[1].strip() in self.say(r.doc, r.doc_id) else -2.0, False) for r in requests]
+
+    def loglikelihood_rolling(self, requests):
+        raise NotImplementedError
+
+
+def right(doc, _=0):
+    return f"Let me think.\n\nThe answer is {doc['gold']}."
+
+
+def wrong(doc, _=0):
+    return f"The answer is {next(c for c in 'AB' if c != doc['gold']) if doc['choices'] else int(doc['gold']) + 1}."
+
+
+def silent(doc, _=0):
+    return "I do not know."
+
+
+def every_third(doc, number):
+    return (right, wrong, silent)[number % 3](doc)
+
+
+def numbers(n=4):
+    return [{"question": f"How many, {i}?", "answer": f"It is so.\n#### {i}"} for i in range(1, n + 1)]
+
+
+def science():
+    return [
+        {"question": f"Why {n}?", "choices": {"text": list("uvwxy"[:n]), "label": list("ABCDE"[:n])}, "answerKey": "C"}
+        for n in (3, 4, 5)
+    ]
+
+
+SOCIAL = {
+    "context": "Ann left.",
+    "question": "Why?",
+    "answerA": "hunger",
+    "answerB": "rain",
+    "answerC": "joy",
+    "label": "2",
+}
+
+
+def jsonl(tmp_path, rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return TaskSource(path=str(path))
+
+
+def mmlu_archive(tmp_path):
+    """Five examples and one question per subject; of anatomy three."""
+    subjects = [
+        line.split("subject: ")[1].rstrip("}\n")
+        for line in (TASK_FILES / "rao_mmlu.yaml").open()
+        if "subject: " in line
+    ]
+    path = tmp_path / "mmlu.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for subject in subjects:
+            for split, n in {"dev": 5, "test": 3 if subject == "anatomy" else 1}.items():
+                text = io.StringIO(newline="")
+                rows = [[f" {subject} {split} {i}?\nWhich?", *"wxyz", "ABCD"[i % 4]] for i in range(n)]
+                csv.writer(text).writerows(rows)
+                archive.writestr(f"data/{split}/{subject}_{split}.csv", text.getvalue())
+    return TaskSource(path=str(path))
+
+
+@pytest.mark.parametrize(
+    ("say", "value", "unparsed", "extracted"), [(right, 1, 0, "1"), (wrong, 0, 0, "2"), (silent, 0, 4, None)]
+)
+def test_accuracy_is_1_0_and_0_with_the_outputs_without_an_answer_counted(tmp_path, say, value, unparsed, extracted):
+    scores, samples = run(Rule(say), ["gsm8k"], {"gsm8k": jsonl(tmp_path, numbers())})
+    assert list(scores.columns) == SCORE_COLUMNS and list(samples.columns) == SAMPLE_COLUMNS
+    [row] = scores.to_dict("records")
+    assert (row["task"], row["metric"], row["value"], row["n"], row["unparsed"]) == (
+        "gsm8k",
+        "accuracy",
+        value,
+        4,
+        unparsed,
+    )
+    assert row["chance"] == 0 and row["stderr"] == 0
+    first = samples.iloc[0]
+    assert first["prompt"].startswith("How many, 1?\n\nThink step by step.") and first["output"] == say(
+        {"gold": "1", "choices": []}
+    )
+    assert (first["item_id"], first["gold"], first["correct"]) == ("1", "1", bool(value))
+    assert first["extracted"] == extracted or (extracted is None and samples["extracted"].isna().all())
+
+
+def test_errors_are_those_of_a_proportion(tmp_path):
+    # 4 of 10 right: sqrt(0.4 * 0.6 / 9) = 0.163299. Wilson with z = 1.959964: the middle is
+    # (0.4 + z^2 / 20) / (1 + z^2 / 10) = 0.427753 and half the width
+    # z sqrt(0.4 * 0.6 / 10 + z^2 / 400) / (1 + z^2 / 10) = 0.259573.
+    [row] = run(Rule(every_third), ["gsm8k"], {"gsm8k": jsonl(tmp_path, numbers(10))}).scores.to_dict("records")
+    assert (row["value"], row["unparsed"], row["n"]) == (0.4, 3, 10)
+    assert row["stderr"] == pytest.approx(0.163299, abs=1e-6)
+    assert (row["low"], row["high"]) == pytest.approx((0.427753 - 0.259573, 0.427753 + 0.259573), abs=2e-6)
+
+
+def test_chance_is_the_mean_over_questions_with_unlike_numbers_of_choices(tmp_path):
+    lm = Rule(right)
+    scores, _ = run(lm, ["arc_easy"], {"arc_easy": jsonl(tmp_path, science())})
+    assert scores["chance"][0] == pytest.approx((1 / 3 + 1 / 4 + 1 / 5) / 3) and scores["value"][0] == 1
+    assert "A. u\nB. v\nC. w\n\nThink" in lm.asked[0].args[0] and "D. x\nE. y\n\nThink" in lm.asked[2].args[0]
+
+
+def test_generation_is_greedy_and_the_prompt_holds_everything_but_the_answer(tmp_path):
+    lm = Rule(right)
+    run(lm, ["socialiqa"], {"socialiqa": jsonl(tmp_path, [SOCIAL])})
+    prompt, how = lm.asked[0].args
+    assert how == {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": 512}
+    assert prompt == (
+        "Ann left.\n\nWhy?\n\nA. hunger\nB. rain\nC. joy\n\nThink step by step. Then end with a line "
+        '"The answer is X.", where X is the letter of the right choice.'
+    )
+
+
+def published_prompt(subject, examples, question):
+    """The prompt as evaluate.py of hendrycks/test puts it together."""
+
+    def example(row):
+        return (
+            row[0] + "".join(f"\n{letter}. {text}" for letter, text in zip("ABCD", row[1:5], strict=True)) + "\nAnswer:"
+        )
+
+    name = "".join(f" {entry}" for entry in subject.split("_"))
+    head = f"The following are multiple choice questions (with answers) about {name}.\n\n"
+    return head + "".join(f"{example(row)} {row[5]}\n\n" for row in examples) + example(question)
+
+
+def test_mmlu_asks_the_published_prompt_for_the_likeliest_letter(tmp_path):
+    source = mmlu_archive(tmp_path)
+    lm = Rule(right)
+    run(lm, ["mmlu"], {"mmlu": source})
+    subject = "high_school_world_history"
+    asked = [request for request in lm.asked if request.doc["subject"] == subject]
+    with zipfile.ZipFile(source.path) as archive:
+        dev, test = (
+            list(csv.reader(io.StringIO(archive.read(f"data/{split}/{subject}_{split}.csv").decode(), newline="")))
+            for split in ("dev", "test")
+        )
+    expected = published_prompt(subject, dev, test[0])
+    assert [request.args for request in asked] == [(expected, f" {letter}") for letter in "ABCD"]
+
+
+def test_mmlu_is_the_mean_over_questions_and_has_its_subjects_too(tmp_path):
+    # 56 subjects with one question, all right; of anatomy's three only the one with gold A: 57 of 59.
+    def say(doc, _):
+        return doc["gold"] if doc["subject"] != "anatomy" else "A"
+
+    scores, samples = run(Rule(say), ["mmlu"], {"mmlu": mmlu_archive(tmp_path)})
+    values = scores.set_index("task")
+    assert len(values) == 58 and values.index[0] == "mmlu"
+    assert (values.loc["mmlu", "value"], values.loc["mmlu", "n"]) == (pytest.approx(57 / 59), 59)
+    assert (values.loc["mmlu::anatomy", "value"], values.loc["mmlu::anatomy", "n"]) == (pytest.approx(1 / 3), 3)
+    assert math.isnan(values.loc["mmlu::virology", "stderr"]) and (values["chance"] == 0.25).all()
+    last = samples[samples["task"] == "mmlu::anatomy"].iloc[2]
+    assert json.loads(last["output"]) == {"A": -0.5, "B": -2.0, "C": -2.0, "D": -2.0}
+    assert (last["item_id"], last["gold"], last["extracted"], last["correct"]) == ("anatomy:3", "C", "A", False)
+
+
+def test_the_task_files_give_the_harness_itself_the_same_numbers(tmp_path):
+    sources = {"gsm8k": jsonl(tmp_path, numbers(10)), "mmlu": mmlu_archive(tmp_path)}
+    values = run(Rule(every_third), list(sources), sources).scores.set_index("task")
+    metadata = {"sources": {task: source.model_dump() for task, source in sources.items()}}
+    manager = TaskManager(include_path=str(TASK_FILES), include_defaults=False, metadata=metadata)
+    found = simple_evaluate(Rule(every_third), tasks=["rao_gsm8k", "rao_mmlu"], task_manager=manager)["results"]
+    assert found["rao_gsm8k"]["acc,answer"] == values.loc["gsm8k", "value"]
+    assert found["rao_gsm8k"]["acc_stderr,answer"] == pytest.approx(values.loc["gsm8k", "stderr"])
+    assert found["rao_gsm8k"]["unparsed,answer"] == values.loc["gsm8k", "unparsed"] / 10
+    assert found["rao_mmlu"]["acc,none"] == pytest.approx(values.loc["mmlu", "value"])
+    assert found["rao_mmlu::anatomy"]["acc_stderr,none"] == pytest.approx(values.loc["mmlu::anatomy", "stderr"])
+
+
+@needs_shared
+def test_all_tasks_run_on_real_rows():
+    sources = {task: TaskSource(path=str(SHARED / path)) for task, path in SHARED_FILES.items()}
+    scores, samples = run(Rule(right), sources=sources, limit=2)
+    assert list(scores["task"][:6]) == list(DOWNSTREAM) and list(scores["n"][:6]) == [2] * 5 + [2 * 57]
+    assert (scores["value"] == 1).all() and (scores["unparsed"] == 0).all() and samples["correct"].all()
+    assert len(samples) == 2 * 5 + 2 * 57 and samples["prompt"].is_unique
+
+
+def test_a_run_seeds_nothing_and_leaves_logging_as_it_was(tmp_path, monkeypatch):
+    logger, state = logging.getLogger("lm_eval"), np.random.get_state()[1].tolist()
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    run(Rule(right), ["gsm8k"], {"gsm8k": jsonl(tmp_path, numbers())}, limit=1)
+    assert np.random.get_state()[1].tolist() == state and logger.level == logging.INFO
+
+
+def test_what_cannot_be_measured_is_named(tmp_path):
+    known = ", ".join(DOWNSTREAM)
+    for tasks, sources in ((["squad"], {}), (["gsm8k"], {"squad": TaskSource(path="x")})):
+        with pytest.raises(ParameterError, match=f"unknown downstream task 'squad': choose one of {known}"):
+            run(Rule(right), tasks, sources)
+    for tasks, limit in (([], None), (["gsm8k"], 0)):
+        with pytest.raises(ParameterError, match="nothing to measure"):
+            run(Rule(right), tasks, limit=limit)
+    with pytest.raises(DataError, match="there is no such file"):
+        run(Rule(right), ["gsm8k"], {"gsm8k": TaskSource(path="/nowhere.jsonl")})
+    lm = Rule(right)
+    lm.loglikelihood = lambda requests: [(math.nan, False) for _ in requests]
+    with pytest.raises(InferenceError, match=r"mmlu::abstract_algebra, item abstract_algebra:1: .*nan"):
+        run(lm, ["mmlu"], {"mmlu": mmlu_archive(tmp_path)})
