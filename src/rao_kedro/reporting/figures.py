@@ -97,6 +97,7 @@ def reward_model_accuracies(study: pd.DataFrame) -> go.Figure:
     Args:
         study: Table that `evals.reward_accuracy.accuracy_table` returns.
     """
+    study = study.fillna({"size": ""})  # of the length-only baseline; a CSV file gives it back as missing
     panels = [("accuracy", "Held-out accuracy"), ("loss", "Held-out loss (nats)")]
     figure = make_subplots(1, 2, subplot_titles=[title for _, title in panels], horizontal_spacing=0.1)
     colors = dict(zip(study["size"].unique(), STUDY_COLORS, strict=False))
@@ -120,7 +121,7 @@ def reward_model_accuracies(study: pd.DataFrame) -> go.Figure:
             )
         low, high = shown[f"{name}_low"].min(), shown[f"{name}_high"].max()
         figure.update_yaxes(range=[low - 0.05, high + 0.05], row=1, col=column)
-    figure.update_layout(scattermode="group", scattergap=0.7)
+    figure.update_layout(scattermode="group", scattergap=0.5)
     return styled(figure, f"{int(study['n'].max())} held-out groups, 95 % intervals", height=420)
 
 
