@@ -36,16 +36,12 @@ class GeneratorLM(TemplateLM):
         Args:
             model_dir: A checkpoint with its tokenizer and chat template.
             generation: Precision, length and size of a shard; its sampling is not used, since tasks say their own.
-            make: Makes the generator; called only if something is not kept.
+            make: Returns the generator; called only if something is not kept, whenever it is needed.
             shards_dir: Where finished shards are kept; None keeps none.
         """
         super().__init__()
         self.model_dir, self.generation, self.make, self.shards_dir = model_dir, generation, make, shards_dir
         self.tokenizer: Any = load_tokenizer(model_dir)
-
-    @cached_property
-    def _generator(self) -> Generator:
-        return self.make()
 
     @cached_property
     def _identity(self) -> str:
@@ -86,7 +82,7 @@ class GeneratorLM(TemplateLM):
 
     def _texts(self, prompts: Sequence[list[int]], max_tokens: int) -> list[str]:
         sampling = SamplingParameters(temperature=0.0, max_tokens=max_tokens)
-        return [completion.text for (completion,) in self._generator.generate(prompts, sampling)]
+        return [completion.text for (completion,) in self.make().generate(prompts, sampling)]
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
@@ -120,7 +116,7 @@ class GeneratorLM(TemplateLM):
         ]
 
     def _logps(self, prompts: Sequence[list[int]], asked: Sequence[list[int]]) -> list[list[float]]:
-        return self._generator.next_token_logps(prompts, asked)
+        return self.make().next_token_logps(prompts, asked)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Perplexities are no part of this project.

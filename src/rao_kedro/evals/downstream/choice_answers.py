@@ -13,6 +13,7 @@ from rao_kedro.evals.downstream.statements import (
     clean,
     final_statements,
     first_sentence,
+    is_placeholder,
     last_sentence,
 )
 
@@ -39,6 +40,8 @@ def extract_choice(output: str, choices: Sequence[str], labels: str = LETTERS) -
     reader = _Reader(choices, labels[: len(choices)])
     text = clean(output)
     for statement in reader.statements(text):
+        if is_placeholder(statement):
+            return None
         if (found := reader.stated(statement)) is not None:
             return found or None
     return reader.marked(output, text) or reader.repeated(text)

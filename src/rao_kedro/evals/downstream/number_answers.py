@@ -4,7 +4,14 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 
-from rao_kedro.evals.downstream.statements import bold_parts, clean, final_statements, first_sentence, last_sentence
+from rao_kedro.evals.downstream.statements import (
+    bold_parts,
+    clean,
+    final_statements,
+    first_sentence,
+    is_placeholder,
+    last_sentence,
+)
 
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
@@ -40,10 +47,11 @@ def parse_number(text: str) -> str | None:
 
 
 def extract_number(output: str) -> str | None:
-    """Return the number that a chain of thought ends with, or None where there is no number at all.
+    """Return the number that a chain of thought ends with, or None where it ends with none.
 
     In this order: the last final statement (`#### 7`, `\\boxed{7}`, `The answer is 7.`), the last number in bold, what
-    the last sentence with a number says that something is, the last number.
+    the last sentence with a number says that something is, the last number. Where the text breaks off, the last two are
+    those of its last line.
 
     Args:
         output: What a model wrote.
@@ -53,11 +61,15 @@ def extract_number(output: str) -> str | None:
     """
     text = clean(output)
     for statement in reversed(final_statements(text)):
+        if is_placeholder(statement.text):
+            return None
         if (number := first_number(first_sentence(statement.text))) is not None:
             return number
     for part in reversed(bold_parts(output)):
         if found := BOLD_NUMBER.fullmatch(part):
             return _written(found)
+    if not text.rstrip().endswith((".", "!", "?", ":", ")", '"')):
+        text = text.rstrip().rpartition("\n")[2]
     text = COUNTERS.sub(" ", text)
     numbers = list(NUMBER.finditer(text))
     if numbers and (found := IS_NUMBER.search(last_sentence(text[: numbers[-1].end()]))):

@@ -24,6 +24,8 @@ STATEMENT = re.compile(
     """,
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
+LISTED = re.compile(r"[-(\s]*[A-E][.):]\s")  # a line of the choices, as prompts have them
+QUOTED = re.compile(r"""["'\u201c](?:the\s+)?$""", re.IGNORECASE)
 _DECORATION = " \t:*_`\u201c\"'"
 
 
@@ -44,15 +46,28 @@ class Statement(NamedTuple):
 
 
 def final_statements(text: str) -> list[Statement]:
-    """Return the final statements of a cleaned text: what is in the box, the rest of the line, or the next line."""
-    return [Statement(found.start(), _said(text, found)) for found in STATEMENT.finditer(text)]
+    """Return the final statements of a cleaned text: what is in the box, the rest of the line, or the next line.
+
+    The prompt's own sentence in quotes is none.
+    """
+    statements = (Statement(found.start(), _said(text, found)) for found in STATEMENT.finditer(text))
+    return [said for said in statements if not (is_placeholder(said.text) and QUOTED.search(text[: said.start]))]
 
 
 def _said(text: str, found: re.Match[str]) -> str:
     if found["boxed"] is not None:
         return found["boxed"].strip()
-    lines = (line.strip(_DECORATION) for line in text[found.end() :].splitlines())
-    return next((line for line in lines if line), "")
+    own, *following = text[found.end() :].splitlines() or [""]
+    if said := own.strip(_DECORATION):
+        return said
+    lines = [line for line in (line.strip(_DECORATION) for line in following) if line]
+    is_list = len(lines) > 1 and all(LISTED.match(line) for line in lines[:2])
+    return lines[0] if lines and not is_list else ""
+
+
+def is_placeholder(statement: str) -> bool:
+    """Return whether a statement says X, as prompts put it, and so nothing."""
+    return re.match(r"""[(\["'\u201c]*X\b(?!\s*=)""", statement) is not None
 
 
 def first_sentence(statement: str) -> str:
