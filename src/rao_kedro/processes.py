@@ -120,6 +120,7 @@ def worker_main(main: Callable[[str], None]) -> None:
         print(f"{ERROR_PREFIX}{error}", flush=True)
         raise SystemExit(1) from error
     torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_initialized():
+    # A group of one is vLLM's, which ends it itself.
+    if torch is not None and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         gc.collect()  # a DDP module that outlives the process group waits for its thread, which waits for the GIL
         torch.distributed.destroy_process_group()  # else its threads may abort a process that ends before the others

@@ -45,7 +45,6 @@ def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> Non
     ]
     (pd.DataFrame(answers) if answers else BenchmarkAnswers.empty()).to_parquet(spec.answers_path)
     _run_downstream(spec, engine)
-    engine.make.cache_clear()  # vLLM ends itself before the process group that it made
 
 
 class _Engine:
