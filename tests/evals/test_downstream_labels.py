@@ -1,11 +1,12 @@
 """The extraction of answers against labels of real outputs.
 
-`labelled_outputs.jsonl` holds what SmolLM2-135M-Instruct, fine-tuned for an epoch on 173 UltraFeedback responses, wrote
-greedily (at most 512 tokens, vLLM, bf16) to the first 40 items of five tasks. A reader labelled each output before the
-extraction was shown (seven labels of long outputs were mended when these were read whole), by this rule: the answer of
-the last statement that gives one, letter before text; none where that statement is the prompt's `The answer is X.`,
-where the output only lists choices, or where it breaks off without a statement. The extraction was mended on these
-outputs, so the agreement is no estimate for others.
+`labelled_outputs.jsonl` holds what was written greedily (at most 512 tokens, vLLM, bf16) to items of five tasks: in the
+set `development` the first 40 of each, by SmolLM2-135M-Instruct fine-tuned for an epoch on 173 UltraFeedback responses;
+in the set `test` items 501 to 540, by SmolLM2-135M-Instruct itself. A reader labelled each output before the extraction
+was shown, by this rule: the answer of the last statement that gives one, letter before text; none where that is
+the prompt's `The answer is X.`, where the output only lists choices, or where it breaks off without a statement. Eight
+labels (one of the test set) were mended when outputs or choices were read whole. The extraction was mended on the
+development set, and not on the test set.
 """
 
 import json
@@ -29,8 +30,10 @@ FILES = {
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
-def test_the_extraction_reads_what_a_reader_reads():
+@pytest.mark.parametrize("name", ["development", "test"])
+def test_the_extraction_reads_what_a_reader_reads(name):
     rows = [json.loads(line) for line in Path(__file__).with_name("labelled_outputs.jsonl").open()]
+    rows = [row for row in rows if row["set"] == name]
     items = {
         (task, item.item_id): item
         for task, path in FILES.items()
