@@ -88,12 +88,12 @@ def downstream_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_method(scores: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Return `value [low, high] (n)` by method and metric; metrics that nobody has are left out."""
+    """Return `value [low, high] (n, judge)` by method and metric; metrics that nobody has are left out."""
     chosen = scores[[key in columns for key in zip(scores["benchmark"], scores["metric"], strict=True)]]
-    text = [
-        f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}] (n = {row['n']})"
-        for row in chosen.to_dict("records")
-    ]
+    text = []
+    for row in chosen.to_dict("records"):
+        about = ", ".join(filter(None, (f"n = {row['n']}", row["judge"])))
+        text.append(f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}] ({about})")
     names = [f"{benchmark} {metric}" for benchmark, metric in columns]
     table = chosen.assign(text=text, name=chosen["benchmark"] + " " + chosen["metric"])
     wide = table.pivot(index="method", columns="name", values="text")

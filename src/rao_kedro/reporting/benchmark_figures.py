@@ -31,7 +31,9 @@ def win_rate_against_length(scores: pd.DataFrame) -> go.Figure:
             )
     figure.update_xaxes(title_text="characters of an output, mean")
     figure.update_yaxes(title_text="preferred over the baseline (%)", rangemode="tozero")
-    return styled(figure, f"AlpacaEval 2{_about(table)}", height=440)
+    figure = styled(figure, f"AlpacaEval 2{_about(table)}", height=440)
+    beside = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yref": "paper"}  # the title names the judge
+    return figure.update_layout(legend=beside)
 
 
 def mt_bench_radar(scores: pd.DataFrame) -> go.Figure:
@@ -50,7 +52,8 @@ def mt_bench_radar(scores: pd.DataFrame) -> go.Figure:
             )
         )
     figure.update_polars(radialaxis={"range": [0, 10], "angle": 90, "tickangle": 90})
-    return styled(figure, f"MT-Bench, score by category{_about(table)}", height=480)
+    title = f"MT-Bench, mean score by category{_about(table)}".replace("; 95 % intervals", "")  # the table has them
+    return styled(figure, title, height=480)
 
 
 def accuracy_bars(scores: pd.DataFrame) -> go.Figure:
