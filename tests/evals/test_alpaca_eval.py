@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals import alpaca_judge, judges
+from rao_kedro.evals import alpaca_judge, judge_statistics
 from rao_kedro.evals.alpaca_eval import length_controlled_win_rate, of_package, win_rate, win_rate_of_weights
 from rao_kedro.evals.alpaca_judge import dialogues, judged, pairs, preference_for_second
 from rao_kedro.inference.chat_completions import Answer, ChatServer, Token
@@ -145,16 +145,16 @@ def test_a_model_against_itself_is_a_draw_that_nobody_is_asked_about():
 
 def test_a_judge_that_always_takes_the_first_is_exposed():
     orders = [judged_by(lambda first, second: 0.99, swapped=swapped)[0] for swapped in (False, True)]
-    bias = judges.position_bias(*orders).set_index("metric")
+    bias = judge_statistics.position_bias(*orders).set_index("metric")
     assert bias.loc["first_preferred", "value"] == pytest.approx(0.99) and bias.loc["consistent", "value"] == 0
     fair = [judged_by(lambda first, second: 0.9 if "3" in first else 0.1, swapped=s)[0] for s in (False, True)]
-    bias = judges.position_bias(*fair).set_index("metric")
+    bias = judge_statistics.position_bias(*fair).set_index("metric")
     assert bias.loc["first_preferred", "value"] == pytest.approx(0.5) and bias.loc["consistent", "value"] == 1
 
 
 def test_a_judge_that_likes_length_is_exposed():
     table, _ = judged_by(lambda first, second: 0.5 + 0.1 * (len(first) - len(second)))
-    bias = judges.length_bias(table)
+    bias = judge_statistics.length_bias(table)
     assert bias["longer_preferred"] == 1.0 and bias["length_correlation"] > 0.95
 
 
@@ -162,7 +162,10 @@ def test_two_judges_agree_as_far_as_they_name_the_same_winners():
     likes_length, _ = judged_by(lambda first, second: 0.5 + 0.1 * (len(first) - len(second)))
     opposite = likes_length.assign(preference=3 - likes_length["preference"])
     first_is_unsure = likes_length.assign(preference=likes_length["preference"].where(likes_length.index > 0))
-    same, other = judges.agreement(likes_length, first_is_unsure), judges.agreement(likes_length, opposite)
+    same, other = (
+        judge_statistics.agreement(likes_length, first_is_unsure),
+        judge_statistics.agreement(likes_length, opposite),
+    )
     assert same == {"agreement": 1.0, "kappa": 1.0, "n": 11}
     # Of 12 pairs the model wins 2, the baseline 6, and 4 are ties, which alone agree: 4/12. By chance it would be
     # (2 * 6 + 6 * 2 + 4 * 4) / 144 = 40/144, so kappa = (48 - 40) / (144 - 40).

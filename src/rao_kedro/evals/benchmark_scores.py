@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from rao_kedro.evals.alpaca_eval import length_controlled_win_rate
-from rao_kedro.evals.judges import length_bias, position_bias
+from rao_kedro.evals.judge_statistics import length_bias, position_bias
 from rao_kedro.evals.mt_bench import score_table
 from rao_kedro.evals.statistics import Interval, mean_interval
 from rao_kedro.schemas.tables import BenchmarkScores, JudgeReport

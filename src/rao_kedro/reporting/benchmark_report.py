@@ -7,6 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 
+from rao_kedro.reporting.report import embedded
+
 
 def benchmark_report(
     tables: Mapping[str, pd.DataFrame],
@@ -25,13 +27,9 @@ def benchmark_report(
         examples: Items of each benchmark that are shown with every method's answer.
     """
     template = Environment(loader=PackageLoader("rao_kedro.reporting"), autoescape=True).get_template("benchmarks.html")
-    divs = {
-        title: figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False})
-        for i, (title, figure) in enumerate(figures.items())
-    }
     return template.render(
         tables={title: (list(table.columns), table.to_numpy().tolist()) for title, table in tables.items()},
-        figures=divs,
+        figures=embedded(figures),
         methods=list(answers),
         examples=_judged(answers, examples) + _downstream(samples, examples),
     )

@@ -27,18 +27,22 @@ def html_report(
         examples: Prompts to show.
     """
     template = Environment(loader=PackageLoader("rao_kedro.reporting"), autoescape=True).get_template("report.html")
-    divs = {
-        title: figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False})
-        for i, (title, figure) in enumerate(figures.items())
-    }
     return template.render(
         headlines=[headline(row) for row in leaderboard.to_dict("records") if row["method"] != BASELINE],
         rows=leaderboard.to_dict("records"),
-        figures=divs,
+        figures=embedded(figures),
         methods=list(generations),
         examples=_examples(generations, examples),
         tables={title: (list(table.columns), table.to_numpy().tolist()) for title, table in tables.items()},
     )
+
+
+def embedded(figures: Mapping[str, go.Figure]) -> dict[str, str]:
+    """Return figures as HTML by their headings; the first one brings plotly along for all."""
+    return {
+        title: figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False})
+        for i, (title, figure) in enumerate(figures.items())
+    }
 
 
 def headline(row: Mapping[Any, Any]) -> str:

@@ -296,7 +296,7 @@ class BenchmarkScores(_Table):
 
 
 class JudgeReport(_Table):
-    """One row per method and property of the judge that compared it (see `rao_kedro.evals.judges`)."""
+    """One row per method and property of the judge that compared it (see `rao_kedro.evals.judge_statistics`)."""
 
     method: Series[str]
     judge: Series[str]
