@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup run test bench bench-annotation lint viz jupyter clean
+.PHONY: setup run test bench bench-annotation bench-generation lint viz jupyter clean
 
 setup: $(INSTALLED)
 
@@ -34,6 +34,9 @@ bench: setup
 
 bench-annotation: setup
 	$(BIN)/python benchmarks/annotation.py
+
+bench-generation: setup
+	$(BIN)/python benchmarks/generation.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -23,10 +23,11 @@ class Counting:
             raise KeyboardInterrupt
         self.calls.append(prompts)
 
-    def generate(self, prompt_ids, sampling):
+    def stream(self, prompt_ids, sampling):
         assert sampling.greedy
-        self._count(prompt_ids)
-        return [[Completion(f"{len(ids)} tokens\n\nQ: next", [5], "stop")] for ids in prompt_ids]
+        for i, ids in enumerate(prompt_ids):
+            self._count(ids)
+            yield i, [Completion(f"{len(ids)} tokens\n\nQ: next", [5], "stop")]
 
     def next_token_logps(self, prompt_ids, token_ids):
         self._count(prompt_ids)
@@ -50,8 +51,8 @@ def test_it_writes_what_the_generator_writes_to_the_chat(tiny_checkpoint):
     generator = make_generator("transformers", tiny_checkpoint, dtype="float32")
     lm = lm_of(tiny_checkpoint, generator)
     prompts = [prompt_token_ids(lm.tokenizer, [{"role": "user", "content": text}]) for text in QUESTIONS]
-    written = generator.generate(prompts, SamplingParameters(temperature=0, max_tokens=6))
-    assert lm.generate_until([*map(generation, QUESTIONS)]) == [completion.text for (completion,) in written]
+    written = dict(generator.stream(prompts, SamplingParameters(temperature=0, max_tokens=6)))
+    assert lm.generate_until([*map(generation, QUESTIONS)]) == [written[i][0].text for i in range(3)]
 
 
 def test_text_ends_before_the_first_stop_string(tiny_checkpoint):
@@ -76,7 +77,7 @@ def test_a_killed_run_goes_on_behind_its_finished_shards(tiny_checkpoint, tmp_pa
     requests = [generation("fox " * i) for i in range(1, 6)]
     uninterrupted = lm_of(tiny_checkpoint, Counting()).generate_until(requests)
     with pytest.raises(KeyboardInterrupt):
-        lm_of(tiny_checkpoint, Counting(dies_at_call=2), tmp_path).generate_until(requests)
+        lm_of(tiny_checkpoint, Counting(dies_at_call=4), tmp_path).generate_until(requests)
     assert lm_of(tiny_checkpoint, resumed := Counting(), tmp_path).generate_until(requests) == uninterrupted
     assert len(resumed.calls) == 1
     lm = lm_of(tiny_checkpoint, None, tmp_path)

@@ -23,9 +23,13 @@ def prompts(tiny_checkpoint):
     return [prompt_token_ids(tokenizer, [{"role": "user", "content": text}]) for text in QUESTIONS]
 
 
+def in_order(stream):
+    return [completions for _, completions in sorted(stream, key=lambda found: found[0])]
+
+
 def test_greedy_decoding_in_a_padded_batch_takes_the_most_likely_token_each_time(generator, prompts, tiny_checkpoint):
     model = load_causal_lm(tiny_checkpoint)
-    completions = generator.generate(prompts, SamplingParameters(temperature=0, max_tokens=6))
+    completions = in_order(generator.stream(prompts, SamplingParameters(temperature=0, max_tokens=6)))
     for prompt, (completion,) in zip(prompts, completions, strict=True):
         ids = list(prompt)
         for token in completion.token_ids:
@@ -45,7 +49,7 @@ def test_log_probs_of_next_tokens_in_a_padded_batch_are_those_of_each_prompt_alo
 def test_a_seed_decides_the_samples_and_the_callers_random_state_is_left_alone(generator, prompts):
     before = torch.random.get_rng_state()
     first, again, other = (
-        generator.generate(prompts, SamplingParameters(n=3, max_tokens=8, seed=seed)) for seed in (1, 1, 2)
+        in_order(generator.stream(prompts, SamplingParameters(n=3, max_tokens=8, seed=seed))) for seed in (1, 1, 2)
     )
     assert first == again != other
     assert [len(row) for row in first] == [3, 3, 3]

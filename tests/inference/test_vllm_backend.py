@@ -18,16 +18,21 @@ SCRIPT = """
 import json, sys
 from rao_kedro.inference.generators import SamplingParameters, make_generator
 model_dir, prompts = sys.argv[1], json.loads(sys.argv[2])
+in_order = lambda stream: [completions for _, completions in sorted(stream, key=lambda found: found[0])]
 generator = make_generator("vllm", model_dir, dtype="float32", max_model_len=256)
 logps = generator.next_token_logps(prompts, json.loads(sys.argv[3]))
-greedy = generator.generate(prompts, SamplingParameters(temperature=0, max_tokens=16))
-samples = [generator.generate(prompts, SamplingParameters(n=2, max_tokens=16, seed=seed)) for seed in (1, 1, 2)]
+greedy = in_order(generator.stream(prompts, SamplingParameters(temperature=0, max_tokens=16)))
+samples = [in_order(generator.stream(prompts, SamplingParameters(n=2, max_tokens=16, seed=seed))) for seed in (1, 1, 2)]
 print(json.dumps({
     "logps": logps,
     "greedy": [row[0].token_ids for row in greedy],
     "samples": [[[c.token_ids for c in row] for row in table] for table in samples],
 }))
 """
+
+
+def in_order(stream):
+    return [completions for _, completions in sorted(stream, key=lambda found: found[0])]
 
 
 @pytest.mark.slow
@@ -44,7 +49,7 @@ def test_vllm_writes_greedily_what_transformers_writes_with_the_same_log_probs_a
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.strip().splitlines()[-1])
     plain = make_generator("transformers", smollm2, dtype="float32")
-    expected = plain.generate(prompts, SamplingParameters(temperature=0, max_tokens=16))
+    expected = in_order(plain.stream(prompts, SamplingParameters(temperature=0, max_tokens=16)))
     assert result["greedy"] == [row[0].token_ids for row in expected]
     for found, logps in zip(result["logps"], plain.next_token_logps(prompts, asked), strict=True):
         assert found == pytest.approx(logps, abs=1e-3)

@@ -18,14 +18,18 @@ PROMPTS = [
 class Recorder:
     """A generator that writes what it was asked, and dies when told to."""
 
-    def __init__(self, dies_at_call=None):
-        self.calls, self.dies_at_call = [], dies_at_call
+    def __init__(self, dies_at_call=None, dies_at_prompt=None):
+        self.calls, self.dies_at_call, self.dies_at_prompt = [], dies_at_call, dies_at_prompt
 
-    def generate(self, prompt_ids, sampling):
+    def stream(self, prompt_ids, sampling):
         if len(self.calls) == self.dies_at_call:
             raise KeyboardInterrupt
         self.calls.append((len(prompt_ids), sampling.seed))
-        return [[Completion(f"{sampling.seed}-{k}", [5, k, 2], "stop") for k in range(sampling.n)] for _ in prompt_ids]
+        for i in sorted(range(len(prompt_ids)), key=lambda i: (i // 2, -i)):  # as they end, not as they stand
+            if i == self.dies_at_prompt:
+                raise KeyboardInterrupt
+            text = f"{sampling.seed}-{len(prompt_ids[i])}"
+            yield i, [Completion(f"{text}-{k}", [5, k, 2], "stop") for k in range(sampling.n)]
 
 
 @pytest.fixture
@@ -69,6 +73,20 @@ def test_a_killed_run_goes_on_behind_its_finished_shards_with_the_same_seeds(spe
     run(spec, resumed)
     assert killed.calls + resumed.calls == uninterrupted.calls
     assert len(resumed.calls) == 1
+
+
+def test_greedy_text_is_asked_for_at_once_kept_by_the_shard_and_in_its_place(spec):
+    greedy = spec.model_copy(update={"sampling": SamplingParameters(temperature=0, max_tokens=8)})
+    run(greedy, uninterrupted := Recorder())
+    assert [n for n, _ in uninterrupted.calls] == [5]
+    table = pd.read_parquet(greedy.output_path)
+    lengths = [len(ids) for ids in table["prompt_ids"]]
+    assert [int(text.split("-")[1]) for text in table["response"]] == lengths and lengths == sorted(lengths)
+    greedy.output_path.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run(greedy, Recorder(dies_at_prompt=2))
+    run(greedy, resumed := Recorder())
+    assert [n for n, _ in resumed.calls] == [3]
 
 
 def test_a_finished_table_is_kept_and_another_seed_makes_it_again(spec):

@@ -1,21 +1,22 @@
-"""A generator of `inference` as a model of lm-evaluation-harness, so that one engine serves every benchmark.
+"""A generator of `inference`, and a chat server, as models of lm-evaluation-harness. Know nothing about tasks.
 
-What it wrote is kept shard by shard: a killed run goes on from there. Knows nothing about tasks.
+So one engine serves every benchmark. What was written is kept: a killed run goes on from there.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import LM, TemplateLM
 
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.files import write_text
-from rao_kedro.inference.generators import Generator
+from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
+from rao_kedro.inference.generators import Generator, finished_shards
 from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
 from rao_kedro.models.identity import combined_hash, content_hash
 from rao_kedro.schemas.generation import GenerationParameters, SamplingParameters
@@ -73,16 +74,28 @@ class GeneratorLM(TemplateLM):
             rows = list(of_length)
             for i in rows:
                 self._refuse_too_long(prompts[i], max_tokens, requests[i])
-            for start in range(0, len(rows), self.generation.shard_size):
-                shard = rows[start : start + self.generation.shard_size]
-                found = self._kept("text", max_tokens, [prompts[i] for i in shard], self._texts)
-                written |= dict(zip(shard, found, strict=True))
+            size = self.generation.shard_size
+            shards = [rows[start : start + size] for start in range(0, len(rows), size)]
+            for shard, texts in self._texts(max_tokens, [[prompts[i] for i in shard] for shard in shards]):
+                written |= dict(zip(shards[shard], texts, strict=True))
                 print(f"{len(written)} of {len(requests)} answers", flush=True)
         return [_cut(written[i], request.args[1].get("until") or []) for i, request in enumerate(requests)]
 
-    def _texts(self, prompts: Sequence[list[int]], max_tokens: int) -> list[str]:
-        sampling = SamplingParameters(temperature=0.0, max_tokens=max_tokens)
-        return [completion.text for (completion,) in self.make().generate(prompts, sampling)]
+    def _texts(self, max_tokens: int, shards: Sequence[list[list[int]]]) -> Iterator[tuple[int, list[str]]]:
+        """Yield the answers to each shard's prompts, those that are kept first."""
+        paths = [self._path("text", max_tokens, prompts) for prompts in shards]
+        missing = {}
+        for shard, path in enumerate(paths):
+            if path is not None and path.exists():
+                yield shard, json.loads(path.read_text())
+            else:
+                missing[shard] = shards[shard]
+        if missing:
+            sampling = SamplingParameters(temperature=0.0, max_tokens=max_tokens)
+            for shard, completions in finished_shards(self.make(), missing, sampling):
+                texts = [completion.text for (completion,) in completions]
+                _keep(paths[shard], texts)
+                yield shard, texts
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
@@ -106,7 +119,7 @@ class GeneratorLM(TemplateLM):
             for ids in shard:
                 self._refuse_too_long(ids, 1, ids)
             asked = [choices[prompt] for prompt in shard]
-            logps = self._kept("logps", asked, [list(prompt) for prompt in shard], self._logps)
+            logps = self._logps([list(prompt) for prompt in shard], asked)
             found |= {p: dict(zip(a, values, strict=True)) for p, a, values in zip(shard, asked, logps, strict=True)}
             print(f"{len(found)} of {len(prompts)} questions", flush=True)
         return [
@@ -115,8 +128,14 @@ class GeneratorLM(TemplateLM):
             for of_prompt in [found[tuple(prompt)]]
         ]
 
-    def _logps(self, prompts: Sequence[list[int]], asked: Sequence[list[int]]) -> list[list[float]]:
-        return self.make().next_token_logps(prompts, asked)
+    def _logps(self, prompts: list[list[int]], asked: list[list[int]]) -> list[list[float]]:
+        path = self._path("logps", asked, prompts)
+        if path is not None and path.exists():
+            kept: list[list[float]] = json.loads(path.read_text())
+            return kept
+        logps = self.make().next_token_logps(prompts, asked)
+        _keep(path, logps)
+        return logps
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Perplexities are no part of this project.
@@ -134,18 +153,59 @@ class GeneratorLM(TemplateLM):
                 f"{self.generation.max_model_len} leaves {room} beside {max_tokens} to write: raise max_model_len"
             )
 
-    def _kept(self, kind: str, how: Any, prompts: list[list[int]], compute: Callable[..., list[Any]]) -> list[Any]:
-        """Return what was computed for a shard, from its file if there is one."""
+    def _path(self, kind: str, how: Any, prompts: list[list[int]]) -> Path | None:
+        """Return where a shard is kept, if any is."""
         if self.shards_dir is None:
-            return compute(prompts, how)
-        path = self.shards_dir / f"{combined_hash(self._identity, kind, json.dumps([how, prompts]))}.json"
-        if path.exists():
-            kept: list[Any] = json.loads(path.read_text())
-            return kept
-        computed = compute(prompts, how)
+            return None
+        return self.shards_dir / f"{combined_hash(self._identity, kind, json.dumps([how, prompts]))}.json"
+
+
+class ServedLM(LM):
+    """Answers chats greedily through an OpenAI-compatible server, which gives no log-probs of what it did not write."""
+
+    def __init__(self, server: ChatServer) -> None:
+        """Say which server answers, and where its answers are kept."""
+        super().__init__()
+        self.server = server
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Return what the model answers to each prompt as a user's message, up to the first of its `until` strings.
+
+        Raises:
+            ParameterError: A task does not ask for greedy decoding.
+            InferenceError: The server stays away; what it answered is kept.
+        """
+        written: dict[int, str] = {}
+        wanted = [_max_tokens(request.args[1]) for request in requests]
+        for max_tokens in sorted(set(wanted)):
+            rows = [i for i, tokens in enumerate(wanted) if tokens == max_tokens]
+            chats = [[{"role": "user", "content": requests[i].args[0]}] for i in rows]
+            print(f"asking {self.server.model} for {len(rows)} answers of downstream tasks", flush=True)
+            answers = self.server.answers(chats, ChatSampling(max_tokens))
+            written |= {i: answer.text for i, answer in zip(rows, answers, strict=True)}
+        return [_cut(written[i], request.args[1].get("until") or []) for i, request in enumerate(requests)]
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Chat servers do not do this.
+
+        Raises:
+            InferenceError: Always.
+        """
+        raise InferenceError(f"{self.server.base_url} gives no log-probs of text that it did not write")
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Chat servers do not do this.
+
+        Raises:
+            InferenceError: Always.
+        """
+        raise InferenceError(f"{self.server.base_url} gives no log-probs of text that it did not write")
+
+
+def _keep(path: Path | None, computed: Any) -> None:
+    if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(computed))
-        return computed
 
 
 def _max_tokens(how: dict[str, Any]) -> int:

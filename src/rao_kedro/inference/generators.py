@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -36,8 +36,10 @@ class Completion:
 class Generator(Protocol):
     """Writes completions; a call's result depends on its arguments only, not on the calls before."""
 
-    def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters) -> list[list[Completion]]:
-        """Return `sampling.n` completions for each prompt, in the order of the prompts.
+    def stream(
+        self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield the position of each prompt with its `sampling.n` completions as soon as it has them.
 
         Args:
             prompt_ids: Token ids, generation header included, [prompts][tokens].
@@ -55,6 +57,26 @@ class Generator(Protocol):
             token_ids: Per prompt the tokens that are asked about.
         """
         ...
+
+
+def finished_shards(
+    generator: Generator, shards: Mapping[int, Sequence[Sequence[int]]], sampling: SamplingParameters
+) -> Iterator[tuple[int, list[list[Completion]]]]:
+    """Yield shards of prompts with their completions as they end; the generator sees all prompts at once.
+
+    Args:
+        generator: What writes.
+        shards: Token ids `[prompts][tokens]` of each shard.
+        sampling: How to sample.
+    """
+    places = [(shard, row) for shard, prompts in shards.items() for row in range(len(prompts))]
+    written: dict[int, dict[int, list[Completion]]] = {shard: {} for shard in shards}
+    for position, completions in generator.stream([shards[shard][row] for shard, row in places], sampling):
+        shard, row = places[position]
+        written[shard][row] = completions
+        if len(written[shard]) == len(shards[shard]):
+            of_shard = written.pop(shard)
+            yield shard, [of_shard[row] for row in range(len(of_shard))]
 
 
 def resolve_backend(backend: str) -> Literal["vllm", "transformers"]:

@@ -1,6 +1,6 @@
 """Generates with transformers: slower than vLLM, and runs wherever torch does. Knows of no file but the model's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from rao_kedro.inference.generators import Completion, Dtype, complete, end_of_t
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.schemas.generation import SamplingParameters
+
+SORTED_BATCHES = 8  # batches whose rows are sorted together: less padding, and yet the first prompts end first
 
 
 class TransformersGenerator:
@@ -29,19 +31,25 @@ class TransformersGenerator:
         self.model = load_causal_lm(model_dir, getattr(torch, dtype)).to(self.device).eval()
         self.batch_rows = batch_rows
 
-    def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters) -> list[list[Completion]]:
-        """Return `sampling.n` completions for each prompt; see `Generator`."""
+    def stream(
+        self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield each prompt's `sampling.n` completions; see `Generator`."""
         rows = [i for i in range(len(prompt_ids)) for _ in range(sampling.n)]
-        rows.sort(key=lambda i: len(prompt_ids[i]))  # prompts of one length together: less padding
+        window = SORTED_BATCHES * self.batch_rows
+        for start in range(0, len(rows), window):
+            rows[start : start + window] = sorted(rows[start : start + window], key=lambda i: len(prompt_ids[i]))
         completions: list[list[Completion]] = [[] for _ in prompt_ids]
-        with torch.random.fork_rng(), torch.inference_mode():
+        with torch.random.fork_rng():
             torch.manual_seed(sampling.seed)
             for start in range(0, len(rows), self.batch_rows):
                 batch = rows[start : start + self.batch_rows]
-                written = continue_prompts(self.model, [prompt_ids[i] for i in batch], sampling, self.stop_ids)
+                with torch.inference_mode():
+                    written = continue_prompts(self.model, [prompt_ids[i] for i in batch], sampling, self.stop_ids)
                 for i, ids in zip(batch, written, strict=True):
                     completions[i].append(complete(self.tokenizer, ids, self.stop_ids))
-        return completions
+                    if len(completions[i]) == sampling.n:
+                        yield i, completions[i]
 
     def next_token_logps(
         self, prompt_ids: Sequence[Sequence[int]], token_ids: Sequence[Sequence[int]]

@@ -5,7 +5,7 @@ second one the batches, and so the sampled text, would depend on timing.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _ENVIRONMENT = {
@@ -85,8 +85,10 @@ class VllmGenerator:
                 "or set backend: transformers"
             ) from error
 
-    def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters) -> list[list[Completion]]:
-        """Return `sampling.n` completions for each prompt; see `Generator`."""
+    def stream(
+        self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield each prompt's `sampling.n` completions; see `Generator`."""
         self.engine.reset_prefix_cache()
         self.engine.collective_rpc("reseed", args=(sampling.seed,))
         parameters = SamplingParams(
@@ -97,10 +99,17 @@ class VllmGenerator:
             stop_token_ids=self.stop_ids,
             detokenize=False,
         )
+        copies = sampling.n if sampling.greedy else 1
+        engine, first = self.engine.llm_engine, self.engine.request_counter.counter
         prompts = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompt_ids]
-        results = self.engine.generate(prompts, parameters, use_tqdm=False)
-        completions = [[complete(self.tokenizer, o.token_ids, self.stop_ids) for o in r.outputs] for r in results]
-        return [row * sampling.n for row in completions] if sampling.greedy else completions
+        self.engine.enqueue(prompts, parameters, use_tqdm=False)
+        try:
+            while engine.has_unfinished_requests():
+                for result in filter(lambda result: result.finished, engine.step()):
+                    completions = [complete(self.tokenizer, o.token_ids, self.stop_ids) for o in result.outputs]
+                    yield int(result.request_id) - first, completions * copies
+        finally:
+            engine.abort_request([str(first + i) for i in range(len(prompts))])  # what nobody waits for any more
 
     def next_token_logps(
         self, prompt_ids: Sequence[Sequence[int]], token_ids: Sequence[Sequence[int]]

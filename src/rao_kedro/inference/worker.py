@@ -15,7 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rao_kedro.errors import DataError, InferenceError
-from rao_kedro.inference.generators import Completion, Generator, make_generator, resolve_backend
+from rao_kedro.inference.generators import (
+    Completion,
+    Generator,
+    finished_shards,
+    make_generator,
+    resolve_backend,
+)
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.generation import GenerationSpec
 
@@ -131,21 +137,24 @@ def _generate_shards(
     started = time.monotonic()
     generator = make(spec.backend, spec.model_dir, dtype=spec.dtype, max_model_len=spec.max_model_len)
     print(f"model loaded in {time.monotonic() - started:.0f} s", flush=True)
+    # Greedy text does not depend on what is written beside it, and an engine is busiest with all prompts at once;
+    # samples do, and a resumed run shall sample what an uninterrupted one would have.
+    calls = [missing] if spec.sampling.greedy else [[i] for i in missing]
     started, tokens, rows = time.monotonic(), 0, 0
     rows_to_do = spec.sampling.n * sum(map(len, prompt_ids.values()))
-    for i in missing:
-        sampling = spec.sampling.model_copy(update={"seed": _shard_seed(spec.sampling.seed, i)})
-        completions = generator.generate(prompt_ids[i], sampling)
-        table = _shard_table(shards[i], prompt_ids[i], completions)
-        _write(table, _shard_path(spec, i), key)
-        rows += len(table)
-        tokens += sum(table["n_tokens"].to_pylist())
-        seconds = time.monotonic() - started
-        print(
-            f"{rows}/{rows_to_do} responses  {tokens / seconds:.0f} tokens/s  "
-            f"{seconds / rows * (rows_to_do - rows):.0f} s left",
-            flush=True,
-        )
+    for call in calls:
+        sampling = spec.sampling.model_copy(update={"seed": _shard_seed(spec.sampling.seed, call[0])})
+        for i, completions in finished_shards(generator, {i: prompt_ids[i] for i in call}, sampling):
+            table = _shard_table(shards[i], prompt_ids[i], completions)
+            _write(table, _shard_path(spec, i), key)
+            rows += len(table)
+            tokens += sum(table["n_tokens"].to_pylist())
+            seconds = time.monotonic() - started
+            print(
+                f"{rows}/{rows_to_do} responses  {tokens / seconds:.0f} tokens/s  "
+                f"{seconds / rows * (rows_to_do - rows):.0f} s left",
+                flush=True,
+            )
 
 
 def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[int]]]:

@@ -1,6 +1,7 @@
 """What a checkpoint or a table is, as a short content hash. Imports the standard library only."""
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 from rao_kedro.errors import ModelError
@@ -19,8 +20,14 @@ def content_hash(model_dir: str | Path) -> str:
     digest = hashlib.sha256()
     others = [directory / name for name in ("config.json", "tokenizer.json", "chat_template.jinja")]
     for path in [*weights, *filter(Path.exists, others)]:
-        digest.update(path.name.encode() + file_hash(path))
+        digest.update(path.name.encode() + _hash_of_state(path, path.stat().st_size, path.stat().st_mtime_ns))
     return digest.hexdigest()[:16]
+
+
+@cache
+def _hash_of_state(path: Path, size: int, changed: int) -> bytes:
+    """Return the hash of a file that may be large and is asked for often; read again once it was changed."""
+    return file_hash(path)
 
 
 def file_hash(path: Path) -> bytes:

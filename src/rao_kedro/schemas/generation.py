@@ -39,7 +39,8 @@ class GenerationParameters(BaseModel):
         backend: "vllm", "transformers", or "auto": vLLM where it is installed.
         dtype: Precision of weights and compute.
         max_model_len: Tokens of the longest prompt and its completion together.
-        shard_size: Prompts per shard: what is lost at most when the worker is killed.
+        shard_size: Prompts per shard, which is kept once all its prompts are answered. Greedy text is asked for all at
+            once; samples shard by shard, since a resumed run samples what an uninterrupted one would have.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -48,7 +49,7 @@ class GenerationParameters(BaseModel):
     backend: Literal["auto", "vllm", "transformers"] = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     max_model_len: int = Field(2048, ge=2)
-    shard_size: int = Field(64, ge=1)
+    shard_size: int = Field(256, ge=1)
 
 
 class GenerationSpec(GenerationParameters):
