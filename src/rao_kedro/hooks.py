@@ -1,18 +1,41 @@
-"""Kedro hooks, before anything runs: what a comparison does not take, a missing input's maker, wrong rewards."""
+"""Kedro hooks, before anything runs: keys, what a comparison does not take, a missing input's maker, wrong rewards."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+from kedro.config import MissingConfigException
+from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 from kedro.io import CatalogProtocol, MemoryDataset
 from kedro.pipeline import Pipeline
 
-from rao_kedro.errors import DataError
+from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.pipelines.evaluation.pipeline import PER_POLICY
 from rao_kedro.pipelines.methods import METHODS, chosen_methods
 from rao_kedro.rewards.registry import build_reward
 from rao_kedro.schemas.rewards import RewardParameters
+
+
+class CredentialsHooks:
+    """Gives keys of Kedro's credentials to the clients and worker processes that read them from the environment."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Set the environment variables of `api_keys` in the credentials; one that is set already stays.
+
+        Raises:
+            ParameterError: A key is not text.
+        """
+        try:
+            keys = context.config_loader["credentials"].get("api_keys") or {}
+        except MissingConfigException:
+            return
+        for name, key in keys.items():
+            if not isinstance(key, str):
+                raise ParameterError(f"credentials: api_keys.{name} is not text: put it in quotes")
+            os.environ.setdefault(name, key)
 
 
 class MissingInputHooks:

@@ -1,9 +1,9 @@
 """Kedro's settings of this project."""
 
-from rao_kedro.hooks import MissingInputHooks
+from rao_kedro.hooks import CredentialsHooks, MissingInputHooks
 from rao_kedro.session import StudySession
 
-HOOKS = (MissingInputHooks(),)
+HOOKS = (CredentialsHooks(), MissingInputHooks())
 SESSION_CLASS = StudySession
 
 CONFIG_LOADER_ARGS = {

@@ -163,13 +163,13 @@ def test_two_judges_agree_as_far_as_they_name_the_same_winners():
     opposite = likes_length.assign(preference=3 - likes_length["preference"])
     first_is_unsure = likes_length.assign(preference=likes_length["preference"].where(likes_length.index > 0))
     same, other = (
-        judge_statistics.agreement(likes_length, first_is_unsure),
-        judge_statistics.agreement(likes_length, opposite),
+        judge_statistics.agreement(likes_length, others).set_index("metric") for others in (first_is_unsure, opposite)
     )
-    assert same == {"agreement": 1.0, "kappa": 1.0, "n": 11}
+    assert same["value"].tolist() == [1.0, 1.0] and same["n"].tolist() == [11, 11]
     # Of 12 pairs the model wins 2, the baseline 6, and 4 are ties, which alone agree: 4/12. By chance it would be
     # (2 * 6 + 6 * 2 + 4 * 4) / 144 = 40/144, so kappa = (48 - 40) / (144 - 40).
-    assert other == {"agreement": pytest.approx(4 / 12), "kappa": pytest.approx(1 / 13), "n": 12}
+    assert other["value"].tolist() == pytest.approx([4 / 12, 1 / 13]) and other["n"].tolist() == [12, 12]
+    assert other.loc["agreement", "low"] < 4 / 12 < other.loc["agreement", "high"]
 
 
 def test_an_answer_that_names_neither_output_is_no_preference():

@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 
 from rao_kedro.evals.benchmark_scores import (
-    PolicyResults,
+    Results,
     benchmark_scores,
     downstream_table,
     judge_report,
     preference_table,
 )
+from rao_kedro.evals.mt_bench import winner_of_both_orders
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.schemas.tables import (
     AlpacaEvalAnnotations,
@@ -18,11 +19,12 @@ from rao_kedro.schemas.tables import (
     DownstreamSamples,
     DownstreamScores,
     JudgeReport,
+    MTBenchComparisons,
     MTBenchJudgments,
 )
 
 
-def annotations(*preferences, swapped=None):
+def annotations(method, *preferences, swapped=None, judge="gpt"):
     n = len(preferences)
     table = pd.DataFrame(
         {
@@ -31,8 +33,8 @@ def annotations(*preferences, swapped=None):
             "output_1": "base",
             "generator_1": "base",
             "output_2": [f"{'x' * (k + 1)}" for k in range(n)],
-            "generator_2": "model",
-            "annotator": "gpt",
+            "generator_2": method,
+            "annotator": judge,
             "preference": list(preferences),
             "preference_swapped": [np.nan] * n if swapped is None else swapped,
             "is_switched_outputs": [k % 2 == 0 for k in range(n)],
@@ -41,33 +43,55 @@ def annotations(*preferences, swapped=None):
     return AlpacaEvalAnnotations.validate(table)
 
 
-def judgments(*scores):
-    rows = [(81 + k // 2, "writing" if k < 2 else "math", 1 + k % 2, "gpt", "p", "j", s) for k, s in enumerate(scores)]
-    columns = ["question_id", "category", "turn", "judge", "user_prompt", "judgment", "score"]
+def judgments(method, *scores):
+    about = [(method, 81 + k // 2, "writing" if k < 2 else "math", 1 + k % 2) for k in range(len(scores))]
+    rows = [(*of, "gpt", "p", "j", score) for of, score in zip(about, scores, strict=True)]
+    columns = ["method", "question_id", "category", "turn", "judge", "user_prompt", "judgment", "score"]
     return MTBenchJudgments.validate(pd.DataFrame(rows, columns=columns).astype({"score": float}))
 
 
-def samples(*correct):
-    rows = [("arc_easy", str(k), "p", "o", "A" if right else None, "A", right) for k, right in enumerate(correct)]
+def comparisons(method, *winners):
+    rows = [
+        (method, 81 + k // 2, "writing", 1 + k % 2, "gpt", "j", "j", *both, winner_of_both_orders(*both))
+        for k, both in enumerate(winners)
+    ]
+    return MTBenchComparisons.validate(pd.DataFrame(rows, columns=list(MTBenchComparisons.to_schema().columns)))
+
+
+def samples(method, *correct):
+    about = [(method, "arc_easy", str(k), "p", "o") for k in range(len(correct))]
+    rows = [(*of, "A" if right else None, "A", right) for of, right in zip(about, correct, strict=True)]
     return DownstreamSamples.validate(pd.DataFrame(rows, columns=list(DownstreamSamples.to_schema().columns)))
 
 
-def scores(*correct):
+def scores(method, *correct):
     value, n = float(np.mean(correct)), len(correct)
-    row = ("arc_easy", "accuracy", value, 0.1, max(value - 0.2, 0), min(value + 0.2, 1), n, n - sum(correct), 0.25)
+    interval = (max(value - 0.2, 0), min(value + 0.2, 1))
+    row = (method, "arc_easy", "accuracy", value, 0.1, *interval, n, n - sum(correct), 0.25)
     return DownstreamScores.validate(pd.DataFrame([row], columns=list(DownstreamScores.to_schema().columns)))
 
 
-def results(preferences, marks, correct, swapped=None):
-    return PolicyResults(
-        annotations(*preferences, swapped=swapped), judgments(*marks), scores(*correct), samples(*correct)
+def results(method, preferences, marks, correct, swapped=None, winners=()):
+    return Results(
+        annotations(method, *preferences, swapped=swapped),
+        judgments(method, *marks),
+        comparisons(method, *winners) if winners else MTBenchComparisons.empty(),
+        scores(method, *correct),
+        samples(method, *correct),
     )
 
 
-RESULTS = {
-    "sft": results([1.0, 1.5, 2.0], [4, 6, 8, 8], [True, False, False, True]),
-    "rao": results([2.0, np.nan, 2.0], [6, 8, 9, np.nan], [True, True, False, True], swapped=[1.0, 1.0, 2.0]),
-}
+WINNERS = [("a", "b"), ("a", "a"), ("b", "a"), (None, "b")]
+RESULTS = Results(
+    *map(
+        pd.concat,
+        zip(
+            results("sft", [1.0, 1.5, 2.0], [4, 6, 8, 8], [True, False, False, True]),
+            results("rao", [2.0, np.nan, 2.0], [6, 8, 9, np.nan], [True, True, False, True], [1.0, 1.0, 2.0], WINNERS),
+            strict=True,
+        ),
+    )
+).by_method()
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +141,26 @@ def test_position_bias_is_reported_where_both_orders_were_judged():
     assert report.loc[("rao", "consistent"), ["value", "n"]].tolist() == [0.5, 2]
 
 
+def test_a_comparison_with_sft_counts_ties_half_and_leaves_out_what_cannot_be_read(table):
+    found = table.set_index(["method", "benchmark", "metric"]).loc[("rao", "mt_bench", "win_rate_vs_sft")]
+    # Question 81: won, and a tie since the orders disagree; 82: lost, and one verdict missing.
+    assert (found["value"], found["n"], found["unscored"]) == (37.5, 2, 1)
+    report = judge_report(RESULTS).set_index(["method", "metric"])
+    assert report.loc[("rao", "mt_bench_consistent"), ["value", "n"]].tolist() == [pytest.approx(2 / 3), 3]
+
+
+def test_a_second_judge_changes_no_score_and_its_agreement_is_reported(table):
+    first = RESULTS["rao"]
+    second = annotations("rao", 2.0, 1.0, 1.0, judge="llama")
+    both = {"rao": first._replace(annotations=pd.concat([first.annotations, second], ignore_index=True))}
+    wins = benchmark_scores(both, None).set_index(["benchmark", "metric"]).loc[("alpaca_eval", "win_rate")]
+    assert (wins["value"], wins["n"], wins["judge"]) == (100.0, 2, "gpt")
+    report = JudgeReport.validate(judge_report(both)).set_index("metric")
+    assert report.loc["agreement", ["judge", "value", "n"]].tolist() == ["gpt and llama", 0.5, 2]
+
+
 def test_nothing_chosen_gives_empty_tables():
-    none = PolicyResults(
-        AlpacaEvalAnnotations.empty(), MTBenchJudgments.empty(), DownstreamScores.empty(), DownstreamSamples.empty()
-    )
-    assert benchmark_scores({"sft": none}, None).empty and judge_report({"sft": none}).empty
+    tables = (AlpacaEvalAnnotations, MTBenchJudgments, MTBenchComparisons, DownstreamScores, DownstreamSamples)
+    nothing = Results(*(table.empty() for table in tables))
+    assert nothing.by_method() == {}
+    assert benchmark_scores({"sft": nothing}, None).empty and judge_report({"sft": nothing}).empty

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import mlflow
@@ -177,7 +178,7 @@ def test_a_model_directory_without_a_chat_template_is_refused_by_name(project, t
 
 
 def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project, monkeypatch):
-    from rao_kedro.evals import answers
+    from rao_kedro.evals import policy_answers
     from rao_kedro.inference import generators
 
     monkeypatch.syspath_prepend(str(ROOT / "tests/inference"))
@@ -189,32 +190,55 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
         starts.append(how["max_model_len"])
         return generators.make_generator(*model, **how)
 
-    monkeypatch.setattr(answers.main, "__defaults__", (counted,))
+    monkeypatch.setattr(policy_answers.main, "__defaults__", (counted,))
 
-    def judge(request, number):
-        return reply(("m", {"m": -0.2, "M": -1.8})) if request["max_tokens"] == 1 else reply(("Fine. [[7]]", {}))
+    def answer(request, number):
+        asked = request["messages"][-1]["content"]
+        if request["model"] == "served":
+            return reply(("The answer is 2.", {}))
+        if request["max_tokens"] == 1:
+            return reply(("m", {"m": -0.2, "M": -1.8}))
+        return reply(("Fine. [[7]]" if "Which" not in asked else "[[A]]", {}))
 
     for pipeline in ("data_engineering", "supervised_finetuning", "reward_modeling", "alignment"):
         run(project, pipeline, params={"methods": "rao"})
-    with chat_server(judge) as (url, requests):
-        benchmarks = benchmark_files(project) | {"judge": {"model": "rule", "base_url": url}}
+    with chat_server(answer) as (url, requests):
+        benchmarks = benchmark_files(project) | {
+            "judge": {"model": "rule", "base_url": url},
+            "second_judge": {"model": "other", "base_url": url},
+            "served_models": {"api": {"model": "served", "base_url": url}},
+        }
         run(project, "evaluation", params={"methods": "rao", "evaluation": {"benchmarks": benchmarks}})
-    assert len(starts) == 2 and len(requests) == 2 * (3 * 2 + 2 * 2)  # AlpacaEval in both orders, MT-Bench's turns
+    asked = Counter((request["model"], request["max_tokens"]) for request in requests)
+    assert len(starts) == 2
+    assert asked["served", 8] == 3 + 2 * 2 and asked["served", 512] == 3  # AlpacaEval, MT-Bench's turns, downstream
+    # AlpacaEval in both orders by both judges; MT-Bench graded, and in both orders compared with SFT; each once, though
+    # sft and rao may answer the same.
+    assert 3 * 2 * 2 <= asked["rule", 1] == asked["other", 1] <= 3 * 3 * 2
+    assert 0 < asked["rule", 2048] <= 3 * 2 * 2 + 2 * 2 * 2 * 2
 
     data = project / "data/test"
     scores = pd.read_csv(data / "08_reporting/benchmark_scores.csv").set_index(["method", "benchmark", "metric"])
     assert scores.loc[("rao", "mt_bench", "score"), ["value", "n"]].tolist() == [7.0, 2]
     assert scores.loc[("rao", "alpaca_eval", "win_rate"), "n"] == 3
     assert scores.loc[("rao", "mt_bench", "score"), "vs_sft"] == 0.0
+    assert scores.loc[("rao", "mt_bench", "win_rate_vs_sft"), ["value", "n"]].tolist() == [50.0, 2]
+    assert scores.loc[("api", "gsm8k", "accuracy"), "value"] == 100.0
     assert {"gsm8k", "arc_easy"} <= set(scores.index.get_level_values("benchmark"))
     assert scores.loc[("sft", "arc_easy", "accuracy"), "chance"] == pytest.approx(100 * (1 / 3 + 1 / 4) / 2)
     judged = pd.read_csv(data / "08_reporting/judge_report.csv").set_index(["method", "metric"])
     assert judged.loc[("rao", "first_preferred"), "value"] > 0.8 and judged.loc[("rao", "consistent"), "value"] == 0
-    outputs = json.loads((data / "07_model_output/rao_alpaca_eval_outputs.json").read_text())
-    assert [set(row) for row in outputs] == [{"instruction", "output", "generator"}] * 3
-    assert "Answers side by side" in (data / "08_reporting/benchmark_report.html").read_text()
+    assert judged.loc[("rao", "mt_bench_consistent"), "value"] == 0
+    assert judged.loc[("rao", "agreement"), ["judge", "value"]].tolist() == ["rule and other", 1.0]
+    usage = pd.read_parquet(data / "07_model_output/judge_usage.parquet")
+    assert set(usage["judge"]) == {"rule", "other"} and set(usage["method"]) == {"sft", "rao", "api"}
+    for method in ("sft", "rao", "api"):
+        outputs = json.loads((data / f"07_model_output/alpaca_eval_outputs/{method}.json").read_text())
+        assert [row["generator"] for row in outputs] == [method] * 3 and set(outputs[0]) >= {"instruction", "output"}
+    report = (data / "08_reporting/benchmark_report.html").read_text()
+    assert "7 of 10, says rule" in report and "preferred over base with probability" in report
 
-    # What was answered and judged is neither written nor asked for again, though the judge is gone.
+    # What was answered and judged is neither written nor asked for again, though the server is gone.
     run(project, "evaluation", params={"methods": "rao", "evaluation": {"benchmarks": benchmarks}})
     assert len(starts) == 2
 
@@ -235,7 +259,11 @@ def benchmark_files(directory):
     ]
     references = [{"question_id": 111, "choices": [{"turns": ["2", "4"]}]}]
     templates = {"single-v1": "{question} {answer}", "single-v1-multi-turn": "{question_2} {answer_1} {answer_2}"}
-    templates |= {name.replace("v1", "math-v1"): f"{{ref_answer_1}} {text}" for name, text in templates.items()}
+    templates |= {"pair-v2": "Which? {answer_a} {answer_b}", "pair-v2-multi-turn": "Which? {answer_a_2} {answer_b_2}"}
+    templates |= {
+        name.replace("v1", "math-v1").replace("pair-v2", "pair-math-v1"): f"{{ref_answer_1}} {text}"
+        for name, text in templates.items()
+    }
     prompts = [{"name": n, "system_prompt": "Judge.", "prompt_template": t} for n, t in templates.items()]
     arc = [
         {
@@ -263,6 +291,7 @@ def benchmark_files(directory):
             "reference_answers": written("gpt-4.jsonl", references),
             "judge_prompts": written("judge_prompts.jsonl", prompts),
             "max_tokens": 8,
+            "compare_with_sft": True,
         },
         "sources": {
             "gsm8k": {"path": written("gsm8k.jsonl", gsm8k)},

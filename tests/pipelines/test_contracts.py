@@ -1,5 +1,7 @@
 """What the catalog, the parameters and the pipelines promise each other, in every environment."""
 
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -137,6 +139,14 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
         ({"reward_model_study": {"forms": "sft magic"}}, "reward_model_study.forms: magic: choose of base, sft"),
         ({"data": {"source": "prefs"}}, "'sampled' or 'preferences'"),
         ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
+        (
+            {"evaluation": {"benchmarks": {"names": "mmlu", "served_models": {"x": {"model": "m", "base_url": "u"}}}}},
+            "mmlu compares log-probs behind plain text",
+        ),
+        (
+            {"evaluation": {"benchmarks": {"judge": {"model": "m"}, "second_judge": {"model": "m"}}}},
+            "judge and second_judge are the same model",
+        ),
         ({"evaluation": {"generation": {"backend": "llamacpp"}}}, "'auto', 'vllm' or 'transformers'"),
     ],
 )
@@ -156,6 +166,21 @@ print({"torch", "transformers", "vllm", "scipy"} & set(sys.modules) or "light")
     assert found.stdout.strip() == "light"
 
 
+def test_keys_of_the_credentials_reach_the_environment_and_set_ones_stay(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf/local").mkdir(exist_ok=True)
+    keys = {"api_keys": {"RAO_TEST_KEY": "secret", "RAO_TEST_SET_KEY": "other"}}
+    (tmp_path / "conf/local/credentials.yml").write_text(yaml.safe_dump(keys))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    monkeypatch.setenv("RAO_TEST_SET_KEY", "set before")
+    monkeypatch.setenv("RAO_TEST_KEY", "")  # so that it is removed afterwards
+    monkeypatch.delenv("RAO_TEST_KEY")
+    with StudySession.create(tmp_path) as session:
+        found = session.load_context()
+    assert (os.environ["RAO_TEST_KEY"], os.environ["RAO_TEST_SET_KEY"]) == ("secret", "set before")
+    assert "secret" not in repr(found.params)
+
+
 def test_every_objective_is_a_method_with_parameters_of_its_own():
     assert set(METHODS) == set(objective_names())
     alignment = context("base").params["alignment"]
@@ -168,7 +193,7 @@ def test_all_methods_have_the_same_shape():
         for method in METHODS
     }
     assert len(set(map(tuple, shapes.values()))) == 1
-    assert shapes["rao"] == ["generate", "judge", "plot_training", "score", "train"]
+    assert shapes["rao"] == ["generate", "plot_training", "score", "train"]
 
 
 def test_the_default_pipeline_is_the_study_with_two_methods():

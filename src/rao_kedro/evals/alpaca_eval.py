@@ -10,7 +10,7 @@ Annotations are tables with AlpacaEval's columns: `instruction, output_1` (the b
 import importlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,17 @@ from rao_kedro.errors import DataError
 GLM = "length_controlled_v1"
 WEIGHTS = ("np.tanh(std_delta_len)", "instruction_difficulty", "not_gamed_baseline.astype(float)")
 REGULARIZATION = 0.2  # weight of the gamed baselines' annotations, both together
+
+
+def model_outputs(answers: pd.DataFrame) -> dict[str, list[dict[Hashable, Any]]]:
+    """Return answers to AlpacaEval's instructions by method, as the command `alpaca_eval` reads them.
+
+    Args:
+        answers: Table of `BenchmarkAnswers`; other benchmarks are left out.
+    """
+    names = {"prompt": "instruction", "answer": "output", "method": "generator"}
+    outputs = answers[answers["benchmark"] == "alpaca_eval"].rename(columns=names)[[*names.values()]]
+    return {str(method): of_method.to_dict("records") for method, of_method in outputs.groupby("generator", sort=False)}
 
 
 def win_rate(annotations: pd.DataFrame) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Methods on benchmarks: metrics with intervals, and differences from SFT and DPO that are paired by item."""
+"""Methods on benchmarks: metrics with intervals, differences from SFT and DPO paired by item, the judges' biases."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from rao_kedro.evals.alpaca_eval import length_controlled_win_rate
-from rao_kedro.evals.judge_statistics import length_bias, position_bias
+from rao_kedro.evals.judge_statistics import agreement, length_bias, position_bias
 from rao_kedro.evals.mt_bench import score_table
 from rao_kedro.evals.statistics import Interval, mean_interval
 from rao_kedro.schemas.tables import BenchmarkScores, JudgeReport
@@ -19,16 +19,42 @@ PREFERENCE = [
     ("mt_bench", "score"),
     ("mt_bench", "score_turn_1"),
     ("mt_bench", "score_turn_2"),
+    ("mt_bench", "win_rate_vs_sft"),
 ]
 
 
-class PolicyResults(NamedTuple):
-    """What is known of one policy: tables of the schemas of the same names; any may be empty."""
+class Results(NamedTuple):
+    """What is known of one method, or of all; any table may be empty.
+
+    Attributes:
+        annotations: Table of `AlpacaEvalAnnotations`.
+        judgments: Table of `MTBenchJudgments`.
+        comparisons: Table of `MTBenchComparisons`.
+        scores: Table of `DownstreamScores`.
+        samples: Table of `DownstreamSamples`.
+    """
 
     annotations: pd.DataFrame
     judgments: pd.DataFrame
+    comparisons: pd.DataFrame
     scores: pd.DataFrame
     samples: pd.DataFrame
+
+    def by_method(self) -> dict[str, "Results"]:
+        """Return those of each method, in the order of their first rows."""
+        tables = (self.annotations.assign(method=self.annotations["generator_2"]), *self[1:])
+        methods = dict.fromkeys(method for table in tables for method in table["method"])
+        return {m: Results(*(table[table["method"] == m].drop(columns="method") for table in tables)) for m in methods}
+
+    @property
+    def of_first_judge(self) -> pd.DataFrame:
+        """The annotations that scores are made of."""
+        return self.annotations[self.annotations["annotator"] == self.annotations["annotator"].iloc[:1].squeeze()]
+
+    @property
+    def of_second_judge(self) -> pd.DataFrame:
+        """The other annotations."""
+        return self.annotations.drop(self.of_first_judge.index)
 
 
 class LengthControl(NamedTuple):
@@ -39,7 +65,7 @@ class LengthControl(NamedTuple):
 
 
 def benchmark_scores(
-    results: Mapping[str, PolicyResults], length_control: LengthControl | None, seed: int = 0
+    results: Mapping[str, Results], length_control: LengthControl | None, seed: int = 0
 ) -> pd.DataFrame:
     """Return a row per method, benchmark and metric.
 
@@ -54,8 +80,9 @@ def benchmark_scores(
     rows: list[dict[str, Any]] = []
     for method, of_policy in results.items():
         found = [
-            *_alpaca_eval(of_policy.annotations, length_control, seed),
+            *_alpaca_eval(of_policy.of_first_judge, length_control, seed),
             *_mt_bench(of_policy.judgments, seed),
+            *_mt_bench_against_sft(of_policy.comparisons, seed),
             *_downstream(of_policy.scores),
         ]
         differences = {
@@ -101,32 +128,45 @@ def _by_method(scores: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> pd.D
     return wide.reindex(index=methods, columns=[name for name in names if name in wide]).fillna("")
 
 
-def judge_report(results: Mapping[str, PolicyResults], seed: int = 0) -> pd.DataFrame:
-    """Return how the judge of AlpacaEval cares about position and length, per method.
+def judge_report(results: Mapping[str, Results], seed: int = 0) -> pd.DataFrame:
+    """Return how judges care about position and length, and how far they agree, per method.
 
     Args:
         results: By method.
         seed: Seeds the bootstrap.
 
     Returns:
-        Table of `JudgeReport`; position bias where pairs were judged in both orders.
+        Table of `JudgeReport`: of AlpacaEval's first judge, with position bias where pairs were judged in both orders
+        and agreement where a second judge saw them; of MT-Bench's comparisons, which are made in both orders.
     """
     rows: list[dict[str, Any]] = []
-    for method, of_policy in results.items():
-        table = of_policy.annotations
-        if table.empty:
-            continue
-        about = {"method": method, "judge": table["annotator"].iloc[0]}
-        if table["preference_swapped"].notna().any():
-            swapped = table.assign(
-                preference=table["preference_swapped"], is_switched_outputs=~table["is_switched_outputs"]
-            )
-            bias = position_bias(table, swapped, seed).to_dict("records")
-            rows += [about | {str(name): value for name, value in row.items()} for row in bias]
-        n = int(table["preference"].notna().sum())
-        for metric, value in length_bias(table).items():
-            rows.append(about | {"metric": metric, "value": value, "low": np.nan, "high": np.nan, "n": n})
+    for method, of_method in results.items():
+        if len(of_method.annotations):
+            rows += [{"method": method, **row} for row in _of_alpaca_eval(of_method, seed)]
+        if len(comparisons := of_method.comparisons):
+            known = comparisons.dropna(subset="verdict")
+            same = (known["verdict"] == known["winner"]).astype(float)
+            interval = mean_interval(list(same), seed)._asdict()
+            about = {"method": method, "judge": comparisons["judge"].iloc[0], "metric": "mt_bench_consistent"}
+            rows.append({**about, "value": interval.pop("mean"), **interval})
     return pd.DataFrame(rows, columns=_columns(JudgeReport)) if rows else JudgeReport.empty()
+
+
+def _of_alpaca_eval(of_method: Results, seed: int) -> list[dict[str, Any]]:
+    table, others = of_method.of_first_judge, of_method.of_second_judge
+    judge = table["annotator"].iloc[0]
+    n = int(table["preference"].notna().sum())
+    bias = pd.DataFrame(length_bias(table).items(), columns=["metric", "value"])
+    found = [bias.assign(judge=judge, low=np.nan, high=np.nan, n=n)]
+    if table["preference_swapped"].notna().any():
+        swapped = table.assign(
+            preference=table["preference_swapped"], is_switched_outputs=~table["is_switched_outputs"]
+        )
+        found.insert(0, position_bias(table, swapped, seed).assign(judge=judge))
+    if len(others):
+        agreed = agreement(table.set_index("index"), others.set_index("index"), seed)
+        found.append(agreed.assign(judge=f"{judge} and {others['annotator'].iloc[0]}"))
+    return [{str(name): value for name, value in row.items()} for row in pd.concat(found).to_dict("records")]
 
 
 def _columns(schema: Any) -> list[str]:
@@ -142,7 +182,7 @@ def _alpaca_eval(annotations: pd.DataFrame, control: LengthControl | None, seed:
     if annotations.empty:
         return []
     judge, unscored = str(annotations["annotator"].iloc[0]), int(annotations["preference"].isna().sum())
-    wins = mean_interval(list(_percent_won(annotations).dropna()) or [np.nan], seed)
+    wins = mean_interval(list(_percent_won(annotations).dropna()), seed)
     rows = [_row("alpaca_eval", "win_rate", wins, judge=judge, unscored=unscored)]
     if control is not None and len(annotations) == len(control.instruction_difficulty):
         found = length_controlled_win_rate(annotations.set_index("index"), *control)
@@ -173,6 +213,18 @@ def _mt_bench(judgments: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _mt_bench_against_sft(comparisons: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
+    """Return the share of questions that a method wins against SFT, in percent; a tie is half."""
+    if comparisons.empty:
+        return []
+    known = comparisons.dropna(subset="verdict")
+    won = known["verdict"].map({"a": 100.0, "tie": 50.0, "b": 0.0}).groupby(known["question_id"]).mean()
+    unscored = len(comparisons) - len(known)
+    interval = mean_interval(list(won), seed)
+    judge = str(comparisons["judge"].iloc[0])
+    return [_row("mt_bench", "win_rate_vs_sft", interval, judge=judge, unscored=unscored)]
+
+
 def _downstream(scores: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for row in scores.to_dict("records"):
@@ -182,9 +234,7 @@ def _downstream(scores: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _differences(
-    ours: PolicyResults, theirs: PolicyResults, seed: int
-) -> dict[tuple[str, str], tuple[float, float, float]]:
+def _differences(ours: Results, theirs: Results, seed: int) -> dict[tuple[str, str], tuple[float, float, float]]:
     """Return the mean difference and its interval by benchmark and metric, over the items that both have values for."""
     mine, others = _item_values(ours), _item_values(theirs)
     result = {}
@@ -196,14 +246,14 @@ def _differences(
     return result
 
 
-def _item_values(results: PolicyResults) -> dict[tuple[str, str], pd.Series]:
+def _item_values(results: Results) -> dict[tuple[str, str], pd.Series]:
     """Return what is averaged, by benchmark and metric, each by item."""
     values = {
         (str(task), "accuracy"): 100.0 * of_task.set_index("item_id")["correct"]
         for task, of_task in results.samples.groupby("task")
     }
     if len(results.annotations):
-        values["alpaca_eval", "win_rate"] = _percent_won(results.annotations)
+        values["alpaca_eval", "win_rate"] = _percent_won(results.of_first_judge)
     if len(results.judgments):
         values["mt_bench", "score"] = results.judgments.groupby("question_id")["score"].mean()
     return values

@@ -28,7 +28,7 @@ def position_bias(annotations: pd.DataFrame, swapped: pd.DataFrame, seed: int = 
     consistent = _winner(first) == _winner(second)
     rows = []
     for name, values in (("first_preferred", for_first), ("consistent", consistent.astype(float))):
-        interval = mean_interval(values.tolist() or [np.nan], seed)
+        interval = mean_interval(values.tolist(), seed)
         rows.append((name, interval.mean, interval.low, interval.high, len(values)))
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "n"])
 
@@ -53,18 +53,29 @@ def length_bias(annotations: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def agreement(annotations: pd.DataFrame, others: pd.DataFrame) -> dict[str, float]:
+def agreement(annotations: pd.DataFrame, others: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Return how far two judges name the same winners of the same pairs.
 
+    Args:
+        annotations: Of the one judge.
+        others: Of the other, with the same index.
+        seed: Seeds the bootstrap.
+
     Returns:
-        `agreement`, the share of pairs, Cohen's `kappa`, which chance alone leaves at 0, and `n`.
+        Columns `metric, value, low, high, n`: `agreement`, the share of pairs, and Cohen's `kappa`, which chance alone
+        leaves at 0 (without an interval). Pairs that a judge gave no preference are left out.
     """
     from sklearn.metrics import cohen_kappa_score
 
     both = annotations["preference"].notna() & others["preference"].notna()
     ours, theirs = _winner(annotations[both]), _winner(others[both])
+    interval = mean_interval((ours == theirs).astype(float).tolist(), seed)
     kappa = cohen_kappa_score(ours, theirs, labels=[-1, 0, 1]) if len(ours) else np.nan
-    return {"agreement": float((ours == theirs).mean()), "kappa": float(kappa), "n": int(both.sum())}
+    rows = [
+        ("agreement", interval.mean, interval.low, interval.high, len(ours)),
+        ("kappa", float(kappa), np.nan, np.nan, len(ours)),
+    ]
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "n"])
 
 
 def _preference_for_first(annotations: pd.DataFrame) -> pd.Series:

@@ -1,16 +1,17 @@
 """The only way into answering from a node: runs the worker in a process of its own. Imports nothing heavy."""
 
+import importlib
 import os
 import sys
 
 from rao_kedro.errors import InferenceError, RaoKedroError
 from rao_kedro.files import write_text
 from rao_kedro.processes import run_worker
-from rao_kedro.schemas.benchmarks import PolicyAnswersSpec
+from rao_kedro.schemas.benchmarks import PolicyAnswersSpec, ServedAnswersSpec
 
 
-def answer(spec: PolicyAnswersSpec, in_process: bool = False) -> None:
-    """Let a policy write all that the evaluation asks for, and wait for it.
+def answer(spec: PolicyAnswersSpec | ServedAnswersSpec, in_process: bool = False) -> None:
+    """Let a model write all that the evaluation asks for, and wait for it.
 
     Args:
         spec: What it answers.
@@ -20,17 +21,17 @@ def answer(spec: PolicyAnswersSpec, in_process: bool = False) -> None:
         InferenceError: The worker failed; the message is its own.
     """
     spec.workspace.mkdir(parents=True, exist_ok=True)
-    spec.held_out.shards_dir.mkdir(parents=True, exist_ok=True)
-    path = spec.workspace / "answers.json"
+    module = "policy_answers" if isinstance(spec, PolicyAnswersSpec) else "served_answers"
+    path = spec.workspace / f"{module}.json"
     write_text(path, spec.model_dump_json(indent=2))
+    module = f"rao_kedro.evals.{module}"
     if in_process:
-        from rao_kedro.evals.answers import main
-
-        main(str(path))
+        importlib.import_module(module).main(str(path))
         return
+    quiet = {"TQDM_DISABLE": "1"}  # the harness has a bar per subject of MMLU
     try:
-        run_worker([sys.executable, "-m", "rao_kedro.evals.answers", str(path)], os.environ | {"PYTHONUNBUFFERED": "1"})
+        run_worker([sys.executable, "-m", module, str(path)], quiet | os.environ | {"PYTHONUNBUFFERED": "1"})
     except RaoKedroError as error:
         raise InferenceError(
-            f"answers of {spec.held_out.model_dir}: {error}\nWhat is finished is kept, so running again goes on there."
+            f"answers of {spec.method}: {error}\nWhat is finished is kept, so running again goes on there."
         ) from error

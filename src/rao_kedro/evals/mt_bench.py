@@ -173,7 +173,7 @@ def score_table(judgments: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     for category, of_category in scopes:
         for turn, of_turn in [(0, of_category), *of_category.groupby("turn")]:
             by_question = of_turn.groupby("question_id")["score"].mean().dropna()
-            interval = mean_interval(list(by_question) or [float("nan")], seed)
+            interval = mean_interval(list(by_question), seed)
             unparsed = int(of_turn["score"].isna().sum())
             rows.append((category, turn, interval.mean, interval.low, interval.high, len(by_question), unparsed))
     return pd.DataFrame(rows, columns=["category", "turn", "score", "low", "high", "n", "unparsed"])

@@ -26,12 +26,13 @@ def mean_interval(values: Sequence[float], seed: int, confidence: float = 0.95) 
         confidence: Coverage of the interval.
 
     Returns:
-        The interval: without width where all values are the same, not a number where fewer than two are there.
+        The interval: without width where all values are the same, not a number where fewer than two are there. Without
+        values the mean is not a number either.
     """
     from scipy.stats import bootstrap  # a second's import, which `kedro` commands need not pay
 
     data = np.asarray(values, dtype=float)
-    mean = float(data.mean())
+    mean = float(data.mean()) if len(data) else float("nan")
     if len(data) < 2 or np.isnan(mean):
         return Interval(mean, float("nan"), float("nan"), len(data))
     if np.ptp(data) == 0:

@@ -23,15 +23,23 @@ from rao_kedro.processes import stopped
 CPU_KV_CACHE = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}  # GiB
 
 
+_served = ExitStack()
+
+
 @cache
 def served(model_dir: str | Path, model: str, max_model_len: int, max_logprobs: int, patience: float) -> str:
-    """Return the base URL of a server that the first such call starts, and that lives as long as this process.
+    """Return the base URL of a server that the first such call starts; it ends with `stop_served` or this process.
 
     Takes and raises what `serving` does.
     """
-    until_exit = ExitStack()
-    atexit.register(until_exit.close)
-    return until_exit.enter_context(serving(model_dir, model, max_model_len, max_logprobs, patience))
+    return _served.enter_context(serving(model_dir, model, max_model_len, max_logprobs, patience))
+
+
+@atexit.register
+def stop_served() -> None:
+    """End all servers that `served` started, so that their memory is free."""
+    _served.close()
+    served.cache_clear()
 
 
 @contextmanager

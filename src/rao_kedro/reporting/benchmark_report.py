@@ -1,7 +1,7 @@
 """The report on benchmarks: one HTML file that opens anywhere, without a network. Model text is escaped."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -9,12 +9,28 @@ from jinja2 import Environment, PackageLoader
 
 from rao_kedro.reporting.report import embedded
 
+Row = Mapping[Hashable, Any]
+
+
+class Example(NamedTuple):
+    """An item of a benchmark with every method's answer to it.
+
+    Attributes:
+        prompt: What was asked.
+        answers: What each method answered, and what is said of that.
+    """
+
+    prompt: str
+    answers: list[tuple[str, str]]
+
 
 def benchmark_report(
     tables: Mapping[str, pd.DataFrame],
     figures: Mapping[str, go.Figure],
-    answers: Mapping[str, pd.DataFrame],
-    samples: Mapping[str, pd.DataFrame],
+    answers: pd.DataFrame,
+    samples: pd.DataFrame,
+    annotations: pd.DataFrame,
+    judgments: pd.DataFrame,
     examples: int,
 ) -> str:
     """Return the page.
@@ -22,54 +38,68 @@ def benchmark_report(
     Args:
         tables: By their headings.
         figures: By their headings.
-        answers: Table of `BenchmarkAnswers` by method.
-        samples: Table of `DownstreamSamples` by method.
+        answers: Table of `BenchmarkAnswers`.
+        samples: Table of `DownstreamSamples`.
+        annotations: Table of `AlpacaEvalAnnotations`.
+        judgments: Table of `MTBenchJudgments`.
         examples: Items of each benchmark that are shown with every method's answer.
     """
     template = Environment(loader=PackageLoader("rao_kedro.reporting"), autoescape=True).get_template("benchmarks.html")
+    judged = answers.assign(
+        verdict=[*map(_verdicts(annotations, judgments), answers.to_dict("records"))] if len(answers) else ""
+    )
+    methods = list(dict.fromkeys([*answers["method"], *samples["method"]]))
+    shown = {
+        str(name): _examples(table, ["item_id", "turn"], methods, lambda row: (row["answer"], row["verdict"]), examples)
+        for name, table in judged.groupby("benchmark", sort=False)
+    } | {
+        str(name): _examples(table, ["task", "item_id"], methods, _sample, examples)
+        for name, table in samples.groupby(samples["task"].str.partition("::")[0], sort=False)
+    }
     return template.render(
         tables={title: (list(table.columns), table.to_numpy().tolist()) for title, table in tables.items()},
         figures=embedded(figures),
-        methods=list(answers),
-        examples=_judged(answers, examples) + _downstream(samples, examples),
+        methods=methods,
+        examples=shown,
     )
 
 
-def _judged(answers: Mapping[str, pd.DataFrame], n: int) -> list[dict[str, Any]]:
-    by_item = {method: _by_key(table, "benchmark", "item_id", "turn") for method, table in answers.items()}
-    first = next(iter(answers.values()))
-    items = first[first["item_id"].isin(first.groupby("benchmark")["item_id"].head(n))]
+def _examples(
+    table: pd.DataFrame, key: list[str], methods: list[str], shown: Callable[[Row], tuple[str, str]], n: int
+) -> list[Example]:
+    """Return the first `n` items, every turn of them, with each method's answer."""
+    items = table["item_id"].drop_duplicates().head(n)
     return [
-        {
-            "benchmark": row["benchmark"],
-            "prompt": row["prompt"],
-            "answers": [(rows.get(key, {}).get("answer", ""), "") for rows in by_item.values()],
-        }
-        for key, row in _by_key(items, "benchmark", "item_id", "turn").items()
+        Example(
+            str(rows["prompt"].iloc[0]),
+            [shown(of_method[method]) if method in of_method else ("", "") for method in methods],
+        )
+        for _, rows in table[table["item_id"].isin(items)].groupby(key, sort=False)
+        for of_method in [{row["method"]: row for row in rows.to_dict("records")}]
     ]
 
 
-def _downstream(samples: Mapping[str, pd.DataFrame], n: int) -> list[dict[str, Any]]:
-    by_item = {method: _by_key(table, "task", "item_id") for method, table in samples.items()}
-    first = next(iter(samples.values()))
-    return [
-        {
-            "benchmark": row["task"],
-            "prompt": row["prompt"],
-            "answers": [_sample(rows.get(key)) for rows in by_item.values()],
-        }
-        for key, row in _by_key(first.groupby("task").head(n), "task", "item_id").items()
-    ]
+def _verdicts(annotations: pd.DataFrame, judgments: pd.DataFrame) -> Callable[[Row], str]:
+    """Return what says how an answer was judged."""
+    preferred = {
+        (row["generator_2"], row["instruction"]): f"preferred over {row['generator_1']} with probability "
+        f"{row['preference'] - 1:.2f}, says {row['annotator']}"
+        for row in annotations[::-1].dropna(subset="preference").to_dict("records")  # the first judge's stays
+    }
+    scored = {
+        (row["method"], str(row["question_id"]), row["turn"]): f"{row['score']:g} of 10, says {row['judge']}"
+        for row in judgments.dropna(subset="score").to_dict("records")
+    }
+
+    def verdict(answer: Row) -> str:
+        if answer["benchmark"] == "alpaca_eval":
+            return preferred.get((answer["method"], answer["prompt"]), "not judged")
+        return scored.get((answer["method"], answer["item_id"], answer["turn"]), "not judged")
+
+    return verdict
 
 
-def _by_key(table: pd.DataFrame, *columns: str) -> dict[Any, dict[Any, Any]]:
-    """Return the rows by what tells them apart."""
-    return {tuple(row[name] for name in columns): row for row in table.to_dict("records")}
-
-
-def _sample(row: Mapping[Any, Any] | None) -> tuple[str, str]:
+def _sample(row: Row) -> tuple[str, str]:
     """Return what was written, and what was read off it."""
-    if row is None:
-        return "", ""
-    read = "no answer found" if pd.isna(row["extracted"]) else f"read as {row['extracted']}"
+    read: str = "no answer found" if pd.isna(row["extracted"]) else f"read as {row['extracted']}"
     return str(row["output"]), f"{read}; right is {row['gold']}"

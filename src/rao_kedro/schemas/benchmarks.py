@@ -18,7 +18,30 @@ class _Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class JudgeParameters(_Parameters):
+class _AskedParameters(_Parameters):
+    model: str
+    api_key_variable: str = "OPENAI_API_KEY"
+    concurrency: int = Field(16, ge=1)
+    timeout: float = Field(120.0, gt=0)
+    max_retries: int = Field(5, ge=0)
+
+
+class ServerParameters(_AskedParameters):
+    """A model behind an OpenAI-compatible server.
+
+    Attributes:
+        model: The name that the server knows it by.
+        base_url: Of the server, up to `/v1`.
+        api_key_variable: The environment variable with its key; a local server needs none.
+        concurrency: Requests at a time.
+        timeout: Seconds for one request.
+        max_retries: Of a request, with growing pauses.
+    """
+
+    base_url: str
+
+
+class JudgeParameters(_AskedParameters):
     """Who judges, and what it costs; see `rao_kedro.inference.judge.Judge`.
 
     Attributes:
@@ -33,13 +56,8 @@ class JudgeParameters(_Parameters):
         completion_price: Per million tokens that it writes.
     """
 
-    model: str
     base_url: str | None = None
-    api_key_variable: str = "OPENAI_API_KEY"
     max_model_len: int = Field(8192, ge=2)
-    concurrency: int = Field(16, ge=1)
-    timeout: float = Field(120.0, gt=0)
-    max_retries: int = Field(5, ge=0)
     prompt_price: float = Field(0.0, ge=0)
     completion_price: float = Field(0.0, ge=0)
 
@@ -81,12 +99,15 @@ class MTBenchParameters(_Parameters):
         reference_answers: Location of `reference_answer/gpt-4.jsonl`.
         judge_prompts: Location of `judge_prompts.jsonl`.
         max_tokens: Of an answer.
+        compare_with_sft: The judge also names the better of a model's and SFT's answers, asked in both orders: the
+            pairwise mode, three times the requests.
     """
 
     questions: str = f"{FASTCHAT}/mt_bench/question.jsonl"
     reference_answers: str = f"{FASTCHAT}/mt_bench/reference_answer/gpt-4.jsonl"
     judge_prompts: str = f"{FASTCHAT}/judge_prompts.jsonl"
     max_tokens: int = Field(1024, ge=1)
+    compare_with_sft: bool = False
 
 
 class TaskSource(_Parameters):
@@ -120,6 +141,9 @@ class BenchmarkParameters(_Parameters):
         mt_bench: Files.
         sources: Where rows of downstream tasks are, by name; in their usual datasets of the hub if not set.
         judge: Who judges; needed for `JUDGED`.
+        second_judge: Who judges AlpacaEval as well, to see how far two judges agree; scores are those of `judge`.
+        served_models: Other models that are measured beside the policies, by the name that tables give them. Not on
+            MMLU, for which a chat server gives no log-probs.
         seed: Seeds sampling and the bootstrap.
     """
 
@@ -130,6 +154,8 @@ class BenchmarkParameters(_Parameters):
     mt_bench: MTBenchParameters = MTBenchParameters()
     sources: dict[str, TaskSource] = {}
     judge: JudgeParameters | None = None
+    second_judge: JudgeParameters | None = None
+    served_models: dict[str, ServerParameters] = {}
     seed: int = 0
 
     @model_validator(mode="after")
@@ -139,6 +165,13 @@ class BenchmarkParameters(_Parameters):
             raise ValueError(f"benchmarks: unknown {', '.join(unknown)}; choose of {' '.join(known)}")
         if self.judge is None and (judged := [name for name in JUDGED if name in self.names.split()]):
             raise ValueError(f"benchmarks: {' and '.join(judged)} need a judge: set benchmarks.judge.model")
+        if self.judge and self.second_judge and self.judge.model == self.second_judge.model:
+            raise ValueError("benchmarks: judge and second_judge are the same model")
+        if self.served_models and "mmlu" in self.names.split():
+            raise ValueError(
+                "benchmarks: mmlu compares log-probs behind plain text, which chat servers do not give: measure the "
+                "served_models without it, or with lm_eval's local-completions (docs/evaluation.md)"
+            )
         return self
 
     @property
@@ -147,32 +180,57 @@ class BenchmarkParameters(_Parameters):
         return [name for name in self.names.split() if name in DOWNSTREAM]
 
 
-class PolicyAnswersSpec(BaseModel):
-    """All that one policy writes for the evaluation.
+class AnswersSpec(BaseModel):
+    """All that one model writes for the benchmarks.
 
     Attributes:
-        held_out: Responses to the held-out prompts; its model, backend and precision are those of the benchmarks too.
-        benchmarks: What else it answers.
+        method: What tables call it.
+        benchmarks: What it answers.
         workspace: The worker's own directory.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    held_out: GenerationSpec
+    method: str
     benchmarks: BenchmarkParameters
     workspace: Path
 
     @property
     def answers_path(self) -> Path:
-        """Parquet with the answers that are judged: `benchmark, item_id, turn, prompt, answer`."""
+        """Table of `BenchmarkAnswers`."""
         return self.workspace / "benchmark_answers.parquet"
 
     @property
     def downstream_scores_path(self) -> Path:
-        """Parquet with the scores of downstream tasks."""
+        """Table of `DownstreamScores`."""
         return self.workspace / "downstream_scores.parquet"
 
     @property
     def downstream_samples_path(self) -> Path:
-        """Parquet with what the scores are made of."""
+        """Table of `DownstreamSamples`."""
         return self.workspace / "downstream_samples.parquet"
+
+    @property
+    def paths(self) -> tuple[Path, Path, Path]:
+        """The tables that are written."""
+        return self.answers_path, self.downstream_scores_path, self.downstream_samples_path
+
+
+class PolicyAnswersSpec(AnswersSpec):
+    """All that a policy writes for the evaluation.
+
+    Attributes:
+        held_out: Responses to the held-out prompts; its model, backend and precision are those of the benchmarks too.
+    """
+
+    held_out: GenerationSpec
+
+
+class ServedAnswersSpec(AnswersSpec):
+    """All that a model behind a server writes for the benchmarks.
+
+    Attributes:
+        server: The model.
+    """
+
+    server: ServerParameters

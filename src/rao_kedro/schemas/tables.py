@@ -198,8 +198,9 @@ class Leaderboard(_Table):
 
 
 class BenchmarkAnswers(_Table):
-    """One row per item and turn of a judged benchmark: what a policy answered."""
+    """One row per item and turn of a judged benchmark: what a model answered."""
 
+    method: Series[str]
     benchmark: Series[str]
     item_id: Series[str]
     turn: Series[int] = pa.Field(ge=1)
@@ -210,6 +211,7 @@ class BenchmarkAnswers(_Table):
 class DownstreamScores(_Table):
     """One row per downstream task and subject: accuracy with its standard error and Wilson's 95 % interval."""
 
+    method: Series[str]
     task: Series[str]
     metric: Series[str]
     value: Series[float] = pa.Field(ge=0, le=1)
@@ -224,6 +226,7 @@ class DownstreamScores(_Table):
 class DownstreamSamples(_Table):
     """One row per item of a downstream task; `extracted` is missing where the output holds no answer."""
 
+    method: Series[str]
     task: Series[str]
     item_id: Series[str]
     prompt: Series[str]
@@ -234,7 +237,10 @@ class DownstreamSamples(_Table):
 
 
 class AlpacaEvalAnnotations(_Table):
-    """AlpacaEval's annotations, and the preference in the other order where it was asked for (see `alpaca_judge`)."""
+    """AlpacaEval's annotations, and the preference in the other order where it was asked for (see `alpaca_judge`).
+
+    `generator_2` is the method. A second judge's rows follow the first one's.
+    """
 
     index: Series[int] = pa.Field(ge=0)
     instruction: Series[str]
@@ -251,6 +257,7 @@ class AlpacaEvalAnnotations(_Table):
 class MTBenchJudgments(_Table):
     """One row per question and turn of MT-Bench; `score` is missing where the judgment holds none."""
 
+    method: Series[str]
     question_id: Series[int]
     category: Series[str]
     turn: Series[int] = pa.Field(ge=1, le=2)
@@ -260,9 +267,29 @@ class MTBenchJudgments(_Table):
     score: Series[float] = pa.Field(nullable=True)
 
 
-class JudgeUsage(_Table):
-    """What the judge took for one policy: answers, tokens, and their cost at the prices of the parameters."""
+class MTBenchComparisons(_Table):
+    """One row per question and turn of MT-Bench: whether the judge prefers the method, "a", or SFT, "b".
 
+    `winner_swapped` was asked for with SFT's answer in front, and calls that "a". The verdict is a tie where the orders
+    disagree, and missing where a judgment holds none.
+    """
+
+    method: Series[str]
+    question_id: Series[int]
+    category: Series[str]
+    turn: Series[int] = pa.Field(ge=1, le=2)
+    judge: Series[str]
+    judgment: Series[str]
+    judgment_swapped: Series[str]
+    winner: Series[str] = pa.Field(nullable=True, isin=["a", "b", "tie"])
+    winner_swapped: Series[str] = pa.Field(nullable=True, isin=["a", "b", "tie"])
+    verdict: Series[str] = pa.Field(nullable=True, isin=["a", "b", "tie"])
+
+
+class JudgeUsage(_Table):
+    """What a judge took for one method: answers, tokens, and their cost at the prices of the parameters."""
+
+    method: Series[str]
     benchmark: Series[str]
     judge: Series[str]
     answers: Series[int]

@@ -1,58 +1,94 @@
-"""Nodes of the benchmarks: judging, comparing, drawing."""
+"""Nodes of the benchmarks: answers of served models, judging, comparing, drawing."""
 
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from rao_kedro.errors import ParameterError
+from rao_kedro.evals.alpaca_eval import model_outputs
 from rao_kedro.evals.benchmark_files import read_csv
 from rao_kedro.evals.benchmark_scores import (
     LengthControl,
-    PolicyResults,
+    Results,
     benchmark_scores,
     downstream_table,
     judge_report,
     preference_table,
 )
 from rao_kedro.evals.judging import judge_answers
+from rao_kedro.evals.launch import answer
+from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.pipelines.evaluation.nodes import by_policy
+from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.reporting.benchmark_report import benchmark_report
+from rao_kedro.schemas.benchmarks import ServedAnswersSpec
 from rao_kedro.schemas.parameters import EvaluationParameters
+from rao_kedro.schemas.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
 
 
-def judge_policy(
-    answers: pd.DataFrame, evaluation: EvaluationParameters, workspace: Path
-) -> tuple[list[dict[str, Any]], pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Let the judge look at what a policy answered, after which the workspace is named.
+def answer_with_served_models(
+    evaluation: EvaluationParameters, accelerate_config: Path | None, workspace: Path
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Let the models of `served_models` answer the chosen benchmarks.
 
     Returns:
-        AlpacaEval's outputs in its own format, and tables of `AlpacaEvalAnnotations`, `MTBenchJudgments` and
-        `JudgeUsage`.
+        Tables of `BenchmarkAnswers`, `DownstreamScores` and `DownstreamSamples`.
+
+    Raises:
+        ParameterError: One is called as a method is.
     """
-    policy = workspace.name
-    found = judge_answers(policy, answers, evaluation.benchmarks, workspace / "judge")
-    outputs = answers[answers["benchmark"] == "alpaca_eval"].rename(
-        columns={"prompt": "instruction", "answer": "output"}
-    )
-    rows = outputs.assign(generator=policy)[["instruction", "output", "generator"]].to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows], *found
+    benchmarks = evaluation.benchmarks
+    if taken := {BASELINE, *METHODS} & {*benchmarks.served_models}:
+        raise ParameterError(f"served_models: {', '.join(sorted(taken))} is the name of a method; choose another one")
+    written: list[list[pd.DataFrame]] = [
+        [schema.empty() for schema in (BenchmarkAnswers, DownstreamScores, DownstreamSamples)]
+    ]
+    for name, server in benchmarks.served_models.items():
+        spec = ServedAnswersSpec(method=name, server=server, benchmarks=benchmarks, workspace=workspace / name)
+        answer(spec, in_process=accelerate_config is None)
+        written.append([pd.read_parquet(path) for path in spec.paths])
+    answers, scores, samples = map(_joined, zip(*written, strict=True))
+    return answers, scores, samples
+
+
+def judge_methods(
+    evaluation: EvaluationParameters, workspace: Path, **tables: pd.DataFrame | None
+) -> tuple[dict[str, list[dict[Hashable, Any]]], pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Let the judge look at what all methods answered.
+
+    Returns:
+        AlpacaEval's outputs in its own format by method, and tables of `AlpacaEvalAnnotations`, `MTBenchJudgments`,
+        `MTBenchComparisons` and `JudgeUsage`.
+    """
+    answers = _joined([*by_policy(tables, "benchmark_answers_").values()])
+    return model_outputs(answers), *judge_answers(answers, evaluation.benchmarks, workspace)
 
 
 def compare_on_benchmarks(
-    evaluation: EvaluationParameters, **tables: pd.DataFrame | None
+    evaluation: EvaluationParameters,
+    annotations: pd.DataFrame,
+    judgments: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    **tables: pd.DataFrame | None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Compare policies on the chosen benchmarks.
+    """Compare methods on the chosen benchmarks.
 
     Returns:
         Tables of `BenchmarkScores` and `JudgeReport`.
     """
-    kinds = ("alpaca_eval_annotations_", "mt_bench_judgments_", "downstream_scores_", "downstream_samples_")
-    found = [by_policy(tables, kind) for kind in kinds]
-    results = {policy: PolicyResults(*(tables_of[policy] for tables_of in found)) for policy in found[0]}
+    scores, samples = (_joined([*by_policy(tables, f"downstream_{kind}_").values()]) for kind in ("scores", "samples"))
+    results = Results(annotations, judgments, comparisons, scores, samples).by_method()
     seed = evaluation.benchmarks.seed
     return benchmark_scores(results, _length_control(evaluation), seed), judge_report(results, seed)
+
+
+def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of all tables; empty ones leave the others' types alone."""
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 
 def _length_control(evaluation: EvaluationParameters) -> LengthControl | None:
@@ -74,6 +110,9 @@ def write_benchmark_report(
     evaluation: EvaluationParameters,
     scores: pd.DataFrame,
     judged: pd.DataFrame,
+    usage: pd.DataFrame,
+    annotations: pd.DataFrame,
+    judgments: pd.DataFrame,
     win_rates: go.Figure,
     categories: go.Figure,
     accuracies: go.Figure,
@@ -81,18 +120,22 @@ def write_benchmark_report(
 ) -> str:
     """Return the HTML report on the chosen benchmarks."""
     figures = {"AlpacaEval 2": win_rates, "MT-Bench": categories, "Accuracies": accuracies}
-    usage = by_policy(tables, "judge_usage_")
     layouts = {
         "Preference benchmarks": preference_table(scores).reset_index(),
         "Downstream tasks": downstream_table(scores).reset_index(),
         "All metrics": scores,
         "The judge": judged,
-        "What the judge took": pd.concat([table.assign(method=policy) for policy, table in usage.items()]),
+        "What the judge took": usage,
     }
+    answers, samples = (
+        _joined([*by_policy(tables, kind).values()]) for kind in ("benchmark_answers_", "downstream_samples_")
+    )
     return benchmark_report(
         {title: table for title, table in layouts.items() if len(table)},
         {title: figure for title, figure in figures.items() if len(figure.data)},
-        by_policy(tables, "benchmark_answers_"),
-        by_policy(tables, "downstream_samples_"),
+        answers,
+        samples,
+        annotations,
+        judgments,
         evaluation.examples,
     )

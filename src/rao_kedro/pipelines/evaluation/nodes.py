@@ -21,7 +21,7 @@ from rao_kedro.training.launch import launch
 def generate_responses(
     policy: Path, prompts: Path, evaluation: EvaluationParameters, accelerate_config: Path | None, workspace: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Let a policy answer the held-out prompts and the chosen benchmarks.
+    """Let a policy, after which the workspace is named, answer the held-out prompts and the chosen benchmarks.
 
     Returns:
         Tables of `Generations`, `BenchmarkAnswers`, `DownstreamScores` and `DownstreamSamples`.
@@ -32,10 +32,11 @@ def generate_responses(
         output_path=workspace / "generations.parquet",
         **evaluation.generation.model_dump(),
     )
-    spec = PolicyAnswersSpec(held_out=held_out, benchmarks=evaluation.benchmarks, workspace=workspace)
+    spec = PolicyAnswersSpec(
+        method=workspace.name, held_out=held_out, benchmarks=evaluation.benchmarks, workspace=workspace
+    )
     answer(spec, in_process=accelerate_config is None)
-    paths = (held_out.output_path, spec.answers_path, spec.downstream_scores_path, spec.downstream_samples_path)
-    generations, answers, scores, samples = map(pd.read_parquet, paths)
+    generations, answers, scores, samples = map(pd.read_parquet, (held_out.output_path, *spec.paths))
     return generations, answers, scores, samples
 
 

@@ -6,8 +6,9 @@ from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.pipelines.evaluation.benchmark_nodes import (
+    answer_with_served_models,
     compare_on_benchmarks,
-    judge_policy,
+    judge_methods,
     plot_benchmarks,
     write_benchmark_report,
 )
@@ -28,9 +29,6 @@ PER_POLICY = (
     "benchmark_answers",
     "downstream_scores",
     "downstream_samples",
-    "alpaca_eval_annotations",
-    "mt_bench_judgments",
-    "judge_usage",
 )
 
 
@@ -67,17 +65,6 @@ def _policy(name: str) -> Pipeline:
                 name="generate",
             ),
             Node(
-                judge_policy,
-                inputs={
-                    "answers": "benchmark_answers",
-                    "evaluation": "params:evaluation",
-                    "workspace": "evaluation_workspace",
-                },
-                outputs=["alpaca_eval_outputs", "alpaca_eval_annotations", "mt_bench_judgments", "judge_usage"],
-                name="judge",
-                tags=BENCHMARKS,
-            ),
-            Node(
                 score_responses,
                 inputs={
                     "policy": "policy",
@@ -110,33 +97,59 @@ def _of_each(policies: Sequence[str], *tables: str) -> dict[str, str]:
 
 
 def _benchmarks(policies: Sequence[str]) -> Pipeline:
-    figures = ["alpaca_eval_win_rates", "mt_bench_categories", "downstream_accuracies"]
+    answers, samples = "benchmark_answers", "downstream_samples"
+    served = [f"{table}_served" for table in (answers, "downstream_scores", samples)]
+    judgments = {
+        "annotations": "alpaca_eval_annotations",
+        "judgments": "mt_bench_judgments",
+        "comparisons": "mt_bench_comparisons",
+        "usage": "judge_usage",
+    }
+    figures = {
+        "win_rates": "alpaca_eval_win_rates",
+        "categories": "mt_bench_categories",
+        "accuracies": "downstream_accuracies",
+    }
+    evaluation = {"evaluation": "params:evaluation"}
+    methods = [*policies, "served"]
     return Pipeline(
         [
             Node(
+                answer_with_served_models,
+                inputs={
+                    **evaluation,
+                    "accelerate_config": "accelerate_config",
+                    "workspace": "served_models_workspace",
+                },
+                outputs=served,
+                name="answer_with_served_models",
+            ),
+            Node(
+                judge_methods,
+                inputs={**evaluation, "workspace": "judge_workspace", **_of_each(methods, answers)},
+                outputs=["alpaca_eval_outputs", *judgments.values()],
+                name="judge_methods",
+            ),
+            Node(
                 compare_on_benchmarks,
-                inputs={"evaluation": "params:evaluation"}
-                | _of_each(
-                    policies,
-                    "alpaca_eval_annotations",
-                    "mt_bench_judgments",
-                    "downstream_scores",
-                    "downstream_samples",
-                ),
+                inputs={
+                    **evaluation,
+                    **{name: judgments[name] for name in ("annotations", "judgments", "comparisons")},
+                    **_of_each(methods, "downstream_scores", samples),
+                },
                 outputs=["benchmark_scores", "judge_report"],
                 name="compare_on_benchmarks",
             ),
-            Node(plot_benchmarks, inputs="benchmark_scores", outputs=figures, name="plot_benchmarks"),
+            Node(plot_benchmarks, inputs="benchmark_scores", outputs=[*figures.values()], name="plot_benchmarks"),
             Node(
                 write_benchmark_report,
                 inputs={
-                    "evaluation": "params:evaluation",
+                    **evaluation,
                     "scores": "benchmark_scores",
                     "judged": "judge_report",
-                    "win_rates": figures[0],
-                    "categories": figures[1],
-                    "accuracies": figures[2],
-                    **_of_each(policies, "benchmark_answers", "downstream_samples", "judge_usage"),
+                    **{name: judgments[name] for name in ("annotations", "judgments", "usage")},
+                    **figures,
+                    **_of_each(methods, answers, samples),
                 },
                 outputs="benchmark_report",
                 name="write_benchmark_report",

@@ -1,0 +1,77 @@
+"""All that a policy writes for the evaluation: `python -m rao_kedro.evals.policy_answers SPEC`.
+
+Held-out prompts and benchmarks, with one start of its engine. What is finished is kept: a killed run goes on there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from rao_kedro.evals.answers import Message, write_benchmarks
+from rao_kedro.inference.generators import Generator, make_generator
+from rao_kedro.inference.worker import generate_table
+from rao_kedro.processes import worker_main
+from rao_kedro.schemas.benchmarks import PolicyAnswersSpec
+from rao_kedro.schemas.generation import SamplingParameters
+
+if TYPE_CHECKING:
+    from rao_kedro.evals.harness_model import GeneratorLM
+
+
+def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> None:
+    """Do what a spec file says.
+
+    Args:
+        spec_path: JSON of a `PolicyAnswersSpec`.
+        make: Makes the generator; called at most once, and only if something is missing.
+
+    Raises:
+        DataError: Prompts or a benchmark's files have no usable form.
+        InferenceError: A prompt is too long, or the backend failed.
+    """
+    spec = PolicyAnswersSpec.model_validate_json(Path(spec_path).read_text())
+    engine = _Engine(spec, make)
+    generate_table(spec.held_out, engine.made)
+    write_benchmarks(spec, engine)
+
+
+class _Engine:
+    """A generator that is made once for whoever asks, with room for the longest of all prompts."""
+
+    def __init__(self, spec: PolicyAnswersSpec, make: Callable[..., Generator]) -> None:
+        how = spec.held_out
+        longest = max(how.max_model_len, spec.benchmarks.max_model_len if spec.benchmarks.names else 0)
+        self.generation = how.model_copy(update={"max_model_len": spec.benchmarks.max_model_len})
+        self.workspace = spec.workspace / "benchmarks"
+        self.make = cache(lambda: make(how.backend, how.model_dir, dtype=how.dtype, max_model_len=longest))
+
+    def made(self, *_: Any, **__: Any) -> Generator:
+        """Return the generator; what a table asks for is what it has."""
+        return self.make()
+
+    def write(
+        self, name: str, dialogues: Mapping[str, Sequence[Message]], sampling: SamplingParameters
+    ) -> dict[str, str]:
+        """Return the answer to each dialogue by its name."""
+        self.workspace.mkdir(parents=True, exist_ok=True)
+        prompts = self.workspace / f"{name}_prompts.parquet"
+        rows = [{"prompt_id": key, "messages": list(of), "requirements": "[]"} for key, of in dialogues.items()]
+        pd.DataFrame(rows).to_parquet(prompts)
+        paths = {"prompts_path": prompts, "output_path": self.workspace / f"{name}.parquet"}
+        spec = self.generation.model_copy(update={"sampling": sampling, **paths})
+        generate_table(spec, self.made)
+        written = pd.read_parquet(spec.output_path)
+        return dict(zip(written["prompt_id"], written["response"], strict=True))
+
+    def harness_model(self) -> "GeneratorLM":
+        """Return it as a model of lm-evaluation-harness."""
+        from rao_kedro.evals.harness_model import GeneratorLM
+
+        return GeneratorLM(self.generation.model_dir, self.generation, self.make, self.workspace / "downstream")
+
+
+if __name__ == "__main__":
+    worker_main(main)

