@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup run test bench bench-annotation bench-generation lint viz jupyter clean
+.PHONY: setup run test bench bench-annotation bench-generation bench-judging lint viz jupyter clean
 
 setup: $(INSTALLED)
 
@@ -37,6 +37,9 @@ bench-annotation: setup
 
 bench-generation: setup
 	$(BIN)/python benchmarks/generation.py
+
+bench-judging: setup
+	$(BIN)/python benchmarks/judging.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -90,7 +90,7 @@ class ChatServer:
     base_url: str
     model: str
     api_key_variable: str = "OPENAI_API_KEY"
-    timeout: float = 120.0
+    timeout: float = 600.0
     max_retries: int = 5
     concurrency: int = 16
     cache_dir: Path | None = field(default=None, compare=False)

@@ -63,7 +63,7 @@ class Judge:
         api_key_variable: str = "OPENAI_API_KEY",
         max_model_len: int = 4096,
         concurrency: int = 16,
-        timeout: float = 120.0,
+        timeout: float = 600.0,
         max_retries: int = 5,
         cache_dir: str | Path | None = None,
     ) -> None:

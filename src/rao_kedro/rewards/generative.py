@@ -47,7 +47,7 @@ class GenerativeReward(Reward):
         temperature: float = 0.0,
         max_failure_share: float = 0.2,
         concurrency: int = 16,
-        timeout: float = 120.0,
+        timeout: float = 600.0,
         max_retries: int = 5,
         cache_dir: str | Path | None = None,
     ) -> None:

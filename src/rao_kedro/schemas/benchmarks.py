@@ -22,7 +22,7 @@ class _AskedParameters(_Parameters):
     model: str
     api_key_variable: str = "OPENAI_API_KEY"
     concurrency: int = Field(16, ge=1)
-    timeout: float = Field(120.0, gt=0)
+    timeout: float = Field(600.0, gt=0)
     max_retries: int = Field(5, ge=0)
 
 

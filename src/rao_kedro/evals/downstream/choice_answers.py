@@ -12,13 +12,14 @@ from rao_kedro.evals.downstream.statements import (
     bold_parts,
     clean,
     final_statements,
+    finished_lines,
     first_sentence,
     is_placeholder,
     last_sentence,
 )
 
 LETTERS = "ABCDE"
-SEVERAL = ""  # what an answer that names several choices amounts to
+NONE = ""  # what an answer that names several choices, or something else, amounts to
 
 _NOUN = r"(?i:option|choice|answer|letter|statement|sentence|alternative|number)"
 _BECAUSE = r"(?i:because|since|as|is|was|for|due|and|or|rather|which|that|with)\b"
@@ -100,25 +101,28 @@ class _Reader:
         yield from (said.text for said in sorted([*final_statements(text), *subjects], reverse=True))
 
     def stated(self, statement: str) -> str | None:
-        """Return the label that a statement names, `SEVERAL`, or None."""
+        """Return the label that a statement names, `NONE`, or None."""
         if re.match(r"(?i:not|neither|none of)\b", statement) and self.starting(statement) is None:
             return None
         if found := self.patterns.start.match(statement):
             several = self.patterns.listed.match(statement, found.end())
-            return SEVERAL if several else _label(found)
+            return NONE if several else _label(found)
         sentence = first_sentence(statement)
         named = {part.group().rstrip(")")[-1].upper() for part in self.patterns.named.finditer(sentence)}
         if len(named) == 1:
             return named.pop()
         if (found_text := self.starting(statement)) is not None:
             return found_text
-        return self.contained(sentence) or self.numbered(sentence)
+        if (choice := self.contained(sentence) or self.numbered(sentence)) is not None:
+            return choice
+        # Where all choices are numbers, a number that is none of them is an answer, and a wrong one.
+        return NONE if None not in self.numbers and parse_number(sentence) is not None else None
 
     def starting(self, statement: str) -> str | None:
         """Return the choice whose text a statement starts with, the longest one."""
         said = _plain(statement)
         found = [i for i, text in enumerate(self.texts) if text.strip() and said.startswith(text)]
-        return SEVERAL if any(said.startswith(f"{self.texts[i]}or ") for i in found) else self._only(found)
+        return NONE if any(said.startswith(f"{self.texts[i]}or ") for i in found) else self._only(found)
 
     def contained(self, sentence: str) -> str | None:
         """Return the only choice whose text is in a sentence."""
@@ -136,7 +140,7 @@ class _Reader:
 
         A list of all choices, as the prompt has it, is left out. The last line may be a label after others.
         """
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line.strip() for line in finished_lines(text).splitlines() if line.strip()]
         if lines and (last := self.patterns.line.fullmatch(lines[-1])):
             return _label(last)
         ends = {0, len(lines) - 1}

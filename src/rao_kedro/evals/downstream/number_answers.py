@@ -5,9 +5,11 @@ from decimal import Decimal
 from fractions import Fraction
 
 from rao_kedro.evals.downstream.statements import (
+    ENDS,
     bold_parts,
     clean,
     final_statements,
+    finished_lines,
     first_sentence,
     is_placeholder,
     last_sentence,
@@ -68,8 +70,9 @@ def extract_number(output: str) -> str | None:
     for part in reversed(bold_parts(output)):
         if found := BOLD_NUMBER.fullmatch(part):
             return _written(found)
-    if not text.rstrip().endswith((".", "!", "?", ":", ")", '"')):
-        text = text.rstrip().rpartition("\n")[2]
+    text = finished_lines(text)
+    if not text.endswith(ENDS):
+        text = text.rpartition("\n")[2]
     text = COUNTERS.sub(" ", text)
     numbers = list(NUMBER.finditer(text))
     if numbers and (found := IS_NUMBER.search(last_sentence(text[: numbers[-1].end()]))):

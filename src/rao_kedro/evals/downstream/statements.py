@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 _VERB = r"(?:is|are|be|was|equals|:|=|\u2192|->)"
 _ADJECTIVE = r"(?:correct|right|best|final|suitable|appropriate|likely|reasonable|logical|accurate|plausible|possible)"
+_NOUN = r"(?:option|choice|statement|sentence|response|action|conclusion|result|one|solution)"
 STATEMENT = re.compile(
     rf"""
       ^\#\#\#\#\s*(?=[-$\d(]|[A-E]\b)(?!\d+[.)]\s)              # GSM8K's mark, not a heading that is numbered
@@ -17,7 +18,7 @@ STATEMENT = re.compile(
       (?:\s+(?:to|for)\s[^.:\n]{{0,200}}?)?
       (?:\s*\((?![A-E]\))[^()\n]*\))?
       \s*(?:{_VERB}(?!\w)|(?=[("\u201c]))
-    | \b{_ADJECTIVE}\s+(?:option|choice|statement|sentence|response|conclusion|result|one|solution)\b  # `best choice`
+    | \b{_ADJECTIVE}\s+{_NOUN}\b                              # `best choice`
       (?:\s+[\w',]+){{0,8}}?
       \s*{_VERB}(?!\w)
     | \b(?:choose|select|pick|go\s+with|opt\s+for)\b
@@ -26,6 +27,8 @@ STATEMENT = re.compile(
 )
 LISTED = re.compile(r"[-(\s]*[A-E][.):]\s")  # a line of the choices, as prompts have them
 QUOTED = re.compile(r"""["'\u201c](?:the\s+)?$""", re.IGNORECASE)
+ENDS = (".", "!", "?", ":", ")", '"')  # of a line that does not break off
+LONG_LINE = 100  # characters of a line that ends with a full stop where it is not cut
 _DECORATION = " \t:*_`\u201c\"'"
 
 
@@ -63,6 +66,13 @@ def _said(text: str, found: re.Match[str]) -> str:
     lines = [line for line in (line.strip(_DECORATION) for line in following) if line]
     is_list = len(lines) > 1 and all(LISTED.match(line) for line in lines[:2])
     return lines[0] if lines and not is_list else ""
+
+
+def finished_lines(text: str) -> str:
+    """Return a text without its last line where that is long and has no end, as where tokens ran out in a loop."""
+    text = text.rstrip()
+    before, _, last = text.rpartition("\n")
+    return before if len(last) > LONG_LINE and not last.endswith(ENDS) else text
 
 
 def is_placeholder(statement: str) -> bool:
