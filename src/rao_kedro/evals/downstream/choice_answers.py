@@ -10,9 +10,9 @@ from rao_kedro.evals.downstream.number_answers import first_number, parse_number
 from rao_kedro.evals.downstream.statements import (
     Statement,
     bold_parts,
+    breaks_off,
     clean,
     final_statements,
-    finished_lines,
     first_sentence,
     is_placeholder,
     last_sentence,
@@ -46,6 +46,12 @@ def extract_choice(output: str, choices: Sequence[str], labels: str = LETTERS) -
         if (found := reader.stated(statement)) is not None:
             return found or None
     return reader.marked(output, text) or reader.repeated(text)
+
+
+SENTENCE = re.compile(r"[^.!?\n]+")
+TEXT_IS_RIGHT = re.compile(
+    r"(?:is|are|was|would be) (?:the )?(?:only |single )?(?:correct|right|best|answer|most (?:likely|important))\b"
+)
 
 
 class _Patterns(NamedTuple):
@@ -98,7 +104,16 @@ class _Reader:
     def statements(self, text: str) -> Iterator[str]:
         """Yield final statements, the last one first; `B is correct` is one, too."""
         subjects = [Statement(found.start(), found["label"]) for found in self.patterns.subject.finditer(text)]
+        subjects += [Statement(*found) for found in self._texts_as_subjects(text)]
         yield from (said.text for said in sorted([*final_statements(text), *subjects], reverse=True))
+
+    def _texts_as_subjects(self, text: str) -> Iterator[tuple[int, str]]:
+        """Yield where a sentence begins with a choice's text and calls it right, and that choice's label."""
+        for sentence in SENTENCE.finditer(text):
+            said = _plain(sentence.group())
+            label = self.starting(said)
+            if label and TEXT_IS_RIGHT.match(said.removeprefix(self.texts[self.labels.index(label)])):
+                yield sentence.start(), label
 
     def stated(self, statement: str) -> str | None:
         """Return the label that a statement names, `NONE`, or None."""
@@ -115,8 +130,8 @@ class _Reader:
             return found_text
         if (choice := self.contained(sentence) or self.numbered(sentence)) is not None:
             return choice
-        # Where all choices are numbers, a number that is none of them is an answer, and a wrong one.
-        return NONE if None not in self.numbers and parse_number(sentence) is not None else None
+        # A number that is none of the choices is an answer, and a wrong one.
+        return NONE if parse_number(sentence) is not None else None
 
     def starting(self, statement: str) -> str | None:
         """Return the choice whose text a statement starts with, the longest one."""
@@ -140,7 +155,9 @@ class _Reader:
 
         A list of all choices, as the prompt has it, is left out. The last line may be a label after others.
         """
-        lines = [line.strip() for line in finished_lines(text).splitlines() if line.strip()]
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if breaks_off(text):
+            lines.pop()
         if lines and (last := self.patterns.line.fullmatch(lines[-1])):
             return _label(last)
         ends = {0, len(lines) - 1}

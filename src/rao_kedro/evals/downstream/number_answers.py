@@ -5,11 +5,12 @@ from decimal import Decimal
 from fractions import Fraction
 
 from rao_kedro.evals.downstream.statements import (
+    COUNTERS,
     ENDS,
     bold_parts,
+    breaks_off,
     clean,
     final_statements,
-    finished_lines,
     first_sentence,
     is_placeholder,
     last_sentence,
@@ -35,8 +36,6 @@ IS_NUMBER = re.compile(
     re.IGNORECASE,
 )
 BOLD_NUMBER = re.compile(rf"(?:\w+ = )?{_NUMBER}(?!\.\s|\))[^\d]*", re.IGNORECASE)
-# Numbers that count lines and steps.
-COUNTERS = re.compile(r"^\s*\d+[.)]\s|\bstep \d+", re.IGNORECASE | re.MULTILINE)
 
 
 def parse_number(text: str) -> str | None:
@@ -52,8 +51,8 @@ def extract_number(output: str) -> str | None:
     """Return the number that a chain of thought ends with, or None where it ends with none.
 
     In this order: the last final statement (`#### 7`, `\\boxed{7}`, `The answer is 7.`), the last number in bold, what
-    the last sentence with a number says that something is, the last number. Where the text breaks off, the last two are
-    those of its last line.
+    the last sentence with a number says that something is, the last number. The last two not where the text breaks off;
+    where it ends without a full stop they are those of its last line.
 
     Args:
         output: What a model wrote.
@@ -70,9 +69,10 @@ def extract_number(output: str) -> str | None:
     for part in reversed(bold_parts(output)):
         if found := BOLD_NUMBER.fullmatch(part):
             return _written(found)
-    text = finished_lines(text)
-    if not text.endswith(ENDS):
-        text = text.rpartition("\n")[2]
+    if breaks_off(text):
+        return None
+    if not text.rstrip().endswith(ENDS):
+        text = text.rstrip().rpartition("\n")[2]
     text = COUNTERS.sub(" ", text)
     numbers = list(NUMBER.finditer(text))
     if numbers and (found := IS_NUMBER.search(last_sentence(text[: numbers[-1].end()]))):

@@ -15,9 +15,12 @@ STATEMENT = re.compile(
     | \\boxed\s*\{{(?P<boxed>[^{{}}]*)\}}
     | \banswers?\b(?!\s+(?:choices|options|format))             # `answer to the question would be`
       (?:\s+(?:choice|option|here|then|thus|therefore|now|would|should|must|will|may|can))*
-      (?:\s+(?:to|for)\s[^.:\n]{{0,200}}?)?
-      (?:\s*\((?![A-E]\))[^()\n]*\))?
-      \s*(?:{_VERB}(?!\w)|(?=[("\u201c]))
+      (?:
+        (?:\s+(?:to|for)\s[^.:\n]{{0,200}}?)?
+        (?:\s*\((?![A-E]\))[^()\n]*\))?
+        \s*{_VERB}(?!\w)
+      | \s*(?=[("\u201c])
+      )
     | \b{_ADJECTIVE}\s+{_NOUN}\b                              # `best choice`
       (?:\s+[\w',]+){{0,8}}?
       \s*{_VERB}(?!\w)
@@ -27,7 +30,10 @@ STATEMENT = re.compile(
 )
 LISTED = re.compile(r"[-(\s]*[A-E][.):]\s")  # a line of the choices, as prompts have them
 QUOTED = re.compile(r"""["'\u201c](?:the\s+)?$""", re.IGNORECASE)
+# Numbers that count lines and steps.
+COUNTERS = re.compile(r"^\s*\d+[.)]\s|\bstep \d+", re.IGNORECASE | re.MULTILINE)
 ENDS = (".", "!", "?", ":", ")", '"')  # of a line that does not break off
+SHORT_LINE = 12  # characters of a line that may be an answer alone
 LONG_LINE = 100  # characters of a line that ends with a full stop where it is not cut
 _DECORATION = " \t:*_`\u201c\"'"
 
@@ -68,11 +74,11 @@ def _said(text: str, found: re.Match[str]) -> str:
     return lines[0] if lines and not is_list else ""
 
 
-def finished_lines(text: str) -> str:
-    """Return a text without its last line where that is long and has no end, as where tokens ran out in a loop."""
-    text = text.rstrip()
-    before, _, last = text.rpartition("\n")
-    return before if len(last) > LONG_LINE and not last.endswith(ENDS) else text
+def breaks_off(text: str) -> bool:
+    """Return whether a text has no end, as where tokens ran out: in a long line, or in one that repeats another."""
+    *before, last = [COUNTERS.sub("", line).strip() for line in text.splitlines() if line.strip()] or [""]
+    repeats = len(last) > SHORT_LINE and any(line.startswith(last) for line in before)
+    return not last.endswith(ENDS) and (len(last) > LONG_LINE or repeats)
 
 
 def is_placeholder(statement: str) -> bool:
