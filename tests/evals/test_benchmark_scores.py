@@ -123,6 +123,12 @@ def test_the_papers_tables_show_n_and_interval(table):
     assert downstream.loc["rao", "average"] == "75.00"
 
 
+def test_a_judge_whose_scores_cannot_be_read_gives_no_number():
+    of_sft = RESULTS["sft"]._replace(judgments=judgments("sft", np.nan, np.nan))
+    shown = preference_table(benchmark_scores({"sft": of_sft}, None))
+    assert shown.loc["sft", "mt_bench score"] == "nothing to read (n = 0, gpt)"
+
+
 def test_figures_name_the_judge_and_n_and_survive_what_was_not_chosen(table):
     assert "judged by gpt" in win_rate_against_length(table).layout.title.text
     radar = mt_bench_radar(table)

@@ -1,12 +1,15 @@
 """The extraction of answers against labels of real outputs.
 
-`labelled_outputs.jsonl` holds what was written greedily (at most 512 tokens, vLLM, bf16) to items of five tasks: in the
-set `development` the first 40 of each, by SmolLM2-135M-Instruct fine-tuned for an epoch on 173 UltraFeedback responses;
-in the set `test` items 501 to 540, by SmolLM2-135M-Instruct itself. A reader labelled each output before the extraction
-was shown, by this rule: the answer of the last statement that gives one, letter before text; none where that is
-the prompt's `The answer is X.`, where the output only lists choices, or where it breaks off without a statement. Eight
-labels (one of the test set) were mended when outputs or choices were read whole. The extraction was mended on the
-development set, and not on the test set.
+`labelled_outputs.jsonl` holds what was written greedily (at most 512 tokens, vLLM, bf16) to items of five tasks, 40 of
+each at a time. The set `development`: items 1 to 40, by SmolLM2-135M-Instruct fine-tuned for an epoch on 173
+UltraFeedback responses; 501 to 540 and 901 to 940, by SmolLM2-135M-Instruct itself. The set `test`: 601 to 640, by the
+same. The extraction was mended on the first, and not on the second.
+
+Readers saw neither the extraction nor each other's labels; the first two parts of `development` had one reader, the
+others two each, who are language models, and who agree in 198 and 200 of 200 (the other two were settled by the rule).
+The rule: the answer of the last statement that gives one, letter before text; none where that is the prompt's
+`The answer is X.`, none of the choices or several of them, where the output only lists choices, or where it breaks off
+without a statement.
 """
 
 import json
@@ -30,8 +33,8 @@ FILES = {
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
-@pytest.mark.parametrize("name", ["development", "test"])
-def test_the_extraction_reads_what_a_reader_reads(name):
+@pytest.mark.parametrize(("name", "n"), [("development", 600), ("test", 200)])
+def test_the_extraction_reads_what_a_reader_reads(name, n):
     rows = [json.loads(line) for line in Path(__file__).with_name("labelled_outputs.jsonl").open()]
     rows = [row for row in rows if row["set"] == name]
     items = {
@@ -46,4 +49,4 @@ def test_the_extraction_reads_what_a_reader_reads(name):
         labelled.append(LabelledOutput(row["task"], item.question, row["output"], tuple(item.choices), label))
     table = agreement(labelled)
     wrong = table[~table["agrees"]]
-    assert len(table) == 200 and len(wrong) <= 3, wrong[["task", "output", "label", "extracted"]].to_string()
+    assert len(table) == n and len(wrong) <= n // 100, wrong[["task", "output", "label", "extracted"]].to_string()

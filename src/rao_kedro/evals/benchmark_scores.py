@@ -120,7 +120,8 @@ def _by_method(scores: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> pd.D
     text = []
     for row in chosen.to_dict("records"):
         about = ", ".join(filter(None, (f"n = {row['n']}", row["judge"])))
-        text.append(f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}] ({about})")
+        interval = f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row["n"] else "nothing to read"
+        text.append(f"{interval} ({about})")
     names = [f"{benchmark} {metric}" for benchmark, metric in columns]
     table = chosen.assign(text=text, name=chosen["benchmark"] + " " + chosen["metric"])
     wide = table.pivot(index="method", columns="name", values="text")
