@@ -1,0 +1,73 @@
+"""The whole way from a model's answers to the table, with published answers and a published judge."""
+
+import gzip
+import json
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rao_kedro.evals.answers import write_benchmarks
+from rao_kedro.evals.benchmark_scores import LengthControl, Results, benchmark_scores
+from rao_kedro.evals.judging import judge_answers
+from rao_kedro.inference.chat_completions import Answer, ChatServer, Token
+from rao_kedro.schemas.benchmarks import AlpacaEvalParameters, AnswersSpec, BenchmarkParameters, JudgeParameters
+from rao_kedro.schemas.tables import DownstreamSamples, DownstreamScores
+
+SHARED = Path(__file__).parents[2] / "../shared/data/alpaca_eval"
+METHOD = "claude-2"
+SHOWN = re.compile(r'"output": """(.*)"""\n    },\n.*"output": """(.*)"""\n    }\n}\n\n## Task', re.DOTALL)
+
+
+class Replay:
+    """A model that answers what it answered."""
+
+    def __init__(self, outputs):
+        self.outputs = outputs
+
+    def write(self, name, dialogues, sampling):
+        return {key: self.outputs[messages[-1]["content"]] for key, messages in dialogues.items()}
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
+def test_a_published_models_answers_get_its_published_win_rates(tmp_path, monkeypatch):
+    with gzip.open(SHARED / f"annotations-{METHOD}.jsonl.gz", "rt") as file:
+        published = [json.loads(line) for line in file]
+    baseline = [
+        {"instruction": row["instruction"], "output": row["output_1"], "generator": row["generator_1"]}
+        for row in published
+    ]
+    (tmp_path / "baseline.json").write_text(json.dumps(baseline))
+    judge = JudgeParameters(model="published", base_url="http://127.0.0.1:9/v1")
+    how = AlpacaEvalParameters(baseline=str(tmp_path / "baseline.json"))
+    benchmarks = BenchmarkParameters(names="alpaca_eval", alpaca_eval=how, judge=judge)
+    spec = AnswersSpec(method=METHOD, benchmarks=benchmarks, workspace=tmp_path)
+    write_benchmarks(spec, Replay({row["instruction"]: row["output_2"] for row in published}))
+
+    preference = {(row["output_1"], row["output_2"]): row["preference"] for row in published}
+
+    def judged(server, request):
+        asked = request["messages"][-1]["content"]
+        first, second = SHOWN.search(asked).groups()
+        for_second = preference[first, second] - 1 if (first, second) in preference else 2 - preference[second, first]
+        logprobs = {"m": math.log(max(1 - for_second, 1e-300)), "M": math.log(max(for_second, 1e-300))}
+        return Answer(text="m", tokens=[Token(text="m", logprobs=logprobs)])
+
+    monkeypatch.setattr(ChatServer, "_asked", judged)
+    found = judge_answers(pd.read_parquet(spec.answers_path), benchmarks, tmp_path / "judge")
+    results = Results(
+        found.alpaca_eval, found.mt_bench, found.comparisons, DownstreamScores.empty(), DownstreamSamples.empty()
+    )
+    control = LengthControl(
+        pd.read_csv(SHARED / "instruction_difficulty_recovered.csv"), pd.read_csv(SHARED / "gamed_surrogate.csv")
+    )
+    scores = benchmark_scores(results.by_method(), control).set_index("metric")
+    leaderboard = pd.read_csv(SHARED / "published_leaderboard.csv", index_col=0).loc[METHOD]
+    assert scores.loc["win_rate", ["n", "unscored", "judge"]].tolist() == [805, 0, "published"]
+    assert scores.loc["win_rate", "value"] == pytest.approx(leaderboard["win_rate"], abs=1e-6)
+    assert scores.loc["length_controlled_win_rate", "value"] == pytest.approx(
+        leaderboard["length_controlled_winrate"], abs=0.2
+    )
+    assert scores.loc["win_rate", "low"] < leaderboard["win_rate"] < scores.loc["win_rate", "high"]
