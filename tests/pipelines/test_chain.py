@@ -238,6 +238,10 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
     report = (data / "08_reporting/benchmark_report.html").read_text()
     assert "7 of 10, says rule" in report and "preferred over base with probability" in report
 
+    settings = json.loads((data / "07_model_output/rao_generation_settings.json").read_text())
+    assert settings["stop_token_ids"] and "messages" in settings["chat_template"]
+    assert settings["benchmarks"]["alpaca_eval"]["max_tokens"] == 8 and "transformers" in settings["versions"]
+
     # What was answered and judged is neither written nor asked for again, though the server is gone.
     run(project, "evaluation", params={"methods": "rao", "evaluation": {"benchmarks": benchmarks}})
     assert len(starts) == 2

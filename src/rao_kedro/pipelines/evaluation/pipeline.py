@@ -61,7 +61,13 @@ def _policy(name: str) -> Pipeline:
                     "accelerate_config": "accelerate_config",
                     "workspace": "evaluation_workspace",
                 },
-                outputs=["generations@pandas", "benchmark_answers", "downstream_scores", "downstream_samples"],
+                outputs=[
+                    "generations@pandas",
+                    "benchmark_answers",
+                    "downstream_scores",
+                    "downstream_samples",
+                    "generation_settings",
+                ],
                 name="generate",
             ),
             Node(
