@@ -246,6 +246,14 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
     run(project, "evaluation", params={"methods": "rao", "evaluation": {"benchmarks": benchmarks}})
     assert len(starts) == 2
 
+    # Without a judge there is nothing to say about one.
+    while mlflow.active_run():  # parameters of a run cannot change
+        mlflow.end_run()
+    alone = benchmarks | {"names": "gsm8k", "judge": None, "second_judge": None, "served_models": {}}
+    run(project, "evaluation", params={"methods": "rao", "evaluation": {"benchmarks": alone}})
+    assert "Answers side by side" in (data / "08_reporting/benchmark_report.html").read_text()
+    assert pd.read_csv(data / "08_reporting/judge_report.csv").empty
+
 
 def benchmark_files(directory):
     """Write files of benchmarks in their authors' formats; return parameters that name them."""

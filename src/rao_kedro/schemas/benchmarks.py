@@ -164,7 +164,7 @@ class BenchmarkParameters(_Parameters):
         if unknown := [name for name in [*self.names.split(), *self.sources] if name not in known]:
             raise ValueError(f"benchmarks: unknown {', '.join(unknown)}; choose of {' '.join(known)}")
         if self.judge is None and (judged := [name for name in JUDGED if name in self.names.split()]):
-            raise ValueError(f"benchmarks: {' and '.join(judged)} need a judge: set benchmarks.judge.model")
+            raise ValueError(f"benchmarks: {' and '.join(judged)}: set evaluation.benchmarks.judge.model, the judge")
         if self.judge and self.second_judge and self.judge.model == self.second_judge.model:
             raise ValueError("benchmarks: judge and second_judge are the same model")
         if self.served_models and "mmlu" in self.names.split():

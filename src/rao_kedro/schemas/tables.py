@@ -332,3 +332,9 @@ class JudgeReport(_Table):
     low: Series[float] = pa.Field(nullable=True)
     high: Series[float] = pa.Field(nullable=True)
     n: Series[int] = pa.Field(ge=0)
+
+    class Config:
+        """Without a judge there are no rows, and a CSV of none has no types."""
+
+        strict = True
+        coerce = True
