@@ -59,14 +59,17 @@ def main() -> None:
                 spec = table_spec(Path(directory), model, prompts, sampling, size)
                 ways[kind, f"ours, shards of {size}"] = partial(through_the_table, spec, generator)
         ways["greedy", ALONE]()  # warms up
-        runs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        runs: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
         for repeat in range(options.repeats):
             for name, way in ways.items():
                 runs[name].append(run := timed(way, generator))
                 print(f"{', '.join(name)}, run {repeat + 1}: {run['seconds']:.1f} s", flush=True)
     command = " ".join(["python benchmarks/generation.py", *sys.argv[1:]]) if sys.argv[1:] else "make bench-generation"
     report = {"command": command, **about, "prompts": len(prompts), "max_tokens": options.max_tokens}
-    report["runs"] = [{"text": kind, "way": way, **summary(of)} for (kind, way), of in runs.items()]
+    report["runs"] = [
+        {"text": kind, "way": way, **{name: [run[name] for run in of] for name in ("seconds", "tokens")}}
+        for (kind, way), of in runs.items()
+    ]
     options.results.mkdir(exist_ok=True)
     (options.results / "generation.json").write_text(json.dumps(report, indent=2) + "\n")
     (options.results / "generation.md").write_text(markdown(report))
@@ -121,18 +124,13 @@ def direct(generator: VllmGenerator, prompts: list[str], sampling: SamplingParam
     return [result.outputs[0].text for result in generator.engine.chat(chats, parameters, use_tqdm=False)]
 
 
-def timed(way: Callable[[], list[str]], generator: VllmGenerator) -> dict[str, Any]:
+def timed(way: Callable[[], list[str]], generator: VllmGenerator) -> dict[str, float]:
     """Return the seconds and the tokens of one way."""
     generator.engine.reset_prefix_cache()
     started = time.perf_counter()
     texts = way()
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "tokens": sum(map(len, generator.tokenizer(texts)["input_ids"])), "texts": texts}
-
-
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what is kept of the runs of one way."""
-    return {name: [run[name] for run in runs] for name in ("seconds", "tokens")}
+    return {"seconds": seconds, "tokens": sum(map(len, generator.tokenizer(texts)["input_ids"]))}
 
 
 def markdown(report: dict[str, Any]) -> str:

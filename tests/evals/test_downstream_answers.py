@@ -102,6 +102,19 @@ def test_numbers_agree_with_math_verify(output):
     assert verify(parse(f"${extract_number(output)}$"), parse(output))
 
 
+@pytest.mark.parametrize(
+    "output",
+    [
+        "1. Two boxes fit on 3 tables.\n2. Two boxes fit on 3 tables.\n3. Two boxes fit on 3",
+        "Step 1: " + "2x + " * 60,
+    ],
+    ids=["a repeated line", "a long line"],
+)
+def test_a_loop_that_breaks_off_is_no_answer_unless_one_was_stated(output):
+    assert extract_number(output) is None
+    assert extract_number(f"The answer is 9.\n{output}") == "9"
+
+
 def test_numbers_are_written_one_way():
     assert [parse_number(text) for text in ("$1,234.50", "1234.5", " 2/6 ", "38 %", "10 cm")] == [
         "1234.5",
@@ -154,6 +167,9 @@ def test_numbers_are_written_one_way():
         ("It spins faster. Therefore, planetary days will become shorter.", "C"),
         (f"{PROMPTED}\n\nB", "B"),
         ("Planetary days will become shorter", "C"),
+        ("Planetary days will become shorter is the most likely. Planetary density is another matter.", "C"),
+        ("The answer is B. The answer is 7.", None),
+        ('It is the answer to the question "Will planetary days become shorter"', None),
     ],
 )
 def test_a_choice_is_read_from_the_last_statement(output, letter):

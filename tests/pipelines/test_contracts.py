@@ -1,6 +1,7 @@
 """What the catalog, the parameters and the pipelines promise each other, in every environment."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from rao_kedro.datasets import PathDataset
+from rao_kedro.errors import ParameterError
 from rao_kedro.objectives import objective_names
+from rao_kedro.pipelines.evaluation.benchmark_nodes import answer_with_served_models
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.session import StudySession
 
@@ -164,6 +167,19 @@ print({"torch", "transformers", "vllm", "scipy"} & set(sys.modules) or "light")
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "light"
+
+
+def test_the_parameters_that_the_docs_show_are_valid():
+    shown = re.findall(r"```yaml\n(evaluation:.*?)```", (ROOT / "docs/evaluation.md").read_text(), re.DOTALL)
+    benchmarks = context("base", **yaml.safe_load(shown[0])).params["evaluation"].benchmarks
+    assert len(shown) == 1 and benchmarks.mt_bench.compare_with_sft and set(benchmarks.served_models) == {"gpt4"}
+
+
+def test_a_served_model_cannot_be_called_as_a_method_is(tmp_path):
+    served = {"rao": {"model": "m", "base_url": "http://127.0.0.1:9/v1"}}
+    evaluation = context("base", evaluation={"benchmarks": {"served_models": served}}).params["evaluation"]
+    with pytest.raises(ParameterError, match="rao is the name of a method"):
+        answer_with_served_models(evaluation, None, tmp_path)
 
 
 def test_keys_of_the_credentials_reach_the_environment_and_set_ones_stay(tmp_path, monkeypatch):

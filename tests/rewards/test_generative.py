@@ -214,13 +214,16 @@ def test_a_judge_that_vllm_does_not_serve_ends_with_its_last_lines(source, messa
         pass
 
 
+HEALTHY = (
+    "import sys; from http.server import HTTPServer, SimpleHTTPRequestHandler as Handler\n"
+    "Handler.do_GET = lambda self: (self.send_response(200), self.end_headers())\n"
+    "HTTPServer(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1])), Handler).serve_forever()"
+)
+
+
 @pytest.mark.parametrize(("then", "status"), [("time.sleep(60)", 128 + 15), ("sys.exit(3)", 3)])
 def test_a_judge_is_served_once_and_does_not_outlive_its_worker(fake_vllm, then, status):
-    fake_vllm(
-        "import sys; from http.server import HTTPServer, SimpleHTTPRequestHandler as Handler\n"
-        "Handler.do_GET = lambda self: (self.send_response(200), self.end_headers())\n"
-        "HTTPServer(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1])), Handler).serve_forever()"
-    )
+    fake_vllm(HEALTHY)
     worker = (
         "import sys, time; from rao_kedro.inference.vllm_server import served\n"
         "for _ in range(2): print(served('here', 'judge', 64, 5, 60), flush=True)\n"
@@ -237,6 +240,16 @@ def test_a_judge_is_served_once_and_does_not_outlive_its_worker(fake_vllm, then,
         assert process.wait(30) == status
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url)
+
+
+def test_a_served_judge_ends_when_told_to_and_another_one_can_start(fake_vllm):
+    fake_vllm(HEALTHY)
+    url = vllm_server.served("here", "judge", 64, 5, 60)
+    vllm_server.stop_served()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url)
+    assert urllib.request.urlopen(vllm_server.served("here", "judge", 64, 5, 60)).status == 200
+    vllm_server.stop_served()
 
 
 def test_no_judge_is_served_where_all_answers_are_kept(tiny_checkpoint, tmp_path, monkeypatch):

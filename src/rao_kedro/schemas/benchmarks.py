@@ -170,7 +170,7 @@ class BenchmarkParameters(_Parameters):
         if self.served_models and "mmlu" in self.names.split():
             raise ValueError(
                 "benchmarks: mmlu compares log-probs behind plain text, which chat servers do not give: measure the "
-                "served_models without it, or with lm_eval's local-completions (docs/evaluation.md)"
+                "served_models without it"
             )
         return self
 
