@@ -29,6 +29,7 @@ def groups(*prompts, responses=("the fox", "a dog"), ratings=(1.0, 0.0), split="
             "messages": [{"role": role, "content": prompt}],
             "responses": list(responses),
             "ratings": list(ratings),
+            "finished": [True] * len(ratings),
             "source": f"file:{i + 1}",
             "requirements": "[]",
         }

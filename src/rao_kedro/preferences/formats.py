@@ -20,12 +20,21 @@ _TURN = re.compile(r"\n\n(Human|Assistant):", re.UNICODE)
 
 @dataclass
 class RawGroup:
-    """A prompt and its responses as a row gave them, not checked yet; `None` where a response has no rating."""
+    """A prompt and its responses as a row gave them, not checked yet.
+
+    Attributes:
+        messages: The dialogue up to the last message of the user.
+        responses: K texts.
+        ratings: Of each response; None where it has none.
+        requirements: JSON list of the prompt's checkable requirements.
+        finished: Per response, False where it was cut before its end; None where all are finished.
+    """
 
     messages: list[Message]
     responses: list[str]
     ratings: list[float | None]
     requirements: str = field(default="[]")
+    finished: list[bool] | None = None
 
 
 def trl(row: Row, rating_key: str | None = None) -> RawGroup:

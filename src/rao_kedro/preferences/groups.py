@@ -19,7 +19,7 @@ from rao_kedro.preferences.readers import RawRow, read_rows
 from rao_kedro.rewards.checks import score_response
 from rao_kedro.schemas.parameters import PreferenceFiles
 
-GROUP_COLUMNS = ["group_id", "split", "messages", "responses", "ratings", "source", "requirements"]
+GROUP_COLUMNS = ["group_id", "split", "messages", "responses", "ratings", "finished", "source", "requirements"]
 
 
 def read_preferences(files: PreferenceFiles) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -78,7 +78,7 @@ class GroupBuilder:
             raise UnusableRow(QuarantineReason.EMPTY_PROMPT, "the prompt has no text")
         if raw.messages[-1]["role"] != "user":
             raise UnusableRow(QuarantineReason.BAD_TYPE, "the prompt does not end with a message of the user")
-        responses, ratings, dropped = _usable_responses(raw)
+        responses, ratings, finished, dropped = _usable_responses(raw)
         prompt = combined_hash(*(f"{message['role']}:{message['content']}" for message in raw.messages))
         if split == "train" and prompt in self._held_out:
             raise UnusableRow(QuarantineReason.HELD_OUT_PROMPT_IN_TRAIN, "the same prompt is in the held-out split")
@@ -90,7 +90,7 @@ class GroupBuilder:
             self._held_out.add(prompt)
         for reason, count in dropped.items():
             self._drop(row, reason, f"{count} of {len(raw.responses)} responses dropped, the group is kept")
-        values = [group_id, split, raw.messages, responses, ratings, row.source, raw.requirements]
+        values = [group_id, split, raw.messages, responses, ratings, finished, row.source, raw.requirements]
         self.groups.append(dict(zip(GROUP_COLUMNS, values, strict=True)))
 
     def _drop(self, row: RawRow, reason: QuarantineReason, detail: str) -> None:
@@ -121,12 +121,17 @@ def _requirements(value: Any) -> str:
     return json.dumps(requirements, ensure_ascii=False)
 
 
-def _usable_responses(raw: RawGroup) -> tuple[list[str], list[float], Counter[QuarantineReason]]:
-    """Return responses that are neither empty, nor unrated, nor there twice, and how many were dropped for what."""
+def _usable_responses(raw: RawGroup) -> tuple[list[str], list[float], list[bool], Counter[QuarantineReason]]:
+    """Return responses that are neither empty, nor unrated, nor there twice, and how many were dropped for what.
+
+    With their ratings, and whether they are finished.
+    """
     responses: list[str] = []
     ratings: list[float] = []
+    finished: list[bool] = []
     dropped: Counter[QuarantineReason] = Counter()
-    for text, rating in zip(raw.responses, raw.ratings, strict=True):
+    all_finished = [True] * len(raw.responses)
+    for text, rating, ended in zip(raw.responses, raw.ratings, raw.finished or all_finished, strict=True):
         if not text.strip():
             dropped[QuarantineReason.EMPTY_RESPONSE] += 1
         elif rating is None:
@@ -138,9 +143,10 @@ def _usable_responses(raw: RawGroup) -> tuple[list[str], list[float], Counter[Qu
         else:
             responses.append(text)
             ratings.append(rating)
+            finished.append(ended)
     if len(responses) < 2:
         reason = dropped.most_common(1)[0][0] if dropped else QuarantineReason.TOO_FEW_RESPONSES
         raise UnusableRow(reason, f"{len(responses)} of {len(raw.responses)} responses are usable, 2 are needed")
     if len(set(ratings)) == 1:
         raise UnusableRow(QuarantineReason.EQUAL_RATINGS, f"all {len(ratings)} responses are rated {ratings[0]}")
-    return responses, ratings, dropped
+    return responses, ratings, finished, dropped

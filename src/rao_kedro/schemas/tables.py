@@ -40,13 +40,14 @@ class EvaluationPrompts(_Table):
 
 
 class PreferenceGroups(_Table):
-    """One row per prompt: its messages, K >= 2 responses and their ratings."""
+    """One row per prompt: its messages, K >= 2 responses, their ratings, and whether each was finished."""
 
     group_id: Series[str] = pa.Field(unique=True)
     split: Series[str] = pa.Field(isin=SPLITS)
     messages: Series[object]
     responses: Series[object]
     ratings: Series[object]
+    finished: Series[object]
     source: Series[str]
     requirements: Series[str]
 
