@@ -49,10 +49,12 @@ def _short_groups(source: PreferenceSource, model_dir: Path, k: int, max_tokens:
     tokenizer = load_tokenizer(model_dir)
     groups = []
     for row in read_rows(source):
-        raw: RawGroup = FORMATS[source.format](row.content, rating_key=source.rating_key)
+        raw: RawGroup = FORMATS[source.format].read(row.content, rating_key=source.rating_key)
         prompt = prompt_token_ids(tokenizer, raw.messages)
         kept: dict[float, list[int]] = {}  # by rating, so that no two are equal
         for response, rating in zip(raw.responses, raw.ratings, strict=True):
+            if not isinstance(response, str):
+                continue
             ids = response_token_ids(tokenizer, raw.messages, response)
             if rating is not None and response.strip() and len(prompt) + len(ids) < max_tokens:
                 kept.setdefault(rating, ids)

@@ -1,4 +1,7 @@
-"""Kedro hooks, before anything runs: keys, what a comparison does not take, a missing input's maker, wrong rewards."""
+"""Kedro hooks. Before anything runs: keys, what a comparison does not take, a missing input's maker, wrong rewards.
+
+After a node failed because no row was left: which rows were dropped, and why.
+"""
 
 import os
 from pathlib import Path
@@ -9,11 +12,13 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 from kedro.io import CatalogProtocol, MemoryDataset
-from kedro.pipeline import Pipeline
+from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.pipelines.evaluation.pipeline import PER_POLICY
 from rao_kedro.pipelines.methods import METHODS, chosen_methods
+from rao_kedro.preferences.quarantine import NoGroupsLeftError
+from rao_kedro.preferences.report import quarantine_report
 from rao_kedro.rewards.registry import build_reward
 from rao_kedro.schemas.rewards import RewardParameters
 
@@ -59,6 +64,27 @@ class MissingInputHooks:
         )
         if missing:
             raise DataError("\n".join(f"{name} does not exist: {_remedy(name)}" for name in missing))
+
+
+# What explains a failure of these nodes: the table of quarantined rows, and the report that counts them.
+_EXPLANATIONS = {
+    "collect_preferences": ("quarantined_rows", "data_report"),
+    "tokenize": ("quarantined_rows", "data_report"),
+    "measure_reward": ("reward_benchmark_quarantine", None),
+}
+
+
+class QuarantineHooks:
+    """Saves why rows were quarantined also where none was left, so that the node failed."""
+
+    @hook_impl
+    def on_node_error(self, error: Exception, node: Node, catalog: CatalogProtocol) -> None:
+        """Save the table and the report of an error that says that no group is left."""
+        if isinstance(error, NoGroupsLeftError) and node.name in _EXPLANATIONS:
+            table, report = _EXPLANATIONS[node.name]
+            catalog.save(table, error.quarantined)
+            if report is not None:
+                catalog.save(report, quarantine_report(error.quarantined))
 
 
 def _refuse_wrong_reward(parameters: Any) -> None:

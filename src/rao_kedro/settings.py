@@ -1,9 +1,9 @@
 """Kedro's settings of this project."""
 
-from rao_kedro.hooks import CredentialsHooks, MissingInputHooks
+from rao_kedro.hooks import CredentialsHooks, MissingInputHooks, QuarantineHooks
 from rao_kedro.session import StudySession
 
-HOOKS = (CredentialsHooks(), MissingInputHooks())
+HOOKS = (CredentialsHooks(), MissingInputHooks(), QuarantineHooks())
 SESSION_CLASS = StudySession
 
 CONFIG_LOADER_ARGS = {

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from rao_kedro.errors import DataError
 from rao_kedro.preferences.formats import hh_rlhf, rated, sniff, trl, ultrafeedback
 from rao_kedro.preferences.groups import read_preferences
+from rao_kedro.preferences.quarantine import NoGroupsLeftError
 from rao_kedro.preferences.readers import read_rows
 from rao_kedro.schemas.parameters import PreferenceFiles, PreferenceSource
 from rao_kedro.schemas.tables import PreferenceGroups, QuarantinedRows
@@ -66,7 +68,7 @@ def test_a_rows_requirements_travel_with_it_and_unknown_ones_are_quarantined(tmp
 def test_every_form_of_a_pair_is_the_same_group(row):
     group = trl(row)
     assert (group.messages, group.responses, group.ratings) == (USER, ["good", "bad"], [9.0, 4.5])
-    assert sniff(row, "x") == "trl"
+    assert sniff(row) == "trl"
 
 
 def test_ultrafeedback_completions_are_rated_by_their_fine_grained_score_or_the_key_that_is_named():
@@ -77,7 +79,7 @@ def test_ultrafeedback_completions_are_rated_by_their_fine_grained_score_or_the_
     row = {"instruction": "Hi?", "completions": completions}
     assert ultrafeedback(row).ratings == [3.5, 4.0]
     assert ultrafeedback(row, rating_key="overall_score").ratings == [8.0, 2.0]
-    assert sniff(row, "x") == "ultrafeedback"
+    assert sniff(row) == "ultrafeedback"
 
 
 def test_a_transcript_is_cut_before_its_last_answer():
@@ -86,7 +88,7 @@ def test_a_transcript_is_cut_before_its_last_answer():
     group = hh_rlhf(row)
     assert [message["role"] for message in group.messages] == ["user", "assistant", "user"]
     assert group.responses == ["good", "bad"] and group.messages[-1]["content"] == "three"
-    assert sniff(row, "x") == "hh_rlhf"
+    assert sniff(row) == "hh_rlhf"
 
 
 def test_rated_lists_are_read_as_lists_or_as_objects():
@@ -95,11 +97,14 @@ def test_rated_lists_are_read_as_lists_or_as_objects():
         {"instruction": "Hi?", "responses": [{"output": t, "x": r} for t, r in zip("abc", (1, 2, 3), strict=True)]},
         rating_key="x",
     )
-    assert as_lists == as_objects
+    assert (as_lists.rated_by, as_objects.rated_by) == ("ratings", "x")
+    assert as_lists == replace(as_objects, rated_by="ratings")
 
 
 def test_unknown_columns_are_named_with_the_formats_that_are_known(tmp_path):
-    with pytest.raises(DataError, match=r"train\.jsonl: columns answer, question fit no known format.*trl \(prompt"):
+    with pytest.raises(
+        DataError, match=r"unknown_format 1 times, .* train\.jsonl:1: columns answer, question fit .*`columns`.* trl"
+    ):
         read(tmp_path, [{"question": "a", "answer": "b"}])
 
 
@@ -115,7 +120,7 @@ def test_unknown_columns_are_named_with_the_formats_that_are_known(tmp_path):
         (pair(prompt="new", chosen="bad"), "identical_responses"),
         (pair(prompt="new", score_chosen=5, score_rejected=5), "equal_ratings"),
         (pair(prompt="new", score_chosen=float("nan"), score_rejected=5), "non_finite_rating"),
-        (pair(prompt="new", score_chosen="many", score_rejected=5), "bad_type"),
+        (pair(prompt="new", score_chosen="many", score_rejected=5), "bad_rating"),
         (pair(), "duplicate_row"),
         (pair(prompt="held out"), "held_out_prompt_in_train"),
         (pair(chosen=chat("a"), rejected=[{"role": "user", "content": "Yo"}, *chat("b")]), "different_prompts"),
@@ -163,8 +168,17 @@ def test_two_splits_can_be_cut_out_of_one_file(tmp_path):
 
 
 def test_no_group_left_is_an_error_that_counts_the_reasons(tmp_path):
-    with pytest.raises(DataError, match=r"no prompt group is left for train.*\{'empty_response': 1\}"):
-        read(tmp_path, [pair(rejected="")])
+    rows = [pair(rejected=""), pair("a", rejected="\n"), pair("b", chosen=3), "{"]
+    rows += [pair("c", score_chosen=5, score_rejected=5)] * 3
+    with pytest.raises(NoGroupsLeftError) as caught:
+        read(tmp_path, rows)
+    assert str(caught.value) == (
+        "no prompt group is left for train; quarantined were: equal_ratings 3 times, for example train.jsonl:5: "
+        "all 2 responses are rated 5.0; empty_response 2 times, for example train.jsonl:1: 1 of 2 responses are "
+        "usable, 2 are needed; bad_type 1 times, for example train.jsonl:3: 1 of 2 responses are usable, 2 are needed: "
+        "chosen is neither a text nor a list of messages with role and content; and 1 other reasons"
+    )
+    assert list(caught.value.quarantined["source"]) == [f"train.jsonl:{i}" for i in range(1, 8)]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "json", "parquet", "csv"])
@@ -192,7 +206,7 @@ def test_every_file_format_yields_the_same_rows(tmp_path, ending):
     ("name", "content", "message"),
     [
         ("absent.jsonl", None, "there is no such file"),
-        ("rows.xml", b"<a/>", r"only \.jsonl, \.json, \.parquet, \.csv can be read"),
+        ("rows.xml", b"<a/>", r"only \.jsonl, .*\.csv, \.tsv can be read"),
         ("rows.parquet", b"no parquet", "is not what its ending says"),
         ("rows.jsonl.gz", b"not gzipped", "is not what its ending says"),
         ("rows.json", b'{"a": 1}', "holds one list of objects"),

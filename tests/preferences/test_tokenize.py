@@ -91,7 +91,7 @@ def test_prompts_that_share_no_t0_are_an_error_that_says_what_to_set(tokenizer):
 
 
 def test_nothing_left_is_an_error_that_counts_the_reasons(tokenizer):
-    with pytest.raises(DataError, match=r"no prompt group is left.*'prompt_too_long': 1"):
+    with pytest.raises(DataError, match=r"no prompt group is left.*prompt_too_long 1 times, .*file:1: 99 tokens"):
         tokenize_groups(groups("the " * 80), tokenizer, LIMITS, "best_vs_random", seed=0)
 
 

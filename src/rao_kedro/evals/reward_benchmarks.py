@@ -6,7 +6,7 @@ line to `_BENCHMARKS`. Knows nothing about where rewards come from.
 
 import math
 import operator
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +21,14 @@ from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals import reward_benchmark_formats as formats
 from rao_kedro.evals.reward_benchmark_formats import ALL, TIES, BenchmarkItem
 from rao_kedro.evals.statistics import Interval, mean_interval
-from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow, quarantined_row, quarantined_table
-from rao_kedro.preferences.readers import ENDINGS, RawRow, read_rows
+from rao_kedro.preferences.quarantine import (
+    NoGroupsLeftError,
+    QuarantineReason,
+    UnusableRow,
+    quarantined_row,
+    quarantined_table,
+)
+from rao_kedro.preferences.readers import RawRow, data_files, is_saved_dataset, read_rows
 from rao_kedro.rewards.base import PromptGroup
 from rao_kedro.schemas.parameters import PreferenceSource
 
@@ -121,10 +127,11 @@ def read_benchmark(name: str, source: PreferenceSource | None = None) -> tuple[l
             items[key] = item
         except UnusableRow as problem:
             dropped.append(quarantined_row(row.source, problem.reason, problem.detail, row.content))
+    quarantined = quarantined_table(dropped)
     if not items:
-        reasons = dict(Counter(f"{record['reason']}: {record['detail']}" for record in dropped))
-        raise DataError(f"no row of {source.path or source.hub_id} fits the schema of {name}; dropped rows: {reasons}")
-    return list(items.values()), quarantined_table(dropped)
+        place = source.path or source.hub_id
+        raise NoGroupsLeftError(f"no row of {place} fits the schema of {name}", quarantined)
+    return list(items.values()), quarantined
 
 
 def prompt_groups(name: str, items: Sequence[BenchmarkItem]) -> list[PromptGroup]:
@@ -324,16 +331,16 @@ def _aggregate(section: str, metric: str, value: float, parts: Sequence[Result])
 
 def _read(benchmark: Benchmark, row: RawRow) -> BenchmarkItem:
     if isinstance(row.content, str):
-        raise UnusableRow(QuarantineReason.INVALID_JSON, "the line is not a JSON object")
+        raise UnusableRow(QuarantineReason.INVALID_JSON, row.problem)
     return benchmark.read(row.content)
 
 
 def _rows(source: PreferenceSource) -> Iterator[RawRow]:
     """Yield the rows of a source, where it is a directory also those of the directories in it."""
-    if source.path is None or not Path(source.path).is_dir():
+    path = source.path and Path(source.path).expanduser()
+    if not path or not path.is_dir() or is_saved_dataset(path):
         return read_rows(source)
-    files = sorted(file for file in Path(source.path).rglob("*") if file.name.removesuffix(".gz").endswith(ENDINGS))
-    rows = chain.from_iterable(read_rows(PreferenceSource(path=str(file))) for file in files)
+    rows = chain.from_iterable(read_rows(PreferenceSource(path=str(file))) for file in data_files(path))
     return islice(rows, source.skip_rows, source.max_rows and source.skip_rows + source.max_rows)
 
 

@@ -1,21 +1,36 @@
 """What published preference data look like: one function per format, from a row to a prompt group.
 
-Knows nothing about files. A format is added by adding a function and a line to `FORMATS`.
+Knows nothing about files. A format is added by adding a function and a line to `FORMATS` (and its name to
+`PreferenceSource.format`).
 """
 
-import re
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
-from rao_kedro.errors import DataError
+from rao_kedro.preferences.fields import Row, as_list, first_of, is_list, look_up, required
+from rao_kedro.preferences.finished import finished_of_objects, finished_of_pair, finished_of_row
+from rao_kedro.preferences.messages import (
+    Message,
+    is_chat,
+    is_transcript,
+    join_context,
+    read_completion,
+    read_dialogue,
+    read_history,
+    with_system,
+)
 from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow
+from rao_kedro.preferences.ratings import RATING_NAMES, Ratings, one_scale, rate_objects, rate_pair, read_ratings
 
-Message = dict[str, str]
-Row = Mapping[str, Any]
-
-_TEXT_KEYS = ("text", "response", "content", "output")
-_TURN = re.compile(r"\n\n(Human|Assistant):", re.UNICODE)
+# What columns are called, in the order in which they are looked for.
+PROMPTS = ("prompt", "messages", "conversations", "instruction", "question", "query", "input")
+RESPONSES = ("responses", "completions", "generations", "all_generated_responses", "answers", "candidates_completions")
+RATINGS = ("ratings", "scores", "rating", "score", "rewards", "all_rm_scores", "ranks", "ranking", "rank")
+SINGLE = ("response", "completion", "output", "answer")
+_TEXT_KEYS = ("text", "response", "content", "output", "answer", "completion")
 
 
 @dataclass
@@ -24,170 +39,372 @@ class RawGroup:
 
     Attributes:
         messages: The dialogue up to the last message of the user.
-        responses: K texts.
+        responses: K texts; in place of one that cannot be read, why.
         ratings: Of each response; None where it has none.
         requirements: JSON list of the prompt's checkable requirements.
         finished: Per response, False where it was cut before its end; None where all are finished.
+        rated_by: What the ratings are, as the data report says it.
     """
 
     messages: list[Message]
-    responses: list[str]
+    responses: Sequence[str | UnusableRow]
     ratings: list[float | None]
     requirements: str = field(default="[]")
     finished: list[bool] | None = None
+    rated_by: str = ""
+
+
+class Rows(StrEnum):
+    """Which rows are one prompt group."""
+
+    ONE = "one"
+    CONSECUTIVE = "consecutive"
+    ALL = "all"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        read: From a row and the parameter `rating_key` to a group; a group of one response where `rows` is not one.
+        columns: Alternatives of columns that show it.
+        weak_columns: Alternatives that show it where no format's `columns` do.
+        rows: Which rows are one group: each for itself, consecutive ones of one prompt, or all of one prompt.
+    """
+
+    read: Callable[..., RawGroup]
+    columns: tuple[frozenset[str], ...]
+    weak_columns: tuple[frozenset[str], ...] = ()
+    rows: Rows = Rows.ONE
 
 
 def trl(row: Row, rating_key: str | None = None) -> RawGroup:
     """Read TRL's preference format: prompt, chosen, rejected, as text or as chats, the prompt explicit or implicit.
 
-    Ratings are `score_chosen` and `score_rejected`, in the row or in its `metadata`; without scores, 1 and 0.
-    Also reads the binarised UltraFeedback of HuggingFaceH4, whose chosen and rejected chats repeat the prompt.
+    Chosen and rejected may go on with turns that both share, and may be lists of several responses. Ratings are fields
+    such as `score_chosen` and `chosen-rating`, in the row or in its `metadata`; without any, 1 and 0. Also reads the
+    binarised UltraFeedback of HuggingFaceH4, whose chosen and rejected chats repeat the prompt.
     """
-    chosen, rejected = _get(row, "chosen"), _get(row, "rejected")
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        if "prompt" not in row:
-            raise UnusableRow(QuarantineReason.MISSING_COLUMN, "plain chosen and rejected need a column prompt")
-        messages, responses = _prompt(row["prompt"]), [chosen, rejected]
-    else:
-        chats = [_chat(chosen, "chosen"), _chat(rejected, "rejected")]
-        explicit = row.get("prompt")
-        if len(chats[0]) == len(chats[1]) == 1 and explicit:
-            messages = _prompt(explicit)
-        else:
-            if chats[0][:-1] != chats[1][:-1]:
-                raise UnusableRow(
-                    QuarantineReason.DIFFERENT_PROMPTS, "chosen and rejected differ before their last message"
-                )
-            messages = chats[0][:-1]
-        responses = [chat[-1]["content"] for chat in chats]
-    scores = row if "score_chosen" in row else row.get("metadata") or {}
-    if "score_chosen" in scores and "score_rejected" in scores:
-        return RawGroup(messages, responses, [_rating(scores[f"score_{name}"]) for name in ("chosen", "rejected")])
-    return RawGroup(messages, responses, [1.0, 0.0])
+    chosen, rejected = (_several(required(row, name)) for name in ("chosen", "rejected"))
+    rated = rate_pair(row, rating_key, len(chosen), len(rejected))
+    finished = finished_of_pair(row, len(chosen), len(rejected))
+    names = ["chosen"] * len(chosen) + ["rejected"] * len(rejected)
+    return _group(row, _prompt(row), [*chosen, *rejected], rated, finished, names)
+
+
+def hh_rlhf(row: Row, rating_key: str | None = None) -> RawGroup:
+    """Read Anthropic's transcripts; the prompt is what chosen and rejected share up to the last answer."""
+    for name in ("chosen", "rejected"):
+        if not is_transcript(required(row, name)):
+            detail = 'a transcript starts with "\\n\\nHuman:" and ends with an answer after "\\n\\nAssistant:"'
+            raise UnusableRow(QuarantineReason.BAD_TYPE, f"{name} is none: {detail}")
+    return trl(row, rating_key)
+
+
+def alpaca(row: Row, rating_key: str | None = None) -> RawGroup:
+    """Read LLaMA-Factory's alpaca layout: instruction, input, chosen, rejected, system, history."""
+    required(row, "instruction")
+    return trl(row, rating_key)
+
+
+def sharegpt(row: Row, rating_key: str | None = None) -> RawGroup:
+    """Read LLaMA-Factory's ShareGPT layout: conversations of from and value, and two single messages."""
+    required(row, "conversations")
+    return trl(row, rating_key)
 
 
 def ultrafeedback(row: Row, rating_key: str | None = None) -> RawGroup:
     """Read openbmb's UltraFeedback: an instruction and completions with their scores.
 
-    The rating is `rating_key`, or the fine-grained score (mean of the aspects), or the overall score.
+    The rating is `rating_key`, which may be `annotations.helpfulness.Rating`; or the fine-grained score (mean of the
+    aspects), or the overall one, or the mean of the aspects' ratings: of one group the first of these that all
+    completions have.
     """
-    completions = _list(row, "completions")
-    keys = [rating_key] if rating_key else ["fine-grained_score", "overall_score"]
-    return RawGroup(
-        _prompt(_get(row, "instruction")),
-        [str(_get(completion, "response")) for completion in completions],
-        [_rating(next((c[key] for key in keys if c.get(key) is not None), None)) for c in completions],
-    )
+    keys = ("fine-grained_score", "overall_score", "annotations.*.Rating", *RATING_NAMES)
+    return _rated(row, "completions", rating_key, keys)
 
 
-def hh_rlhf(row: Row, rating_key: str | None = None) -> RawGroup:
-    """Read Anthropic's transcripts; the prompt is what chosen and rejected share up to the last answer."""
-    turns = [_turns(str(_get(row, name))) for name in ("chosen", "rejected")]
-    if turns[0][:-1] != turns[1][:-1]:
-        raise UnusableRow(QuarantineReason.DIFFERENT_PROMPTS, "chosen and rejected differ before the last answer")
-    return RawGroup(turns[0][:-1], [turn[-1]["content"] for turn in turns], [1.0, 0.0])
+def nectar(row: Row, rating_key: str | None = None) -> RawGroup:
+    """Read Nectar: a transcript and its answers, each with its rank."""
+    return _rated(row, "answers", rating_key, ("rank", *RATING_NAMES))
+
+
+def nemo_rl(row: Row, rating_key: str | None = None) -> RawGroup:
+    """Read NeMo RL's preference data: context, and completions that are messages with a rank."""
+    return _rated(row, "completions", rating_key, ("rank", *RATING_NAMES), prompts=("context",))
+
+
+def simpo(row: Row, rating_key: str | None = None) -> RawGroup:
+    """Read SimPO's files: all_generated_responses with all_rm_scores; chosen and rejected are two of them."""
+    return _rated(row, "all_generated_responses", rating_key)
+
+
+def distilabel(row: Row, rating_key: str | None = None) -> RawGroup:
+    """Read distilabel's tables: instruction, generations, ratings (in older ones `rating`)."""
+    return _rated(row, "generations", rating_key)
 
 
 def rated(row: Row, rating_key: str | None = None) -> RawGroup:
     """Read a prompt with any number of rated responses.
 
-    The prompt is `messages`, `prompt` or `instruction`; responses are texts beside a list `ratings`, or objects with
-    a text (text, response, content or output) and a rating (`rating_key`, or rating or score).
+    Responses are texts or chats beside a list of ratings (`rating_key`, or `ratings`, `scores`, `ranks` ...), or
+    objects with a text (text, response, content, output, answer or completion) and a rating (`rating_key`, or rating,
+    score ...).
     """
-    prompt = next((row[name] for name in ("messages", "prompt", "instruction") if row.get(name) is not None), None)
-    if prompt is None:
-        raise UnusableRow(QuarantineReason.MISSING_COLUMN, "no column messages, prompt or instruction")
-    responses = _list(row, "responses")
-    if responses and isinstance(responses[0], str):
-        ratings = _list(row, rating_key or "ratings")
-        if len(ratings) != len(responses):
-            detail = f"{len(responses)} responses and {len(ratings)} ratings"
-            raise UnusableRow(QuarantineReason.BAD_TYPE, detail)
-        return RawGroup(_prompt(prompt), list(responses), [_rating(value) for value in ratings])
-    keys = [rating_key] if rating_key else ["rating", "score"]
-    texts, ratings = [], []
-    for response in responses:
-        if not isinstance(response, Mapping) or (text := _first(response, _TEXT_KEYS)) is None:
-            raise UnusableRow(QuarantineReason.BAD_TYPE, f"a response has none of the fields {', '.join(_TEXT_KEYS)}")
-        texts.append(str(text))
-        ratings.append(_rating(_first(response, keys)))
-    if texts and all(rating is None for rating in ratings):
-        detail = f"no response has a field {' or '.join(keys)}: name it with rating_key"
-        raise UnusableRow(QuarantineReason.MISSING_COLUMN, detail)
-    return RawGroup(_prompt(prompt), texts, ratings)
+    name = next((name for name in RESPONSES if row.get(name) is not None), "responses")
+    return _rated(row, name, rating_key, prompts=("messages", *PROMPTS))
 
 
-FORMATS: dict[str, Callable[..., RawGroup]] = {
-    "trl": trl,
-    "ultrafeedback": ultrafeedback,
-    "hh_rlhf": hh_rlhf,
-    "rated": rated,
-}
+def helpsteer3(row: Row, rating_key: str | None = None) -> RawGroup:
+    """Read HelpSteer3's pairs: context, response1, response2, and overall_preference from -3 (the first) to 3.
 
-
-def sniff(row: Row, file: str) -> str:
-    """Return the name of the format that a row's columns show.
-
-    Raises:
-        DataError: No format has these columns; names the file and the columns that each format needs.
+    Also HelpSteer2's: prompt, response_1, response_2, preference_strength.
     """
-    columns = set(row)
-    if {"chosen", "rejected"} <= columns:
-        transcript = "prompt" not in columns and str(row["chosen"]).lstrip().startswith("Human:")
-        return "hh_rlhf" if transcript else "trl"
-    if {"instruction", "completions"} <= columns:
-        return "ultrafeedback"
-    if "responses" in columns and columns & {"messages", "prompt", "instruction"}:
-        return "rated"
-    raise DataError(
-        f"{file}: columns {', '.join(sorted(columns))} fit no known format. Known are trl (prompt, chosen, rejected), "
-        "ultrafeedback (instruction, completions), hh_rlhf (chosen and rejected transcripts) and rated (prompt, "
-        "responses, ratings): rename the columns or write the rows in one of these"
+    names = ("response1", "response2") if row.get("response1") is not None else ("response_1", "response_2")
+    key = rating_key or ("overall_preference" if row.get("overall_preference") is not None else "preference_strength")
+    [preference] = read_ratings(key, [required(row, key)]).values
+    if not isinstance(preference, float):
+        raise preference or UnusableRow(QuarantineReason.UNRATED_RESPONSE, f"{key} is empty")
+    rated = Ratings([-preference / 2, preference / 2], key)
+    return _group(
+        row,
+        _prompt(row, ("context", *PROMPTS)),
+        [required(row, name) for name in names],
+        rated,
+        finished_of_row(row, 2),
     )
 
 
-def _get(row: Row, name: str) -> Any:
-    if row.get(name) is None:
-        raise UnusableRow(QuarantineReason.MISSING_COLUMN, f"no column {name}")
-    return row[name]
+def safe_rlhf(row: Row, rating_key: str | None = None) -> RawGroup:
+    """Read PKU-SafeRLHF: response_0, response_1, and the better one's number in better_response_id.
+
+    With the `rating_key` safer_response_id, the safer one is preferred.
+    """
+    key = rating_key or "better_response_id"
+    better = str(required(row, key)).strip().removesuffix(".0")
+    if better not in ("0", "1"):
+        raise UnusableRow(QuarantineReason.BAD_RATING, f"{key} is {better}, neither 0 nor 1")
+    rated = Ratings([float(better == "0"), float(better == "1")], key)
+    responses = [required(row, name) for name in ("response_0", "response_1")]
+    return _group(row, _prompt(row), responses, rated, finished_of_row(row, 2))
 
 
-def _first(row: Row, names: tuple[str, ...] | list[str]) -> Any:
-    return next((row[name] for name in names if row.get(name) is not None), None)
+def helpsteer2(row: Row, rating_key: str | None = None) -> RawGroup:
+    """Read HelpSteer2: one response a row, rated by attributes; the rating is `rating_key`, or helpfulness.
+
+    Also other tables of this kind: prompt, response, rating or score. Consecutive rows of one prompt are one group.
+    """
+    keys = [rating_key] if rating_key else ["helpfulness", *RATING_NAMES]
+    name = next((name for name in SINGLE if row.get(name) is not None), SINGLE[0])
+    return _group(row, _prompt(row), [row.get(name)], rate_objects([row], keys), finished_of_row(row, 1))
 
 
-def _list(row: Row, name: str) -> list[Any]:
-    value = _get(row, name)
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-        raise UnusableRow(QuarantineReason.BAD_TYPE, f"{name} is not a list")
+def unpaired(row: Row, rating_key: str | None = None) -> RawGroup:
+    """Read the unpaired rows of KTO: prompt, completion and label, true for a desirable one; or messages and label.
+
+    All rows of one prompt are one group.
+    """
+    key = rating_key or "label"
+    label = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}.get(
+        str(required(row, key)).strip().lower()
+    )
+    if label is None:
+        raise UnusableRow(QuarantineReason.BAD_RATING, f"{key} {row[key]!r} is neither true nor false")
+    prompt, completion = _prompt(row), first_of(row, ("completion", "response"))
+    if completion is None:  # LLaMA-Factory's layout: the dialogue with its response
+        prompt, completion = None, prompt
+    return _group(row, prompt, [completion], Ratings([label], key), finished_of_row(row, 1))
+
+
+def _columns(*alternatives: str) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(names.split()) for names in alternatives)
+
+
+def _products(*names: Sequence[str]) -> tuple[frozenset[str], ...]:
+    return tuple(map(frozenset, itertools.product(*names)))
+
+
+# In the order in which they are looked for: what says more about the responses comes first.
+FORMATS: dict[str, Format] = {
+    "simpo": Format(simpo, _columns("all_generated_responses all_rm_scores")),
+    "distilabel": Format(distilabel, _columns("generations ratings", "generations rating")),
+    "nectar": Format(nectar, _columns("prompt answers")),
+    "nemo_rl": Format(nemo_rl, _columns("context completions")),
+    "ultrafeedback": Format(ultrafeedback, _columns("instruction completions")),
+    "rated": Format(rated, _products(PROMPTS, RESPONSES, RATINGS), _products(PROMPTS, RESPONSES)),
+    "helpsteer3": Format(
+        helpsteer3, _columns("response1 response2 overall_preference", "response_1 response_2 preference_strength")
+    ),
+    "safe_rlhf": Format(
+        safe_rlhf, _columns("response_0 response_1 better_response_id", "response_0 response_1 safer_response_id")
+    ),
+    "sharegpt": Format(sharegpt, _columns("conversations chosen rejected")),
+    "alpaca": Format(alpaca, _columns("instruction chosen rejected")),
+    "trl": Format(trl, _columns("chosen rejected")),
+    "hh_rlhf": Format(hh_rlhf, ()),
+    "unpaired": Format(unpaired, _columns("completion label", "response label", "messages label"), rows=Rows.ALL),
+    "helpsteer2": Format(
+        helpsteer2,
+        (*_columns("prompt response helpfulness"), *_products(PROMPTS, SINGLE, RATING_NAMES)),
+        _products(PROMPTS, ("response", "completion")),
+        rows=Rows.CONSECUTIVE,
+    ),
+}
+
+
+def sniff(row: Row) -> str | None:
+    """Return the name of the format that a row's columns show, null ones counting last; None where they show none."""
+    if all(is_transcript(row.get(name)) for name in ("chosen", "rejected")) and not _holds(row.get("prompt")):
+        return "hh_rlhf"
+    there = {name for name, value in row.items() if value is not None}
+    for columns in (there, set(row)):
+        for alternatives in ("columns", "weak_columns"):
+            for name, known in FORMATS.items():
+                if any(needed <= columns for needed in getattr(known, alternatives)):
+                    return name
+    return None
+
+
+def unknown_format(row: Row) -> UnusableRow:
+    """Return what to say of a row whose columns show no format."""
+    return UnusableRow(
+        QuarantineReason.UNKNOWN_FORMAT,
+        f"columns {', '.join(sorted(map(str, row)))} fit no known format: say which column is which with "
+        "`columns` (for example `columns: {prompt: question, chosen: answer_a, rejected: answer_b}`); known formats are "
+        f"{', '.join(FORMATS)}",
+    )
+
+
+def rename_columns(row: Row, columns: Mapping[Any, str | None]) -> Row:
+    """Return a row with the columns of a mapping under the names that formats know.
+
+    Args:
+        row: The row.
+        columns: By known name, the row's own, which may be dotted; null for a column that is not to be read.
+
+    Raises:
+        UnusableRow: The row has no such column.
+    """
+    renamed = {name: value for name, value in row.items() if name not in columns.values()}
+    for known, own in columns.items():
+        renamed.pop(known, None)
+        if own is None:
+            continue
+        if own.split(".")[0] not in row and own not in row:
+            detail = f"no column {own}, which `columns` names as {known}; the row has {', '.join(map(str, row))}"
+            raise UnusableRow(QuarantineReason.MISSING_COLUMN, detail)
+        renamed[known] = look_up(row, own)
+    return renamed
+
+
+def _prompt(row: Row, names: Sequence[str] = PROMPTS) -> list[Message] | None:
+    """Return the explicit prompt with the turns before it, or None."""
+    name = next((name for name in names if _holds(row.get(name))), None)
+    messages = None if name is None else read_dialogue(row[name], name)
+    if messages is not None and name == "instruction" and _holds(row.get("input")):
+        messages[-1]["content"] += f"\n{row['input']}"
+    if _holds(row.get("history")):
+        messages = [*read_history(row["history"]), *(messages or [])]
+    return messages
+
+
+def _holds(value: Any) -> bool:
+    return value is not None and value != "" and not (is_list(value) and len(value) == 0)
+
+
+def _several(value: Any) -> list[Any]:
+    """Return the responses that `chosen` or `rejected` holds: one text, message or chat, or a list of responses."""
+    if not is_list(value) or (is_chat(value) and not _only_answers(value)):
+        return [value]
     return list(value)
 
 
-def _rating(value: Any) -> float | None:
-    if value is None or value == "N/A":
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise UnusableRow(QuarantineReason.BAD_TYPE, f"rating {value!r} is not a number") from None
+def _only_answers(messages: Sequence[Mapping[str, Any]]) -> bool:
+    return len(messages) > 1 and all(str(m.get("role") or m.get("from")).lower() == "assistant" for m in messages)
 
 
-def _prompt(value: Any) -> list[Message]:
-    return [{"role": "user", "content": value}] if isinstance(value, str) else _chat(value, "prompt")
+def _rated(
+    row: Row,
+    name: str,
+    rating_key: str | None,
+    keys: Sequence[str] = RATING_NAMES,
+    prompts: Sequence[str] = PROMPTS,
+) -> RawGroup:
+    """Read responses and their ratings.
+
+    Args:
+        row: The row.
+        name: Its list of texts, chats, or objects with a text.
+        rating_key: The field of the rating, in the objects or the row.
+        keys: Fields of the rating in objects, where there is no `rating_key`; in the row they are `RATINGS`.
+        prompts: Columns of the prompt.
+    """
+    responses = as_list(required(row, name), name)
+    texts = [r if not isinstance(r, Mapping) or is_chat(r) else first_of(r, _TEXT_KEYS) for r in responses]
+    if responses and all(isinstance(r, Mapping) for r in responses) and all(text is None for text in texts):
+        raise UnusableRow(QuarantineReason.BAD_TYPE, f"a response has none of the fields {', '.join(_TEXT_KEYS)}")
+    keys = [rating_key] if rating_key else keys
+    if any(
+        look_up(response, key) is not None for response in responses for key in keys if isinstance(response, Mapping)
+    ):
+        ratings = rate_objects(responses, keys)
+    else:
+        ratings = _rating_lists(row, [rating_key] if rating_key else RATINGS, len(responses))
+    finished = finished_of_objects(responses) or finished_of_row(row, len(responses))
+    return _group(row, _prompt(row, prompts), texts, ratings, finished)
 
 
-def _chat(value: Any, name: str) -> list[Message]:
-    messages = [] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
-    if not messages or not all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in messages):
-        raise UnusableRow(QuarantineReason.BAD_TYPE, f"{name} is neither a text nor a list of role and content")
-    return [{"role": str(message["role"]), "content": str(message["content"])} for message in messages]
+def _rating_lists(row: Row, keys: Sequence[str], n: int) -> Ratings:
+    """Return the ratings of `n` responses that stand in a list of the row."""
+    found = {key: look_up(row, key) for key in keys}
+    lists = {key: as_list(value, key) for key, value in found.items() if is_list(value) or isinstance(value, str)}
+    if not lists:
+        detail = (
+            f"no rating: neither a column {' or '.join(keys)} with a list, nor such a field of the responses; name it"
+        )
+        raise UnusableRow(QuarantineReason.MISSING_COLUMN, f"{detail} with rating_key")
+    for key, values in lists.items():
+        if len(values) != n:
+            raise UnusableRow(QuarantineReason.BAD_TYPE, f"{n} responses and {len(values)} {key}")
+    return one_scale(lists)
 
 
-def _turns(transcript: str) -> list[Message]:
-    start, *parts = _TURN.split(transcript)
-    if start.strip() or not parts or parts[-2] != "Assistant":
-        detail = 'a transcript starts with "\\n\\nHuman:" and ends with an answer after "\\n\\nAssistant:"'
-        raise UnusableRow(QuarantineReason.BAD_TYPE, detail)
-    roles = {"Human": "user", "Assistant": "assistant"}
-    pairs = zip(parts[::2], parts[1::2], strict=True)
-    return [{"role": roles[speaker], "content": text.strip()} for speaker, text in pairs]
+def _group(
+    row: Row,
+    prompt: list[Message] | None,
+    completions: Sequence[Any],
+    rated: Ratings,
+    finished: list[bool] | None,
+    names: Sequence[str] = (),
+) -> RawGroup:
+    """Put a prompt and its responses together, and what is wrong with single responses in their place."""
+    for name in ("images", "image", "tools", "audio", "videos"):
+        if _holds(value := row.get(name)) and value != "[]":
+            detail = f"column {name} is part of the prompt and not read; `columns: {{{name}: null}}` leaves it out"
+            raise UnusableRow(QuarantineReason.NOT_TEXT, detail)
+    responses: list[str | UnusableRow] = []
+    ratings: list[float | None] = []
+    contexts = []
+    names = names or [f"response {number}" for number in range(1, len(completions) + 1)]
+    open_transcript = any(is_transcript(row.get(name)) for name in PROMPTS)  # what follows it begins with a blank
+    for name, completion, rating in zip(names, completions, rated.values, strict=True):
+        try:
+            text = completion.strip() if open_transcript and isinstance(completion, str) else completion
+            messages = read_completion(text, name)
+            if isinstance(rating, UnusableRow):
+                raise rating
+        except UnusableRow as problem:
+            responses.append(problem)
+            ratings.append(None)
+        else:
+            contexts.append(messages[:-1])
+            responses.append(messages[-1]["content"])
+            ratings.append(rating)
+    if prompt is None and not any(contexts):
+        first_problem = next((response for response in responses if isinstance(response, UnusableRow)), None)
+        empty = QuarantineReason.EMPTY_PROMPT if any(name in row for name in PROMPTS) else None
+        detail = f"no prompt: none of the columns {', '.join(PROMPTS)}"
+        raise first_problem or UnusableRow(empty or QuarantineReason.MISSING_COLUMN, detail)
+    messages = with_system(row, join_context(prompt, contexts))
+    return RawGroup(messages, responses, ratings, finished=finished, rated_by=rated.by)

@@ -4,22 +4,44 @@ Every input row ends as a group, as a quarantined row, or as both when only some
 """
 
 import json
+import logging
 import math
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
 
-from rao_kedro.errors import DataError
 from rao_kedro.models.identity import combined_hash
-from rao_kedro.preferences.formats import FORMATS, RawGroup, sniff
-from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow, quarantined_row, quarantined_table
+from rao_kedro.preferences.fields import Row
+from rao_kedro.preferences.formats import FORMATS, RawGroup, Rows, rename_columns, sniff, unknown_format
+from rao_kedro.preferences.gathering import Gathered, Gathering
+from rao_kedro.preferences.messages import check_prompt, is_visible, text_of
+from rao_kedro.preferences.quarantine import (
+    NoGroupsLeftError,
+    QuarantineReason,
+    UnusableRow,
+    quarantined_row,
+    quarantined_table,
+)
 from rao_kedro.preferences.readers import RawRow, read_rows
 from rao_kedro.rewards.checks import score_response
-from rao_kedro.schemas.parameters import PreferenceFiles
+from rao_kedro.schemas.parameters import PreferenceFiles, PreferenceSource
 
-GROUP_COLUMNS = ["group_id", "split", "messages", "responses", "ratings", "finished", "source", "requirements"]
+logger = logging.getLogger(__name__)
+
+GROUP_COLUMNS = [
+    "group_id",
+    "split",
+    "messages",
+    "responses",
+    "ratings",
+    "finished",
+    "source",
+    "requirements",
+    "rated_by",
+]
 
 
 def read_preferences(files: PreferenceFiles) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -32,15 +54,11 @@ def read_preferences(files: PreferenceFiles) -> tuple[pd.DataFrame, pd.DataFrame
         Tables of `PreferenceGroups` and `QuarantinedRows`.
 
     Raises:
-        DataError: A source cannot be read or has no known format, or no group is left.
+        DataError: A source cannot be read, or (as `NoGroupsLeftError`) no group is left.
     """
     builder = GroupBuilder()
     for split, source in (("test", files.test), ("train", files.train)):
-        name: str | None = None if source.format == "auto" else source.format
-        for row in read_rows(source):
-            if name is None and isinstance(row.content, dict):
-                name = sniff(row.content, source.hub_id or str(source.path))
-            builder.read(split, row, FORMATS[name or "trl"], source.rating_key)
+        builder.read(split, source)
     return builder.tables()
 
 
@@ -54,30 +72,49 @@ class GroupBuilder:
         self._ids: set[str] = set()
         self._held_out: set[str] = set()
 
-    def read(self, split: str, row: RawRow, reader: Callable[..., RawGroup], rating_key: str | None = None) -> None:
-        """Add a row, read by the function of its format."""
-        try:
-            if isinstance(row.content, str):
-                raise UnusableRow(QuarantineReason.INVALID_JSON, "the line is not a JSON object")
-            raw = reader(row.content, rating_key=rating_key)
-            raw.requirements = _requirements(row.content.get("requirements"))
-        except UnusableRow as problem:
-            self._drop(row, problem.reason, problem.detail)
-        else:
-            self.add(split, row, raw)
+    def read(self, split: str, source: PreferenceSource) -> None:
+        """Add the rows of a source."""
+        gathering = Gathering()
+        name: str | None = None
+        for row in read_rows(source):
+            with self._quarantine(row):
+                content = _content(row, source)
+                name = _format_of(content, source, otherwise=name)
+                known = FORMATS[name]
+                raw = known.read(content, rating_key=source.rating_key)
+                raw.requirements = _requirements(content.get("requirements"))
+                if known.rows is Rows.ONE:
+                    self._add_gathered(split, gathering.interrupt())
+                    self.add(split, row, raw)
+                else:
+                    self._add_gathered(split, gathering.take(row, raw, known.rows))
+        self._add_gathered(split, gathering.rest())
 
     def add(self, split: str, row: RawRow, raw: RawGroup) -> None:
         """Add a prompt with its responses, or quarantine it. Held-out rows come first."""
-        try:
+        with self._quarantine(row):
             self._add(split, row, raw)
+
+    def _add_gathered(self, split: str, complete: Iterator[Gathered]) -> None:
+        for gathered in complete:
+            row = gathered.row
+            with self._quarantine(row):
+                self._add(split, row, gathered.merge())
+
+    @contextmanager
+    def _quarantine(self, row: RawRow) -> Iterator[None]:
+        """Quarantine a row that cannot be used, for whatever reason: no row ends a run."""
+        try:
+            yield
         except UnusableRow as problem:
             self._drop(row, problem.reason, problem.detail)
+        except MemoryError:
+            raise
+        except Exception as error:
+            self._drop(row, QuarantineReason.UNREADABLE, f"{type(error).__name__}: {error}")
 
     def _add(self, split: str, row: RawRow, raw: RawGroup) -> None:
-        if not raw.messages or not raw.messages[-1]["content"].strip():
-            raise UnusableRow(QuarantineReason.EMPTY_PROMPT, "the prompt has no text")
-        if raw.messages[-1]["role"] != "user":
-            raise UnusableRow(QuarantineReason.BAD_TYPE, "the prompt does not end with a message of the user")
+        check_prompt(raw.messages)
         responses, ratings, finished, dropped = _usable_responses(raw)
         prompt = combined_hash(*(f"{message['role']}:{message['content']}" for message in raw.messages))
         if split == "train" and prompt in self._held_out:
@@ -88,9 +125,13 @@ class GroupBuilder:
         self._ids.add(group_id)
         if split == "test":
             self._held_out.add(prompt)
-        for reason, count in dropped.items():
-            self._drop(row, reason, f"{count} of {len(raw.responses)} responses dropped, the group is kept")
-        values = [group_id, split, raw.messages, responses, ratings, finished, row.source, raw.requirements]
+        for reason, details in dropped.items():
+            said = f": {details[0]}" if details[0] else ""
+            self._drop(
+                row, reason, f"{len(details)} of {len(raw.responses)} responses dropped, the group is kept{said}"
+            )
+        by = raw.rated_by or "ratings"
+        values = [group_id, split, raw.messages, responses, ratings, finished, row.source, raw.requirements, by]
         self.groups.append(dict(zip(GROUP_COLUMNS, values, strict=True)))
 
     def _drop(self, row: RawRow, reason: QuarantineReason, detail: str) -> None:
@@ -100,14 +141,40 @@ class GroupBuilder:
         """Return the tables of `PreferenceGroups` (training groups first) and `QuarantinedRows`.
 
         Raises:
-            DataError: A split has no group left; says why rows were dropped.
+            NoGroupsLeftError: A split has no group left; says why rows were dropped.
         """
         splits = Counter(group["split"] for group in self.groups)
+        quarantined = quarantined_table(self.dropped)
         if empty := [split for split in ("train", "test") if not splits[split]]:
-            reasons = dict(Counter(record["reason"] for record in self.dropped))
-            raise DataError(f"no prompt group is left for {' and '.join(empty)}; dropped rows by reason: {reasons}")
+            raise NoGroupsLeftError(f"no prompt group is left for {' and '.join(empty)}", quarantined)
+        self._say_what_ratings_are()
         groups = sorted(self.groups, key=lambda group: group["split"] != "train")
-        return pd.DataFrame(groups, columns=GROUP_COLUMNS), quarantined_table(self.dropped)
+        return pd.DataFrame(groups, columns=GROUP_COLUMNS), quarantined
+
+    def _say_what_ratings_are(self) -> None:
+        """Log where ratings come from, as a warning where groups differ in it: their scales may differ too."""
+        counts = Counter((group["split"], group["rated_by"]) for group in self.groups)
+        for split in ("train", "test"):
+            fields = [f"{by} ({n} groups)" for (s, by), n in counts.items() if s == split]
+            level = logging.WARNING if len(fields) > 1 else logging.INFO
+            logger.log(level, "ratings of split %s come from %s", split, "; ".join(fields))
+
+
+def _content(row: RawRow, source: PreferenceSource) -> Row:
+    """Return what a row says, its columns named as formats know them."""
+    if isinstance(row.content, str):
+        known = row.problem == RawRow.problem
+        raise UnusableRow(QuarantineReason.INVALID_JSON if known else QuarantineReason.UNREADABLE, row.problem)
+    return rename_columns(row.content, source.columns) if source.columns else row.content
+
+
+def _format_of(row: Row, source: PreferenceSource, otherwise: str | None) -> str:
+    """Return the format of a row: the parameter's, or what its columns show, or else that of the row before it."""
+    if source.format != "auto":
+        return source.format
+    if (name := sniff(row) or otherwise) is None:
+        raise unknown_format(row)
+    return name
 
 
 def _requirements(value: Any) -> str:
@@ -118,35 +185,41 @@ def _requirements(value: Any) -> str:
             score_response("", requirements)
     except (ValueError, TypeError, AttributeError) as error:
         raise UnusableRow(QuarantineReason.BAD_TYPE, f"requirements: {error}") from error
-    return json.dumps(requirements, ensure_ascii=False)
+    return text_of(json.dumps(requirements, ensure_ascii=False), "requirements")
 
 
-def _usable_responses(raw: RawGroup) -> tuple[list[str], list[float], list[bool], Counter[QuarantineReason]]:
-    """Return responses that are neither empty, nor unrated, nor there twice, and how many were dropped for what.
+def _usable_responses(
+    raw: RawGroup,
+) -> tuple[list[str], list[float], list[bool], dict[QuarantineReason, list[str]]]:
+    """Return responses that can be read, are neither empty nor unrated, and not there twice; and why others cannot.
 
     With their ratings, and whether they are finished.
     """
     responses: list[str] = []
     ratings: list[float] = []
     finished: list[bool] = []
-    dropped: Counter[QuarantineReason] = Counter()
+    dropped: dict[QuarantineReason, list[str]] = defaultdict(list)
     all_finished = [True] * len(raw.responses)
     for text, rating, ended in zip(raw.responses, raw.ratings, raw.finished or all_finished, strict=True):
-        if not text.strip():
-            dropped[QuarantineReason.EMPTY_RESPONSE] += 1
+        if isinstance(text, UnusableRow):
+            dropped[text.reason].append(text.detail)
+        elif not is_visible(text):
+            dropped[QuarantineReason.EMPTY_RESPONSE].append("")
         elif rating is None:
-            dropped[QuarantineReason.UNRATED_RESPONSE] += 1
+            dropped[QuarantineReason.UNRATED_RESPONSE].append("")
         elif not math.isfinite(rating):
-            dropped[QuarantineReason.NON_FINITE_RATING] += 1
+            dropped[QuarantineReason.NON_FINITE_RATING].append("")
         elif text in responses:
-            dropped[QuarantineReason.IDENTICAL_RESPONSES] += 1
+            dropped[QuarantineReason.IDENTICAL_RESPONSES].append("")
         else:
             responses.append(text)
             ratings.append(rating)
             finished.append(ended)
     if len(responses) < 2:
-        reason = dropped.most_common(1)[0][0] if dropped else QuarantineReason.TOO_FEW_RESPONSES
-        raise UnusableRow(reason, f"{len(responses)} of {len(raw.responses)} responses are usable, 2 are needed")
+        reason = max(dropped, key=lambda reason: len(dropped[reason]), default=QuarantineReason.TOO_FEW_RESPONSES)
+        said = f": {dropped[reason][0]}" if any(dropped[reason]) else ""
+        detail = f"{len(responses)} of {len(raw.responses)} responses are usable, 2 are needed{said}"
+        raise UnusableRow(reason, detail)
     if len(set(ratings)) == 1:
         raise UnusableRow(QuarantineReason.EQUAL_RATINGS, f"all {len(ratings)} responses are rated {ratings[0]}")
     return responses, ratings, finished, dropped

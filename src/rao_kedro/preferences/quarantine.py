@@ -1,26 +1,39 @@
 """Rows that cannot be used: where they stood, why, and what they said. Pandas only."""
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 import pandas as pd
 
+from rao_kedro.errors import DataError
+
 COLUMNS = ["source", "reason", "detail", "row"]
 MAX_ROW_CHARACTERS = 2000
+MAX_DETAIL_CHARACTERS = 600
 
 
 class QuarantineReason(StrEnum):
     """Why a row, or some responses of a row, cannot be used."""
 
     INVALID_JSON = "invalid_json"
+    UNREADABLE = "unreadable"
+    UNKNOWN_FORMAT = "unknown_format"
     MISSING_COLUMN = "missing_column"
     BAD_TYPE = "bad_type"
+    INVALID_TEXT = "invalid_text"
+    NOT_TEXT = "not_text"
+    TOOL_CALL = "tool_call"
+    BAD_DIALOGUE = "bad_dialogue"
     DIFFERENT_PROMPTS = "different_prompts"
     EMPTY_PROMPT = "empty_prompt"
     EMPTY_RESPONSE = "empty_response"
     UNRATED_RESPONSE = "unrated_response"
+    UNPAIRED_RESPONSE = "unpaired_response"
+    BAD_RATING = "bad_rating"
+    CONTRADICTORY_RATINGS = "contradictory_ratings"
     NON_FINITE_RATING = "non_finite_rating"
     IDENTICAL_RESPONSES = "identical_responses"
     TOO_FEW_RESPONSES = "too_few_responses"
@@ -42,15 +55,55 @@ class UnusableRow(Exception):
         self.reason, self.detail = reason, detail
 
 
+class NoGroupsLeftError(DataError):
+    """Every row of a split (or of a benchmark) was quarantined. Says the most frequent reasons, each with an example.
+
+    Attributes:
+        quarantined: Table of `QuarantinedRows`, which a hook of the pipelines saves although the node failed.
+    """
+
+    def __init__(self, what: str, quarantined: pd.DataFrame) -> None:
+        super().__init__(f"{what}; {most_frequent_reasons(quarantined)}")
+        self.what, self.quarantined = what, quarantined
+
+    def with_earlier(self, quarantined: pd.DataFrame) -> "NoGroupsLeftError":
+        """Return the error with rows that were quarantined before."""
+        return NoGroupsLeftError(self.what, pd.concat([quarantined, self.quarantined], ignore_index=True))
+
+
+def most_frequent_reasons(quarantined: pd.DataFrame, n: int = 3) -> str:
+    """Return a sentence with the `n` most frequent reasons of a table of `QuarantinedRows`, each with an example."""
+    if quarantined.empty:
+        return "there were no rows"
+    counts = quarantined["reason"].value_counts()
+    first = quarantined.drop_duplicates("reason").set_index("reason")
+    reasons = [
+        f"{reason} {count} times, for example {example.source}: {example.detail}"
+        for reason, count in counts.head(n).items()
+        for example in [first.loc[str(reason)]]
+    ]
+    more = f"; and {len(counts) - n} other reasons" if len(counts) > n else ""
+    return f"quarantined were: {'; '.join(reasons)}{more}"
+
+
 def quarantined_row(source: str, reason: QuarantineReason, detail: str, row: object) -> dict[str, str]:
     """Return one record of the table of `QuarantinedRows`; the row itself is cut at 2000 characters."""
-    text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=_plain)
-    return {"source": source, "reason": str(reason), "detail": detail, "row": text[:MAX_ROW_CHARACTERS]}
+    texts = {"source": source, "reason": str(reason), "detail": detail[:MAX_DETAIL_CHARACTERS], "row": _written(row)}
+    return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items()}
 
 
 def quarantined_table(records: Sequence[Mapping[str, str]]) -> pd.DataFrame:
     """Return records as a table of `QuarantinedRows`, also where there are none."""
     return pd.DataFrame(records, columns=COLUMNS, dtype="str")
+
+
+def _written(row: object) -> str:
+    """Return the beginning of what a row says; never fails."""
+    try:
+        text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=_plain)
+    except (TypeError, ValueError, RecursionError):  # keys that JSON has not, circles, rows without a bottom
+        text = reprlib.repr(row)
+    return text[:MAX_ROW_CHARACTERS]
 
 
 def _plain(value: Any) -> Any:

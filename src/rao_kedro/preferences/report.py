@@ -33,8 +33,7 @@ def data_report(
     lines: list[Line] = []
     for split, groups in preference_groups.groupby("split", sort=False):
         lines += [(f"{split} groups", name, value) for name, value in _group_lines(groups, tokenized)]
-    lines += [("quarantined", str(reason), int(n)) for reason, n in quarantined["reason"].value_counts().items()]
-    lines.append(("quarantined", "all", len(quarantined)))
+    lines += _quarantine_lines(quarantined)
     lines += _length_lines("prompt tokens", [len(ids) for ids in tokenized["prompt_ids"]])
     lines += _length_lines("response tokens", [len(ids) for group in tokenized["response_ids"] for ids in group])
     shared = longest_t0(tokenized)
@@ -44,12 +43,30 @@ def data_report(
         ("t_0", "tokens that all prompts share", len(shared)),
         ("t_0", "text that all prompts share", repr(tokenizer.decode(shared))),
     ]
+    return _table(lines)
+
+
+def quarantine_report(quarantined: pd.DataFrame) -> pd.DataFrame:
+    """Return the part of the data report that there is where no group is left."""
+    return _table(_quarantine_lines(quarantined))
+
+
+def _table(lines: Sequence[Line]) -> pd.DataFrame:
     return pd.DataFrame([(a, b, _shown(c)) for a, b, c in lines], columns=["section", "metric", "value"])
+
+
+def _quarantine_lines(quarantined: pd.DataFrame) -> list[Line]:
+    counts = quarantined["reason"].value_counts()
+    return [
+        *(("quarantined", str(reason), int(n)) for reason, n in counts.items()),
+        ("quarantined", "all", len(quarantined)),
+    ]
 
 
 def _group_lines(groups: pd.DataFrame, tokenized: pd.DataFrame) -> list[tuple[str, object]]:
     ratings = np.concatenate([np.asarray(r, dtype=float) for r in groups["ratings"]])
     sizes = groups["responses"].map(len).value_counts().sort_index()
+    sources = groups["rated_by"].value_counts() if "rated_by" in groups else pd.Series(dtype=int)
     return [
         ("read", len(groups)),
         ("tokenised", int(tokenized["group_id"].isin(groups["group_id"]).sum())),
@@ -57,6 +74,7 @@ def _group_lines(groups: pd.DataFrame, tokenized: pd.DataFrame) -> list[tuple[st
         *((f"with {k} responses", int(n)) for k, n in sizes.items()),
         ("rating mean", float(ratings.mean())),
         ("rating standard deviation", float(ratings.std())),
+        *((f"rated by {by}", int(n)) for by, n in sources.items()),
     ]
 
 

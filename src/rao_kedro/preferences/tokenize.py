@@ -12,7 +12,13 @@ import pandas as pd
 
 from rao_kedro.errors import DataError, ModelError
 from rao_kedro.models.chat import common_prefix, prompt_token_ids, response_token_ids
-from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow, quarantined_row, quarantined_table
+from rao_kedro.preferences.quarantine import (
+    NoGroupsLeftError,
+    QuarantineReason,
+    UnusableRow,
+    quarantined_row,
+    quarantined_table,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,8 +89,7 @@ def tokenize_groups(
         stranger = sources.loc[group_id].to_dict()
         dropped.append(quarantined_row(str(stranger["source"]), QuarantineReason.PROMPT_NOT_T0, detail, stranger))
     if not kept:
-        reasons = pd.Series([row["reason"] for row in dropped]).value_counts().to_dict()
-        raise DataError(f"no prompt group is left after tokenising; quarantined rows by reason: {reasons}")
+        raise NoGroupsLeftError("no prompt group is left after tokenising", quarantined_table(dropped))
     return pd.DataFrame(kept), quarantined_table(dropped)
 
 

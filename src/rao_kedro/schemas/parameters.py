@@ -31,26 +31,78 @@ class SampledResponses(Parameters):
     generation: GenerationParameters
 
 
+# What `PreferenceSource.columns` can name; see docs/data.md.
+ColumnName = Literal[
+    "prompt",
+    "system",
+    "history",
+    "chosen",
+    "rejected",
+    "chosen_rating",
+    "rejected_rating",
+    "chosen_rank",
+    "rejected_rank",
+    "responses",
+    "ratings",
+    "ranks",
+    "response",
+    "rating",
+    "completion",
+    "label",
+    "finished",
+    "finish_reason",
+    "truncated",
+    "requirements",
+    "metadata",
+    "images",
+    "tools",
+]
+FormatName = Literal[
+    "auto",
+    "simpo",
+    "distilabel",
+    "nectar",
+    "nemo_rl",
+    "ultrafeedback",
+    "rated",
+    "helpsteer3",
+    "safe_rlhf",
+    "sharegpt",
+    "alpaca",
+    "trl",
+    "hh_rlhf",
+    "unpaired",
+    "helpsteer2",
+]
+
+
 class PreferenceSource(Parameters):
     """Where rows of preference data come from: a local path, or the hub.
 
     Attributes:
-        path: A file (JSON lines, JSON, parquet or CSV, gzipped or not), or a directory of such files; where it is
-            set, it is read in place of `hub_id`.
-        hub_id: A dataset of the hub, with its `revision` and `split`.
+        path: A file (JSON lines, JSON, parquet, Arrow or CSV, compressed or not), or a directory: of such files, saved
+            by `save_to_disk`, or a snapshot of a repository of the hub; where it is set, it is read in place of
+            `hub_id`.
+        hub_id: A dataset of the hub, with its `subset`, `revision` and `split`.
+        subset: A configuration of it.
         revision: A revision of it.
-        split: A split of it.
-        format: What a row looks like (see `rao_kedro.preferences.formats`); auto tells from the first row's columns.
-        rating_key: The field that holds a response's rating, where it is not the format's own.
+        split: A split of it, or of a directory whose files or folders name splits.
+        format: What a row looks like (see docs/data.md); auto tells from each row's columns.
+        columns: The row's own name (which may be dotted) of a column that formats know by another one; null for a
+            column that is not to be read.
+        rating_key: The field that holds a response's rating, where it is not the format's own; may be dotted. Ratings
+            of fields called rank or ranking are best where they are lowest.
         skip_rows: Rows at the beginning that are not read, for a split of one file.
         max_rows: Rows to read; all if not set.
     """
 
     path: str | None = None
     hub_id: str | None = None
+    subset: str | None = None
     revision: str | None = None
     split: str = "train"
-    format: Literal["auto", "trl", "ultrafeedback", "hh_rlhf", "rated"] = "auto"
+    format: FormatName = "auto"
+    columns: dict[ColumnName, str | None] = {}
     rating_key: str | None = None
     skip_rows: int = Field(0, ge=0)
     max_rows: int | None = Field(None, ge=1)

@@ -40,7 +40,10 @@ class EvaluationPrompts(_Table):
 
 
 class PreferenceGroups(_Table):
-    """One row per prompt: its messages, K >= 2 responses, their ratings, and whether each was finished."""
+    """One row per prompt: its messages, K >= 2 responses, their ratings, and whether each was finished.
+
+    `rated_by` says what the ratings are: the fields of the data that they come from.
+    """
 
     group_id: Series[str] = pa.Field(unique=True)
     split: Series[str] = pa.Field(isin=SPLITS)
@@ -50,6 +53,7 @@ class PreferenceGroups(_Table):
     finished: Series[object]
     source: Series[str]
     requirements: Series[str]
+    rated_by: Series[str] | None
 
     @pa.check("responses", element_wise=True, error="a prompt group has at least two responses")
     def _two_responses(cls, responses: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from rao_kedro.inference import GenerationSpec, generate
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.launch import import_model
 from rao_kedro.preferences.groups import read_preferences
+from rao_kedro.preferences.quarantine import NoGroupsLeftError
 from rao_kedro.preferences.report import data_report
 from rao_kedro.preferences.sampled import evaluation_prompts, prompts_of_groups, prompts_to_sample, rate_by_rules
 from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
@@ -60,6 +61,9 @@ def tokenize(
     """
     tokenizer = load_tokenizer(base_model)
     limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens, data.t0_length)
-    tokenized, dropped = tokenize_groups(preference_groups, tokenizer, limits, data.pairing, data.seed)
+    try:
+        tokenized, dropped = tokenize_groups(preference_groups, tokenizer, limits, data.pairing, data.seed)
+    except NoGroupsLeftError as error:
+        raise error.with_earlier(unreadable_rows) from error
     quarantined = pd.concat([unreadable_rows, dropped], ignore_index=True)
     return tokenized, quarantined, data_report(preference_groups, quarantined, tokenized, tokenizer, data.t0_length)
