@@ -1,6 +1,7 @@
 """Rows that cannot be used: where they stood, why, and what they said. Pandas only."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -51,6 +52,16 @@ def quarantined_row(source: str, reason: QuarantineReason, detail: str, row: obj
 def quarantined_table(records: Sequence[Mapping[str, str]]) -> pd.DataFrame:
     """Return records as a table of `QuarantinedRows`, also where there are none."""
     return pd.DataFrame(records, columns=COLUMNS, dtype="str")
+
+
+def most_frequent_reasons(records: Sequence[Mapping[str, str]], n: int = 3) -> str:
+    """Return the most frequent reasons in words: each with its count, and with the detail and text of one row."""
+    parts = []
+    for reason, count in Counter(record["reason"] for record in records).most_common(n):
+        example = next(record for record in records if record["reason"] == reason)
+        where = f"{example['source']} ({example['detail']})"
+        parts.append(f"{count} x {reason}, for example {where}: {example['row'][:200]}")
+    return "; ".join(parts) or "there were no rows"
 
 
 def _plain(value: Any) -> Any:
