@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from engine_report import machine
 
-from rao_kedro.models.chat import load_tokenizer, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
 from rao_kedro.models.loading import load_reward_model, new_reward_model, save_checkpoint
 from rao_kedro.models.reward_head import pad_token_id_unlike_eos
@@ -137,9 +137,9 @@ def pipeline(model_dir: str, precision: str, batch: int) -> Any:
 
 def sizes(model_dir: str, groups: list[PromptGroup]) -> dict[str, int]:
     """Return the useful tokens (a prompt once), those of rows, and the FLOPs of the useful ones' matrix products."""
-    tokenizer, model = load_tokenizer(model_dir), load_reward_model(model_dir)
-    prompts = [len(prompt_token_ids(tokenizer, group.messages)) for group in groups]
-    responses = [[len(response_token_ids(tokenizer, g.messages, text)) for text in g.responses] for g in groups]
+    chat, model = load_chat_format(model_dir), load_reward_model(model_dir)
+    prompts = [len(prompt_token_ids(chat, group.messages)) for group in groups]
+    responses = [[len(response_token_ids(chat, g.messages, text)) for text in g.responses] for g in groups]
     useful = sum(prompts) + sum(map(sum, responses))
     rows = sum(n * len(of) for n, of in zip(prompts, responses, strict=True)) + sum(map(sum, responses))
     weights = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()

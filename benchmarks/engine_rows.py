@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.models.chat import load_tokenizer, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import load_chat_format, prompt_token_ids, response_token_ids
 from rao_kedro.preferences.formats import FORMATS, RawGroup
 from rao_kedro.preferences.readers import read_rows
 from rao_kedro.schemas.parameters import PreferenceSource
@@ -46,16 +46,16 @@ Group = tuple[list[int], list[list[int]], list[float]]
 
 
 def _short_groups(source: PreferenceSource, model_dir: Path, k: int, max_tokens: int) -> list[Group]:
-    tokenizer = load_tokenizer(model_dir)
+    chat = load_chat_format(model_dir)
     groups = []
     for row in read_rows(source):
         raw: RawGroup = FORMATS[source.format].read(row.content, rating_key=source.rating_key)
-        prompt = prompt_token_ids(tokenizer, raw.messages)
+        prompt = prompt_token_ids(chat, raw.messages)
         kept: dict[float, list[int]] = {}  # by rating, so that no two are equal
         for response, rating in zip(raw.responses, raw.ratings, strict=True):
             if not isinstance(response, str):
                 continue
-            ids = response_token_ids(tokenizer, raw.messages, response)
+            ids = response_token_ids(chat, raw.messages, response)
             if rating is not None and response.strip() and len(prompt) + len(ids) < max_tokens:
                 kept.setdefault(rating, ids)
         if len(kept) >= k:

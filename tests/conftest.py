@@ -18,12 +18,13 @@ def tiny_reward_model(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint:
     """A sequence classifier with the tiny checkpoint's body and a random head; do not write into it."""
     import torch
 
-    from rao_kedro.models.chat import load_tokenizer
+    from rao_kedro.models.chat import load_chat_format
     from rao_kedro.models.loading import new_reward_model, save_checkpoint
-    from rao_kedro.models.reward_head import pad_token_id_unlike_eos
+    from rao_kedro.models.reward_head import padding_token_id
 
-    tokenizer = load_tokenizer(tiny_checkpoint)
-    tokenizer.pad_token_id = pad_token_id_unlike_eos(tokenizer)
+    chat = load_chat_format(tiny_checkpoint)
+    tokenizer = chat.tokenizer
+    tokenizer.pad_token_id = padding_token_id(tokenizer, chat.end_of_turn_ids)
     model = new_reward_model(tiny_checkpoint)
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -50,14 +50,14 @@ def choices(text, *continuations):
 def test_it_writes_what_the_generator_writes_to_the_chat(tiny_checkpoint):
     generator = make_generator("transformers", tiny_checkpoint, dtype="float32")
     lm = lm_of(tiny_checkpoint, generator)
-    prompts = [prompt_token_ids(lm.tokenizer, [{"role": "user", "content": text}]) for text in QUESTIONS]
+    prompts = [prompt_token_ids(lm.chat, [{"role": "user", "content": text}]) for text in QUESTIONS]
     written = dict(generator.stream(prompts, SamplingParameters(temperature=0, max_tokens=6)))
     assert lm.generate_until([*map(generation, QUESTIONS)]) == [written[i][0].text for i in range(3)]
 
 
 def test_text_ends_before_the_first_stop_string(tiny_checkpoint):
     lm = lm_of(tiny_checkpoint, Counting())
-    n = len(prompt_token_ids(lm.tokenizer, [{"role": "user", "content": "dog"}]))
+    n = len(prompt_token_ids(lm.chat, [{"role": "user", "content": "dog"}]))
     requests = [generation("dog", until=["Q:", "\n\n"]), generation("dog"), generation("dog", until="tok")]
     assert lm.generate_until(requests) == [f"{n} tokens", f"{n} tokens\n\nQ: next", f"{n} "]
 

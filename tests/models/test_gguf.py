@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.chat import load_tokenizer, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
 from rao_kedro.models.loading import load_causal_lm
 
@@ -31,14 +31,15 @@ def test_a_file_that_is_no_gguf_is_refused_by_name(tmp_path, tiny_checkpoint):
 @needs_model
 @pytest.mark.slow
 def test_the_packaged_model_knows_the_capital_of_france_and_ends_its_turn(smollm2):
-    tokenizer, model = load_tokenizer(smollm2), load_causal_lm(smollm2)
+    chat, model = load_chat_format(smollm2), load_causal_lm(smollm2)
+    tokenizer = chat.tokenizer
     messages = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
-    prompt = prompt_token_ids(tokenizer, messages)
+    prompt = prompt_token_ids(chat, messages)
     with torch.no_grad():
         output = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24)[0, len(prompt) :].tolist()
     text = tokenizer.decode(output, skip_special_tokens=True)
     assert "Paris" in text and output[-1] == tokenizer.eos_token_id
-    assert response_token_ids(tokenizer, messages, text) == output
+    assert response_token_ids(chat, messages, text) == output
 
 
 @needs_model

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat import load_chat_format
 from rao_kedro.preferences.groups import read_preferences
 from rao_kedro.preferences.quarantine import NoGroupsLeftError
 from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
@@ -79,14 +79,14 @@ def test_a_reported_file_is_read_and_tokenised(name, tiny_checkpoint):
     assert (len(train), first["messages"]) == (n, messages)
     assert dict(zip(first["responses"], first["ratings"], strict=True)) == rated
     assert dict(Counter(quarantined["reason"])) == reasons
-    tokenizer = load_tokenizer(tiny_checkpoint)
+    chat = load_chat_format(tiny_checkpoint)
     limits = LIMITS if "07_" not in name else TokenLimits(400, 500_000)
-    tokenized, dropped = tokenize_groups(groups, tokenizer, limits, "best_vs_random", seed=0)
+    tokenized, dropped = tokenize_groups(groups, chat, limits, "best_vs_random", seed=0)
     row = tokenized.iloc[0]
     assert dropped.empty and len(tokenized) == len(groups)
     turns = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
-    assert tokenizer.decode(row["prompt_ids"]) == turns + "<|im_start|>assistant\n"
-    assert [tokenizer.decode(ids) for ids in row["response_ids"]] == [f"{text}<|im_end|>" for text in rated]
+    assert chat.tokenizer.decode(row["prompt_ids"]) == turns + "<|im_start|>assistant\n"
+    assert [chat.tokenizer.decode(ids) for ids in row["response_ids"]] == [f"{text}<|im_end|>" for text in rated]
 
 
 @pytest.mark.parametrize(

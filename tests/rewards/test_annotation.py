@@ -22,6 +22,7 @@ def groups():
             "requirements": "[]",
             "prompt_ids": [1, 2],
             "response_ids": [[i + 5] for i in range(k)],
+            "finished": [i % 2 == 0 for i in range(k)],
         }
     return pd.DataFrame(rows)
 

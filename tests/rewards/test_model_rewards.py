@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from rao_kedro.errors import DataError, ModelError, ParameterError
-from rao_kedro.models.chat import load_tokenizer, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
 from rao_kedro.models.loading import load_causal_lm, new_reward_model, save_checkpoint
 from rao_kedro.models.logprobs import padded_logps
 from rao_kedro.models.packing import TokenizedGroup
@@ -100,7 +100,7 @@ def test_an_encoder_scores_padded_rows_as_it_scores_them_alone(tiny_checkpoint, 
 
 def test_a_long_response_is_cut_and_marked_and_a_long_prompt_has_no_score(tiny_reward_model):
     group = PromptGroup("g", [{"role": "user", "content": "the fox"}], ["the dog", "the dog " * 50])
-    n_prompt = len(prompt_token_ids(load_tokenizer(tiny_reward_model), group.messages))
+    n_prompt = len(prompt_token_ids(load_chat_format(tiny_reward_model), group.messages))
     found = bradley_terry(tiny_reward_model, max_length=n_prompt + 12).annotate([group])[0]
     assert found.truncated == [False, True] and not any(found.failures) and all(map(math.isfinite, found.rewards))
     found = bradley_terry(tiny_reward_model, max_length=n_prompt).annotate([group])[0]
@@ -111,10 +111,10 @@ def test_a_response_that_was_cut_is_scored_without_an_end_of_turn_token(tiny_rew
     reward = bradley_terry(tiny_reward_model)
     group = PromptGroup("g", [{"role": "user", "content": "the fox"}], ["the dog", "the dog"], finished=[True, False])
     finished, cut = reward.score([group])[0]
-    tokenizer, model = load_tokenizer(tiny_reward_model), load_causal_lm_head(tiny_reward_model)
+    chat, model = load_chat_format(tiny_reward_model), load_causal_lm_head(tiny_reward_model)
     prompt, response = (
-        prompt_token_ids(tokenizer, group.messages),
-        response_token_ids(tokenizer, group.messages, "the dog"),
+        prompt_token_ids(chat, group.messages),
+        response_token_ids(chat, group.messages, "the dog"),
     )
     assert finished == pytest.approx(model([*prompt, *response]), abs=1e-5)
     assert cut == pytest.approx(model([*prompt, *response[:-1]]), abs=1e-5)
@@ -171,10 +171,10 @@ def test_the_implicit_reward_is_beta_times_the_log_ratio_of_the_plain_path(tiny_
         "implicit", policy_dir=policy, reference_dir=tiny_checkpoint, beta=0.3, mixed_precision="no",
         max_tokens_per_batch=80,
     )  # fmt: skip
-    scores, tokenizer = reward.score(GROUPS), load_tokenizer(tiny_checkpoint)
+    scores, chat = reward.score(GROUPS), load_chat_format(tiny_checkpoint)
     for group, row in zip(GROUPS, scores, strict=True):
-        responses = [response_token_ids(tokenizer, group.messages, response) for response in group.responses]
-        tokens = TokenizedGroup(group.group_id, prompt_token_ids(tokenizer, group.messages), responses)
+        responses = [response_token_ids(chat, group.messages, response) for response in group.responses]
+        tokens = TokenizedGroup(group.group_id, prompt_token_ids(chat, group.messages), responses)
         with torch.no_grad():
             ours, theirs = (padded_logps(load_causal_lm(m), [tokens]).responses[0] for m in (policy, tiny_checkpoint))
         torch.testing.assert_close(torch.tensor(row), 0.3 * (ours - theirs), rtol=1e-4, atol=1e-4)

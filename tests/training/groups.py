@@ -12,11 +12,16 @@ from rao_kedro.training.launch import launch
 
 
 def write_groups(path, n_groups):
-    """Groups of three responses; a marker token before the end says how a response is rated."""
+    """Groups of three responses; a marker token before the end says how a response is rated.
+
+    In every other group the longest response was cut: it has no end-of-turn token, which is 2.
+    """
     rng = random.Random(0)
     rows = []
     for i in range(n_groups):
+        finished = [True, i % 2 == 0, True]
         responses = [[*(rng.randrange(10, 250) for _ in range(n)), mark, 2] for n, mark in ((2, 5), (4, 6), (3, 7))]
+        responses = [ids if ended else ids[:-1] for ids, ended in zip(responses, finished, strict=True)]
         rows.append(
             {
                 "group_id": f"g{i}",
@@ -27,6 +32,7 @@ def write_groups(path, n_groups):
                 "prompt_ids": [1, *(rng.randrange(10, 250) for _ in range(4))],
                 "response_ids": responses,
                 "ratings": [0.0, 0.5, 1.0],
+                "finished": finished,
                 "rewards": [-1.0, 0.0, 1.0],
                 "chosen": 2,
                 "rejected": 0,

@@ -17,7 +17,7 @@ from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.files import write_text
 from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
 from rao_kedro.inference.generators import Generator, finished_shards
-from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
+from rao_kedro.models.chat import load_chat_format, prompt_token_ids
 from rao_kedro.models.identity import combined_hash, content_hash
 from rao_kedro.schemas.generation import GenerationParameters, SamplingParameters
 
@@ -42,7 +42,8 @@ class GeneratorLM(TemplateLM):
         """
         super().__init__()
         self.model_dir, self.generation, self.make, self.shards_dir = model_dir, generation, make, shards_dir
-        self.tokenizer: Any = load_tokenizer(model_dir)
+        self.chat = load_chat_format(model_dir)
+        self.tokenizer: Any = self.chat.tokenizer
 
     @cached_property
     def _identity(self) -> str:
@@ -66,7 +67,7 @@ class GeneratorLM(TemplateLM):
             InferenceError: A prompt is too long.
         """
         chats = [[{"role": "user", "content": request.args[0]}] for request in requests]
-        prompts = [prompt_token_ids(self.tokenizer, chat) for chat in chats]
+        prompts = [prompt_token_ids(self.chat, chat) for chat in chats]
         wanted = [_max_tokens(request.args[1]) for request in requests]
         written: dict[int, str] = {}
         order = sorted(range(len(requests)), key=lambda i: wanted[i])

@@ -14,9 +14,9 @@ import pandas as pd
 
 from rao_kedro.evals.answers import Message, write_benchmarks
 from rao_kedro.files import write_text
-from rao_kedro.inference.generators import Generator, end_of_turn_ids, make_generator, resolve_backend
+from rao_kedro.inference.generators import Generator, make_generator, resolve_backend
 from rao_kedro.inference.worker import generate_table
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.identity import content_hash
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.benchmarks import PolicyAnswersSpec

@@ -125,19 +125,6 @@ def make_generator(
     return TransformersGenerator(model_dir, dtype=dtype)
 
 
-def end_of_turn_ids(model_dir: str | Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Return the ids that end a response: those of the generation config, and the tokenizer's eos."""
-    from transformers import GenerationConfig
-
-    ids = {tokenizer.eos_token_id} - {None}
-    if (Path(model_dir) / "generation_config.json").exists():
-        configured = GenerationConfig.from_pretrained(str(model_dir)).eos_token_id
-        ids |= set(configured) if isinstance(configured, list) else {configured} - {None}
-    if not ids:
-        raise InferenceError(f"{model_dir} names no end-of-turn token: set eos_token_id in its generation_config.json")
-    return sorted(ids)
-
-
 def complete(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int], stop_ids: Sequence[int]) -> Completion:
     """Cut generated ids behind the first end-of-turn token, and decode them."""
     ids = list(token_ids)

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from rao_kedro.inference.generators import Completion, Dtype, complete, end_of_turn_ids
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.inference.generators import Completion, Dtype, complete
+from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.schemas.generation import SamplingParameters
 

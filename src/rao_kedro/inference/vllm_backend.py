@@ -19,13 +19,8 @@ for _name, _value in _ENVIRONMENT.items():  # vLLM reads these when it is import
     os.environ.setdefault(_name, _value)
 
 from rao_kedro.errors import InferenceError  # noqa: E402
-from rao_kedro.inference.generators import (  # noqa: E402
-    Completion,
-    Dtype,
-    complete,
-    end_of_turn_ids,
-)
-from rao_kedro.models.chat import load_tokenizer  # noqa: E402
+from rao_kedro.inference.generators import Completion, Dtype, complete  # noqa: E402
+from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer  # noqa: E402
 from rao_kedro.schemas.generation import SamplingParameters  # noqa: E402
 
 try:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rao_kedro.errors import DataError, InferenceError
+from rao_kedro.errors import DataError, InferenceError, ModelError
 from rao_kedro.inference.generators import (
     Completion,
     Generator,
@@ -158,13 +158,19 @@ def _generate_shards(
 
 
 def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[int]]]:
-    from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
+    from rao_kedro.models.chat import ChatFormat, load_chat_format, prompt_token_ids
 
-    tokenizer = load_tokenizer(spec.model_dir)
+    def ids_of(chat: ChatFormat, prompt: dict) -> list[int]:
+        try:
+            return prompt_token_ids(chat, prompt["messages"])
+        except ModelError as error:
+            raise InferenceError(f"{spec.prompts_path}: prompt {prompt['prompt_id']!r}: {error}") from error
+
+    chat = load_chat_format(spec.model_dir)
     room = spec.max_model_len - spec.sampling.max_tokens
     tokenized = []
     for shard in shards:
-        tokenized.append([prompt_token_ids(tokenizer, prompt["messages"]) for prompt in shard])
+        tokenized.append([ids_of(chat, prompt) for prompt in shard])
         for prompt, ids in zip(shard, tokenized[-1], strict=True):
             if len(ids) > room:
                 raise InferenceError(

@@ -1,8 +1,17 @@
-"""Chat templates and t_0: from messages to token ids. Knows nothing about models' weights or about training."""
+"""Chat templates and t_0: from messages to token ids. Knows nothing about models' weights or about training.
 
+A response's tokens end with the token at which generation stops, if and only if the response is finished. A text that
+spells a control token (`<|im_end|>`) stays text: only the template writes control tokens.
+"""
+
+import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rao_kedro.errors import ModelError
 
@@ -10,6 +19,52 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = Mapping[str, str]
+
+_PRIVATE_USE = range(0xE000, 0xF900)  # characters without a meaning, which stand for something while a template runs
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How a model writes a chat.
+
+    Attributes:
+        tokenizer: With a chat template.
+        end_of_turn_ids: Tokens at which generation stops, ascending; at least one.
+        n_embeddings: Token ids that the model has embeddings for; None where its configuration does not say.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    end_of_turn_ids: tuple[int, ...]
+    n_embeddings: int | None = None
+
+    @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """Spellings and ids of the tokens that only a template writes, the longest first.
+
+        These are special tokens and those that end a turn. Tokens that a tokenizer adds as ordinary ones (Qwen's
+        `<think>`) belong to texts.
+        """
+        added = self.tokenizer.added_tokens_decoder
+        control = {t.content: i for i, t in added.items() if t.special or i in self.end_of_turn_ids}
+        return {text: control[text] for text in sorted(control, key=len, reverse=True)}
+
+    @property
+    def final_id(self) -> int:
+        """The token that ends a response where the template itself writes none: the tokenizer's EOS if it has one."""
+        eos: Any = self.tokenizer.eos_token_id
+        return self.end_of_turn_ids[0] if eos is None else int(eos)
+
+
+def load_chat_format(model_dir: str | Path) -> ChatFormat:
+    """Load how the model of a checkpoint writes a chat.
+
+    Raises:
+        ModelError: The directory has no tokenizer, no chat template or no end-of-turn token; says what to add.
+    """
+    tokenizer = load_tokenizer(model_dir)
+    config = _read_json(Path(model_dir) / "config.json")
+    n_embeddings = (config.get("text_config") or config).get("vocab_size")
+    return ChatFormat(tokenizer, tuple(end_of_turn_ids(model_dir, tokenizer)), n_embeddings)
 
 
 def load_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
@@ -34,37 +89,160 @@ def load_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def prompt_token_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:
-    """Return the ids of a prompt with its generation header; the template itself adds BOS where there is one."""
-    return list(tokenizer(_render(tokenizer, messages, generation_header=True), add_special_tokens=False)["input_ids"])
+def end_of_turn_ids(model_dir: str | Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Return the ids that end a response, ascending: in generation, and so in training.
 
-
-def response_token_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], response: str) -> list[int]:
-    """Return the ids of a response up to and including its end-of-turn token.
+    They are those of the checkpoint's generation_config.json (without one, of its config.json), and the tokenizer's
+    EOS.
 
     Raises:
-        ModelError: The prompt's tokens are not a prefix of the whole dialogue's tokens, so that log-probs of the
-            response given the prompt would not be well defined.
+        ModelError: There are none.
     """
-    prompt = _render(tokenizer, messages, generation_header=True)
-    whole = _render(tokenizer, [*messages, {"role": "assistant", "content": response}], generation_header=False)
+    directory = Path(model_dir)
+    generation = directory / "generation_config.json"
+    found = _read_json(generation if generation.exists() else directory / "config.json").get("eos_token_id")
+    ids = {tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}
+    if not ids:
+        raise ModelError(f"{model_dir} names no end-of-turn token: set eos_token_id in its generation_config.json")
+    return sorted(ids)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def prompt_token_ids(chat: ChatFormat, messages: Sequence[Message]) -> list[int]:
+    """Return the ids of a prompt with its generation header; the template itself adds BOS where there is one.
+
+    Raises:
+        ModelError: The template refuses the messages, or they cannot be tokenised.
+    """
+    shielded, marks = _shield(chat, messages)
+    return _encode(chat, _render(chat, shielded, generation_header=True), marks)
+
+
+def response_token_ids(
+    chat: ChatFormat, messages: Sequence[Message], response: str, finished: bool = True
+) -> list[int]:
+    """Return the ids of a response; there is always at least one.
+
+    Args:
+        chat: How the model writes a chat.
+        messages: The prompt.
+        response: The text.
+        finished: A finished response ends with the first end-of-turn token that the template writes behind it; what
+            the template writes after that is dropped. Where it writes none, the tokenizer's EOS follows the text.
+            A response that was cut ends with its text. An empty one is its end-of-turn token, so that it is not
+            without tokens.
+
+    Raises:
+        ModelError: The template refuses the messages, they cannot be tokenised, or the prompt's tokens are not a
+            prefix of the whole dialogue's tokens, so that log-probs of the response given the prompt would not be well
+            defined.
+    """
+    shielded, marks = _shield(chat, [*messages, {"role": "assistant", "content": response}])
+    prompt = _render(chat, shielded[:-1], generation_header=True)
+    prompt_ids = _encode(chat, prompt, marks)
+    whole = _render(chat, shielded, generation_header=False)
+    ids = _ids_behind(chat, prompt, prompt_ids, whole, marks)
+    text = list(takewhile(lambda token: token not in chat.end_of_turn_ids, ids))
+    if finished and len(text) < len(ids):
+        return ids[: len(text) + 1]
+    own = _ids_behind(chat, prompt, prompt_ids, _up_to_text_end(chat, shielded, whole, finished), marks)
+    return [*own, chat.final_id] if finished or not own else own
+
+
+def _ids_behind(
+    chat: ChatFormat, prompt: str, prompt_ids: list[int], whole: str, marks: Mapping[str, str]
+) -> list[int]:
     if not whole.startswith(prompt):
         raise ModelError("the chat template renders the prompt differently once the response is there")
-    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    whole_ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
-    if whole_ids[: len(prompt_ids)] != prompt_ids:
+    ids = _encode(chat, whole, marks)
+    if ids[: len(prompt_ids)] != prompt_ids:
         raise ModelError("the prompt's tokens are not a prefix of the tokens of prompt and response")
-    ids = list(whole_ids[len(prompt_ids) :])
-    if tokenizer.eos_token_id in ids:  # a template may end the turn with more than the end-of-turn token ("\n")
-        last = len(ids) - 1 - ids[::-1].index(tokenizer.eos_token_id)
-        return ids[: last + 1]
-    return [*ids, tokenizer.eos_token_id]
+    return ids[len(prompt_ids) :]
 
 
-def _render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], generation_header: bool) -> str:
-    return str(
-        tokenizer.apply_chat_template([*map(dict, messages)], tokenize=False, add_generation_prompt=generation_header)
-    )
+def _up_to_text_end(chat: ChatFormat, messages: Sequence[Message], whole: str, finished: bool) -> str:
+    """Return a rendered dialogue without what the template writes behind the last message's text."""
+    *before, last = messages
+    (mark,) = _unused_characters([str(chat.tokenizer.chat_template), whole], 1)
+    marked = _render(chat, [*before, {**last, "content": last["content"] + mark}], generation_header=False)
+    if mark not in marked:
+        raise ModelError("the chat template does not write the text of the response")
+    text = marked[: marked.index(mark)]
+    # Templates that trim a text do so for one that is complete, too; of one that was cut, a space at its end is real.
+    return text if not finished or whole.startswith(text) else text.rstrip()
+
+
+def _shield(chat: ChatFormat, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
+    """Put private characters where texts spell control tokens.
+
+    Returns:
+        The messages, and what each private character stands for.
+    """
+    texts = [text for message in messages for text in message.values() if isinstance(text, str)]
+    spelled = [token for token in chat.control_tokens if any(token in text for text in texts)]
+    if not spelled:
+        return list(messages), {}
+    marks = dict(zip(_unused_characters(texts, len(spelled)), spelled, strict=True))
+
+    def shielded(text: Any) -> Any:
+        for mark, token in marks.items():
+            text = text.replace(token, mark) if isinstance(text, str) else text
+        return text
+
+    return [{key: shielded(text) for key, text in message.items()} for message in messages], marks
+
+
+def _unused_characters(texts: Sequence[str], n: int) -> list[str]:
+    used = set().union(*texts)
+    unused = [character for character in map(chr, _PRIVATE_USE) if character not in used][:n]
+    if len(unused) < n:
+        raise ModelError(f"the texts spell {n} control tokens and leave no private character to stand for them")
+    return unused
+
+
+def _render(chat: ChatFormat, messages: Sequence[Message], generation_header: bool) -> str:
+    try:
+        return str(
+            chat.tokenizer.apply_chat_template(
+                [*map(dict, messages)], tokenize=False, add_generation_prompt=generation_header
+            )
+        )
+    except Exception as error:  # a template is a program of somebody else's, and may raise anything
+        raise ModelError(f"the chat template refuses these messages: {type(error).__name__}: {error}") from error
+
+
+def _encode(chat: ChatFormat, text: str, marks: Mapping[str, str]) -> list[int]:
+    """Return the ids of a rendered text; private characters as the text that they stand for."""
+    pieces = re.split(f"([{''.join(marks)}])", text) if marks else [text]
+    ids: list[int] = []
+    for piece in pieces:
+        ids += _spelling_ids(chat, marks[piece]) if piece in marks else _text_ids(chat, piece)
+    if chat.n_embeddings is not None and ids and max(ids) >= chat.n_embeddings:
+        token = chat.tokenizer.convert_ids_to_tokens(max(ids))
+        raise ModelError(
+            f"token {max(ids)} ({token!r}) is beyond the model's {chat.n_embeddings} embeddings: its tokenizer has "
+            "tokens that it does not know"
+        )
+    return ids
+
+
+def _text_ids(chat: ChatFormat, text: str, **options: Any) -> list[int]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(f"the text is no valid Unicode: {error}") from error
+    return list(chat.tokenizer(text, add_special_tokens=False, **options)["input_ids"]) if text else []
+
+
+def _spelling_ids(chat: ChatFormat, token: str) -> list[int]:
+    """Return the ids of a control token's spelling as text."""
+    ids = _text_ids(chat, token, split_special_tokens=True)
+    if set(ids) & set(chat.control_tokens.values()):  # an ordinary token that ends turns is not split
+        return [i for character in token for i in _text_ids(chat, character)]
+    return ids
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:

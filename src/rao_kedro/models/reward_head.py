@@ -81,19 +81,19 @@ def scores(classifier: nn.Module, hidden: Tensor) -> Tensor:
         return (hidden.to(dtype) @ head.weight.to(dtype).T)[:, 0]
 
 
-def pad_token_id_unlike_eos(tokenizer: "PreTrainedTokenizerBase") -> int:
+def padding_token_id(tokenizer: "PreTrainedTokenizerBase", end_of_turn_ids: Sequence[int]) -> int:
     """Return a padding token that no response ends with.
 
-    Plain transformers reads a sequence classifier's score at the last token that is not padding, so with
-    `pad_token == eos_token` it would read it one token too early.
+    Plain transformers reads a sequence classifier's score at the last token that is not padding, so with padding that
+    ends responses it would read it one token too early.
 
     Raises:
-        ModelError: Every special token of the tokenizer is its end-of-turn token.
+        ModelError: The tokenizer's pad, unk and bos tokens all end responses.
     """
     for token_id in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id):
-        if token_id is not None and token_id != tokenizer.eos_token_id:
+        if token_id is not None and token_id not in end_of_turn_ids:
             return int(token_id)
-    raise ModelError("the tokenizer has no pad, unk or bos token besides its eos token: set tokenizer.pad_token")
+    raise ModelError("the tokenizer has no pad, unk or bos token that ends no response: set tokenizer.pad_token")
 
 
 def padded_rewards(model: nn.Module, group: TokenizedGroup) -> Tensor:

@@ -65,12 +65,14 @@ def _quarantine_lines(quarantined: pd.DataFrame) -> list[Line]:
 
 def _group_lines(groups: pd.DataFrame, tokenized: pd.DataFrame) -> list[tuple[str, object]]:
     ratings = np.concatenate([np.asarray(r, dtype=float) for r in groups["ratings"]])
+    cut = sum(not finished for of_group in groups["finished"] for finished in of_group)
     sizes = groups["responses"].map(len).value_counts().sort_index()
     sources = groups["rated_by"].value_counts() if "rated_by" in groups else pd.Series(dtype=int)
     return [
         ("read", len(groups)),
         ("tokenised", int(tokenized["group_id"].isin(groups["group_id"]).sum())),
         ("responses", len(ratings)),
+        ("cut responses", f"{cut} ({cut / len(ratings):.1%})"),
         *((f"with {k} responses", int(n)) for k, n in sizes.items()),
         ("rating mean", float(ratings.mean())),
         ("rating standard deviation", float(ratings.std())),

@@ -1,19 +1,16 @@
 """Prompt groups from responses that a model wrote to prompts with checkable requirements, rated by the rules."""
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import pandas as pd
 
-from rao_kedro.errors import DataError
-from rao_kedro.models.chat import prompt_token_ids
+from rao_kedro.errors import DataError, ModelError
+from rao_kedro.models.chat import ChatFormat, Message, prompt_token_ids
 from rao_kedro.preferences.formats import RawGroup
 from rao_kedro.preferences.groups import GroupBuilder
 from rao_kedro.preferences.readers import RawRow
 from rao_kedro.rewards.checks import score_responses
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def prompts_to_sample(prompts: pd.DataFrame, train: int, test: int) -> pd.DataFrame:
@@ -50,31 +47,40 @@ def rate_by_rules(prompts: pd.DataFrame, generations: pd.DataFrame) -> tuple[pd.
         generations: Table of `Generations`, several samples for each prompt.
     """
     builder = GroupBuilder()
-    responses = generations.groupby("prompt_id")["response"].agg(list)
+    written = generations.groupby("prompt_id")[["response", "finish_reason"]].agg(list)
     for split in ("test", "train"):
         for prompt in prompts[prompts["split"] == split].to_dict("records"):
-            texts = responses[prompt["prompt_id"]]
+            texts, reasons = written.loc[prompt["prompt_id"]]
+            finished = [reason == "stop" for reason in reasons]
             ratings: list[float | None] = [*(score_responses(texts, prompt["requirements"]) or [])]
-            group = RawGroup(list(prompt["messages"]), texts, ratings, prompt["requirements"])
+            group = RawGroup(list(prompt["messages"]), texts, ratings, prompt["requirements"], finished)
             row = RawRow(str(prompt["prompt_id"]), {"messages": group.messages, "responses": texts, "ratings": ratings})
             builder.add(split, row, group)
     return builder.tables()
 
 
 def prompts_of_groups(
-    preference_groups: pd.DataFrame, n: int, tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int
+    preference_groups: pd.DataFrame, n: int, chat: ChatFormat, max_prompt_tokens: int
 ) -> pd.DataFrame:
-    """Return the first `n` held-out prompts of at most `max_prompt_tokens`, or all of them if there are fewer.
+    """Return the first `n` held-out prompts that fit, or all of them if there are fewer.
 
     Args:
         preference_groups: Table of `PreferenceGroups`.
         n: Wanted prompts.
-        tokenizer: With a chat template.
-        max_prompt_tokens: Groups with longer prompts are quarantined, and not evaluated on either.
+        chat: How the policy writes a chat. Prompts that its template refuses are quarantined when they are tokenised,
+            and not evaluated on either.
+        max_prompt_tokens: The same holds for longer prompts.
     """
     held_out = preference_groups[preference_groups["split"] == "test"]
-    fits = [len(prompt_token_ids(tokenizer, messages)) <= max_prompt_tokens for messages in held_out["messages"]]
+    fits = [_fits(chat, messages, max_prompt_tokens) for messages in held_out["messages"]]
     columns = {"group_id": "prompt_id"}
     return (
         held_out[fits].head(n).rename(columns=columns)[["prompt_id", "messages", "requirements"]].reset_index(drop=True)
     )
+
+
+def _fits(chat: ChatFormat, messages: Sequence[Message], max_prompt_tokens: int) -> bool:
+    try:
+        return len(prompt_token_ids(chat, messages)) <= max_prompt_tokens
+    except ModelError:
+        return False

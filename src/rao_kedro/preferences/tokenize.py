@@ -4,14 +4,15 @@ Knows a tokenizer and tables; no model, no files.
 """
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 
 from rao_kedro.errors import DataError, ModelError
-from rao_kedro.models.chat import common_prefix, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import ChatFormat, common_prefix, prompt_token_ids, response_token_ids
 from rao_kedro.preferences.quarantine import (
     NoGroupsLeftError,
     QuarantineReason,
@@ -19,9 +20,6 @@ from rao_kedro.preferences.quarantine import (
     quarantined_row,
     quarantined_table,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -43,17 +41,16 @@ Pairing = Literal["best_vs_random", "best_vs_worst"]
 
 
 def tokenize_groups(
-    preference_groups: pd.DataFrame,
-    tokenizer: "PreTrainedTokenizerBase",
-    limits: TokenLimits,
-    pairing: Pairing,
-    seed: int,
+    preference_groups: pd.DataFrame, chat: ChatFormat, limits: TokenLimits, pairing: Pairing, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tokenise prompt groups.
 
+    What texts can hide shows in tokens, and is quarantined: responses that are empty or the same after the template,
+    groups that are there twice, training prompts that are held out too.
+
     Args:
         preference_groups: Table of `PreferenceGroups`.
-        tokenizer: With a chat template.
+        chat: How the policy writes a chat.
         limits: What fits.
         pairing: The rejected response is one of the others at random (the paper), or the worst rated.
         seed: Seeds the random pairing.
@@ -64,68 +61,136 @@ def tokenize_groups(
     Raises:
         DataError: No group is left, or most prompts do not share t_0.
     """
-    kept: list[dict[str, Any]] = []
     dropped: list[dict[str, str]] = []
+
+    def drop(row: Mapping[str, Any], reason: QuarantineReason, detail: str) -> None:
+        dropped.append(quarantined_row(str(row["source"]), reason, detail, row))
+
+    prompts: list[tuple[dict[str, Any], list[int]]] = []
     for record in preference_groups.to_dict("records"):
         row = {str(k): v for k, v in record.items()}
         try:
-            group, too_long = _tokenize_group(row, tokenizer, limits, pairing, seed)
+            prompts.append((row, _prompt_ids(row, chat, limits)))
         except UnusableRow as problem:
-            dropped.append(quarantined_row(str(row["source"]), problem.reason, problem.detail, row))
+            drop(row, problem.reason, problem.detail)
+    kept: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    held_out = {tuple(ids) for row, ids in prompts if row["split"] == "test"}
+    seen: set[tuple[tuple[int, ...], ...]] = set()
+    for row, prompt_ids in prompts:
+        try:
+            if row["split"] == "train" and tuple(prompt_ids) in held_out:
+                raise UnusableRow(
+                    QuarantineReason.HELD_OUT_PROMPT_IN_TRAIN, "a prompt of the held-out split has the same tokens"
+                )
+            responses, lost = _tokenize_responses(row, chat, limits)
+            tokens = (tuple(prompt_ids), *(tuple(response.ids) for response in responses))
+            if tokens in seen:
+                raise UnusableRow(QuarantineReason.DUPLICATE_ROW, "an earlier group has the same tokens")
+        except UnusableRow as problem:
+            drop(row, problem.reason, problem.detail)
             continue
-        kept.append(group)
-        if too_long:
-            detail = f"{too_long} of {len(row['responses'])} responses dropped, the group is kept"
-            dropped.append(quarantined_row(str(row["source"]), QuarantineReason.RESPONSE_TOO_LONG, detail, row))
-    kept, strangers = _sharing_t0(kept, limits.t0_length)
-    if len(strangers) > len(kept):
+        seen.add(tokens)
+        kept.append((row, _group(row, prompt_ids, responses, pairing, seed)))
+        for reason, details in lost.items():
+            count = f"{len(details)} of {len(row['responses'])} responses dropped, the group is kept"
+            drop(row, reason, f"{count}: {details[0]}")
+    sharing, strangers = _sharing_t0(kept, limits.t0_length)
+    if len(strangers) > len(sharing):
         raise DataError(
-            f"{len(strangers)} of {len(strangers) + len(kept)} prompts do not start with the most frequent "
+            f"{len(strangers)} of {len(strangers) + len(sharing)} prompts do not start with the most frequent "
             f"{limits.t0_length} tokens, so they share no t_0: set data.t0_length to the length of what the chat "
-            f"template puts before every prompt. For example, {strangers[0][0]} {strangers[0][1]}"
+            f"template puts before every prompt. For example, {strangers[0][0]['group_id']} {strangers[0][1]}"
         )
-    sources = preference_groups.set_index("group_id")
-    for group_id, detail in strangers:
-        stranger = sources.loc[group_id].to_dict()
-        dropped.append(quarantined_row(str(stranger["source"]), QuarantineReason.PROMPT_NOT_T0, detail, stranger))
-    if not kept:
+    for row, detail in strangers:
+        drop(row, QuarantineReason.PROMPT_NOT_T0, detail)
+    if not sharing:
         raise NoGroupsLeftError("no prompt group is left after tokenising", quarantined_table(dropped))
-    return pd.DataFrame(kept), quarantined_table(dropped)
+    return pd.DataFrame(sharing), quarantined_table(dropped)
 
 
-def _tokenize_group(
-    row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase", limits: TokenLimits, pairing: Pairing, seed: int
-) -> tuple[dict[str, Any], int]:
-    """Return a row of `TokenizedGroups`, and how many responses were too long for it."""
-    messages, responses = list(row["messages"]), list(row["responses"])
+@dataclass(frozen=True)
+class _Response:
+    text: str
+    ids: list[int]
+    rating: float
+    finished: bool
+
+
+def _prompt_ids(row: Mapping[str, Any], chat: ChatFormat, limits: TokenLimits) -> list[int]:
     try:
-        prompt_ids = prompt_token_ids(tokenizer, messages)
-        response_ids = [response_token_ids(tokenizer, messages, response) for response in responses]
+        ids = prompt_token_ids(chat, list(row["messages"]))
     except ModelError as error:
         raise UnusableRow(QuarantineReason.TEMPLATE_ERROR, str(error)) from error
-    if len(prompt_ids) > limits.max_prompt_tokens:
-        detail = f"{len(prompt_ids)} tokens, max_prompt_tokens is {limits.max_prompt_tokens}"
+    if not ids:
+        raise UnusableRow(QuarantineReason.EMPTY_PROMPT, "the prompt has no tokens")
+    if len(ids) > limits.max_prompt_tokens:
+        detail = f"{len(ids)} tokens, max_prompt_tokens is {limits.max_prompt_tokens}"
         raise UnusableRow(QuarantineReason.PROMPT_TOO_LONG, detail)
-    fitting = [i for i, ids in enumerate(response_ids) if len(ids) <= limits.max_response_tokens]
-    ratings = [float(row["ratings"][i]) for i in fitting]
-    if len(set(ratings)) < 2:
-        longest = max(map(len, response_ids))
-        detail = f"{longest} tokens, max_response_tokens is {limits.max_response_tokens}; no preference is left"
+    if len(ids) <= limits.t0_length:
+        detail = f"{len(ids)} tokens, and t_0 has {limits.t0_length}: there is nothing behind it"
+        raise UnusableRow(QuarantineReason.PROMPT_NOT_T0, detail)
+    return ids
+
+
+def _tokenize_responses(
+    row: Mapping[str, Any], chat: ChatFormat, limits: TokenLimits
+) -> tuple[list[_Response], dict[QuarantineReason, list[str]]]:
+    """Return the usable responses of a row, and by reason what was wrong with the others.
+
+    Raises:
+        UnusableRow: No preference is left; the reason is the most frequent one.
+    """
+    usable: list[_Response] = []
+    lost: dict[QuarantineReason, list[str]] = {}
+    for text, rating, finished in zip(row["responses"], row["ratings"], row["finished"], strict=True):
+        try:
+            ids = _response_ids(row, text, bool(finished), chat, limits)
+            if any(ids == other.ids for other in usable):
+                raise UnusableRow(QuarantineReason.IDENTICAL_RESPONSES, "an earlier response has the same tokens")
+            usable.append(_Response(text, ids, float(rating), bool(finished)))
+        except UnusableRow as problem:
+            lost.setdefault(problem.reason, []).append(problem.detail)
+    if len({response.rating for response in usable}) < 2:
+        reason = max(lost, key=lambda reason: len(lost[reason]), default=QuarantineReason.EQUAL_RATINGS)
+        details = "; ".join(detail for of_reason in lost.values() for detail in of_reason)
+        raise UnusableRow(reason, f"no preference is left of {len(row['responses'])} responses: {details}")
+    return usable, lost
+
+
+def _response_ids(
+    row: Mapping[str, Any], text: str, finished: bool, chat: ChatFormat, limits: TokenLimits
+) -> list[int]:
+    try:
+        ids = response_token_ids(chat, list(row["messages"]), text, finished)
+    except ModelError as error:
+        raise UnusableRow(QuarantineReason.TEMPLATE_ERROR, str(error)) from error
+    if set(ids) <= set(chat.end_of_turn_ids):
+        raise UnusableRow(QuarantineReason.EMPTY_RESPONSE, "a response has no tokens but its end-of-turn token")
+    if len(ids) > limits.max_response_tokens:
+        detail = f"{len(ids)} tokens, max_response_tokens is {limits.max_response_tokens}"
         raise UnusableRow(QuarantineReason.RESPONSE_TOO_LONG, detail)
+    return ids
+
+
+def _group(
+    row: Mapping[str, Any], prompt_ids: list[int], responses: Sequence[_Response], pairing: Pairing, seed: int
+) -> dict[str, Any]:
+    """Return a row of `TokenizedGroups`."""
+    ratings = [response.rating for response in responses]
     chosen, rejected = choose_pair(ratings, pairing, random.Random(f"{seed}-{row['group_id']}"))
-    group = {
+    return {
         "group_id": row["group_id"],
         "split": row["split"],
-        "messages": messages,
-        "responses": [responses[i] for i in fitting],
+        "messages": list(row["messages"]),
+        "responses": [response.text for response in responses],
         "requirements": row["requirements"],
         "prompt_ids": prompt_ids,
-        "response_ids": [response_ids[i] for i in fitting],
+        "response_ids": [response.ids for response in responses],
         "ratings": ratings,
+        "finished": [response.finished for response in responses],
         "chosen": chosen,
         "rejected": rejected,
     }
-    return group, len(responses) - len(fitting)
 
 
 def choose_pair(ratings: Sequence[float], pairing: Pairing, rng: random.Random) -> tuple[int, int]:
@@ -141,18 +206,20 @@ def choose_pair(ratings: Sequence[float], pairing: Pairing, rng: random.Random) 
     return chosen, rng.choice(worse) if pairing == "best_vs_random" else min(worse, key=lambda i: ratings[i])
 
 
-def _sharing_t0(groups: list[dict[str, Any]], t0_length: int) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """Split groups into those whose prompts start with the most frequent t_0, and the others with what they show."""
-    starts = pd.Series([tuple(group["prompt_ids"][:t0_length]) for group in groups], dtype=object)
-    if starts.empty:
+def _sharing_t0(
+    groups: Sequence[tuple[dict[str, Any], dict[str, Any]]], t0_length: int
+) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], str]]]:
+    """Split rows and their groups: the groups that start with the most frequent t_0, and the other rows with why."""
+    starts = [tuple(group["prompt_ids"][:t0_length]) for _, group in groups]
+    if not starts:
         return [], []
-    t0 = starts.value_counts().index[0]
+    t0 = Counter(starts).most_common(1)[0][0]
     strangers = [
-        (group["group_id"], f"starts with tokens {list(start)}, t_0 is {list(t0)}")
-        for group, start in zip(groups, starts, strict=True)
+        (row, f"starts with tokens {list(start)}, t_0 is {list(t0)}")
+        for (row, _), start in zip(groups, starts, strict=True)
         if start != t0
     ]
-    return [group for group, start in zip(groups, starts, strict=True) if start == t0], strangers
+    return [group for (_, group), start in zip(groups, starts, strict=True) if start == t0], strangers
 
 
 def longest_t0(tokenized_groups: pd.DataFrame) -> list[int]:

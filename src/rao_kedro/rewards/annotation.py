@@ -13,7 +13,7 @@ from rao_kedro.preferences.tokenize import Pairing, choose_pair
 
 Normalisation = Literal["none", "standardise"]
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-PER_RESPONSE = ("responses", "response_ids", "ratings", "raw_rewards", "truncated")
+PER_RESPONSE = ("responses", "response_ids", "ratings", "finished", "raw_rewards", "truncated")
 
 
 def annotate(

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat import ChatFormat, load_chat_format
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.models.identity import content_hash
 from rao_kedro.models.loading import load_reward_model
@@ -51,8 +51,8 @@ class BradleyTerry(Reward):
         return local_checkpoint(self.model_dir)
 
     @cached_property
-    def _tokenizer(self) -> Any:
-        return load_tokenizer(self._directory)
+    def _chat(self) -> ChatFormat:
+        return load_chat_format(self._directory)
 
     @cached_property
     def _module(self) -> Any:
@@ -61,7 +61,7 @@ class BradleyTerry(Reward):
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group."""
         return score_tokens(
-            self._tokenizer,
+            self._chat,
             groups,
             self.max_length or context_length(self._module.model),
             self.max_tokens_per_batch,

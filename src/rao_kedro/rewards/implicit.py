@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from rao_kedro.errors import ModelError, ParameterError
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat import ChatFormat, load_chat_format
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.models.identity import content_hash
 from rao_kedro.models.loading import load_causal_lm
@@ -58,14 +57,15 @@ class ImplicitReward(Reward):
         return [local_checkpoint(name) for name in (self.policy_dir, self.reference_dir)]
 
     @cached_property
-    def _tokenizer(self) -> Any:
-        tokenizer, other = map(load_tokenizer, self._directories)
-        if (tokenizer.get_vocab(), tokenizer.chat_template) != (other.get_vocab(), other.chat_template):
+    def _chat(self) -> ChatFormat:
+        chat, other = map(load_chat_format, self._directories)
+        own, others = chat.tokenizer, other.tokenizer
+        if (own.get_vocab(), own.chat_template) != (others.get_vocab(), others.chat_template):
             raise ModelError(
                 f"{self.policy_dir} and {self.reference_dir} have other tokenizers or chat templates, so that their "
                 "log-probs cannot be compared: name the model that the policy was aligned from"
             )
-        return tokenizer
+        return chat
 
     @cached_property
     def _modules(self) -> list[PackedLogProbs]:
@@ -74,7 +74,7 @@ class ImplicitReward(Reward):
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group."""
         length = min(context_length(module.model) for module in self._modules)
-        return score_tokens(self._tokenizer, groups, length, self.max_tokens_per_batch, self._score)
+        return score_tokens(self._chat, groups, length, self.max_tokens_per_batch, self._score)
 
     def _score(self, pieces: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
         how = ForwardPass(self.mixed_precision, tokens, t0_length=1)

@@ -2,21 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from rao_kedro.errors import DataError, ModelError
-from rao_kedro.models.chat import prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import ChatFormat, prompt_token_ids, response_token_ids
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.rewards.base import PromptGroup, Scores
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Score = Callable[[list[TokenizedGroup], int], dict[str, list[float]]]
 
 
 def score_tokens(
-    tokenizer: "PreTrainedTokenizerBase",
+    chat: ChatFormat,
     groups: Sequence[PromptGroup],
     max_length: int,
     max_tokens_per_batch: int,
@@ -25,8 +21,8 @@ def score_tokens(
     """Return the scores of groups under a model that reads token ids.
 
     Args:
-        tokenizer: Of that model, with a chat template.
-        groups: What is scored.
+        chat: How that model writes a chat.
+        groups: What is scored. Where its template refuses a prompt or a response, there is no score.
         max_length: Tokens of a prompt and a response that the model reads; a longer response is cut at its end, and
             with a longer prompt there is no score.
         max_tokens_per_batch: Tokens of a packed forward pass; only a single longer response exceeds it.
@@ -38,13 +34,17 @@ def score_tokens(
     results = []
     pieces: list[TokenizedGroup] = []
     for n, group in enumerate(groups):
-        prompt_ids = prompt_token_ids(tokenizer, group.messages)
+        try:
+            prompt_ids = prompt_token_ids(chat, group.messages)
+        except ModelError as error:
+            results.append(Scores.failed(len(group.responses), str(error)))
+            continue
         room = max_length - len(prompt_ids)
         if room < 1:
             reason = f"the prompt has {len(prompt_ids)} tokens, and the model reads {max_length}"
             results.append(Scores.failed(len(group.responses), reason))
             continue
-        whole, failures = _response_ids(tokenizer, group)
+        whole, failures = _response_ids(chat, group)
         fitting = [ids[:room] for ids in whole]
         pieces += _pieces(str(n), prompt_ids, [ids for ids in fitting if ids], max_tokens_per_batch)
         truncated = [len(ids) > room for ids in whole]
@@ -58,16 +58,16 @@ def score_tokens(
     ]
 
 
-def _response_ids(tokenizer: "PreTrainedTokenizerBase", group: PromptGroup) -> tuple[list[list[int]], list[str]]:
+def _response_ids(chat: ChatFormat, group: PromptGroup) -> tuple[list[list[int]], list[str]]:
     """Return the ids of each response, none where the template fails, and why it did."""
     response_ids: list[list[int]] = []
     failures: list[str] = []
     for response, finished in zip(group.responses, group.finished or [True] * len(group.responses), strict=True):
         try:
-            ids, failure = response_token_ids(tokenizer, group.messages, response), ""
+            ids, failure = response_token_ids(chat, group.messages, response, finished), ""
         except ModelError as error:
             ids, failure = [], str(error)
-        response_ids.append(ids if finished or len(ids) < 2 else ids[:-1])
+        response_ids.append(ids)
         failures.append(failure)
     return response_ids, failures
 

@@ -74,7 +74,10 @@ class QuarantinedRows(_Table):
 
 
 class TokenizedGroups(_Table):
-    """One row per prompt group, as text and as token ids; `chosen` and `rejected` are positions in `response_ids`."""
+    """One row per prompt group, as text and as token ids; `chosen` and `rejected` are positions in `response_ids`.
+
+    `finished` says which responses came to their end: these, and no others, have an end-of-turn token.
+    """
 
     group_id: Series[str] = pa.Field(unique=True)
     split: Series[str] = pa.Field(isin=SPLITS)
@@ -84,6 +87,7 @@ class TokenizedGroups(_Table):
     prompt_ids: Series[object]
     response_ids: Series[object]
     ratings: Series[object]
+    finished: Series[object]
     chosen: Series[int] = pa.Field(ge=0)
     rejected: Series[int] = pa.Field(ge=0)
 
@@ -91,12 +95,12 @@ class TokenizedGroups(_Table):
     def _no_empty_response(cls, response_ids: Sequence[Sequence[int]]) -> bool:
         return all(len(ids) > 0 for ids in response_ids)
 
-    @pa.dataframe_check(error="ratings and responses have the same number; chosen is rated above rejected")
+    @pa.dataframe_check(error="every response has a rating and `finished`; chosen is rated above rejected")
     def _consistent(cls, table: pd.DataFrame) -> pd.Series:
-        columns = (table[name] for name in ("ratings", "response_ids", "chosen", "rejected"))
+        columns = (table[name] for name in ("ratings", "finished", "response_ids", "chosen", "rejected"))
         consistent = [
-            len(ratings) == len(ids) and ratings[chosen] > ratings[rejected]
-            for ratings, ids, chosen, rejected in zip(*columns, strict=True)
+            len(ratings) == len(finished) == len(ids) and ratings[chosen] > ratings[rejected]
+            for ratings, finished, ids, chosen, rejected in zip(*columns, strict=True)
         ]
         return pd.Series(consistent, index=table.index, dtype=bool)
 

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.errors import DataError, TrainingError
-from rao_kedro.inference.generators import end_of_turn_ids
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.logprobs import PackedLogProbs
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups

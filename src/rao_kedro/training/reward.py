@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat import load_chat_format
 from rao_kedro.models.loading import new_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
-from rao_kedro.models.reward_head import pad_token_id_unlike_eos, reward_module
+from rao_kedro.models.reward_head import padding_token_id, reward_module
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import RewardTrainingSpec
 from rao_kedro.training.loop import train
@@ -55,8 +55,9 @@ class RewardModeling(Task):
     def __init__(self, spec: RewardTrainingSpec) -> None:
         """Read the groups that the spec names; groups without two different ratings teach nothing and are left out."""
         self.spec = spec
-        self.tokenizer = load_tokenizer(spec.model_dir)
-        self.tokenizer.pad_token_id = pad_token_id_unlike_eos(self.tokenizer)
+        chat = load_chat_format(spec.model_dir)
+        self.tokenizer, self.end_of_turn_ids = chat.tokenizer, list(chat.end_of_turn_ids)
+        self.tokenizer.pad_token_id = padding_token_id(self.tokenizer, self.end_of_turn_ids)
         self.train_groups, self.eval_groups = (
             [g for g in read_groups(spec.groups_path, split, "ratings") if len(set(g.rewards or [])) > 1]
             for split in ("train", "test")
@@ -66,6 +67,7 @@ class RewardModeling(Task):
         """Return the classifier that training starts from; a causal LM gets a new scalar head."""
         model = new_reward_model(self.spec.model_dir)
         model.config.pad_token_id = self.tokenizer.pad_token_id
+        model.config.eos_token_id = self.end_of_turn_ids  # a classifier has no generation_config.json to say them
         return reward_module(model)
 
     def weigh(self, groups: Sequence[TokenizedGroup]) -> float:

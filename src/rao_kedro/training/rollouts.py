@@ -8,9 +8,9 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
-from rao_kedro.inference.generators import complete, end_of_turn_ids
+from rao_kedro.inference.generators import complete
 from rao_kedro.inference.transformers_backend import continue_prompts
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.schemas.generation import SamplingParameters
 from rao_kedro.training.distributed import process_state

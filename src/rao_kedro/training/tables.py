@@ -37,7 +37,7 @@ def read_groups(path: Path, split: str | None, rewards_from: str | None) -> list
 
 def read_prompt_groups(path: Path) -> list[PromptGroup]:
     """Read tokenised groups as text, responses in the table's own order."""
-    columns = ["group_id", "messages", "responses", "requirements", "ratings"]
+    columns = ["group_id", "messages", "responses", "requirements", "ratings", "finished"]
     return [PromptGroup(**row) for row in pq.read_table(path, columns=columns).to_pylist()]
 
 

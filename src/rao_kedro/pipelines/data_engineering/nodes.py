@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from rao_kedro.inference import GenerationSpec, generate
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat import load_chat_format
 from rao_kedro.models.launch import import_model
 from rao_kedro.preferences.groups import read_preferences
 from rao_kedro.preferences.quarantine import NoGroupsLeftError
@@ -31,12 +31,8 @@ def collect_preferences(
     """
     if data.source == "preferences" and data.preferences is not None:
         groups, unreadable = read_preferences(data.preferences)
-        tokenizer = load_tokenizer(base_model)
-        return (
-            groups,
-            unreadable,
-            prompts_of_groups(groups, data.evaluation_prompts, tokenizer, data.max_prompt_tokens),
-        )
+        chat = load_chat_format(base_model)
+        return groups, unreadable, prompts_of_groups(groups, data.evaluation_prompts, chat, data.max_prompt_tokens)
     assert data.sampled is not None
     chosen = prompts_to_sample(prompts, data.sampled.train_prompts, data.sampled.test_prompts)
     chosen.to_parquet(workspace / "prompts.parquet")
@@ -59,11 +55,12 @@ def tokenize(
     Returns:
         Tables of `TokenizedGroups` and `QuarantinedRows` (of reading and of tokenising), and the data report.
     """
-    tokenizer = load_tokenizer(base_model)
+    chat = load_chat_format(base_model)
     limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens, data.t0_length)
     try:
-        tokenized, dropped = tokenize_groups(preference_groups, tokenizer, limits, data.pairing, data.seed)
+        tokenized, dropped = tokenize_groups(preference_groups, chat, limits, data.pairing, data.seed)
     except NoGroupsLeftError as error:
         raise error.with_earlier(unreadable_rows) from error
     quarantined = pd.concat([unreadable_rows, dropped], ignore_index=True)
-    return tokenized, quarantined, data_report(preference_groups, quarantined, tokenized, tokenizer, data.t0_length)
+    report = data_report(preference_groups, quarantined, tokenized, chat.tokenizer, data.t0_length)
+    return tokenized, quarantined, report

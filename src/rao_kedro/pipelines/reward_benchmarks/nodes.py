@@ -27,7 +27,7 @@ def measure_reward(
     tables = []
     for name, (items, _) in read.items():
         groups, output = workspace / f"{name}.parquet", workspace / f"{name}_rewards.parquet"
-        pd.DataFrame(map(vars, prompt_groups(name, items))).drop(columns="finished").to_parquet(groups)
+        pd.DataFrame(map(vars, prompt_groups(name, items))).to_parquet(groups)
         spec = AnnotationSpec(workspace=workspace, groups_path=groups, reward=reward, output_path=output)
         launch("annotate", spec, accelerate_config)
         rewards = pd.read_parquet(output)

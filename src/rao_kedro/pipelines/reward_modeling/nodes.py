@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat import load_chat_format
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
 from rao_kedro.reporting.calibration_figures import reward_calibration
@@ -51,7 +51,7 @@ def train_reward_model(
 def _tokenized_for(model: Path, preference_groups: pd.DataFrame, data: DataParameters) -> pd.DataFrame:
     """Return the groups as tokens of another model than the policy."""
     limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens)
-    return tokenize_groups(preference_groups, load_tokenizer(model), limits, data.pairing, data.seed)[0]
+    return tokenize_groups(preference_groups, load_chat_format(model), limits, data.pairing, data.seed)[0]
 
 
 def annotate_responses(
