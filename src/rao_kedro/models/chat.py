@@ -28,14 +28,18 @@ def load_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
         ) from error
     if not tokenizer.chat_template:
         raise ModelError(
-            f"the tokenizer in {model_dir} has no chat template: add a chat_template.jinja beside it, "
-            "or set tokenizer.chat_template and save it again"
+            f"the tokenizer in {model_dir} has no chat template: add a chat_template.jinja beside it, which writes a "
+            "dialogue as its model card says, or set tokenizer.chat_template and save it again"
         )
     return tokenizer
 
 
 def prompt_token_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:
-    """Return the ids of a prompt with its generation header; the template itself adds BOS where there is one."""
+    """Return the ids of a prompt with its generation header; the template itself adds BOS where there is one.
+
+    Raises:
+        ModelError: The template refuses the messages, such as a system message.
+    """
     return list(tokenizer(_render(tokenizer, messages, generation_header=True), add_special_tokens=False)["input_ids"])
 
 
@@ -61,10 +65,44 @@ def response_token_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[
     return [*ids, tokenizer.eos_token_id]
 
 
+PLACE = "\ue000"  # stands for a response; of Unicode's private use area, so that no template writes it
+
+
+def dialogue_token_ids(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], response: str, finished: bool = True
+) -> list[int]:
+    """Return the ids of a whole dialogue, to the end of what the template writes behind the response.
+
+    As `apply_chat_template(dialogue)` tokenises it, which is what model cards of classifiers do: without a generation
+    header, and with BOS only where the template has it.
+
+    Args:
+        tokenizer: With a chat template.
+        messages: The dialogue up to the last message of the user.
+        response: The assistant's answer.
+        finished: False for a response that was cut: its own last token is the last one.
+
+    Raises:
+        ModelError: A response was cut, and the template does not say where it ends.
+    """
+    whole = _render(tokenizer, [*messages, {"role": "assistant", "content": response}], generation_header=False)
+    if not finished:
+        empty = _render(tokenizer, [*messages, {"role": "assistant", "content": PLACE}], generation_header=False)
+        _, found, behind = empty.rpartition(PLACE)
+        if not found or not whole.endswith(behind):
+            raise ModelError("the chat template does not write responses as they are, so that a cut one has no end")
+        whole = whole.removesuffix(behind)
+    return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+
+
 def _render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], generation_header: bool) -> str:
-    return str(
-        tokenizer.apply_chat_template([*map(dict, messages)], tokenize=False, add_generation_prompt=generation_header)
-    )
+    from jinja2 import TemplateError
+
+    dialogue = [*map(dict, messages)]
+    try:
+        return str(tokenizer.apply_chat_template(dialogue, tokenize=False, add_generation_prompt=generation_header))
+    except TemplateError as error:
+        raise ModelError(f"the chat template refuses the messages: {error}") from error
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
