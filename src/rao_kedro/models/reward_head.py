@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, packed_hidden_states
+from rao_kedro.models.rotary import refuse_long_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,7 +74,12 @@ class PaddedRewards(nn.Module):
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
     def forward(self, batch: PackedGroups) -> Tensor:
-        """Return `[G, K]` rewards in fp32, 0 where masked."""
+        """Return `[G, K]` rewards in fp32, 0 where masked.
+
+        Raises:
+            ModelError: A row is longer than the model's rotary embedding allows.
+        """
+        refuse_long_rows(self.model, batch.layout.longest_row, "a prompt and a response")
         rows = _rows(batch)
         lengths = torch.tensor([len(row) for row in rows], device=batch.input_ids.device)
         pad_token_id: Any = self.model.config.pad_token_id

@@ -13,6 +13,7 @@ from rao_kedro.models.identity import content_hash
 from rao_kedro.models.loading import load_reward_model
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.models.reward_head import PackedRewards, ReadAt, recorded_read_at, reward_module
+from rao_kedro.models.rotary import rotary_limit
 from rao_kedro.rewards.base import PromptGroup, Reward, Scores
 from rao_kedro.rewards.tokens import score_tokens
 from rao_kedro.training.scoring import ForwardPass, group_rewards
@@ -93,5 +94,9 @@ class BradleyTerry(Reward):
 
 
 def context_length(model: Any) -> int:
-    """Return how many tokens a model of transformers reads; one without a table of positions has no end."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+    """Return how many tokens a model of transformers reads; one without a table of positions has no end.
+
+    No more than its rotary embedding reads alike in every batch.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(positions or sys.maxsize, rotary_limit(model.config) or sys.maxsize)
