@@ -15,12 +15,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_reward_model(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """A sequence classifier with the tiny checkpoint's body and a random head; do not write into it."""
+    """A classifier with the tiny checkpoint's body and a random head, as if trained here; do not write into it."""
     import torch
 
     from rao_kedro.models.chat import load_chat_format
     from rao_kedro.models.loading import new_reward_model, save_checkpoint
-    from rao_kedro.models.reward_head import padding_token_id
+    from rao_kedro.models.reward_head import READ_AT, padding_token_id
 
     chat = load_chat_format(tiny_checkpoint)
     tokenizer = chat.tokenizer
@@ -30,6 +30,7 @@ def tiny_reward_model(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint:
         torch.manual_seed(0)
         torch.nn.init.normal_(model.score.weight, std=0.3)
     model.config.pad_token_id = tokenizer.pad_token_id
+    setattr(model.config, READ_AT, "end_of_turn")
     directory = tmp_path_factory.mktemp("reward") / "model"
     save_checkpoint(model, tokenizer, directory)
     return directory

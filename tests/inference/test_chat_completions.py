@@ -113,13 +113,32 @@ def test_what_was_answered_before_the_end_is_kept(tmp_path):
     def fails_at_the_sixth(request, number):
         return (500, "{}", {}) if number >= 6 else echo(request, number)
 
-    with chat_server(fails_at_the_sixth) as (url, _):
-        server = server_at(url, concurrency=1, cache_dir=tmp_path, max_retries=0)
+    with chat_server(lambda *asked: behaves[0](*asked)) as (url, requests):
+        server, behaves = server_at(url, concurrency=1, cache_dir=tmp_path, max_retries=0), [fails_at_the_sixth]
         with pytest.raises(InferenceError, match=r"5 of 12 answers are kept, run again to go on from there"):
             server.answers(DIALOGUES, SAMPLING)
-    with chat_server(echo) as (url, requests):
+        requests.clear()
+        behaves[0] = echo
         assert len(server_at(url, cache_dir=tmp_path).answers(DIALOGUES, SAMPLING)) == 12
     assert len(requests) == 12 - 5
+
+
+def test_another_server_with_a_model_of_the_same_name_is_asked_itself(tmp_path):
+    def says(text):
+        return lambda request, number: reply((text, {"a": 0.0}))
+
+    with chat_server(says("one")) as (one, of_one), chat_server(says("two")) as (two, of_two):
+        for url in (one, two, f"{one}/", one.upper().replace("V1", "v1")):
+            (answer,) = server_at(url, cache_dir=tmp_path).answers(DIALOGUES[:1], SAMPLING)
+            assert answer.text == ("two" if url == two else "one")
+    assert len(of_one) == len(of_two) == 1
+
+
+def test_what_serves_known_content_is_not_asked_again_wherever_it_is_served(tmp_path):
+    with chat_server(echo) as (one, of_one), chat_server(echo) as (two, of_two):
+        for url in (one, two):
+            server_at(url, cache_dir=tmp_path, serves_content=True).answers(DIALOGUES[:1], SAMPLING)
+    assert (len(of_one), len(of_two)) == (1, 0)
 
 
 def test_what_is_in_flight_at_the_end_is_kept_and_counted(tmp_path):

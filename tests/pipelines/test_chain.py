@@ -231,6 +231,7 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
     assert judged.loc[("rao", "mt_bench_consistent"), "value"] == 0
     assert judged.loc[("rao", "agreement"), ["judge", "value"]].tolist() == ["rule and other", 1.0]
     usage = pd.read_parquet(data / "07_model_output/judge_usage.parquet")
+    assert set(usage["identity"]) == {f"rule at {url}", f"other at {url}"}
     assert set(usage["judge"]) == {"rule", "other"} and set(usage["method"]) == {"sft", "rao", "api"}
     for method in ("sft", "rao", "api"):
         outputs = json.loads((data / f"07_model_output/alpaca_eval_outputs/{method}.json").read_text())

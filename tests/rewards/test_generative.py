@@ -178,11 +178,25 @@ def test_a_judge_that_cannot_be_read_is_refused_when_it_is_made(parameters, mess
         judge("http://localhost/v1", **parameters)
 
 
-def test_the_identity_knows_the_judge_and_how_it_is_read():
-    urls = ("http://one/v1", "http://two/v1")
-    same = {judge(url).identity for url in urls}  # a server is not what the scores depend on
-    others = {judge(urls[0], **how).identity for how in ({"highest": 5}, {"reasoning": True}, {"temperature": 1.0})}
-    assert len(same) == 1 and len(same | others) == 4
+def test_the_identity_knows_the_judge_its_server_and_how_it_is_read(tiny_checkpoint):
+    same = {judge(url).identity for url in ("http://one/v1", "http://one/v1/", "HTTP://One/v1?key=secret")}
+    others = [{"highest": 5}, {"reasoning": True}, {"temperature": 1.0}]
+    others = {judge("http://one/v1", **how).identity for how in others} | {judge("http://two/v1").identity}
+    assert len(same) == 1 and len(same | others) == 5
+    assert same.pop().startswith("judge at http://one/v1 judging ")
+    served = make_reward("generative", model=str(tiny_checkpoint)).identity
+    assert served.startswith(f"{content_hash(tiny_checkpoint)} judging ")
+
+
+def test_a_judge_of_the_same_name_on_another_server_scores_itself(tmp_path):
+    from chat_server import chat_server, reply
+
+    scores = []
+    for says in ("3", "8"):
+        with chat_server(lambda request, number, says=says: reply((says, {says: 0.0}))) as (url, requests):
+            scores.append(judge(url, cache_dir=tmp_path).score([GROUP])[0])
+            assert len(requests) == 2
+    assert scores == [[3.0, 3.0], [8.0, 8.0]]
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Reward models through the real loop: what they can learn and cannot, what they start from, how they are kept."""
 
+import json
 import random
+import shutil
 
 import pandas as pd
 import pytest
@@ -46,7 +48,7 @@ def held_out_accuracy(spec):
 
 def test_a_rule_is_learnt_and_shuffled_labels_are_not(tmp_path, tiny_checkpoint):
     """Held out: 100 groups of three pairs each, whose accuracy has a standard deviation of 0.03 at most by chance."""
-    how = {"epochs": 6, "groups_per_step": 8, "max_tokens_per_batch": 200}
+    how = {"epochs": 9, "groups_per_step": 8, "max_tokens_per_batch": 200}
     separable = write_groups(tmp_path / "groups.parquet", 300)
     assert held_out_accuracy(reward_spec(tmp_path, tiny_checkpoint, separable, **how)) >= 0.95
     assert 0.4 < held_out_accuracy(reward_spec(tmp_path, tiny_checkpoint, shuffled(separable), **how)) < 0.6
@@ -104,3 +106,34 @@ def test_training_from_a_reward_model_starts_with_its_head(tmp_path, tiny_reward
     launch("reward", spec, None)
     before, after = (load_reward_model(m).score.weight for m in (tiny_reward_model, spec.workspace / "model"))
     torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def foreign_reward_model(tiny_reward_model, tmp_path):
+    """The tiny reward model as another project would have saved it: without a word of where it is read."""
+    directory = tmp_path / "foreign"
+    shutil.copytree(tiny_reward_model, directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({k: v for k, v in config.items() if "rao_kedro" not in k}))
+    return directory
+
+
+def test_a_model_that_is_trained_here_says_where_it_is_read_whatever_it_started_from(tmp_path, foreign_reward_model):
+    """So does one that plain transformers opened and saved; what is asked for counts more."""
+    groups = write_groups(tmp_path / "groups.parquet", 12)
+    spec = reward_spec(tmp_path, foreign_reward_model, groups)
+    launch("reward", spec, None)
+    trained, again = spec.workspace / "model", tmp_path / "again"
+    shutil.copytree(trained, again)
+    AutoModelForSequenceClassification.from_pretrained(trained).save_pretrained(again)
+
+    def reward(model_dir, **options):
+        return make_reward("bradley_terry", model_dir=model_dir, mixed_precision="no", **options)
+
+    for model_dir in (trained, again):
+        assert json.loads((model_dir / "config.json").read_text())["rao_kedro_read_at"] == "end_of_turn"
+        assert "read at end_of_turn" in reward(model_dir).identity
+        assert reward(model_dir).score([GROUP])[0] == pytest.approx(plain_scores(model_dir), abs=1e-5)
+        at_end = reward(model_dir, read_at="template_end").score([GROUP])[0]
+        assert at_end != pytest.approx(plain_scores(model_dir), abs=0.01)
+    assert "read at template_end" in reward(foreign_reward_model).identity

@@ -9,11 +9,12 @@ import torch
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rao_kedro.errors import ParameterError, TrainingError
+from rao_kedro.errors import ModelError, ParameterError, TrainingError
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PackedRewards, padded_rewards
+from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.schemas.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.schemas.training import KLParameters
 from rao_kedro.training.launch import launch
@@ -153,3 +154,22 @@ def test_bradley_terry_equals_hand_arithmetic():
     )
     assert loss.item() == pytest.approx(0.270095, abs=1e-6)
     assert accuracy.item() == 1.0
+
+
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}
+
+
+def test_rows_beyond_the_rotary_limit_end_training_before_its_first_step(tmp_path, groups_path):
+    """Prompts have 5 tokens, chosen responses 5 and the longest 6; KL is measured on responses of up to 7."""
+    tight = build_tiny_checkpoint(tmp_path / "tight", rope_parameters=DYNAMIC, max_position_embeddings=9)
+    spec = TrainingSpec(workspace=tmp_path / "a", model_dir=tight, groups_path=groups_path, training=parameters())
+    with pytest.raises(ModelError, match="the longest row of group g0, a prompt and a response, has 10 tokens"):
+        launch("sft", spec, None)
+    fitting = build_tiny_checkpoint(tmp_path / "fitting", rope_parameters=DYNAMIC, max_position_embeddings=11)
+    reference(tmp_path, fitting, groups_path)
+    spec = alignment_spec(tmp_path, fitting, groups_path, training=parameters())
+    with pytest.raises(ModelError, match="a prompt of 5 tokens with 7 to write has 12 tokens, and beyond 11"):
+        launch("alignment", spec.model_copy(update={"kl": KLParameters(max_tokens=7)}), None)
+    launch("alignment", spec, None)
+    assert all((spec.workspace / name).exists() for name in ("model", "training_log.jsonl"))
+    assert not (tmp_path / "a/model").exists()

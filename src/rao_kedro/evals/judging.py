@@ -124,7 +124,7 @@ class _Bench:
     def _note(self, method: str, benchmark: str, asked: Judge, judge: JudgeParameters | None) -> None:
         assert judge is not None
         cost = asked.usage.cost(judge.prompt_price, judge.completion_price)
-        about = {"method": method, "benchmark": benchmark, "judge": asked.model}
+        about = {"method": method, "benchmark": benchmark, "judge": asked.model, "identity": asked.identity}
         self.usage.append({**about, **asked.usage._asdict(), "cost": cost})
 
     def _questions(self, answered: dict[int, list[str]]) -> list[Question]:

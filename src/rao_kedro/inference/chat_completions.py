@@ -82,6 +82,7 @@ class ChatServer:
         max_retries: Of a request that found the server busy, broken or away, with growing pauses between.
         concurrency: Requests at a time.
         cache_dir: Where answers are kept; None keeps none.
+        serves_content: The model's name says all of what answers, so that answers are kept by it wherever it is served.
 
     Raises:
         ParameterError: The URL holds credentials, which would end in logs.
@@ -94,6 +95,7 @@ class ChatServer:
     max_retries: int = 5
     concurrency: int = 16
     cache_dir: Path | None = field(default=None, compare=False)
+    serves_content: bool = False
 
     def __post_init__(self) -> None:
         """Refuse credentials in the URL."""
@@ -101,6 +103,14 @@ class ChatServer:
             raise ParameterError(
                 f"put the key of the server into the environment variable {self.api_key_variable}, not its URL"
             )
+
+    @property
+    def identity(self) -> str:
+        """Return what its answers depend on besides the requests: where it is, or else the content that it serves."""
+        if self.serves_content:
+            return self.model
+        url = urlsplit(self.base_url)
+        return f"{self.model} at {url.scheme.lower()}://{url.netloc.lower()}{url.path.rstrip('/')}"
 
     @cached_property
     def _client(self) -> "OpenAI":
@@ -145,7 +155,8 @@ class ChatServer:
         """Return each dialogue's request, behind the name that its answer is kept by."""
         shared = {"model": self.model, **vars(sampling)}
         requests = [{**shared, "messages": [dict(message) for message in dialogue]} for dialogue in dialogues]
-        return [(combined_hash(json.dumps(request, sort_keys=True)), request) for request in requests]
+        kept_by = {"model": self.identity}
+        return [(combined_hash(json.dumps(request | kept_by, sort_keys=True)), request) for request in requests]
 
     def _path(self, name: str) -> Path | None:
         return self.cache_dir / name[:2] / f"{name}.json" if self.cache_dir else None

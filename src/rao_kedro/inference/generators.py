@@ -113,16 +113,32 @@ def make_generator(
 
     Raises:
         ParameterError: There is no backend of that name.
-        InferenceError: The backend is not installed or could not start.
+        InferenceError: The backend is not installed or could not start, or `max_model_len` is more than the model's
+            rotary embedding computes alike for every row.
         ModelError: The checkpoint cannot be opened.
     """
     if resolve_backend(backend) == "vllm":
+        _refuse_other_rotary_embedding(model_dir, max_model_len)
         from rao_kedro.inference.vllm_backend import VllmGenerator
 
         return VllmGenerator(model_dir, dtype=dtype, max_model_len=max_model_len)
     from rao_kedro.inference.transformers_backend import TransformersGenerator
 
     return TransformersGenerator(model_dir, dtype=dtype)
+
+
+def _refuse_other_rotary_embedding(model_dir: str | Path, max_model_len: int) -> None:
+    """Refuse an engine that would compute short rows with the rotary embedding of long ones."""
+    from transformers import AutoConfig
+
+    from rao_kedro.models.rotary import rotary_limit
+
+    limit = rotary_limit(AutoConfig.from_pretrained(str(model_dir)))
+    if limit is not None and max_model_len > limit:
+        raise InferenceError(
+            f"max_model_len is {max_model_len}, and beyond {limit} vLLM computes all rows of {model_dir} with a rotary "
+            f"embedding that training does not use: lower max_model_len to {limit} at most"
+        )
 
 
 def complete(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int], stop_ids: Sequence[int]) -> Completion:

@@ -93,15 +93,23 @@ class Judge:
             timeout=timeout,
             max_retries=max_retries,
             cache_dir=Path(cache_dir) if cache_dir else None,
+            serves_content=base_url is None,
         )
 
-    @cached_property
+    @property
     def identity(self) -> str:
-        """Return what the server is told: of a model served here, its content, so that answers are kept by it."""
+        """Return what answers are kept by: the model's name and its server, or the content of a model served here."""
+        return self._named.identity
+
+    @cached_property
+    def _named(self) -> ChatServer:
+        """The server with the name that it is told: of a model served here, its content."""
         from rao_kedro.models.hub import local_checkpoint
         from rao_kedro.models.identity import content_hash
 
-        return self.model if self.base_url else content_hash(local_checkpoint(self.model))
+        return (
+            self._server if self.base_url else replace(self._server, model=content_hash(local_checkpoint(self.model)))
+        )
 
     def answers(self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling) -> list[Answer]:
         """Return the answer to each dialogue, in their order; equal dialogues are asked once.
@@ -109,7 +117,7 @@ class Judge:
         Raises:
             InferenceError: The server stays away, refuses, or does not answer as a chat server does.
         """
-        server = replace(self._server, model=self.identity)
+        server = self._named
         if self.base_url is None and server.unanswered(dialogues, sampling):
             server = replace(server, base_url=self._served(sampling.top_logprobs))
         found = server.answers(dialogues, sampling)

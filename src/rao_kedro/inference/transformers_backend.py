@@ -9,6 +9,7 @@ import torch
 from rao_kedro.inference.generators import Completion, Dtype, complete
 from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
+from rao_kedro.models.rotary import refuse_long_rows
 from rao_kedro.schemas.generation import SamplingParameters
 
 SORTED_BATCHES = 8  # batches whose rows are sorted together: less padding, and yet the first prompts end first
@@ -34,7 +35,12 @@ class TransformersGenerator:
     def stream(
         self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Yield each prompt's `sampling.n` completions; see `Generator`."""
+        """Yield each prompt's `sampling.n` completions; see `Generator`.
+
+        Raises:
+            ModelError: A prompt with its completion may be longer than the model's rotary embedding allows.
+        """
+        refuse_long_prompts(self.model, prompt_ids, sampling.max_tokens)
         rows = [i for i in range(len(prompt_ids)) for _ in range(sampling.n)]
         window = SORTED_BATCHES * self.batch_rows
         for start in range(0, len(rows), window):
@@ -54,7 +60,12 @@ class TransformersGenerator:
     def next_token_logps(
         self, prompt_ids: Sequence[Sequence[int]], token_ids: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Return how likely some tokens are behind each prompt; see `Generator`."""
+        """Return how likely some tokens are behind each prompt; see `Generator`.
+
+        Raises:
+            ModelError: A prompt is longer than the model's rotary embedding allows.
+        """
+        refuse_long_prompts(self.model, prompt_ids, 0)
         found: list[list[float]] = []
         for start in range(0, len(prompt_ids), self.batch_rows):
             rows = _left_padded(prompt_ids[start : start + self.batch_rows], self.stop_ids[0])
@@ -75,6 +86,16 @@ def _left_padded(prompts: Sequence[Sequence[int]], padding: int) -> tuple[torch.
     return input_ids, torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
 
 
+def refuse_long_prompts(model: Any, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+    """Refuse prompts that the model may continue beyond what its rotary embedding computes alike in every batch.
+
+    Raises:
+        ModelError: One is too long.
+    """
+    n_prompt = max(map(len, prompts), default=0)
+    refuse_long_rows(model, n_prompt + max_tokens, f"a prompt of {n_prompt} tokens with {max_tokens} to write")
+
+
 def continue_prompts(
     model: Any, prompts: Sequence[Sequence[int]], sampling: SamplingParameters, stop_ids: Sequence[int]
 ) -> list[list[int]]:
@@ -85,9 +106,13 @@ def continue_prompts(
         prompts: Token ids.
         sampling: How to sample; `n` and `seed` are the caller's.
         stop_ids: Tokens that end a response.
+
+    Raises:
+        ModelError: A prompt with its continuation may be longer than the model's rotary embedding allows.
     """
     from transformers import GenerationConfig
 
+    refuse_long_prompts(model, prompts, sampling.max_tokens)
     padding, device = stop_ids[0], model.device
     input_ids, mask = (x.to(device) for x in _left_padded(prompts, padding))
     how = {} if sampling.greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}

@@ -38,6 +38,11 @@ class PackLayout:
         """Tokens of each segment, in the order of the row."""
         return [n for group in self.groups for n in group]
 
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest response with its prompt before it."""
+        return max(n_prompt + max(responses) for n_prompt, *responses in self.groups)
+
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what `make` returns, made once for all layers."""
         if key not in self._kept:

@@ -83,8 +83,8 @@ def load_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
         ) from error
     if not tokenizer.chat_template:
         raise ModelError(
-            f"the tokenizer in {model_dir} has no chat template: add a chat_template.jinja beside it, "
-            "or set tokenizer.chat_template and save it again"
+            f"the tokenizer in {model_dir} has no chat template: add a chat_template.jinja beside it, which writes a "
+            "dialogue as its model card says, or set tokenizer.chat_template and save it again"
         )
     return tokenizer
 
@@ -150,6 +150,28 @@ def response_token_ids(
         return ids[: len(text) + 1]
     own = _ids_behind(chat, prompt, prompt_ids, _up_to_text_end(chat, shielded, whole, finished), marks)
     return [*own, chat.final_id] if finished or not own else own
+
+
+def dialogue_token_ids(
+    chat: ChatFormat, messages: Sequence[Message], response: str, finished: bool = True
+) -> list[int]:
+    """Return the ids of a whole dialogue, to the end of what the template writes behind the response.
+
+    As `apply_chat_template(dialogue)` tokenises it, which is what model cards of classifiers do: without a generation
+    header, and with BOS only where the template has it.
+
+    Args:
+        chat: How the model writes a chat.
+        messages: The dialogue up to the last message of the user.
+        response: The text.
+        finished: False for a response that was cut: its own last token is the last one.
+
+    Raises:
+        ModelError: The template refuses the messages, or they cannot be tokenised.
+    """
+    shielded, marks = _shield(chat, [*messages, {"role": "assistant", "content": response}])
+    whole = _render(chat, shielded, generation_header=False)
+    return _encode(chat, whole if finished else _up_to_text_end(chat, shielded, whole, finished), marks)
 
 
 def _ids_behind(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.attention import PACKED, PackLayout
+from rao_kedro.models.rotary import refuse_long_rows
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,11 @@ def packed_hidden_states(model: nn.Module, batch: PackedGroups) -> Tensor:
         batch: T packed tokens.
 
     Raises:
-        ModelError: Some of the model's layers mix tokens in another way than attention can mask.
+        ModelError: Some of the model's layers mix tokens in another way than attention can mask, or a row is longer
+            than its rotary embedding allows.
     """
     _refuse_unpackable(model)
+    refuse_long_rows(model, batch.layout.longest_row, "a prompt and a response")
     packed = model.config._attn_implementation == PACKED
     attention = {"packed_layout": batch.layout} if packed else {}
     output = model.base_model(

@@ -3,8 +3,10 @@
 The module inside is a plain `AutoModelForSequenceClassification` with one label, so what is saved opens anywhere.
 """
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,29 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, packed_hidden_states
+from rao_kedro.models.rotary import refuse_long_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+ReadAt = Literal["template_end", "end_of_turn"]
+READ_AT = "rao_kedro_read_at"  # in the configuration of a reward model that was trained here
+
+
+def recorded_read_at(model_dir: Path) -> ReadAt:
+    """Return where a reward model is read: where its configuration says, or else where the template ends.
+
+    The end of the template is where plain transformers reads `apply_chat_template(dialogue)`, as model cards and
+    RewardBench do; a model that is trained here is read at the end-of-turn token, and says so.
+
+    Raises:
+        ModelError: The configuration names another place.
+    """
+    path = model_dir / "config.json"
+    read_at: ReadAt = json.loads(path.read_text()).get(READ_AT, "template_end") if path.is_file() else "template_end"
+    if read_at not in get_args(ReadAt):
+        raise ModelError(f"{path}: {READ_AT} is {read_at!r}; it must be one of {', '.join(get_args(ReadAt))}")
+    return read_at
 
 
 def reward_module(classifier: nn.Module) -> "PackedRewards | PaddedRewards":
@@ -52,7 +74,12 @@ class PaddedRewards(nn.Module):
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
     def forward(self, batch: PackedGroups) -> Tensor:
-        """Return `[G, K]` rewards in fp32, 0 where masked."""
+        """Return `[G, K]` rewards in fp32, 0 where masked.
+
+        Raises:
+            ModelError: A row is longer than the model's rotary embedding allows.
+        """
+        refuse_long_rows(self.model, batch.layout.longest_row, "a prompt and a response")
         rows = _rows(batch)
         lengths = torch.tensor([len(row) for row in rows], device=batch.input_ids.device)
         pad_token_id: Any = self.model.config.pad_token_id

@@ -271,8 +271,8 @@ def unknown_format(row: Row) -> UnusableRow:
     return UnusableRow(
         QuarantineReason.UNKNOWN_FORMAT,
         f"columns {', '.join(sorted(map(str, row)))} fit no known format: say which column is which with "
-        "`columns` (for example `columns: {prompt: question, chosen: answer_a, rejected: answer_b}`); known formats are "
-        f"{', '.join(FORMATS)}",
+        "`columns` (for example `columns: {prompt: question, chosen: answer_a, rejected: answer_b}`); known formats "
+        f"are {', '.join(FORMATS)}",
     )
 
 

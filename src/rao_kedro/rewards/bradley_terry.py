@@ -4,14 +4,16 @@ import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from rao_kedro.errors import ParameterError
 from rao_kedro.models.chat import ChatFormat, load_chat_format
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.models.identity import content_hash
 from rao_kedro.models.loading import load_reward_model
 from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.models.reward_head import reward_module
+from rao_kedro.models.reward_head import PackedRewards, ReadAt, recorded_read_at, reward_module
+from rao_kedro.models.rotary import rotary_limit
 from rao_kedro.rewards.base import PromptGroup, Reward, Scores
 from rao_kedro.rewards.tokens import score_tokens
 from rao_kedro.training.scoring import ForwardPass, group_rewards
@@ -27,6 +29,7 @@ class BradleyTerry(Reward):
         mixed_precision: str = "bf16",
         max_tokens_per_batch: int = 4096,
         max_length: int | None = None,
+        read_at: Literal["auto", "template_end", "end_of_turn"] = "auto",
     ) -> None:
         """Say which model scores, and how.
 
@@ -35,20 +38,35 @@ class BradleyTerry(Reward):
             mixed_precision: "no" or "bf16".
             max_tokens_per_batch: Tokens of a packed forward pass.
             max_length: Tokens of prompt and response that the model reads; None takes what its configuration says.
+            read_at: The score is that of the last token that the chat template writes, as model cards and RewardBench
+                read it, or that of the response's end-of-turn token; "auto" reads a model that was trained here where
+                it says, and any other at the template's end. Both read a response that was cut at its last token.
+
+        Raises:
+            ParameterError: The place is unknown.
         """
-        self.model_dir = model_dir
+        if read_at not in ("auto", "template_end", "end_of_turn"):
+            raise ParameterError(
+                f"reward 'bradley_terry': read_at is {read_at!r}; it must be auto, template_end or end_of_turn"
+            )
+        self.model_dir, self.read_at = model_dir, read_at
         self.mixed_precision, self.max_tokens_per_batch = mixed_precision, max_tokens_per_batch
         self.max_length = max_length
 
     @property
     def identity(self) -> str:
-        """Return the model's content hash, with the precision and the length where they are not the usual ones."""
-        options = [self.mixed_precision, *([f"{self.max_length} tokens"] if self.max_length else [])]
+        """Return the model's content hash, the precision, where it is read, and the length where that was set."""
+        options = [self.mixed_precision, f"read at {self._read_at}"]
+        options += [f"{self.max_length} tokens"] if self.max_length else []
         return ", ".join([content_hash(self._directory), *options])
 
     @cached_property
     def _directory(self) -> Path:
         return local_checkpoint(self.model_dir)
+
+    @cached_property
+    def _read_at(self) -> ReadAt:
+        return recorded_read_at(self._directory) if self.read_at == "auto" else self.read_at
 
     @cached_property
     def _chat(self) -> ChatFormat:
@@ -60,12 +78,15 @@ class BradleyTerry(Reward):
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group."""
+        module = self._module
         return score_tokens(
             self._chat,
             groups,
-            self.max_length or context_length(self._module.model),
+            self.max_length or context_length(module.model),
             self.max_tokens_per_batch,
             self._score,
+            read_at=self._read_at,
+            padding=module.model.config.get_text_config().pad_token_id if isinstance(module, PackedRewards) else None,
         )
 
     def _score(self, pieces: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
@@ -73,5 +94,9 @@ class BradleyTerry(Reward):
 
 
 def context_length(model: Any) -> int:
-    """Return how many tokens a model of transformers reads; one without a table of positions has no end."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+    """Return how many tokens a model of transformers reads; one without a table of positions has no end.
+
+    No more than its rotary embedding reads alike in every batch.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(positions or sys.maxsize, rotary_limit(model.config) or sys.maxsize)

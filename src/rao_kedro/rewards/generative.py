@@ -104,7 +104,7 @@ class GenerativeReward(Reward):
 
     @property
     def identity(self) -> str:
-        """Return the judge's name or content hash, with a hash of the template and of how an answer is read."""
+        """Return the judge's name and server or its content hash, and a hash of the template and of how it is read."""
         how = (self.template.read_text(), self.lowest, self.highest, self.reasoning, self.read, self.sampling)
         return f"{self.judge.identity} judging {combined_hash(*map(str, how))}"
 

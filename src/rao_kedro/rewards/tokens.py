@@ -4,11 +4,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from rao_kedro.errors import DataError, ModelError
-from rao_kedro.models.chat import ChatFormat, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import (
+    ChatFormat,
+    common_prefix,
+    dialogue_token_ids,
+    prompt_token_ids,
+    response_token_ids,
+)
 from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.models.reward_head import ReadAt
 from rao_kedro.rewards.base import PromptGroup, Scores
 
 Score = Callable[[list[TokenizedGroup], int], dict[str, list[float]]]
+MIN_SHARED = 2  # tokens before a response, of which the first is t_0
 
 
 def score_tokens(
@@ -17,6 +25,8 @@ def score_tokens(
     max_length: int,
     max_tokens_per_batch: int,
     score: Score,
+    read_at: ReadAt = "end_of_turn",
+    padding: int | None = None,
 ) -> list[Scores]:
     """Return the scores of groups under a model that reads token ids.
 
@@ -27,6 +37,8 @@ def score_tokens(
             with a longer prompt there is no score.
         max_tokens_per_batch: Tokens of a packed forward pass; only a single longer response exceeds it.
         score: Returns the scores of pieces of groups by their ids, given the tokens of a batch.
+        read_at: The last token of a response: what the template ends with, or the end-of-turn token.
+        padding: A token that is not read at the template's end, as plain transformers reads the last other one.
 
     Raises:
         DataError: A score is not finite.
@@ -39,16 +51,23 @@ def score_tokens(
         except ModelError as error:
             results.append(Scores.failed(len(group.responses), str(error)))
             continue
-        room = max_length - len(prompt_ids)
-        if room < 1:
+        if len(prompt_ids) >= max_length:
             reason = f"the prompt has {len(prompt_ids)} tokens, and the model reads {max_length}"
             results.append(Scores.failed(len(group.responses), reason))
             continue
-        whole, failures = _response_ids(chat, group)
-        fitting = [ids[:room] for ids in whole]
-        pieces += _pieces(str(n), prompt_ids, [ids for ids in fitting if ids], max_tokens_per_batch)
-        truncated = [len(ids) > room for ids in whole]
-        results.append(Scores([math.nan] * len(whole), truncated, failures))
+        rows, failures = _rows(chat, group, prompt_ids, read_at)
+        truncated = [len(row) > max_length for row in rows]
+        rows = [row[:max_length] for row in rows]
+        if read_at == "template_end":
+            rows = [_without_trailing(padding, row) for row in rows]
+        n_shared = len(prompt_ids) if read_at == "end_of_turn" else _n_shared([row for row in rows if row])
+        for i, row in enumerate(rows):
+            if not failures[i] and (n_shared < MIN_SHARED or len(row) <= n_shared):
+                failures[i] = "the response has no token that can be read behind its prompt"
+        read = [row for row, failure in zip(rows, failures, strict=True) if not failure]
+        if read:
+            pieces += _pieces(str(n), read[0][:n_shared], [row[n_shared:] for row in read], max_tokens_per_batch)
+        results.append(Scores([math.nan] * len(rows), truncated, failures))
     found = score(pieces, max([max_tokens_per_batch, *(piece.n_tokens for piece in pieces)])) if pieces else {}
     values: dict[int, list[float]] = {}
     for piece in pieces:
@@ -58,18 +77,36 @@ def score_tokens(
     ]
 
 
-def _response_ids(chat: ChatFormat, group: PromptGroup) -> tuple[list[list[int]], list[str]]:
-    """Return the ids of each response, none where the template fails, and why it did."""
-    response_ids: list[list[int]] = []
+def _rows(
+    chat: ChatFormat, group: PromptGroup, prompt_ids: list[int], read_at: ReadAt
+) -> tuple[list[list[int]], list[str]]:
+    """Return the ids of each response behind its prompt, none where the template fails, and why it did."""
+    rows: list[list[int]] = []
     failures: list[str] = []
     for response, finished in zip(group.responses, group.finished or [True] * len(group.responses), strict=True):
+        row, failure = [], ""
         try:
-            ids, failure = response_token_ids(chat, group.messages, response, finished), ""
+            if read_at == "end_of_turn":
+                row = [*prompt_ids, *response_token_ids(chat, group.messages, response, finished)]
+            else:
+                row = dialogue_token_ids(chat, group.messages, response, finished)
         except ModelError as error:
-            ids, failure = [], str(error)
-        response_ids.append(ids)
+            row, failure = [], str(error)
+        rows.append(row)
         failures.append(failure)
-    return response_ids, failures
+    return rows, failures
+
+
+def _without_trailing(padding: int | None, row: list[int]) -> list[int]:
+    end = len(row)
+    while end and row[end - 1] == padding:
+        end -= 1
+    return row[:end]
+
+
+def _n_shared(rows: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens all rows begin with, where each of them ends behind these."""
+    return min(len(common_prefix(rows)), min(map(len, rows)) - 1) if rows else 0
 
 
 def _pieces(name: str, prompt_ids: list[int], responses: list[list[int]], max_tokens: int) -> Iterator[TokenizedGroup]:

@@ -296,11 +296,15 @@ class MTBenchComparisons(_Table):
 
 
 class JudgeUsage(_Table):
-    """What a judge took for one method: answers, tokens, and their cost at the prices of the parameters."""
+    """What a judge took for one method: answers, tokens, and their cost at the prices of the parameters.
+
+    `identity` is what its answers were kept by: its name and server, or the content hash of one that was served here.
+    """
 
     method: Series[str]
     benchmark: Series[str]
     judge: Series[str]
+    identity: Series[str]
     answers: Series[int]
     prompt_tokens: Series[int]
     completion_tokens: Series[int]

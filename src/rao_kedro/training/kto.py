@@ -28,6 +28,7 @@ class KTOAlignment(OfflineAlignment):
 
     def prepare(self, module: nn.Module) -> None:
         """Compute the reference's log-probs of mismatched pairs: the policy is the reference still."""
+        super().prepare(module)
         self.mismatched_reference = self._logps(module, list(self.mismatched.values()))
 
     def before_packs(

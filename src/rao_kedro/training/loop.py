@@ -21,6 +21,7 @@ from rao_kedro.errors import TrainingError
 from rao_kedro.files import only_one_in
 from rao_kedro.models.adapters import merged
 from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.models.rotary import refuse_long_groups
 from rao_kedro.processes import WARNING_PREFIX
 from rao_kedro.schemas.training import TrainingParameters
 from rao_kedro.training.batching import epoch_steps, packs, share_of_process
@@ -40,6 +41,7 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
 
     Raises:
         TrainingError: No training groups, a step-0 invariant is broken, or a loss or gradient is not finite.
+        ModelError: A group is longer than the model's rotary embedding allows.
     """
     if not task.train_groups:
         raise TrainingError("there are no training groups: see data_report and quarantined_rows for what was dropped")
@@ -56,7 +58,9 @@ class _Run:
         self.task, self.parameters, self.workspace, self.interruption = task, parameters, workspace, interruption
         self.accelerator = accelerator = Accelerator(mixed_precision=parameters.mixed_precision)
         set_seed(parameters.seed)
-        module = prepared(task.load(), parameters, accelerator)
+        module = task.load()
+        refuse_long_groups(module, [*task.train_groups, *task.eval_groups])
+        module = prepared(module, parameters, accelerator)
         optimizer = make_optimizer(module, parameters, accelerator.device)
         passes = task.passes_per_step
         self.steps_per_epoch = math.ceil(len(task.train_groups) / parameters.groups_per_step) * passes

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.errors import ParameterError, TrainingError
+from rao_kedro.inference.transformers_backend import refuse_long_prompts
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 from rao_kedro.models.logprobs import GroupLogProbs, PackedLogProbs
@@ -78,6 +79,16 @@ class OfflineAlignment(Task):
     def load(self) -> nn.Module:
         """Return the policy, wrapped for packed log-probs. Dropout is off: the reference had none."""
         return PackedLogProbs(without_dropout(load_causal_lm(self.spec.model_dir)))
+
+    def prepare(self, module: nn.Module) -> None:
+        """Refuse before the first step what an evaluation could not sample from.
+
+        Raises:
+            ModelError: A prompt with `kl.max_tokens` is longer than the model's rotary embedding allows.
+        """
+        prompts = [group.prompt_ids for group in self.eval_groups[: self.spec.kl.prompts]]
+        if prompts and not sharding():
+            refuse_long_prompts(self.policy_of(module).model, prompts, self.spec.kl.max_tokens)
 
     def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count the units that the objective's mean runs over: groups, or responses for a flat reduction."""

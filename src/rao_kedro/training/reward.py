@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rao_kedro.models.chat import load_chat_format
 from rao_kedro.models.loading import new_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
-from rao_kedro.models.reward_head import padding_token_id, reward_module
+from rao_kedro.models.reward_head import READ_AT, padding_token_id, reward_module
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import RewardTrainingSpec
 from rao_kedro.training.loop import train
@@ -64,10 +64,14 @@ class RewardModeling(Task):
         )
 
     def load(self) -> nn.Module:
-        """Return the classifier that training starts from; a causal LM gets a new scalar head."""
+        """Return the classifier that training starts from; a causal LM gets a new scalar head.
+
+        What it started from may have been read elsewhere; responses of the groups end with their end-of-turn token.
+        """
         model = new_reward_model(self.spec.model_dir)
         model.config.pad_token_id = self.tokenizer.pad_token_id
         model.config.eos_token_id = self.end_of_turn_ids  # a classifier has no generation_config.json to say them
+        setattr(model.config, READ_AT, "end_of_turn")
         return reward_module(model)
 
     def weigh(self, groups: Sequence[TokenizedGroup]) -> float:

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
+from rao_kedro.models.rotary import refuse_long_groups
 from rao_kedro.schemas.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.training.batching import packs, share_of_process
 from rao_kedro.training.distributed import process_state
@@ -126,7 +127,12 @@ def _of_all_processes(mine: dict[str, Scores]) -> dict[str, Scores]:
 def _forward_packs(
     module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass | ScoringSpec
 ) -> Iterator[tuple[Sequence[TokenizedGroup], PackedGroups]]:
-    """Yield packs of groups on the module's device, inside the precision of training and without gradients."""
+    """Yield packs of groups on the module's device, inside the precision of training and without gradients.
+
+    Raises:
+        ModelError: A group is longer than the module's rotary embedding allows.
+    """
+    refuse_long_groups(module, groups)
     state = process_state()
     was_training = module.training
     module.to(state.device).eval()

@@ -1,0 +1,79 @@
+"""Rotary embeddings whose frequencies depend on the longest row of a batch, and the rows that this concerns.
+
+`dynamic` and `longrope` take other frequencies for all rows of a batch as soon as one of them is longer than the
+model's original length; `dynamic` keeps them for later batches, too. Up to that length they are constants.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from rao_kedro.errors import ModelError
+
+if TYPE_CHECKING:
+    from rao_kedro.models.packing import TokenizedGroup
+
+
+def rotary_limit(config: Any) -> int | None:
+    """Return how long a row may be so that its embedding does not depend on others; None where none does.
+
+    Args:
+        config: Of a model of transformers.
+    """
+    text = config.get_text_config()
+    parameters = getattr(text, "rope_parameters", None) or {}
+    by_layer_type = [parameters] if "rope_type" in parameters else parameters.values()
+    limits = []
+    for of_layers in by_layer_type:
+        kind = of_layers.get("rope_type", "default") if isinstance(of_layers, Mapping) else "default"
+        if "dynamic" in kind:
+            limits.append(text.max_position_embeddings)
+        elif kind == "longrope":
+            limits.append(of_layers["original_max_position_embeddings"])
+    return min(limits, default=None)
+
+
+def refuse_long_rows(model: Any, n_tokens: int, what: str) -> None:
+    """Refuse rows that would change how others beside and behind them are computed.
+
+    Args:
+        model: A model of transformers.
+        n_tokens: Of the longest row.
+        what: Names it in the error.
+
+    Raises:
+        ModelError: The row is longer than the model's rotary embedding allows.
+    """
+    limit = rotary_limit(model.config)
+    if limit is not None and n_tokens > limit:
+        raise ModelError(
+            f"{what} has {n_tokens} tokens, and beyond {limit} the rotary embedding of {type(model).__name__} (dynamic "
+            "or longrope) depends on the longest row of its batch, so that no result is its own: lower the lengths of "
+            f"prompts and responses to {limit} tokens together"
+        )
+
+
+def refuse_long_groups(module: nn.Module, groups: Iterable["TokenizedGroup"]) -> None:
+    """Refuse groups with a prompt and a response that are too long together; see `refuse_long_rows`.
+
+    Args:
+        module: What computes them: holds models of transformers.
+        groups: All that it will compute.
+
+    Raises:
+        ModelError: One is too long; names the group.
+    """
+    longest = max(groups, key=longest_row, default=None)
+    if longest is None:
+        return
+    what = f"the longest row of group {longest.group_id}, a prompt and a response,"
+    for model in module.modules():
+        if isinstance(model, PreTrainedModel):
+            refuse_long_rows(model, longest_row(longest), what)
+
+
+def longest_row(group: "TokenizedGroup") -> int:
+    """Return the tokens of a group's prompt and its longest response."""
+    return len(group.prompt_ids) + max(map(len, group.response_ids), default=0)
