@@ -43,7 +43,7 @@ class RawGroup:
         ratings: Of each response; None where it has none.
         requirements: JSON list of the prompt's checkable requirements.
         finished: Per response, False where it was cut before its end; None where all are finished.
-        rated_by: What the ratings are, as the data report says it.
+        rated_by: What the ratings are, as the data report says it; empty where they are the prompt's requirements.
     """
 
     messages: list[Message]
