@@ -170,6 +170,34 @@ def test_the_same_chain_runs_on_real_ultrafeedback_rows(project):
     assert set(annotated["reward_model"]) == {"ratings"}
 
 
+def test_where_no_row_is_left_the_quarantine_and_the_report_say_why(project):
+    bad, good = ({"prompt": "Hi?", "chosen": "a", "rejected": text} for text in ("\u200b", "b"))
+    for name, row in (("train", bad), ("test", good), ("long", {**good, "prompt": "Hi? " * 300})):
+        (project / f"{name}.jsonl").write_text(json.dumps(row))
+
+    def data(train, test):
+        return {"data": {"source": "preferences", "preferences": {"train": {"path": train}, "test": {"path": test}}}}
+
+    def saved():
+        table = pd.read_parquet(project / "data/test/03_primary/quarantined_rows.parquet")
+        report = pd.read_csv(project / "data/test/08_reporting/data_report.csv").set_index("section").loc["quarantined"]
+        return list(table["reason"]), dict(zip(report["metric"], report["value"], strict=True))
+
+    with pytest.raises(DataError, match=r"no prompt group is left for train; .*empty_response 1 times, .*train\.jsonl:1"):
+        run(project, "data_engineering", params=data("train.jsonl", "test.jsonl"))
+    assert saved() == (["empty_response"], {"empty_response": 1, "all": 1})
+    while mlflow.active_run():  # parameters of a run cannot change
+        mlflow.end_run()
+    mixed = [bad, {**good, "prompt": "Yo? " * 300}]
+    (project / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mixed))
+    with pytest.raises(DataError, match=r"left after tokenising; .*prompt_too_long 2 times, .*(long|mixed)\.jsonl"):
+        run(project, "data_engineering", params=data("mixed.jsonl", "long.jsonl"))
+    assert saved() == (
+        ["empty_response", "prompt_too_long", "prompt_too_long"],
+        {"prompt_too_long": 2, "empty_response": 1, "all": 3},
+    )
+
+
 def test_a_model_directory_without_a_chat_template_is_refused_by_name(project, tiny_checkpoint):
     shutil.copytree(tiny_checkpoint, project / "broken")
     (project / "broken/chat_template.jinja").unlink()

@@ -10,16 +10,8 @@ _FIELDS = ("finished", "finish_reason", "stop_reason", "truncated")
 _YES: tuple[str, ...] = ("true", "1", "1.0", "yes")
 _NO: tuple[str, ...] = ("false", "0", "0.0", "no")
 _ENDED: tuple[str, ...] = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed", "finished")
-_CUT: tuple[str, ...] = (
-    "length",
-    "max_tokens",
-    "max_length",
-    "max_new_tokens",
-    "model_length",
-    "content_filter",
-    "abort",
-    "truncated",
-)
+_CUT: tuple[str, ...] = ("length", "max_tokens", "max_length", "max_new_tokens", "model_length", "truncated")
+_CUT += ("content_filter", "abort")
 
 
 def finished_of_objects(responses: Sequence[Any]) -> list[bool] | None:

@@ -43,7 +43,7 @@ class RawGroup:
         ratings: Of each response; None where it has none.
         requirements: JSON list of the prompt's checkable requirements.
         finished: Per response, False where it was cut before its end; None where all are finished.
-        rated_by: What the ratings are, as the data report says it.
+        rated_by: What the ratings are, as the data report says it; empty where they are the prompt's requirements.
     """
 
     messages: list[Message]
@@ -196,8 +196,11 @@ def helpsteer2(row: Row, rating_key: str | None = None) -> RawGroup:
     Also other tables of this kind: prompt, response, rating or score. Consecutive rows of one prompt are one group.
     """
     keys = [rating_key] if rating_key else ["helpfulness", *RATING_NAMES]
-    name = next((name for name in SINGLE if row.get(name) is not None), SINGLE[0])
-    return _group(row, _prompt(row), [row.get(name)], rate_objects([row], keys), finished_of_row(row, 1))
+    response = row.get(next((name for name in SINGLE if row.get(name) is not None), SINGLE[0]))
+    if not any(key in row or look_up(row, key) is not None for key in keys):
+        raise UnusableRow(QuarantineReason.MISSING_COLUMN, f"no rating: none of the columns {', '.join(keys)}")
+    rated = one_scale({key: [look_up(row, key)] for key in keys})
+    return _group(row, _prompt(row), [response], rated, finished_of_row(row, 1))
 
 
 def unpaired(row: Row, rating_key: str | None = None) -> RawGroup:
@@ -270,9 +273,8 @@ def unknown_format(row: Row) -> UnusableRow:
     """Return what to say of a row whose columns show no format."""
     return UnusableRow(
         QuarantineReason.UNKNOWN_FORMAT,
-        f"columns {', '.join(sorted(map(str, row)))} fit no known format: say which column is which with "
-        "`columns` (for example `columns: {prompt: question, chosen: answer_a, rejected: answer_b}`); known formats "
-        f"are {', '.join(FORMATS)}",
+        f"columns {', '.join(sorted(map(str, row)))} fit no known format: say which column is which with `columns`, "
+        f"as in `columns: {{prompt: question, chosen: answer_a, rejected: answer_b}}`; known are {', '.join(FORMATS)}",
     )
 
 

@@ -41,12 +41,15 @@ class Gathered:
         if self.kind is Rows.ALL and len(set(ratings)) == 1:
             detail = f"all {n} responses to this prompt have the same label: a group needs both"
             raise UnusableRow(QuarantineReason.UNPAIRED_RESPONSE, detail)
-        if len(fields := {group.rated_by for group in self.groups}) > 1:
+        fields = {group.rated_by for group in self.groups if group.ratings != [None]}
+        if len(fields) > 1:
             detail = f"rows of one prompt are rated by different fields: {', '.join(sorted(fields))}"
             raise UnusableRow(QuarantineReason.BAD_RATING, detail)
         responses = [response for group in self.groups for response in group.responses]
         finished = [ended for group in self.groups for ended in group.finished or [True] * len(group.responses)]
-        return RawGroup(first.messages, responses, ratings, first.requirements, finished, first.rated_by)
+        return RawGroup(
+            first.messages, responses, ratings, first.requirements, finished, fields.pop() if fields else ""
+        )
 
 
 class Gathering:

@@ -130,7 +130,7 @@ class GroupBuilder:
             self._drop(
                 row, reason, f"{len(details)} of {len(raw.responses)} responses dropped, the group is kept{said}"
             )
-        by = raw.rated_by or "ratings"
+        by = raw.rated_by or "requirements of the prompt"
         values = [group_id, split, raw.messages, responses, ratings, finished, row.source, raw.requirements, by]
         self.groups.append(dict(zip(GROUP_COLUMNS, values, strict=True)))
 

@@ -60,7 +60,13 @@ def one_scale(fields: Mapping[str, Sequence[Any]]) -> Ratings:
         fields: By name, what each response has there.
     """
     found = [read_ratings(name, values) for name, values in fields.items()]
-    return max(found, key=lambda ratings: sum(isinstance(v, float) and math.isfinite(v) for v in ratings.values))
+    return max(found, key=_how_many)
+
+
+def _how_many(ratings: Ratings) -> tuple[int, int]:
+    """Return how many responses have a number, and how many have something."""
+    numbers = sum(isinstance(value, float) and math.isfinite(value) for value in ratings.values)
+    return numbers, sum(value is not None for value in ratings.values)
 
 
 def rate_objects(responses: Sequence[Any], keys: Sequence[str]) -> Ratings:
