@@ -77,7 +77,7 @@ class OfflineAlignment(Task):
 
     def load(self) -> nn.Module:
         """Return the policy, wrapped for packed log-probs. Dropout is off: the reference had none."""
-        return PackedLogProbs(without_dropout(load_causal_lm(self.spec.model_dir)))
+        return PackedLogProbs(without_dropout(load_causal_lm(self.spec.model_dir, for_engine=True)))
 
     def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count the units that the objective's mean runs over: groups, or responses for a flat reduction."""

@@ -64,7 +64,7 @@ class RewardModeling(Task):
 
     def load(self) -> nn.Module:
         """Return the classifier that training starts from; a causal LM gets a new scalar head."""
-        model = new_reward_model(self.spec.model_dir)
+        model = new_reward_model(self.spec.model_dir, for_engine=True)
         model.config.pad_token_id = self.tokenizer.pad_token_id
         return reward_module(model)
 
