@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from groups import alignment_spec, log_of, parameters, write_groups
 from safetensors.torch import load_file
 
@@ -52,9 +53,7 @@ EACH_ENGINE = [
         "zero3", marks=pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
     ),
 ]
-TRAINING = parameters(
-    epochs=2, max_tokens_per_batch=30, groups_per_step=3, learning_rate=1e-3, checkpoint_every=1, keep="last"
-)
+TRAINING = parameters(epochs=2, max_tokens_per_batch=30, groups_per_step=3, learning_rate=1e-3, keep="last")
 LORA = {"lora": LoRAParameters(rank=4, alpha=8), "learning_rate": 1e-2}
 OBJECTIVES = {
     "rao": {"beta": 1.0, "log_z0": 0.0},  # point-wise
@@ -187,7 +186,9 @@ def alone(inputs):
     def run(name):
         worker, spec = inputs.task(name, inputs.directory / "one")
         if not spec.workspace.exists():
+            AcceleratorState._reset_state()  # it remembers the precision of the task before
             launch(worker, spec, None)
+            AcceleratorState._reset_state()
         return spec.workspace
 
     return run
