@@ -24,5 +24,9 @@ class TrainingError(RaoKedroError):
     """Training could not start, or was stopped because going on would be wrong."""
 
 
+class BusyError(RaoKedroError):
+    """Another run is at work in a directory that only one may use at a time."""
+
+
 class InferenceError(RaoKedroError):
     """Text generation failed."""

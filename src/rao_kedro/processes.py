@@ -14,16 +14,32 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from rao_kedro.errors import RaoKedroError
+from rao_kedro.files import only_one_in, write_text
 
 logger = logging.getLogger(__name__)
 
 LAST_LINES = 20
 ERROR_PREFIX = "rao_kedro error: "
 WARNING_PREFIX = "rao_kedro warning: "
+
+
+@contextmanager
+def launching(spec_path: Path, spec: str) -> Iterator[None]:
+    """Write a worker's spec; while entered, nobody else may write it, or run a worker in its directory.
+
+    Raises:
+        BusyError: Somebody launches a worker there, or one is at work that has outlived its launcher.
+    """
+    spec_path.parent.mkdir(parents=True, exist_ok=True)
+    with only_one_in(spec_path.parent, "launcher"):
+        with only_one_in(spec_path.parent):
+            write_text(spec_path, spec)
+        yield
 
 
 def run_worker(command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -113,9 +129,14 @@ def _signal_group(process: "subprocess.Popen[Any]", number: int) -> None:
 
 
 def worker_main(main: Callable[[str], None]) -> None:
-    """Run a worker's `main(spec_path)`; an error of ours becomes one line on the console and exit status 1."""
+    """Run a worker's `main(spec_path)`, alone in the spec's directory; the first process of several sees to that.
+
+    An error of ours becomes one line on the console and exit status 1.
+    """
+    directory, is_first = Path(sys.argv[1]).parent, os.environ.get("RANK", "0") == "0"
     try:
-        main(sys.argv[1])
+        with only_one_in(directory) if is_first else nullcontext():
+            main(sys.argv[1])
     except RaoKedroError as error:
         print(f"{ERROR_PREFIX}{error}", flush=True)
         raise SystemExit(1) from error

@@ -8,12 +8,15 @@ import torch
 from accelerate import Accelerator
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from torch._dynamo.utils import counters
+from transformers import BertConfig, BertForSequenceClassification
 
-from rao_kedro.errors import TrainingError
+from rao_kedro.errors import ParameterError, TrainingError
 from rao_kedro.models.adapters import add_lora, merged
-from rao_kedro.models.loading import load_causal_lm, load_reward_model
+from rao_kedro.models.loading import load_causal_lm, load_reward_model, new_reward_model
 from rao_kedro.models.logprobs import PackedLogProbs
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
+from rao_kedro.models.reward_head import reward_module
+from rao_kedro.models.value_head import TokenValues, ValueNetwork, pack_prompts
 from rao_kedro.schemas.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.schemas.training import LoRAParameters
 from rao_kedro.training import options
@@ -82,6 +85,38 @@ def test_a_reward_model_with_lora_trains_its_head_too(tmp_path, tiny_checkpoint)
     steps, _ = log_of(spec.workspace)
     assert steps[-1]["accuracy"] > 0.9
     assert load_reward_model(spec.workspace / "model").score.weight.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", ["reward model", "value network", "token values", "encoder"])
+def test_a_head_gets_no_adapter_and_is_trained_as_it_is(tmp_path, tiny_checkpoint, tiny_reward_model, kind):
+    """Its weights are read without its forward pass, so that an adapter would get no gradient: DDP would stop."""
+    match kind:
+        case "reward model":
+            module, heads = reward_module(new_reward_model(tiny_checkpoint)), {"model.score.weight"}
+        case "value network":
+            module = ValueNetwork(new_reward_model(tiny_checkpoint), 0.5)
+            heads = {"head.model.score.weight", "bias"}
+        case "token values":
+            module, heads = TokenValues(load_reward_model(tiny_reward_model)), {"model.score.weight"}
+        case "encoder":
+            size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+            module = reward_module(BertForSequenceClassification(BertConfig(num_labels=1, pad_token_id=0, **size)))
+            heads = {"model.classifier.weight", "model.classifier.bias"}
+    names = set(module.state_dict())
+    add_lora(module, LORA)
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert heads <= trained and all(".lora_" in name for name in trained - heads)
+    pack = pack_prompts if kind == "value network" else pack_groups
+    module(pack([GROUP])).square().sum().backward()
+    assert not [name for name, parameter in module.named_parameters() if name in trained and parameter.grad is None]
+    assert set(merged(module.state_dict(), LORA)) == names
+
+
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens", "q_prj"])
+def test_a_target_module_that_is_no_layer_of_the_backbone_is_refused(tiny_checkpoint, name):
+    wanted = LORA.model_copy(update={"target_modules": ["q_proj", name]})
+    with pytest.raises(ParameterError, match=f"target_modules: {name}: LlamaForCausalLM has no .*down_proj, gate_proj"):
+        add_lora(PackedLogProbs(load_causal_lm(tiny_checkpoint)), wanted)
 
 
 def test_activation_checkpointing_trains_the_same_weights(tmp_path, tiny_checkpoint, groups_path):

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,9 +11,10 @@ import pytest
 import torch
 from groups import alignment_spec, parameters, reference, write_groups
 
-from rao_kedro.errors import TrainingError
+from rao_kedro.errors import ModelError, TrainingError
 from rao_kedro.models.chat import load_tokenizer
-from rao_kedro.models.loading import load_causal_lm, save_checkpoint
+from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
+from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.training import scoring
@@ -125,3 +127,42 @@ def test_a_stale_reference_is_refused(tmp_path, tiny_checkpoint, groups_path, ch
     spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, log_z0=0.0).model_copy(update=changes)
     with pytest.raises(TrainingError, match="belong to other weights, tokens, t_0 or another precision"):
         launch("alignment", spec, None)
+
+
+def group(n, *responses):
+    return TokenizedGroup(f"g{n}", [1, 10 + n], responses)
+
+
+@pytest.mark.parametrize(
+    ("groups", "rewards", "said"),
+    [
+        ([group(0, [5], [6])], [[0.5, 0.5]], "2 different responses are all 0.5"),
+        ([group(0, [5]), group(1, [5])], [[0.0], [0.0]], "2 different responses are all 0"),
+        ([group(0, [5], [6]), group(1, [5], [6])], [[1.0, 1.0], [2.0, 2.0]], "differ in none of 2 groups"),
+        ([group(0, [5], [5])], [[0.5, 0.5]], None),
+        ([group(0, [5])], [[0.5]], None),
+        ([group(0, [5], [6]), group(1, [5], [6])], [[1.0, 1.0], [2.0, 2.5]], None),
+        ([group(0, [5]), group(1, [5])], [[1.0], [2.0]], None),
+        ([], [], None),
+    ],
+)
+def test_rewards_that_do_not_depend_on_the_responses_are_refused(groups, rewards, said):
+    of_groups = {of.group_id: values for of, values in zip(groups, rewards, strict=True)}
+    with pytest.raises(ModelError, match=said) if said else nullcontext():
+        scoring.refuse_constant_rewards(groups, of_groups)
+
+
+def test_a_reward_model_that_has_learnt_nothing_annotates_no_table(
+    tmp_path, tiny_checkpoint, tiny_reward_model, groups_path
+):
+    model = load_reward_model(tiny_reward_model)
+    model.score.weight.data.zero_()
+    save_checkpoint(model, load_tokenizer(tiny_reward_model), tmp_path / "flat")
+    spec = annotation_spec(tmp_path / "work", tmp_path / "flat", groups_path)
+    with pytest.raises(ModelError, match="15 different responses are all 0: it has learnt nothing"):
+        launch("annotate", spec, None)
+    assert not spec.output_path.exists()
+    same = {"policy_dir": str(tiny_checkpoint), "reference_dir": str(tiny_checkpoint), "mixed_precision": "no"}
+    spec = spec.model_copy(update={"reward": RewardParameters(name="implicit", parameters=same)})
+    with pytest.raises(ModelError, match="15 different responses are all 0"):
+        launch("annotate", spec, None)

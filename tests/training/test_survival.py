@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from groups import log_of, parameters, write_groups
 
-from rao_kedro.errors import TrainingError
+from rao_kedro.errors import BusyError, TrainingError
 from rao_kedro.files import only_one_in
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.schemas.specs import TrainingSpec
@@ -166,8 +166,12 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 def test_two_runs_do_not_work_in_one_workspace(tmp_path, tiny_checkpoint, groups_path):
     spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path)
     spec.workspace.mkdir()
-    with only_one_in(spec.workspace), pytest.raises(TrainingError, match=r"another run is at work in .*run"):
-        launch("sft", spec, None)
+    for role in ("worker", "launcher"):  # a worker may have outlived its launcher
+        with (
+            only_one_in(spec.workspace, role),
+            pytest.raises(BusyError, match=r"another run is at work in .*run"),
+        ):
+            launch("sft", spec, None)
 
 
 @pytest.mark.slow

@@ -1,13 +1,15 @@
-"""Two processes on a CPU (gloo): losses, weights and reference log-probs are those of one process.
+"""Two processes on a CPU (gloo) give what one gives: every task, with the shipped accelerate files.
 
-DeepSpeed is tested where it is installed (`pip install deepspeed`).
+All tasks run in one launch per engine. DeepSpeed is tested where it is installed (`pip install deepspeed`).
 """
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,188 +17,298 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from groups import alignment_spec, log_of, parameters, write_groups
 from safetensors.torch import load_file
 
-from rao_kedro.files import write_text
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 from rao_kedro.schemas.rewards import RewardParameters
-from rao_kedro.schemas.specs import AnnotationSpec, RewardTrainingSpec, ScoringSpec, TrainingSpec
-from rao_kedro.schemas.training import LoRAParameters
-from rao_kedro.training.checkpoints import DIRECTORY
+from rao_kedro.schemas.specs import (
+    AnnotationSpec,
+    PolicyScoringSpec,
+    PPOSpec,
+    RewardTrainingSpec,
+    ScoringSpec,
+    TrainingSpec,
+)
+from rao_kedro.schemas.training import LoRAParameters, RolloutParameters
 from rao_kedro.training.launch import launch
 
 PROJECT = Path(__file__).parents[2]
-ENGINES = {
-    "ddp": {"ACCELERATE_USE_CPU": "true"},
-    "fsdp2": {
-        "ACCELERATE_USE_CPU": "true",
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_RESHARD_AFTER_FORWARD": "true",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
-        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-    },
-    "zero3": {
-        "DS_ACCELERATOR": "cpu",
-        "ACCELERATE_TORCH_DEVICE": "cpu",
-        "ACCELERATE_USE_DEEPSPEED": "true",
-        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
-        "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
-    },
+ON_CPUS = {"ACCELERATE_USE_CPU": "true"}
+ENGINES = {  # the shipped file, what makes a CPU do, and what the run says of itself
+    "ddp": ("ddp", ON_CPUS, "\n"),
+    "fsdp2": ("fsdp2", ON_CPUS, ", sharded by FSDP\n"),
+    "zero3": (
+        "deepspeed_zero3",
+        {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"},
+        ", sharded by DEEPSPEED\n",
+    ),
 }
-SHARDED_BY = {"fsdp2": ", sharded by FSDP", "zero3": ", sharded by DEEPSPEED"}
-ZERO3 = pytest.param(
-    "zero3", marks=pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
-)
+EACH_ENGINE = [
+    "ddp",
+    "fsdp2",
+    pytest.param(
+        "zero3", marks=pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+    ),
+]
+TRAINING = parameters(epochs=2, max_tokens_per_batch=30, groups_per_step=3, learning_rate=1e-3, keep="last")
+LORA = {"lora": LoRAParameters(rank=4, alpha=8), "learning_rate": 1e-2}
+OBJECTIVES = {
+    "rao": {"beta": 1.0, "log_z0": 0.0},  # point-wise
+    "dpo": {"beta": 0.5},  # pairwise
+    "simpo": {"beta": 2.0, "gamma": 1.0},  # without a reference
+    "dro": {"tau": 1.0},
+    "kto": {"beta": 0.5},
+}
+SCORERS = ["reference", "annotate", "annotate_implicit", "score_policy"]
+TRAINERS = ["sft", "reward", *OBJECTIVES, "ppo"]
+WITH_LORA = ["sft", "reward", "rao", "dro", "kto", "ppo"]
 
 pytestmark = pytest.mark.slow
 
 
-def on_two_processes(task, spec, engine, *how):
-    """Run a task as `launch` would with two GPUs; return the exit status and what it said."""
-    spec.workspace.mkdir(parents=True, exist_ok=True)
-    write_text(spec.workspace / "spec.json", spec.model_dump_json())
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    worker = [str(Path(__file__).with_name("distributed_worker.py")), task, str(spec.workspace / "spec.json"), *how]
-    ended = subprocess.run(
-        [*torchrun, *worker], env=os.environ | ENGINES[engine], capture_output=True, text=True, timeout=300
+@dataclass(frozen=True)
+class Inputs:
+    """What all tasks read, and what one process makes of it."""
+
+    directory: Path
+    model: Path
+    other_model: Path
+    reward_model: Path
+    groups: Path
+    generations: Path
+
+    @property
+    def reward(self):
+        parameters = {"model_dir": str(self.reward_model), "mixed_precision": "no", "max_tokens_per_batch": 60}
+        return RewardParameters(parameters=parameters)
+
+    def task(self, name, directory):
+        """Return the worker of a task, and its spec with a workspace in `directory`."""
+        workspace = directory / name
+        common = {"workspace": workspace, "groups_path": self.groups}
+        scoring = {"model_dir": self.model, "max_tokens_per_batch": 40, "mixed_precision": "no"}
+        match name:
+            case "reference":
+                spec = ScoringSpec(**common, **scoring, output_path=workspace / "scores.parquet", groups_per_shard=5)
+                return name, spec
+            case "annotate":
+                output = workspace / "scores.parquet"
+                return name, AnnotationSpec(**common, reward=self.reward, output_path=output, groups_per_shard=5)
+            case "annotate_implicit":
+                models = {"policy_dir": str(self.other_model), "reference_dir": str(self.model)}
+                how = {"mixed_precision": "no", "max_tokens_per_batch": 60}
+                reward = RewardParameters(name="implicit", parameters=models | how)
+                output = workspace / "scores.parquet"
+                return "annotate", AnnotationSpec(**common, reward=reward, output_path=output, groups_per_shard=5)
+            case "score_policy":
+                spec = PolicyScoringSpec(
+                    **common,
+                    **scoring | {"model_dir": self.other_model},
+                    output_path=workspace / "scores.parquet",
+                    generations_path=self.generations,
+                    reference_dir=self.model,
+                    reference_path=self.directory / "reference.parquet",
+                    reward=self.reward,
+                    held_out_path=workspace / "held_out.parquet",
+                )
+                return name, spec
+        method, *options = name.split("_with_")
+        training = TRAINING.model_copy(
+            update={"bf16": {"mixed_precision": "bf16"}, "lora": LORA, "lora_compiled": LORA | {"compile": True}}[
+                options[0]
+            ]
+            if options
+            else {}
+        )
+        common |= {"model_dir": self.model, "training": training}
+        if method == "sft":
+            return method, TrainingSpec(**common)
+        if method == "reward":
+            return method, RewardTrainingSpec(**common)
+        if method == "ppo":
+            rollout = RolloutParameters(max_tokens=6, samples_per_prompt=2, passes=2, reward=self.reward)
+            spec = PPOSpec(
+                **common | {"training": training.model_copy(update={"max_tokens_per_batch": 40})},
+                reference_path=self.directory / "reference.parquet",
+                reward_model_dir=self.reward_model,
+                objective_parameters={"beta": 0.01},
+                rollout=rollout,
+            )
+            return method, spec
+        spec = alignment_spec(self.directory, self.model, self.groups, method, training=training, **OBJECTIVES[method])
+        return "alignment", spec.model_copy(update={"workspace": workspace})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, tiny_checkpoint, tiny_reward_model):
+    directory = tmp_path_factory.mktemp("inputs")
+    tokenizer, model = load_tokenizer(tiny_checkpoint), load_causal_lm(tiny_checkpoint)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(1)
+        for weight in model.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    save_checkpoint(model, tokenizer, directory / "other")
+    rows = [
+        {
+            "prompt_id": f"p{i}",
+            "sample": sample,
+            "messages": [{"role": "user", "content": f"question {i}"}],
+            "requirements": "[]",
+            "response": f"answer {i} {sample}",
+            "finish_reason": "length" if sample else "stop",
+            "prompt_ids": [1, 20 + i, 30 + i],
+            "response_ids": [40 + i, 60 + sample, *([] if sample else [2])],
+        }
+        for i in range(7)
+        for sample in range(2)
+    ]
+    pd.DataFrame(rows).to_parquet(directory / "generations.parquet")
+    made = Inputs(
+        directory,
+        tiny_checkpoint,
+        directory / "other",
+        tiny_reward_model,
+        write_groups(directory / "groups.parquet", 12),
+        directory / "generations.parquet",
     )
-    return ended.returncode, ended.stdout + ended.stderr
+    _, spec = made.task("reference", directory)
+    launch("reference", spec.model_copy(update={"output_path": directory / "reference.parquet"}), None)
+    return made
 
 
-def reference_spec(directory, model_dir, groups_path):
-    return ScoringSpec(
-        workspace=directory / "reference_work",
-        model_dir=model_dir,
-        groups_path=groups_path,
-        output_path=directory / "reference.parquet",
-        max_tokens_per_batch=40,
-        mixed_precision="no",
+@pytest.fixture(scope="module")
+def alone(inputs):
+    """Return the workspace of a task after one process has done it."""
+
+    def run(name):
+        worker, spec = inputs.task(name, inputs.directory / "one")
+        if not spec.workspace.exists():
+            AcceleratorState._reset_state()  # it remembers the precision of the task before
+            launch(worker, spec, None)
+            AcceleratorState._reset_state()
+        return spec.workspace
+
+    return run
+
+
+def launched(engine, tasks, directory):
+    """Run tasks on two processes as `launch` would; return how that ended.
+
+    Args:
+        engine: Whose accelerate file; the number of processes, the device and the port are replaced.
+        tasks: A worker, a spec, and whether it is stopped after a step.
+        directory: Where to put the files that say so.
+    """
+    file, environment, _ = ENGINES[engine]
+    config = yaml.safe_load((PROJECT / f"conf/accelerate/{file}.yaml").read_text())
+    config |= {"num_processes": 2, "main_process_port": free_port()}
+    (directory / "accelerate.yaml").write_text(yaml.safe_dump(config))
+    listed = []
+    for worker, spec, stops in tasks:
+        spec.workspace.mkdir(parents=True, exist_ok=True)
+        (path := spec.workspace / "spec.json").write_text(spec.model_dump_json())
+        listed.append([worker, str(path), stops])
+    (directory / "tasks.json").write_text(json.dumps(listed))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(directory / "accelerate.yaml")]
+    paths = os.pathsep.join([str(Path(__file__).parent), str(PROJECT / "src"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [*command, "-m", "distributed_worker", str(directory / "tasks.json")],
+        env=os.environ | environment | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 
-TRAINING = parameters(
-    epochs=2, max_tokens_per_batch=30, groups_per_step=3, learning_rate=1e-3, checkpoint_every=1, keep="last"
-)
+@pytest.fixture(scope="module")
+def together(inputs):
+    """Return the workspaces' directory of an engine after two processes have done everything, and what they said."""
+    done = {}
+
+    def run(engine):
+        if engine not in done:
+            (directory := inputs.directory / engine).mkdir()
+            names = [*SCORERS, *TRAINERS, *(f"{name}_with_lora" for name in WITH_LORA)]
+            if engine == "fsdp2":
+                names += ["sft_with_bf16"] + ["rao_with_lora_compiled"] * COMPILES
+            tasks = [(*inputs.task(name, directory), False) for name in names]
+            tasks += [(*inputs.task("rao", directory / "stopped"), stops) for stops in (True, False)]
+            done[engine] = directory, launched(engine, tasks, directory)
+        directory, ended = done[engine]
+        assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-8000:]
+        return directory, ended.stdout
+
+    return run
 
 
-def training_spec(task, directory, model_dir, groups_path):
-    """Return the worker and what it is to do; `directory` holds the reference log-probs."""
-    inputs = {"workspace": directory / task, "model_dir": model_dir, "groups_path": groups_path, "training": TRAINING}
-    if task == "sft":
-        return "sft", TrainingSpec(**inputs)
-    if task == "reward":
-        return "reward", RewardTrainingSpec(**inputs)
-    objective = {"rao": {"beta": 1.0, "log_z0": 0.0}, "dro": {"tau": 1.0}}[task]
-    return "alignment", alignment_spec(directory, model_dir, groups_path, task, training=TRAINING, **objective)
-
-
-@pytest.fixture
-def groups_path(tmp_path):
-    return write_groups(tmp_path / "groups.parquet", 12)
-
-
-@pytest.fixture
-def alone(tmp_path, tiny_checkpoint, groups_path):
-    """The reference log-probs that one process computes."""
-    launch("reference", spec := reference_spec(tmp_path, tiny_checkpoint, groups_path), None)
-    return spec
-
-
-def trained_in(workspace):
-    """Return the loss of every step, and the published weights."""
-    return [step["loss"] for step in log_of(workspace)[0]], load_file(workspace / "model" / "model.safetensors")
+COMPILES = shutil.which("g++") is not None
 
 
 def assert_same_training(found, expected):
-    (losses, weights), (expected_losses, expected_weights) = trained_in(found), trained_in(expected)
-    assert losses == pytest.approx(expected_losses, rel=1e-4)
+    steps, evaluations = log_of(found)
+    expected_steps, expected_evaluations = log_of(expected)
+    for rows, expected_rows in ((steps, expected_steps), (evaluations, expected_evaluations)):
+        assert [row["step"] for row in rows] == [row["step"] for row in expected_rows]
+        name = "loss" if rows is steps else "eval_loss"
+        assert [row[name] for row in rows] == pytest.approx([row[name] for row in expected_rows], rel=1e-3, abs=1e-5)
+    weights, expected_weights = (load_file(path / "model" / "model.safetensors") for path in (found, expected))
     assert weights.keys() == expected_weights.keys()
     for name, value in expected_weights.items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize("engine", ["ddp", "fsdp2", ZERO3])
-@pytest.mark.parametrize("task", ["rao", "dro", "sft", "reward"])
-def test_two_processes_train_the_same_weights_as_one(tmp_path, tiny_checkpoint, groups_path, task, engine):
-    worker, spec = training_spec(task, tmp_path, tiny_checkpoint, groups_path)
-    launch(worker, spec, None)
-    on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
-    status, said = on_two_processes(worker, on_two, engine)
-    assert status == 0, said
-    assert f"of each of 2 processes{SHARDED_BY.get(engine, '')}\n" in said
-    assert_same_training(on_two.workspace, spec.workspace)
+@pytest.mark.parametrize("engine", EACH_ENGINE)
+@pytest.mark.parametrize("name", SCORERS)
+def test_two_processes_score_as_one(together, alone, engine, name):
+    (directory, _), expected = together(engine), alone(name)
+    tables = sorted(path.name for path in expected.glob("*.parquet"))
+    assert tables
+    for table in tables:
+        one, two = (pd.read_parquet(path / table) for path in (expected, directory / name))
+        pd.testing.assert_frame_equal(two, one, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("alone")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
-def test_options_go_together_with_sharding(tmp_path, tiny_checkpoint, groups_path):
-    worker, spec = training_spec("rao", tmp_path, tiny_checkpoint, groups_path)
-    options = {"lora": LoRAParameters(rank=4, alpha=8), "compile": True, "activation_checkpointing": True}
-    spec = spec.model_copy(update={"training": TRAINING.model_copy(update=options)})
-    launch(worker, spec, None)
-    on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
-    status, said = on_two_processes(worker, on_two, "fsdp2")
-    assert status == 0, said
-    assert_same_training(on_two.workspace, spec.workspace)
+@pytest.mark.parametrize("engine", EACH_ENGINE)
+@pytest.mark.parametrize("name", [*TRAINERS, *(f"{name}_with_lora" for name in WITH_LORA)])
+def test_two_processes_train_the_same_weights_as_one(together, alone, engine, name):
+    directory, said = together(engine)
+    assert f"of each of 2 processes{ENGINES[engine][2]}" in said
+    if name.startswith("ppo") and engine != "ddp":
+        kind = {"fsdp2": "FSDP", "zero3": "DEEPSPEED"}[engine]
+        assert f"ppo samples from the policy, which {kind} would shard" in refusal(directory / name)
+        return
+    assert not (directory / name / "refused.txt").exists(), refusal(directory / name)
+    assert_same_training(directory / name, alone(name))
 
 
-@pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize("engine", ["ddp", "fsdp2", ZERO3])
-def test_two_processes_that_were_stopped_go_on_to_the_same_weights(tmp_path, tiny_checkpoint, groups_path, engine):
-    worker, spec = training_spec("rao", tmp_path, tiny_checkpoint, groups_path)
-    launch(worker, spec, None)
-    on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
-    _, said = on_two_processes(worker, on_two, engine, "stop_after_a_step")
-    assert "stopped by SIGTERM after step 1" in said
-    assert [path.name for path in (on_two.workspace / DIRECTORY).iterdir()] == ["step-000000001"]
-    status, said = on_two_processes(worker, on_two, engine)
-    assert status == 0 and "step 1/6" not in said, said
-    assert_same_training(on_two.workspace, spec.workspace)
+def refusal(workspace):
+    return (workspace / "refused.txt").read_text()
 
 
-def test_two_processes_compute_the_same_reference_log_probs_as_one(alone, tmp_path, tiny_checkpoint, groups_path):
-    (tmp_path / "two").mkdir()
-    spec = reference_spec(tmp_path / "two", tiny_checkpoint, groups_path)
-    status, said = on_two_processes("reference", spec, "ddp")
-    assert status == 0, said
-    one, two = (
-        pd.read_parquet(scored.output_path).sort_values("group_id", ignore_index=True) for scored in (alone, spec)
+@pytest.mark.parametrize("engine", EACH_ENGINE)
+def test_two_processes_that_were_stopped_go_on_to_the_same_weights(together, alone, engine):
+    directory, said = together(engine)
+    workspace = directory / "stopped" / "rao"
+    assert "stopped by SIGTERM after step 1" in refusal(workspace)
+    *_, resumed = said.split(f"begins: {workspace}")
+    assert "step 1/6" not in resumed and "step 2/6" in resumed
+    assert_same_training(workspace, alone("rao"))
+
+
+@pytest.mark.skipif(not COMPILES, reason="compiling for a CPU needs a C++ compiler")
+def test_options_go_together_with_sharding(together, alone):
+    """Adapters and compiled layers, with the activation checkpointing of the shipped file."""
+    assert_same_training(together("fsdp2")[0] / "rao_with_lora_compiled", alone("rao_with_lora"))
+
+
+def test_shards_in_bf16_return_losses_in_fp32(together, alone):
+    losses, expected = (
+        [step["loss"] for step in log_of(workspace)[0]]
+        for workspace in (together("fsdp2")[0] / "sft_with_bf16", alone("sft_with_bf16"))
     )
-    pd.testing.assert_frame_equal(one, two, rtol=1e-5)
-
-
-def test_two_processes_annotate_as_one(tmp_path, tiny_reward_model, groups_path):
-    found = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        parameters = {"model_dir": str(tiny_reward_model), "mixed_precision": "no", "max_tokens_per_batch": 60}
-        spec = AnnotationSpec(
-            workspace=tmp_path / name,
-            groups_path=groups_path,
-            reward=RewardParameters(parameters=parameters),
-            output_path=tmp_path / name / "rewards.parquet",
-            groups_per_shard=5,
-        )
-        if name == "one":
-            launch("annotate", spec, None)
-        else:
-            status, said = on_two_processes("annotate", spec, "ddp")
-            assert status == 0, said
-        found.append(pd.read_parquet(spec.output_path))
-    pd.testing.assert_frame_equal(*found, rtol=1e-5)
-
-
-def test_shards_in_bf16_return_losses_in_fp32(tmp_path, tiny_checkpoint, groups_path):
-    worker, spec = training_spec("sft", tmp_path, tiny_checkpoint, groups_path)
-    spec = spec.model_copy(update={"training": TRAINING.model_copy(update={"mixed_precision": "bf16"})})
-    launch(worker, spec, PROJECT / "conf/accelerate/cpu.yaml")
-    on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
-    status, said = on_two_processes(worker, on_two, "fsdp2")
-    assert status == 0, said
-    losses, expected = (trained_in(workspace)[0] for workspace in (on_two.workspace, spec.workspace))
     assert losses == pytest.approx(expected, rel=5e-3)
     assert losses != torch.tensor(losses).bfloat16().tolist()
 
@@ -207,9 +319,7 @@ STAND_INS = {
 }
 
 
-def test_a_slurm_job_of_two_nodes_trains_the_same_weights_as_one_process(
-    tmp_path, tiny_checkpoint, groups_path, monkeypatch, caplog
-):
+def test_a_slurm_job_of_two_nodes_trains_the_same_weights_as_one_process(inputs, alone, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     (programs := tmp_path / "bin").mkdir()
     for name, script in STAND_INS.items():
@@ -219,16 +329,15 @@ def test_a_slurm_job_of_two_nodes_trains_the_same_weights_as_one_process(
     accelerate_config |= {"distributed_type": "MULTI_GPU", "num_processes": 2, "main_process_port": free_port()}
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(accelerate_config))
 
-    worker, spec = training_spec("sft", tmp_path, tiny_checkpoint, groups_path)
-    launch(worker, spec, None)
+    expected = alone("sft")
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "node[1-2]")
     monkeypatch.setenv("RAO_KEDRO_LAUNCHER", str(PROJECT / "conf/accelerate/slurm_launcher.sh"))
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    on_two = spec.model_copy(update={"workspace": tmp_path / "two"})
-    launch(worker, on_two, tmp_path / "two.yaml")
+    worker, spec = inputs.task("sft", tmp_path)
+    launch(worker, spec, tmp_path / "two.yaml")
     assert "of each of 2 processes" in caplog.text
-    assert_same_training(on_two.workspace, spec.workspace)
+    assert_same_training(spec.workspace, expected)
 
 
 def free_port():

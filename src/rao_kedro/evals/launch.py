@@ -5,8 +5,7 @@ import os
 import sys
 
 from rao_kedro.errors import InferenceError, RaoKedroError
-from rao_kedro.files import write_text
-from rao_kedro.processes import run_worker
+from rao_kedro.processes import launching, run_worker
 from rao_kedro.schemas.benchmarks import PolicyAnswersSpec, ServedAnswersSpec
 
 
@@ -19,19 +18,19 @@ def answer(spec: PolicyAnswersSpec | ServedAnswersSpec, in_process: bool = False
 
     Raises:
         InferenceError: The worker failed; the message is its own.
+        BusyError: Another run is at work in the workspace.
     """
-    spec.workspace.mkdir(parents=True, exist_ok=True)
     module = "policy_answers" if isinstance(spec, PolicyAnswersSpec) else "served_answers"
     path = spec.workspace / f"{module}.json"
-    write_text(path, spec.model_dump_json(indent=2))
     module = f"rao_kedro.evals.{module}"
-    if in_process:
-        importlib.import_module(module).main(str(path))
-        return
     quiet = {"TQDM_DISABLE": "1"}  # the harness has a bar per subject of MMLU
-    try:
-        run_worker([sys.executable, "-m", module, str(path)], quiet | os.environ | {"PYTHONUNBUFFERED": "1"})
-    except RaoKedroError as error:
-        raise InferenceError(
-            f"answers of {spec.method}: {error}\nWhat is finished is kept, so running again goes on there."
-        ) from error
+    with launching(path, spec.model_dump_json(indent=2)):
+        if in_process:
+            importlib.import_module(module).main(str(path))
+            return
+        try:
+            run_worker([sys.executable, "-m", module, str(path)], quiet | os.environ | {"PYTHONUNBUFFERED": "1"})
+        except RaoKedroError as error:
+            raise InferenceError(
+                f"answers of {spec.method}: {error}\nWhat is finished is kept, so running again goes on there."
+            ) from error

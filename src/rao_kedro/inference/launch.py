@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from rao_kedro.errors import InferenceError, RaoKedroError
-from rao_kedro.processes import run_worker
+from rao_kedro.processes import launching, run_worker
 from rao_kedro.schemas.generation import GenerationSpec
 
 
@@ -24,21 +24,21 @@ def generate(spec: GenerationSpec, in_process: bool = False) -> Path:
 
     Raises:
         InferenceError: The worker failed; the message ends with its last lines.
+        BusyError: Another run is at work in the output's directory.
     """
-    spec.shards_dir.mkdir(parents=True, exist_ok=True)
-    spec_path = spec.shards_dir / "spec.json"
-    spec_path.write_text(spec.model_dump_json(indent=2))
-    if in_process:
-        from rao_kedro.inference.worker import main
-
-        main(str(spec_path))
-        return spec.output_path
+    spec_path = spec.output_path.with_name("generation.json")
     command = [sys.executable, "-m", "rao_kedro.inference.worker", str(spec_path)]
-    try:
-        run_worker(command, {**os.environ, "PYTHONUNBUFFERED": "1"})
-    except RaoKedroError as error:
-        raise InferenceError(
-            f"text generation with {spec.model_dir}: {error}\n"
-            f"Finished shards are kept in {spec.shards_dir}, so running again goes on from there."
-        ) from error
+    with launching(spec_path, spec.model_dump_json(indent=2)):
+        if in_process:
+            from rao_kedro.inference.worker import main
+
+            main(str(spec_path))
+            return spec.output_path
+        try:
+            run_worker(command, {**os.environ, "PYTHONUNBUFFERED": "1"})
+        except RaoKedroError as error:
+            raise InferenceError(
+                f"text generation with {spec.model_dir}: {error}\n"
+                f"Finished shards are kept in {spec.shards_dir}, so running again goes on from there."
+            ) from error
     return spec.output_path

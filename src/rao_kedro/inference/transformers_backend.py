@@ -97,7 +97,11 @@ def refuse_long_prompts(model: Any, prompts: Sequence[Sequence[int]], max_tokens
 
 
 def continue_prompts(
-    model: Any, prompts: Sequence[Sequence[int]], sampling: SamplingParameters, stop_ids: Sequence[int]
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingParameters,
+    stop_ids: Sequence[int],
+    draws: torch.Tensor | None = None,
 ) -> list[list[int]]:
     """Return one continuation of each prompt as token ids, padded with `stop_ids[0]` behind its end-of-turn token.
 
@@ -106,18 +110,24 @@ def continue_prompts(
         prompts: Token ids.
         sampling: How to sample; `n` and `seed` are the caller's.
         stop_ids: Tokens that end a response.
+        draws: `[prompts, max_tokens]` uniform numbers in [0, 1) that decide each token, so that what is sampled for a
+            prompt does not depend on the prompts beside it; None takes torch's own. Knows no `top_p`.
 
     Raises:
         ModelError: A prompt with its continuation may be longer than the model's rotary embedding allows.
     """
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
     refuse_long_prompts(model, prompts, sampling.max_tokens)
     padding, device = stop_ids[0], model.device
     input_ids, mask = (x.to(device) for x in _left_padded(prompts, padding))
-    how = {} if sampling.greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    torch_draws = not sampling.greedy and draws is None
+    how = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if torch_draws else {}
+    processors = LogitsProcessorList()
+    if not sampling.greedy and draws is not None:
+        processors.append(_Drawn(draws.to(device), sampling.temperature, start=input_ids.shape[1]))
     config = GenerationConfig(
-        do_sample=not sampling.greedy,
+        do_sample=torch_draws,
         max_new_tokens=sampling.max_tokens,
         eos_token_id=list(stop_ids),
         pad_token_id=padding,
@@ -128,7 +138,22 @@ def continue_prompts(
         config,
     )  # else what it leaves open is filled from the model's
     try:
-        output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
+        output = model.generate(
+            input_ids=input_ids, attention_mask=mask, generation_config=config, logits_processor=processors
+        )
     finally:
         model.generation_config = own
     return output[:, input_ids.shape[1] :].tolist()
+
+
+class _Drawn:
+    """A logits processor that leaves one token: where the cumulative distribution passes a given number."""
+
+    def __init__(self, draws: torch.Tensor, temperature: float, start: int) -> None:
+        self.draws, self.temperature, self.start = draws, temperature, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        cumulative = (scores.double() / self.temperature).softmax(-1).cumsum(-1)
+        draws = self.draws[:, input_ids.shape[1] - self.start, None].double() * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, draws, right=True).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)

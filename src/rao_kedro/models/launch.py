@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from rao_kedro.errors import ModelError, RaoKedroError
-from rao_kedro.processes import run_worker
+from rao_kedro.processes import launching, run_worker
 from rao_kedro.schemas.specs import ModelImportSpec, ModelParameters
 
 
@@ -22,17 +22,18 @@ def import_model(model: ModelParameters, workspace: Path, in_process: bool = Fal
 
     Raises:
         ModelError: There is no such model, or it has no tokenizer or chat template.
+        BusyError: Another run is at work in the workspace.
     """
     spec = ModelImportSpec(model=model, output_dir=workspace / "model")
     spec_path = workspace / "spec.json"
-    spec_path.write_text(spec.model_dump_json(indent=2))
-    if in_process:
-        from rao_kedro.models.importing import main
+    with launching(spec_path, spec.model_dump_json(indent=2)):
+        if in_process:
+            from rao_kedro.models.importing import main
 
-        main(str(spec_path))
-        return spec.output_dir
-    try:
-        run_worker([sys.executable, "-m", "rao_kedro.models.importing", str(spec_path)], os.environ)
-    except RaoKedroError as error:
-        raise ModelError(f"base model: {error}") from error
+            main(str(spec_path))
+            return spec.output_dir
+        try:
+            run_worker([sys.executable, "-m", "rao_kedro.models.importing", str(spec_path)], os.environ)
+        except RaoKedroError as error:
+            raise ModelError(f"base model: {error}") from error
     return spec.output_dir

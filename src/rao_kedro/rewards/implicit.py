@@ -14,7 +14,7 @@ from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.rewards.base import PromptGroup, Reward, Scores
 from rao_kedro.rewards.bradley_terry import context_length
 from rao_kedro.rewards.tokens import score_tokens
-from rao_kedro.training.scoring import ForwardPass, group_logps
+from rao_kedro.training.scoring import ForwardPass, group_logps, refuse_constant_rewards
 
 
 class ImplicitReward(Reward):
@@ -79,7 +79,9 @@ class ImplicitReward(Reward):
     def _score(self, pieces: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
         how = ForwardPass(self.mixed_precision, tokens, t0_length=1)
         policy, reference = (group_logps(module, pieces, how) for module in self._modules)
-        return {
+        rewards = {
             name: [self.beta * (a - b) for a, b in zip(policy[name].responses, reference[name].responses, strict=True)]
             for name in policy
         }
+        refuse_constant_rewards(pieces, rewards)
+        return rewards

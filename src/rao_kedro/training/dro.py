@@ -22,8 +22,8 @@ class DROAlignment(OfflineAlignment):
 
     def load(self) -> nn.Module:
         """Return policy and value network, both from the SFT model; V starts as the mean training reward."""
-        policy = PackedLogProbs(without_dropout(load_causal_lm(self.spec.model_dir)))
-        value = without_dropout(new_reward_model(self.spec.model_dir))
+        policy = PackedLogProbs(without_dropout(load_causal_lm(self.spec.model_dir, for_engine=True)))
+        value = without_dropout(new_reward_model(self.spec.model_dir, for_engine=True))
         start = fmean(fmean(group.rewards or []) for group in self.train_groups)
         return PolicyAndValue(policy, ValueNetwork(value, start))
 

@@ -104,7 +104,8 @@ def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters
 
 def _kept(task: Task, accelerator: Accelerator, module: nn.Module, group: TokenizedGroup) -> tuple[int, int]:
     """Return the tokens of a group, and what its forward pass keeps; goes backward too, as sharding expects."""
-    batch = task.before_packs(module.train(), [group], 0.0)
+    module.train()
+    batch = task.before_packs(module, [group], 0.0)
     losses = []
 
     def forward() -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from rao_kedro.errors import RaoKedroError, TrainingError
-from rao_kedro.files import only_one_in, write_text
 from rao_kedro.models.identity import combined_hash, content_hash, file_hash
-from rao_kedro.processes import run_worker
+from rao_kedro.processes import launching, run_worker
 from rao_kedro.schemas.specs import AlignmentSpec, PPOSpec, TrainingSpec, WorkerSpec
 
 
@@ -34,23 +33,21 @@ def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_p
 
     Raises:
         TrainingError: The worker failed; the message is its own.
+        BusyError: Another run is at work in the workspace.
     """
-    spec.workspace.mkdir(parents=True, exist_ok=True)
-    spec_path = spec.workspace / "spec.json"
-    with only_one_in(spec.workspace):  # a worker takes it for itself; one may have outlived its killed launcher
-        if isinstance(spec, TrainingSpec):
-            _discard_checkpoint_of_another_run(spec)
-        write_text(spec_path, spec.model_dump_json(indent=2))
-    module = f"rao_kedro.training.{task}"
-    if accelerate_config is None:
-        importlib.import_module(module).main(str(spec_path))
-        return
+    spec_path, module = spec.workspace / "spec.json", f"rao_kedro.training.{task}"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config)]
     launcher = shlex.split(os.environ.get("RAO_KEDRO_LAUNCHER", ""))
-    try:
-        run_worker([*launcher, *command, "-m", module, str(spec_path)], _environment(metric_prefix))
-    except RaoKedroError as error:
-        raise TrainingError(f"{task}: {error}") from error
+    with launching(spec_path, spec.model_dump_json(indent=2)):
+        if isinstance(spec, TrainingSpec):
+            _discard_checkpoint_of_another_run(spec)
+        if accelerate_config is None:
+            importlib.import_module(module).main(str(spec_path))
+            return
+        try:
+            run_worker([*launcher, *command, "-m", module, str(spec_path)], _environment(metric_prefix))
+        except RaoKedroError as error:
+            raise TrainingError(f"{task}: {error}") from error
 
 
 def _discard_checkpoint_of_another_run(spec: TrainingSpec) -> None:

@@ -18,7 +18,6 @@ from torch import nn
 from transformers import get_scheduler
 
 from rao_kedro.errors import TrainingError
-from rao_kedro.files import only_one_in
 from rao_kedro.models.adapters import merged
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.models.rotary import refuse_long_groups
@@ -26,7 +25,6 @@ from rao_kedro.processes import WARNING_PREFIX
 from rao_kedro.schemas.training import TrainingParameters
 from rao_kedro.training.batching import epoch_steps, packs, share_of_process
 from rao_kedro.training.checkpoints import Checkpoints
-from rao_kedro.training.distributed import process_state
 from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, peak_memory
 from rao_kedro.training.interruption import Interruption
 from rao_kedro.training.options import make_optimizer, prepared
@@ -45,8 +43,7 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
     """
     if not task.train_groups:
         raise TrainingError("there are no training groups: see data_report and quarantined_rows for what was dropped")
-    is_main = process_state().is_main_process
-    with Interruption() as interruption, only_one_in(workspace) if is_main else nullcontext():
+    with Interruption() as interruption:
         _Run(task, parameters, workspace, interruption).train()
 
 

@@ -78,7 +78,7 @@ class OfflineAlignment(Task):
 
     def load(self) -> nn.Module:
         """Return the policy, wrapped for packed log-probs. Dropout is off: the reference had none."""
-        return PackedLogProbs(without_dropout(load_causal_lm(self.spec.model_dir)))
+        return PackedLogProbs(without_dropout(load_causal_lm(self.spec.model_dir, for_engine=True)))
 
     def prepare(self, module: nn.Module) -> None:
         """Refuse before the first step what an evaluation could not sample from.

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import extract_model_from_parallel, gather_object
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -33,7 +33,7 @@ from rao_kedro.training.loop import train
 from rao_kedro.training.offline import likelihood_remark, without_dropout
 from rao_kedro.training.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.rollouts import Sampler
-from rao_kedro.training.scoring import ForwardPass, group_logps
+from rao_kedro.training.scoring import ForwardPass, group_logps, of_all_processes
 from rao_kedro.training.tables import read_groups, read_prompt_groups, read_reference
 from rao_kedro.training.task import LossOutput, Task
 
@@ -69,28 +69,25 @@ class PPOTask(Task):
         """Return the policy and a value network that starts as the reward model.
 
         Raises:
-            TrainingError: The reward model reads other tokens than the policy writes.
+            TrainingError: The policy would be sharded over processes, so that it cannot be sampled from here; or the
+                reward model reads other tokens than the policy writes.
         """
+        if kind := sharding():
+            raise TrainingError(
+                f"ppo samples from the policy, which {kind} would shard: use an accelerate file with one process, or "
+                "with data parallelism alone (accelerate: ddp)"
+            )
         if load_tokenizer(self.spec.reward_model_dir).get_vocab() != self.tokenizer.get_vocab():
             raise TrainingError(
                 f"the value network starts as the reward model in {self.spec.reward_model_dir}, whose tokenizer is not "
                 "the policy's: train a reward model from the policy's family (`reward_modeling.start`)"
             )
-        policy = without_dropout(load_causal_lm(self.spec.model_dir))
-        value = without_dropout(load_reward_model(self.spec.reward_model_dir))
+        policy = without_dropout(load_causal_lm(self.spec.model_dir, for_engine=True))
+        value = without_dropout(load_reward_model(self.spec.reward_model_dir, for_engine=True))
         return PolicyAndTokenValues(PackedLogProbs(policy, self.spec.rollout.temperature), TokenValues(value))
 
     def prepare(self, module: nn.Module) -> None:
-        """Load the reference, frozen.
-
-        Raises:
-            TrainingError: The policy is sharded over processes, so that it cannot be sampled from here.
-        """
-        if kind := sharding():
-            raise TrainingError(
-                f"ppo samples from the policy, which {kind} would shard: use an accelerate file with one "
-                "process, or with data parallelism alone (distributed_type: MULTI_GPU)"
-            )
+        """Load the reference, frozen."""
         self.accelerator = Accelerator(mixed_precision=self.spec.training.mixed_precision)
         reference = PackedLogProbs(load_causal_lm(self.spec.model_dir), self.spec.rollout.temperature)
         self.reference = reference.to(self.accelerator.device).eval().requires_grad_(False)
@@ -121,18 +118,18 @@ class PPOTask(Task):
         mine = {}
         scores = self._rewards(groups)
         all_packs = packs(groups, self.spec.training.max_tokens_per_batch)
-        for pack, _ in share_of_process(all_packs, self.accelerator.process_index, self.accelerator.num_processes):
+        n_processes = self.accelerator.num_processes
+        for pack, counts in share_of_process(all_packs, self.accelerator.process_index, n_processes):
             packed = pack_groups(pack, self.spec.t0_length).to(self.accelerator.device)
             logps, values = module(packed)
             columns = (logps, self.reference.response_tokens(packed), values.float())
             tokens = [column.cpu().split(packed.lengths[packed.mask].tolist()) for column in columns]
             start = 0
-            for group in pack:
+            for group in pack if counts else []:
                 end = start + len(group.response_ids)
                 mine[group.group_id] = [column[start:end] for column in tokens]
                 start = end
-        gathered = {name: value for share in gather_object([mine]) for name, value in share.items()}
-        order = [gathered[group.group_id] for group in groups]
+        order = list(of_all_processes(mine, groups).values())
         logps, reference, values = (
             pad_sequence([x for tokens in order for x in tokens[i]], batch_first=True) for i in range(3)
         )

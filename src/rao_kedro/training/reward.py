@@ -68,7 +68,7 @@ class RewardModeling(Task):
 
         What it started from may have been read elsewhere; responses of the groups end with their end-of-turn token.
         """
-        model = new_reward_model(self.spec.model_dir)
+        model = new_reward_model(self.spec.model_dir, for_engine=True)
         model.config.pad_token_id = self.tokenizer.pad_token_id
         model.config.eos_token_id = self.end_of_turn_ids  # a classifier has no generation_config.json to say them
         setattr(model.config, READ_AT, "end_of_turn")

@@ -4,7 +4,7 @@ Each process scores its share of the packs; all of them return everything, and t
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
+from rao_kedro.errors import ModelError
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
 from rao_kedro.models.rotary import refuse_long_groups
 from rao_kedro.schemas.specs import AnnotationSpec, ScoringSpec
@@ -97,12 +98,13 @@ def group_logps(
         how: Precision and batch size.
     """
     result = {}
-    for pack, batch in _forward_packs(module, groups, how):
+    for pack, batch, counts in _forward_packs(module, groups, how):
         logps = module(batch, prompt_gradient="detached")
         assert isinstance(logps.prompts, torch.Tensor)
-        for group, prompt, responses in zip(pack, logps.prompts.tolist(), logps.responses.tolist(), strict=True):
-            result[group.group_id] = Logps(prompt, responses[: len(group.response_ids)])
-    return _of_all_processes(result)
+        if counts:
+            for group, prompt, responses in zip(pack, logps.prompts.tolist(), logps.responses.tolist(), strict=True):
+                result[group.group_id] = Logps(prompt, responses[: len(group.response_ids)])
+    return of_all_processes(result, groups)
 
 
 def group_rewards(module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass) -> dict[str, list[float]]:
@@ -112,22 +114,58 @@ def group_rewards(module: nn.Module, groups: Sequence[TokenizedGroup], how: Forw
         module: What `reward_module` returns.
         groups: The groups; every process passes all of them.
         how: Precision and batch size.
+
+    Raises:
+        ModelError: The rewards of one process do not depend on the responses.
     """
     result = {}
-    for pack, batch in _forward_packs(module, groups, how):
-        for group, rewards in zip(pack, module(batch).tolist(), strict=True):
-            result[group.group_id] = rewards[: len(group.response_ids)]
-    return _of_all_processes(result)
+    for pack, batch, counts in _forward_packs(module, groups, how):
+        rewards = module(batch).tolist()
+        if counts:
+            for group, of_group in zip(pack, rewards, strict=True):
+                result[group.group_id] = of_group[: len(group.response_ids)]
+    for share in (shares := gather_object([result])):
+        refuse_constant_rewards([group for group in groups if group.group_id in share], share)
+    return {group.group_id: share[group.group_id] for group in groups for share in shares if group.group_id in share}
 
 
-def _of_all_processes(mine: dict[str, Scores]) -> dict[str, Scores]:
-    return {name: scores for share in gather_object([mine]) for name, scores in share.items()}
+def refuse_constant_rewards(groups: Sequence[TokenizedGroup], rewards: Mapping[str, Sequence[float]]) -> None:
+    """Refuse a model's rewards that are all the same number, or that are in every group of several responses.
+
+    Args:
+        groups: What was scored; equal responses may have equal rewards.
+        rewards: Of each group by its id.
+
+    Raises:
+        ModelError: They are.
+    """
+    scored = {(tuple(group.prompt_ids), tuple(ids)) for group in groups for ids in group.response_ids}
+    values = {value for group in groups for value in rewards[group.group_id]}
+    several = [rewards[g.group_id] for g in groups if len({tuple(ids) for ids in g.response_ids}) > 1]
+    if len(scored) > 1 and len(values) == 1:
+        found = f"are all {values.pop():g}"
+    elif len(several) > 1 and all(len(set(of_group)) == 1 for of_group in several):
+        found = f"differ in none of {len(several)} groups"
+    else:
+        return
+    raise ModelError(
+        f"the model's rewards of {len(scored)} different responses {found}: it has learnt nothing, or its weights were "
+        "not loaded. Score with another model"
+    )
+
+
+def of_all_processes(mine: dict[str, Scores], groups: Sequence[TokenizedGroup]) -> dict[str, Scores]:
+    """Return what each process knows of its groups as everybody's, in the order of the groups."""
+    known = {name: scores for share in gather_object([mine]) for name, scores in share.items()}
+    return {group.group_id: known[group.group_id] for group in groups}
 
 
 def _forward_packs(
     module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass | ScoringSpec
-) -> Iterator[tuple[Sequence[TokenizedGroup], PackedGroups]]:
+) -> Iterator[tuple[Sequence[TokenizedGroup], PackedGroups, bool]]:
     """Yield packs of groups on the module's device, inside the precision of training and without gradients.
+
+    Each comes with whether it counts: others are another process's, and only the pass is wanted.
 
     Raises:
         ModelError: A group is longer than the module's rotary embedding allows.
@@ -139,8 +177,8 @@ def _forward_packs(
     all_packs = packs(groups, how.max_tokens_per_batch)
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=how.mixed_precision == "bf16")
     with torch.no_grad(), autocast:
-        for pack, _ in share_of_process(all_packs, state.process_index, state.num_processes):
-            yield pack, pack_groups(pack, how.t0_length).to(state.device)
+        for pack, counts in share_of_process(all_packs, state.process_index, state.num_processes):
+            yield pack, pack_groups(pack, how.t0_length).to(state.device), counts
     module.train(was_training)
 
 

@@ -39,7 +39,7 @@ class SupervisedFinetuning(Task):
 
     def load(self) -> nn.Module:
         """Return the policy, wrapped for packed log-probs."""
-        return PackedLogProbs(load_causal_lm(self.spec.model_dir))
+        return PackedLogProbs(load_causal_lm(self.spec.model_dir, for_engine=True))
 
     def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count response tokens."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rao_kedro.files import alone_in_workspace
 from rao_kedro.inference import GenerationSpec, generate
 from rao_kedro.models.chat import load_chat_format
 from rao_kedro.models.launch import import_model
@@ -21,6 +22,7 @@ def prepare_base_model(model: ModelParameters, accelerate_config: Path | None, w
     return import_model(model, workspace, in_process=accelerate_config is None)
 
 
+@alone_in_workspace
 def collect_preferences(
     data: DataParameters, prompts: pd.DataFrame, base_model: Path, accelerate_config: Path | None, workspace: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

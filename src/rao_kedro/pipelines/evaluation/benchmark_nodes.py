@@ -21,6 +21,7 @@ from rao_kedro.evals.benchmark_scores import (
 from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.launch import answer
 from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.files import alone_in_workspace
 from rao_kedro.pipelines.evaluation.nodes import by_policy
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
@@ -55,6 +56,7 @@ def answer_with_served_models(
     return answers, scores, samples
 
 
+@alone_in_workspace
 def judge_methods(
     evaluation: EvaluationParameters, workspace: Path, **tables: pd.DataFrame | None
 ) -> tuple[dict[str, list[dict[Hashable, Any]]], pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rao_kedro.evals.likelihoods import likelihood_summary
-from rao_kedro.files import write_text
+from rao_kedro.files import alone_in_workspace, write_text
 from rao_kedro.models.identity import combined_hash, content_hash, file_hash
 from rao_kedro.pipelines.alignment.nodes import align
 from rao_kedro.reporting.figures import likelihood_dynamics
@@ -15,6 +15,7 @@ from rao_kedro.schemas.parameters import DataParameters, LikelihoodStudyParamete
 from rao_kedro.schemas.training import KLParameters
 
 
+@alone_in_workspace
 def train_runs(
     sft_model: Path,
     reward_model: Path,

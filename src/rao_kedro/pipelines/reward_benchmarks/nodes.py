@@ -5,11 +5,13 @@ from pathlib import Path
 import pandas as pd
 
 from rao_kedro.evals.reward_benchmarks import prompt_groups, read_benchmark, score_benchmark
+from rao_kedro.files import alone_in_workspace
 from rao_kedro.schemas.parameters import RewardBenchmarksParameters
 from rao_kedro.schemas.specs import AnnotationSpec
 from rao_kedro.training.launch import launch
 
 
+@alone_in_workspace
 def measure_reward(
     sft_model: Path,
     reward_model: Path,

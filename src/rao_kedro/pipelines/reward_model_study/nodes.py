@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from rao_kedro.evals.reward_accuracy import LENGTH_ONLY, accuracy_table, group_outcomes, length_outcomes
+from rao_kedro.files import alone_in_workspace
 from rao_kedro.models.identity import combined_hash, content_hash
 from rao_kedro.schemas.parameters import DataParameters, ReferenceParameters, RewardModelStudyParameters
 from rao_kedro.schemas.rewards import RewardParameters
@@ -15,6 +16,7 @@ from rao_kedro.training.launch import launch
 from rao_kedro.training.reference_cache import cached_reference_logprobs
 
 
+@alone_in_workspace
 def measure_runs(
     base_model: Path,
     sft_model: Path,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
+from rao_kedro.files import alone_in_workspace
 from rao_kedro.models.chat import load_chat_format
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
@@ -16,6 +17,7 @@ from rao_kedro.schemas.specs import AnnotationSpec, RewardTrainingSpec
 from rao_kedro.training.launch import launch, read_training_log
 
 
+@alone_in_workspace
 def train_reward_model(
     base_model: Path,
     sft_model: Path,
