@@ -1,15 +1,17 @@
-"""Loads, identifies and saves checkpoints: plain Hugging Face directories with safetensors."""
+"""Loads and saves checkpoints: plain Hugging Face directories with safetensors."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from rao_kedro.errors import ModelError
 from rao_kedro.files import replace_directory
+from rao_kedro.models.checks import check_settings, check_weights, is_head, weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,28 +25,34 @@ def load_causal_lm(model_dir: str | Path, dtype: torch.dtype = torch.float32) ->
         dtype: fp32 for master weights; bf16 compute is autocast's business.
 
     Raises:
-        ModelError: Nothing that transformers can open is there.
+        ModelError: Nothing that transformers can open is there, it cannot be trained, or weights are missing.
     """
     from transformers import AutoModelForCausalLM
 
-    return _packed(_opened(AutoModelForCausalLM.from_pretrained, model_dir, dtype=dtype, use_safetensors=True))
+    return _packed(open_model(AutoModelForCausalLM, model_dir, dtype=dtype))
+
+
+def causal_lm_without_weights(model_dir: str | Path) -> nn.Module:
+    """Open a causal LM whose weights have names and shapes, and no values: whether all are there is known in no time.
+
+    Raises:
+        ModelError: As from `load_causal_lm`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    return open_model(AutoModelForCausalLM, model_dir, device_map="meta")
 
 
 def load_reward_model(model_dir: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Load a trained scalar sequence classifier.
 
     Raises:
-        ModelError: Nothing that transformers can open is there, it has no trained head, or more than one label.
+        ModelError: Nothing that transformers can open is there, it cannot be trained, it has no trained head, or more
+            than one label.
     """
     from transformers import AutoModelForSequenceClassification
 
-    loader = AutoModelForSequenceClassification.from_pretrained
-    model, found = _opened(loader, model_dir, dtype=dtype, use_safetensors=True, output_loading_info=True)
-    if missing := sorted(found["missing_keys"]):
-        raise ModelError(
-            f"{model_dir} is no reward model: it lacks {', '.join(missing[:3])}. Train one from it with the pipeline "
-            "`reward_modeling`, or name an AutoModelForSequenceClassification"
-        )
+    model = open_model(AutoModelForSequenceClassification, model_dir, dtype=dtype)
     if model.config.num_labels != 1:
         raise ModelError(f"the reward model in {model_dir} has {model.config.num_labels} labels; it must have one")
     return _packed(model)
@@ -54,21 +62,55 @@ def new_reward_model(model_dir: str | Path) -> nn.Module:
     """Load what a reward model starts from: a causal LM, which gets a new random head, or a scalar classifier.
 
     Raises:
-        ModelError: Nothing that transformers can open is there, or a classifier with more than one label.
+        ModelError: Nothing that transformers can open is there, it cannot be trained, weights of its body are missing,
+            or it is a classifier with more than one label.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    check_settings(model_dir)
     config = _opened(AutoConfig.from_pretrained, model_dir)
     if any("SequenceClassification" in name for name in config.architectures or ()):
         return load_reward_model(model_dir)
-    loader = AutoModelForSequenceClassification.from_pretrained
-    return _packed(_opened(loader, model_dir, dtype=torch.float32, use_safetensors=True, num_labels=1))
+    auto = AutoModelForSequenceClassification
+    return _packed(open_model(auto, model_dir, dtype=torch.float32, num_labels=1, new_head=True))
+
+
+def open_model(
+    auto: Any, model_dir: str | Path, *, quantised: Collection[str] = (), new_head: bool = False, **kwargs: object
+) -> Any:
+    """Load a model all of whose weights are there.
+
+    Args:
+        auto: One of transformers' classes `AutoModelFor...`.
+        model_dir: A checkpoint directory or a hub name.
+        quantised: Methods of quantisation that `kwargs` undo.
+        new_head: Whether the model gets a random head where it has none.
+        **kwargs: Passed on to `from_pretrained`.
+
+    Raises:
+        ModelError: It cannot be opened or trained, or its weights are not those that its configuration asks for.
+    """
+    check_settings(model_dir, quantised)
+    if (Path(model_dir) / "config.json").exists():
+        weight_files(Path(model_dir))
+    # What does not fit is named below, where transformers' error names nothing.
+    kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    model, found = _opened(auto.from_pretrained, model_dir, **kwargs)
+    body = model.base_model_prefix
+    headless = sorted(name for name in found["missing_keys"] if is_head(name, body))
+    if headless and "SequenceClassification" in type(model).__name__ and not new_head:
+        raise ModelError(
+            f"{model_dir} is no reward model: it lacks {', '.join(headless[:3])}. Train one from it with the pipeline "
+            "`reward_modeling`, or name an AutoModelForSequenceClassification"
+        )
+    check_weights(model_dir, body, found, any_head=new_head)
+    return model
 
 
 def _opened(loader: Callable[..., Any], model_dir: str | Path, **kwargs: object) -> Any:
     try:
-        return loader(str(model_dir), **kwargs)
-    except (OSError, ValueError) as error:
+        return loader(str(model_dir), trust_remote_code=False, **kwargs)
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"no model could be loaded from {model_dir}: {error}") from error
 
 
@@ -83,7 +125,7 @@ def _packed(model: nn.Module) -> nn.Module:
 
 def save_checkpoint(
     model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: "PreTrainedTokenizerBase | None",
     directory: Path,
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
@@ -91,7 +133,7 @@ def save_checkpoint(
 
     Args:
         model: The model.
-        tokenizer: Saved beside it.
+        tokenizer: Saved beside it, if there is one.
         directory: Where to.
         weights: The gathered state dict of a module that holds the model as its attribute `model`, where sharded
             training leaves the model only a part of its own; None takes the model's.
@@ -103,6 +145,20 @@ def save_checkpoint(
         own_names = {name.removeprefix("model."): value for name, value in weights.items()}
         tied = set(model.all_tied_weights_keys)  # gathering makes them tensors of their own
         state_dict = {name: value for name, value in own_names.items() if name not in tied}
+    if _has_its_own_head(model, gathered=weights is not None):
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False  # else an engine that believes the configuration drops the head
     model.save_pretrained(partial, state_dict=state_dict)
-    tokenizer.save_pretrained(partial)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(partial)
     replace_directory(partial, directory)
+
+
+def _has_its_own_head(model: "PreTrainedModel", gathered: bool) -> bool:
+    """Return whether a causal LM's head is another tensor than its embeddings, though it may be said to be tied."""
+    head = model.get_output_embeddings()
+    if head is None:
+        return False
+    if gathered:  # a sharded model's own tensors say nothing
+        return not model.all_tied_weights_keys
+    return head.weight is not model.get_input_embeddings().weight

@@ -6,6 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
 from rao_kedro.reporting.calibration_figures import reward_calibration
@@ -34,6 +35,7 @@ def train_reward_model(
     start = {"sft_model": sft_model, "base_model": base_model}.get(parameters.start)
     if start is None:
         start = local_checkpoint(parameters.start)
+        check_settings(start)
         tokenized_groups = workspace / "groups.parquet"
         _tokenized_for(start, preference_groups, data).to_parquet(tokenized_groups)
     spec = RewardTrainingSpec(
@@ -51,7 +53,9 @@ def train_reward_model(
 def _tokenized_for(model: Path, preference_groups: pd.DataFrame, data: DataParameters) -> pd.DataFrame:
     """Return the groups as tokens of another model than the policy."""
     limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens)
-    return tokenize_groups(preference_groups, load_tokenizer(model), limits, data.pairing, data.seed)[0]
+    tokenizer = load_tokenizer(model)
+    check_tokens(tokenizer, model)
+    return tokenize_groups(preference_groups, tokenizer, limits, data.pairing, data.seed)[0]
 
 
 def annotate_responses(
