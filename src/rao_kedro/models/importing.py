@@ -176,7 +176,7 @@ def _differ(weights: list[Path], pairs: dict[str, str]) -> bool:
     """Return whether one of the pairs of weights is stored twice, and not twice the same."""
     from safetensors import safe_open
 
-    found = {}
+    found: dict[str, Any] = {}
     for path in weights:
         with safe_open(path, "pt") as file:
             wanted = {*pairs, *pairs.values()} & {*file.keys()}

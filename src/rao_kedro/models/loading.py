@@ -29,7 +29,9 @@ def load_causal_lm(model_dir: str | Path, dtype: torch.dtype = torch.float32) ->
     """
     from transformers import AutoModelForCausalLM
 
-    return _packed(open_model(AutoModelForCausalLM, model_dir, dtype=dtype))
+    model = open_model(AutoModelForCausalLM, model_dir, dtype=dtype)
+    _say_whether_tied(model)
+    return _packed(model)
 
 
 def causal_lm_without_weights(model_dir: str | Path) -> nn.Module:
@@ -145,20 +147,20 @@ def save_checkpoint(
         own_names = {name.removeprefix("model."): value for name, value in weights.items()}
         tied = set(model.all_tied_weights_keys)  # gathering makes them tensors of their own
         state_dict = {name: value for name, value in own_names.items() if name not in tied}
-    if _has_its_own_head(model, gathered=weights is not None):
-        for config in (model.config, model.config.get_text_config()):
-            config.tie_word_embeddings = False  # else an engine that believes the configuration drops the head
+    if weights is None:  # the tensors of a sharded model are not compared: it was, when it was loaded
+        _say_whether_tied(model)
     model.save_pretrained(partial, state_dict=state_dict)
     if tokenizer is not None:
         tokenizer.save_pretrained(partial)
     replace_directory(partial, directory)
 
 
-def _has_its_own_head(model: "PreTrainedModel", gathered: bool) -> bool:
-    """Return whether a causal LM's head is another tensor than its embeddings, though it may be said to be tied."""
+def _say_whether_tied(model: "PreTrainedModel") -> None:
+    """Let the configuration say that a head is not tied to the embeddings where it is another tensor.
+
+    Else sharding ties it again, and an engine that believes the configuration drops it.
+    """
     head = model.get_output_embeddings()
-    if head is None:
-        return False
-    if gathered:  # a sharded model's own tensors say nothing
-        return not model.all_tied_weights_keys
-    return head.weight is not model.get_input_embeddings().weight
+    if head is not None and head.weight is not model.get_input_embeddings().weight:
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False
