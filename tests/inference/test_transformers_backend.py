@@ -1,5 +1,8 @@
 """Decoding with transformers on a tiny model."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
@@ -54,6 +57,16 @@ def test_a_seed_decides_the_samples_and_the_callers_random_state_is_left_alone(g
     assert first == again != other
     assert [len(row) for row in first] == [3, 3, 3]
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_sampling_defaults_of_a_checkpoint_do_not_leak(generator, prompts, tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    path = tmp_path / "model/generation_config.json"
+    defaults = {"do_sample": True, "temperature": 0.01, "top_k": 1, "repetition_penalty": 9.0, "min_new_tokens": 8}
+    path.write_text(json.dumps(json.loads(path.read_text()) | defaults))
+    other = make_generator("transformers", tmp_path / "model", dtype="float32")
+    for sampling in (SamplingParameters(temperature=0, max_tokens=8), SamplingParameters(n=2, max_tokens=8, seed=1)):
+        assert in_order(other.stream(prompts, sampling)) == in_order(generator.stream(prompts, sampling))
 
 
 def test_a_completion_ends_with_its_first_end_of_turn_token(tiny_checkpoint):

@@ -101,6 +101,16 @@ def test_a_pipeline_before_its_inputs_says_what_is_missing_and_what_makes_it(pro
         run(project, "alignment")
 
 
+def test_a_model_that_cannot_be_used_is_refused_before_anything_is_made_with_it(project, tiny_checkpoint):
+    AutoModelForCausalLM.from_pretrained(tiny_checkpoint).save_pretrained(project / "model", max_shard_size="50KB")
+    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(project / "model")
+    (project / "model/model-00002-of-00003.safetensors").unlink()
+    model = {"source": "checkpoint", "name": str(project / "model")}
+    with pytest.raises(ModelError, match=r"lacks 1 of 3 weight files .*model-00002-of-00003\.safetensors"):
+        run(project, "data_engineering", params={"model": model})
+    assert not [path for path in (project / "data/test").rglob("*.parquet")]
+
+
 def test_rewards_are_studied_benchmarked_and_chosen_by_name(project):
     run(project, "data_engineering")
     run(project, "supervised_finetuning")

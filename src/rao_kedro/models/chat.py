@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rao_kedro.errors import ModelError
+from rao_kedro.models.templates import with_fixed_date
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,25 +69,30 @@ def load_chat_format(model_dir: str | Path) -> ChatFormat:
 
 
 def load_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
-    """Load a tokenizer and check that it can format a chat.
+    """Load a tokenizer that can format a chat; a template that prints the date prints the same one every day.
 
     Raises:
         ModelError: The directory has no tokenizer or no chat template; says what to add.
     """
+    tokenizer = open_tokenizer(model_dir)
+    tokenizer.chat_template = with_fixed_date(tokenizer.chat_template, model_dir)
+    return tokenizer
+
+
+def open_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
+    """Load a tokenizer as it is.
+
+    Raises:
+        ModelError: The directory has no tokenizer.
+    """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(model_dir))
+        return AutoTokenizer.from_pretrained(str(model_dir), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"no tokenizer could be loaded from {model_dir}: save one there with tokenizer.save_pretrained ({error})"
         ) from error
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"the tokenizer in {model_dir} has no chat template: add a chat_template.jinja beside it, which writes a "
-            "dialogue as its model card says, or set tokenizer.chat_template and save it again"
-        )
-    return tokenizer
 
 
 def end_of_turn_ids(model_dir: str | Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:

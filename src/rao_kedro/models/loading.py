@@ -5,19 +5,20 @@ share each. That is right for the module that the engine then wraps, and for no 
 everybody else gets all weights on every process, checked against the checkpoint's files.
 """
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from rao_kedro.errors import ModelError
 from rao_kedro.files import replace_directory
+from rao_kedro.models.checks import check_settings, check_weights, is_head, weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,12 +33,24 @@ def load_causal_lm(model_dir: str | Path, dtype: torch.dtype = torch.float32, fo
         for_engine: The model is part of the module that accelerate prepares: FSDP and ZeRO-3 then give it its weights.
 
     Raises:
-        ModelError: Nothing that transformers can open is there, or not all weights were loaded.
+        ModelError: Nothing that transformers can open is there, it cannot be trained, or not all weights were loaded.
     """
     from transformers import AutoModelForCausalLM
 
-    loader = AutoModelForCausalLM.from_pretrained
-    return _packed(_loaded(loader, model_dir, for_engine, dtype=dtype, use_safetensors=True))
+    model = open_model(AutoModelForCausalLM, model_dir, for_engine=for_engine, dtype=dtype)
+    _say_whether_tied(model)
+    return _packed(model)
+
+
+def causal_lm_without_weights(model_dir: str | Path) -> nn.Module:
+    """Open a causal LM whose weights have names and shapes, and no values: whether all are there is known in no time.
+
+    Raises:
+        ModelError: As from `load_causal_lm`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    return open_model(AutoModelForCausalLM, model_dir, without_values=True, device_map="meta")
 
 
 def load_reward_model(model_dir: str | Path, dtype: torch.dtype = torch.float32, for_engine: bool = False) -> nn.Module:
@@ -49,19 +62,12 @@ def load_reward_model(model_dir: str | Path, dtype: torch.dtype = torch.float32,
         for_engine: As of `load_causal_lm`.
 
     Raises:
-        ModelError: Nothing that transformers can open is there, it has no trained head, or more than one label; or not
-            all weights were loaded.
+        ModelError: Nothing that transformers can open is there, it cannot be trained, it has no trained head, or more
+            than one label; or not all weights were loaded.
     """
     from transformers import AutoModelForSequenceClassification
 
-    loader = AutoModelForSequenceClassification.from_pretrained
-    how = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
-    model, found = _loaded(loader, model_dir, for_engine, **how)
-    if missing := sorted(found["missing_keys"]):
-        raise ModelError(
-            f"{model_dir} is no reward model: it lacks {', '.join(missing[:3])}. Train one from it with the pipeline "
-            "`reward_modeling`, or name an AutoModelForSequenceClassification"
-        )
+    model = open_model(AutoModelForSequenceClassification, model_dir, for_engine=for_engine, dtype=dtype)
     if model.config.num_labels != 1:
         raise ModelError(f"the reward model in {model_dir} has {model.config.num_labels} labels; it must have one")
     return _packed(model)
@@ -75,25 +81,62 @@ def new_reward_model(model_dir: str | Path, for_engine: bool = False) -> nn.Modu
         for_engine: As of `load_causal_lm`.
 
     Raises:
-        ModelError: Nothing that transformers can open is there, or a classifier with more than one label.
+        ModelError: Nothing that transformers can open is there, it cannot be trained, weights of its body are missing,
+            or it is a classifier with more than one label.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    check_settings(model_dir)
     config = _opened(AutoConfig.from_pretrained, model_dir)
     if any("SequenceClassification" in name for name in config.architectures or ()):
         return load_reward_model(model_dir, for_engine=for_engine)
-    loader = AutoModelForSequenceClassification.from_pretrained
-    how = {"dtype": torch.float32, "use_safetensors": True, "num_labels": 1}
-    return _packed(_loaded(loader, model_dir, for_engine, **how))
+    auto = AutoModelForSequenceClassification
+    how = {"dtype": torch.float32, "num_labels": 1}
+    return _packed(open_model(auto, model_dir, for_engine=for_engine, new_head=True, **how))
 
 
-def _loaded(loader: Callable[..., Any], model_dir: str | Path, for_engine: bool, **kwargs: object) -> Any:
-    if for_engine:
-        return _opened(loader, model_dir, **kwargs)
-    with _without_engine():
-        loaded = _opened(loader, model_dir, **kwargs)
-    refuse_other_weights(loaded[0] if isinstance(loaded, tuple) else loaded, Path(model_dir))
-    return loaded
+def open_model(
+    auto: Any,
+    model_dir: str | Path,
+    *,
+    for_engine: bool = False,
+    without_values: bool = False,
+    quantised: Collection[str] = (),
+    new_head: bool = False,
+    **kwargs: object,
+) -> Any:
+    """Load a model all of whose weights are there.
+
+    Args:
+        auto: One of transformers' classes `AutoModelFor...`.
+        model_dir: A checkpoint directory or a hub name.
+        for_engine: As of `load_causal_lm`.
+        without_values: Whether `kwargs` ask for a model without values, which cannot be compared with the files.
+        quantised: Methods of quantisation that `kwargs` undo.
+        new_head: Whether the model gets a random head where it has none.
+        **kwargs: Passed on to `from_pretrained`.
+
+    Raises:
+        ModelError: It cannot be opened or trained, or its weights are not those that its configuration asks for.
+    """
+    check_settings(model_dir, quantised)
+    if (Path(model_dir) / "config.json").exists():
+        weight_files(Path(model_dir))
+    # What does not fit is named below, where transformers' error names nothing.
+    kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    with nullcontext() if for_engine else _without_engine():
+        model, found = _opened(auto.from_pretrained, model_dir, **kwargs)
+    body = model.base_model_prefix
+    headless = sorted(name for name in found["missing_keys"] if is_head(name, body))
+    if headless and "SequenceClassification" in type(model).__name__ and not new_head:
+        raise ModelError(
+            f"{model_dir} is no reward model: it lacks {', '.join(headless[:3])}. Train one from it with the pipeline "
+            "`reward_modeling`, or name an AutoModelForSequenceClassification"
+        )
+    check_weights(model_dir, body, found, any_head=new_head)
+    if not (for_engine or without_values or quantised):
+        refuse_other_weights(model, Path(model_dir))
+    return model
 
 
 @contextmanager
@@ -130,7 +173,7 @@ def refuse_other_weights(model: "PreTrainedModel", directory: Path) -> None:
 
     values = {name: value for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
     compared = 0
-    for path in _weight_files(directory):
+    for path in weight_files(directory):
         with safe_open(path, framework="pt") as stored:
             for key in stored.keys():  # noqa: SIM118 - it is no dictionary
                 value = values.get(_name_in(values, key, model.base_model_prefix))
@@ -152,14 +195,6 @@ def refuse_other_weights(model: "PreTrainedModel", directory: Path) -> None:
         )
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    """Return the files that transformers loads: others may lie beside them."""
-    whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if whole.exists():
-        return [whole]
-    return [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-
-
 def _name_in(values: Mapping[str, torch.Tensor], key: str, prefix: str) -> str:
     """Return a stored tensor's name in a model: a backbone's files lack its prefix, another task's have one more."""
     names = [key, f"{prefix}.{key}", key.removeprefix(f"{prefix}.")]
@@ -173,8 +208,8 @@ def _equal(stored: torch.Tensor, loaded: torch.Tensor) -> bool:
 
 def _opened(loader: Callable[..., Any], model_dir: str | Path, **kwargs: object) -> Any:
     try:
-        return loader(str(model_dir), **kwargs)
-    except (OSError, ValueError) as error:
+        return loader(str(model_dir), trust_remote_code=False, **kwargs)
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"no model could be loaded from {model_dir}: {error}") from error
 
 
@@ -189,7 +224,7 @@ def _packed(model: nn.Module) -> nn.Module:
 
 def save_checkpoint(
     model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: "PreTrainedTokenizerBase | None",
     directory: Path,
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
@@ -197,7 +232,7 @@ def save_checkpoint(
 
     Args:
         model: The model.
-        tokenizer: Saved beside it.
+        tokenizer: Saved beside it, if there is one.
         directory: Where to.
         weights: The gathered state dict of a module that holds the model as its attribute `model`, where sharded
             training leaves the model only a part of its own; None takes the model's.
@@ -209,6 +244,20 @@ def save_checkpoint(
         own_names = {name.removeprefix("model."): value for name, value in weights.items()}
         tied = set(model.all_tied_weights_keys)  # gathering makes them tensors of their own
         state_dict = {name: value for name, value in own_names.items() if name not in tied}
+    if weights is None:  # the tensors of a sharded model are not compared: it was, when it was loaded
+        _say_whether_tied(model)
     model.save_pretrained(partial, state_dict=state_dict)
-    tokenizer.save_pretrained(partial)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(partial)
     replace_directory(partial, directory)
+
+
+def _say_whether_tied(model: "PreTrainedModel") -> None:
+    """Let the configuration say that a head is not tied to the embeddings where it is another tensor.
+
+    Else sharding ties it again, and an engine that believes the configuration drops it.
+    """
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is not model.get_input_embeddings().weight:
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False

@@ -17,6 +17,7 @@ class ModelParameters(BaseModel):
             name; tiny_random: a tiny Llama with random weights, for tests.
         name: The package, the directory or the hub name.
         revision: A hub revision.
+        chat_template: A Jinja file that takes the place of the model's own chat template.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,6 +25,7 @@ class ModelParameters(BaseModel):
     source: Literal["gguf_package", "checkpoint", "tiny_random"]
     name: str
     revision: str | None = None
+    chat_template: Path | None = None
 
 
 class ModelImportSpec(BaseModel):

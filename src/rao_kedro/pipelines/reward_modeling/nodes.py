@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from rao_kedro.files import alone_in_workspace
 from rao_kedro.models.chat import load_chat_format
+from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
 from rao_kedro.reporting.calibration_figures import reward_calibration
@@ -36,6 +37,7 @@ def train_reward_model(
     start = {"sft_model": sft_model, "base_model": base_model}.get(parameters.start)
     if start is None:
         start = local_checkpoint(parameters.start)
+        check_settings(start)
         tokenized_groups = workspace / "groups.parquet"
         _tokenized_for(start, preference_groups, data).to_parquet(tokenized_groups)
     spec = RewardTrainingSpec(
@@ -53,7 +55,9 @@ def train_reward_model(
 def _tokenized_for(model: Path, preference_groups: pd.DataFrame, data: DataParameters) -> pd.DataFrame:
     """Return the groups as tokens of another model than the policy."""
     limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens)
-    return tokenize_groups(preference_groups, load_chat_format(model), limits, data.pairing, data.seed)[0]
+    chat = load_chat_format(model)
+    check_tokens(chat.tokenizer, model)
+    return tokenize_groups(preference_groups, chat, limits, data.pairing, data.seed)[0]
 
 
 def annotate_responses(

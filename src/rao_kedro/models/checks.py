@@ -1,0 +1,228 @@
+"""Refuses checkpoints that cannot be trained, scored or generated with, and says what to do.
+
+Looks at configuration, names of files and of weights. Knows nothing of chat templates. Imports nothing heavy.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rao_kedro.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ADAPTER = "adapter_config.json"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+QUANTISED = ("quantization_config", "compression_config", "quantization")
+
+
+def check_settings(model_dir: str | Path, quantised: Collection[str] = ()) -> None:
+    """Refuse what the configuration of a checkpoint shows to be unusable.
+
+    Args:
+        model_dir: A checkpoint; nothing is said of what is no directory, or has no configuration.
+        quantised: Methods of quantisation that the caller can undo.
+
+    Raises:
+        ModelError: It is an adapter or has one beside it, is quantised, needs Python code of its own, or pads with a
+            token that it has no embedding of.
+    """
+    directory = Path(model_dir)
+    if (directory / ADAPTER).exists():
+        _refuse_adapter(directory)
+    if not (directory / "config.json").exists():
+        return
+    settings = read_settings(directory / "config.json")
+    if (method := quantisation(settings)) and method not in quantised:
+        also = "; as the base model, FP8 weights are dequantised at import" if method == "fp8" else ""
+        raise ModelError(
+            f"{directory} is quantised ({method}, see its config.json), and quantised weights can be neither trained "
+            f"nor published: name the model that it was made from, or dequantise it and save that{also}"
+        )
+    if "auto_map" in settings:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        if settings.get("model_type") not in CONFIG_MAPPING_NAMES:
+            raise ModelError(
+                f"{directory} needs Python code of its own (auto_map in its config.json), which is not run: name a "
+                "model whose architecture is in transformers"
+            )
+    _check_padding(directory)
+
+
+def _refuse_adapter(directory: Path) -> None:
+    base = read_settings(directory / ADAPTER).get("base_model_name_or_path")
+    if (directory / "config.json").exists():
+        raise ModelError(
+            f"{directory} holds a model and an adapter ({ADAPTER}), and nothing says whether the adapter is in the "
+            "weights: move the adapter's files away if it is; else name a directory with the adapter alone as the base "
+            "model, which merges it"
+        )
+    raise ModelError(
+        f"{directory} is an adapter of {base!r} and no model: merge it with peft's merge_and_unload(), and save that "
+        "(named as the base model, it is merged at import)"
+    )
+
+
+def _check_padding(directory: Path) -> None:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(directory), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no model could be loaded from {directory}: {error}") from error
+    for part in (config, config.get_text_config()):
+        padding, rows = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
+        if padding is not None and rows is not None and padding >= rows:
+            raise ModelError(
+                f"the padding token of {directory} is {padding} (pad_token_id in its config.json), and the model has "
+                f"embeddings of the tokens 0 to {rows - 1}: set it to one of these, or remove it"
+            )
+
+
+def check_causal_lm(directory: Path) -> None:
+    """Refuse a checkpoint whose configuration names something else than a causal LM.
+
+    Raises:
+        ModelError: It is a classifier, an encoder, or another model without a head over the vocabulary.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    names = read_settings(directory / "config.json").get("architectures") or []
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    causal = {name for entry in known for name in ([entry] if isinstance(entry, str) else entry)}
+    if names and not causal & {*names}:
+        raise ModelError(
+            f"{directory} is a {', '.join(names)} (architectures in its config.json) and no causal language model, so "
+            "it cannot be the base model: name the language model that it was made from"
+        )
+
+
+def check_tokens(tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:
+    """Refuse a tokenizer that gives tokens for which the model has no embedding.
+
+    Special tokens that neither the chat template nor a role (bos, eos, pad, unk) uses may be without: texts never
+    contain them, since special tokens in a text are encoded as text. Gemma's token for images is of the kind.
+
+    Args:
+        tokenizer: The tokenizer.
+        directory: The checkpoint of its model.
+
+    Raises:
+        ModelError: There is such a token; says how to give it an embedding.
+    """
+    from transformers import AutoConfig
+
+    rows = AutoConfig.from_pretrained(str(directory), trust_remote_code=False).get_text_config().vocab_size
+    beyond = {token: id_ for token, id_ in tokenizer.get_vocab().items() if id_ >= rows}
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    roles = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
+    used = sorted(
+        (id_, token)
+        for token, id_ in beyond.items()
+        if token not in special or token in roles or token in str(tokenizer.chat_template)
+    )
+    if used:
+        shown = ", ".join(f"{token!r} ({id_})" for id_, token in used[:3])
+        raise ModelError(
+            f"the tokenizer of {directory} has {len(used)} tokens that the model has no embedding of, {shown}"
+            f"{' ...' if len(used) > 3 else ''}: it has {rows} rows. Take the tokenizer that belongs to the model, or "
+            "call model.resize_token_embeddings(len(tokenizer)) and save the model again"
+        )
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Return the files of a checkpoint's weights.
+
+    Raises:
+        ModelError: There are none, one that the index names is missing, or one was not downloaded.
+    """
+    if (directory / "model.safetensors").exists():
+        files = [directory / "model.safetensors"]
+    elif (directory / INDEX).exists():
+        files = [directory / name for name in sorted({*read_settings(directory / INDEX)["weight_map"].values()})]
+    elif pickles := sorted(path for pattern in PICKLES for path in directory.glob(pattern)):
+        raise ModelError(
+            f"the weights of {directory} are pickled ({pickles[0].name}), and loading a pickle runs its code: where "
+            "you trust it, load the model with transformers, save it with model.save_pretrained, and name that"
+        )
+    else:
+        raise ModelError(
+            f"{directory} is not a checkpoint: it needs a config.json and *.safetensors files (model.safetensors, or "
+            f"those of {INDEX})"
+        )
+    if missing := [path.name for path in files if not path.exists()]:
+        raise ModelError(
+            f"{directory} lacks {len(missing)} of {len(files)} weight files that {INDEX} names: "
+            f"{', '.join(missing[:3])}. Download or copy them again"
+        )
+    for path in files:
+        with path.open("rb") as file:
+            if file.read(11) == b"version htt":
+                raise ModelError(f"{path} is a Git LFS pointer and not the file: run `git lfs pull` in {directory}")
+    return files
+
+
+def check_weights(
+    model_dir: str | Path, body: str, found: Mapping[str, Collection[Any]], any_head: bool = False
+) -> None:
+    """Refuse weights that do not fill a model: transformers draws at random what is missing.
+
+    Args:
+        model_dir: The checkpoint.
+        body: Prefix of the names of all weights but the head's.
+        found: What transformers found (`output_loading_info`).
+        any_head: Whether the head may be missing.
+
+    Raises:
+        ModelError: Weights are missing, have another shape, or are left over inside the model's body.
+    """
+    where = f"the weights in {model_dir} do not belong to its config.json"
+    if wrong := sorted(found["mismatched_keys"]):
+        name, stored, expected = wrong[0]
+        raise ModelError(
+            f"{where}: {name} has the shape {[*stored]}, where {[*expected]} is expected ({len(wrong)} such weights)"
+        )
+    if missing := sorted(name for name in found["missing_keys"] if not (any_head and is_head(name, body))):
+        tied = "; tie_word_embeddings is true where the head is the embeddings" if "lm_head.weight" in missing else ""
+        raise ModelError(
+            f"{where}: {len(missing)} are missing, {', '.join(missing[:3])}, and would be random. Download or save the "
+            f"checkpoint again, or correct config.json{tied}"
+        )
+    if left := sorted(n for n in found["unexpected_keys"] if not is_head(n, body) or "lora_" in n):
+        raise ModelError(
+            f"{where}: {len(left)} of them have no place in the model, {', '.join(left[:3])}, and would be ignored. "
+            "Correct config.json, merge adapters first, or save the checkpoint again"
+        )
+
+
+def is_head(name: str, body: str) -> bool:
+    """Return whether a weight is outside the body, or pools what comes out of it."""
+    return not name.startswith(f"{body}.") or ".pooler." in name
+
+
+def quantisation(settings: Mapping[str, Any]) -> str | None:
+    """Return the method with which a model is quantised, if it is."""
+    found = next((settings[name] for name in QUANTISED if settings.get(name)), None)
+    if found is None:
+        return None
+    old = "bitsandbytes" if found.get("load_in_4bit") or found.get("load_in_8bit") else f"{found.get('bits')} bits"
+    return str(found.get("quant_method") or old)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a checkpoint.
+
+    Raises:
+        ModelError: It is no JSON object.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is no JSON ({error}): download or save it again") from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"{path} is no JSON object: download or save it again")
+    return settings

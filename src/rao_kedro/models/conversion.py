@@ -1,0 +1,81 @@
+"""Makes a plain causal LM of an adapter and its base, or of FP8 weights. Knows nothing about what it is used for."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rao_kedro.errors import ModelError
+from rao_kedro.models.checks import ADAPTER, check_causal_lm, check_settings, read_settings
+from rao_kedro.models.hub import local_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def base_of(adapter: Path) -> Path:
+    """Return the directory of an adapter's base model, which must be here or on the hub.
+
+    Raises:
+        ModelError: It is not to be had, cannot be used, or the adapter is of a kind that cannot be merged into it.
+    """
+    settings = read_settings(adapter / ADAPTER)
+    name, kind = settings.get("base_model_name_or_path"), settings.get("task_type")
+    if kind not in (None, "CAUSAL_LM"):
+        raise ModelError(f"the adapter in {adapter} is for {kind} (task_type in its {ADAPTER}) and no causal LM")
+    if not (adapter / "adapter_model.safetensors").exists():
+        raise ModelError(f"the adapter in {adapter} has no adapter_model.safetensors: save it again with peft")
+    try:
+        if not name:
+            raise ModelError("it names no base_model_name_or_path")
+        base = local_checkpoint(name, settings.get("revision"))
+        check_settings(base)
+        check_causal_lm(base)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapter in {adapter} cannot be merged onto its base model {name!r}: {error}. Where the base is "
+            f"elsewhere, write its directory as base_model_name_or_path into {ADAPTER}"
+        ) from error
+    return base
+
+
+def merge_adapter(adapter: Path, base: Path) -> "PreTrainedModel":
+    """Return the base model with an adapter in its weights; merged in fp32, in the precision of the base.
+
+    Raises:
+        ModelError: The adapter does not fit the base, or is of a kind that cannot be merged.
+    """
+    import torch
+    from peft import PeftModel
+
+    from rao_kedro.models.loading import load_causal_lm
+
+    model: Any = load_causal_lm(base)
+    model.set_attn_implementation("eager")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys")  # would be drawn at random
+            merged: Any = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    except (RuntimeError, ValueError, KeyError, AttributeError, NotImplementedError, UserWarning) as error:
+        raise ModelError(
+            f"the adapter in {adapter} cannot be merged onto {base}: {error}. Merge it yourself, and name the result"
+        ) from error
+    stored = read_settings(base / "config.json")
+    dtype = getattr(torch, str(stored.get("dtype") or stored.get("torch_dtype")), torch.float32)
+    return merged.to(dtype)
+
+
+def dequantise_fp8(directory: Path) -> "PreTrainedModel":
+    """Return a model with FP8 weights as one in bf16."""
+    from transformers import AutoModelForCausalLM, FineGrainedFP8Config
+
+    from rao_kedro.models.loading import open_model
+
+    model = open_model(
+        AutoModelForCausalLM,
+        directory,
+        dtype="auto",
+        quantised=("fp8",),
+        quantization_config=FineGrainedFP8Config(dequantize=True),
+    )
+    model._weight_conversions = None  # else saving quantises again
+    return model

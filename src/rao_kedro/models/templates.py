@@ -1,0 +1,149 @@
+"""What a chat template may do, tried once with a plain chat. Knows nothing of weights."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rao_kedro.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# The day that templates print in place of today: the one that Llama 3's own template falls back on.
+DAY = datetime(2024, 7, 26)
+DATE_CALL = re.compile(r"""\bstrftime_now\(\s*(["'])(.*?)\1\s*\)""")
+NOT_A_CALL = re.compile(r"\bstrftime_now\s+is\s+(not\s+)?defined\b|\{#.*?#\}", re.DOTALL)
+NO_REASONING = "{%- set enable_thinking = false %}\n"
+USER, SYSTEM, ANSWER = "Hello", "Be brief", "Yes"
+WHAT_TO_DO = "Write a template that does not, and name its file with the parameter model.chat_template"
+
+
+def with_fixed_date(template: str | dict[str, str] | None, source: str | Path) -> str | dict[str, str]:
+    """Return a chat template, or a model's named ones, that print the same date every day.
+
+    Args:
+        template: As tokenizers have it.
+        source: Where it is from.
+
+    Raises:
+        ModelError: There is none, none of the named ones is the default, or its date cannot be fixed.
+    """
+    if not template:
+        raise ModelError(
+            f"the tokenizer in {source} has no chat template: add a chat_template.jinja beside it, "
+            "or set tokenizer.chat_template and save it again. For the base model, name a file with the parameter "
+            "model.chat_template"
+        )
+    if isinstance(template, str):
+        return _with_fixed_date(template, source)
+    if "default" not in template:
+        raise ModelError(
+            f"the tokenizer in {source} has the chat templates {', '.join(sorted(template))} and none that is named "
+            "default: rename the one for chats, or put it there as chat_template.jinja. For the base model, name a "
+            "file with the parameter model.chat_template"
+        )
+    return {name: _with_fixed_date(text, source) for name, text in template.items()}
+
+
+def _with_fixed_date(template: str, source: str | Path) -> str:
+    fixed = DATE_CALL.sub(lambda call: f"{call[1]}{DAY.strftime(call[2])}{call[1]}", template)
+    if "strftime_now" in NOT_A_CALL.sub("", fixed):
+        raise ModelError(
+            f"the chat template in {source} prints the date (strftime_now) in a way that cannot be fixed, so that its "
+            f"prompts would be others every day. {WHAT_TO_DO}"
+        )
+    return fixed
+
+
+def default_template(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return the template that chats without tools are written with."""
+    template: Any = tokenizer.chat_template
+    return str(template["default"] if isinstance(template, dict) else template)
+
+
+def check_template(tokenizer: "PreTrainedTokenizerBase", source: str | Path) -> str:
+    """Return a template with which an answer follows its prompt, and nothing else stands between the two.
+
+    Where the template writes reasoning into an answer that has none, and has a switch for it, that is off.
+
+    Raises:
+        ModelError: The template cannot write a plain chat, or writes what is no part of it, like `<think>`.
+    """
+    template = default_template(tokenizer)
+    try:
+        _check_turns(tokenizer, template, source)
+    except ModelError:
+        if "enable_thinking" not in template:
+            raise
+        _check_turns(tokenizer, template := NO_REASONING + template, source)
+    return template
+
+
+def _check_turns(tokenizer: "PreTrainedTokenizerBase", template: str, source: str | Path) -> None:
+    where = f"the chat template in {source}"
+    prompt = _rendered(tokenizer, template, source, [("user", USER)], header=True)
+    whole = _rendered(tokenizer, template, source, [("user", USER), ("assistant", ANSWER)])
+    if USER not in prompt:
+        raise ModelError(f"{where} leaves out what the user says. {WHAT_TO_DO}")
+    reasoning = " Training data and judges take an answer without reasoning." if "think" in prompt + whole else ""
+    if not whole.startswith(prompt):
+        raise ModelError(
+            f"{where} ends a prompt with {prompt[-40:]!r}, which it does not write before an answer: answers would not "
+            f"be trained as they are generated.{reasoning} {WHAT_TO_DO}"
+        )
+    between, answer, _ = whole[len(prompt) :].partition(ANSWER)
+    if not answer:
+        raise ModelError(f"{where} leaves out or changes what the assistant says. {WHAT_TO_DO}")
+    if between.strip():
+        raise ModelError(
+            f"{where} writes {between!r} before an answer that does not have it, so that it would be trained as a part "
+            f"of every answer.{reasoning} {WHAT_TO_DO}"
+        )
+
+
+def system_messages(tokenizer: "PreTrainedTokenizerBase", template: str) -> Literal["written", "left out", "refused"]:
+    """Return what a template does with a system message."""
+    try:
+        whole = _rendered(tokenizer, template, "", [("system", SYSTEM), ("user", USER)], header=True)
+    except ModelError:
+        return "refused"
+    return "written" if SYSTEM in whole else "left out"
+
+
+def turn_end(tokenizer: "PreTrainedTokenizerBase", template: str) -> int | None:
+    """Return the first of the tokenizer's added tokens that a template writes behind an answer; None if none is."""
+    whole = _rendered(tokenizer, template, "", [("user", USER), ("assistant", ANSWER)])
+    ids = tokenizer(whole.rpartition(ANSWER)[2], add_special_tokens=False)["input_ids"]
+    return next((int(id_) for id_ in ids if id_ in tokenizer.added_tokens_decoder), None)
+
+
+def _rendered(
+    tokenizer: "PreTrainedTokenizerBase",
+    template: str,
+    source: str | Path,
+    turns: list[tuple[str, str]],
+    header: bool = False,
+) -> str:
+    messages = [{"role": role, "content": text} for role, text in turns]
+    with _template_errors(source, " and ".join(role for role, _ in turns)):
+        return str(
+            tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=header
+            )
+        )
+
+
+@contextmanager
+def _template_errors(source: str | Path, roles: str) -> Iterator[None]:
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"the chat template in {source} cannot write a message of {roles} ({type(error).__name__}: {error}). "
+            "Write one that can, and name its file with the parameter model.chat_template"
+        ) from error
