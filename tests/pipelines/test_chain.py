@@ -183,7 +183,9 @@ def test_where_no_row_is_left_the_quarantine_and_the_report_say_why(project):
         report = pd.read_csv(project / "data/test/08_reporting/data_report.csv").set_index("section").loc["quarantined"]
         return list(table["reason"]), dict(zip(report["metric"], report["value"], strict=True))
 
-    with pytest.raises(DataError, match=r"no prompt group is left for train; .*empty_response 1 times, .*train\.jsonl:1"):
+    with pytest.raises(
+        DataError, match=r"no prompt group is left for train; .*empty_response 1 times, .*train\.jsonl:1"
+    ):
         run(project, "data_engineering", params=data("train.jsonl", "test.jsonl"))
     assert saved() == (["empty_response"], {"empty_response": 1, "all": 1})
     while mlflow.active_run():  # parameters of a run cannot change

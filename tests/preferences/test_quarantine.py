@@ -53,4 +53,6 @@ def test_the_most_frequent_reasons_are_said_with_an_example_each():
     assert most_frequent_reasons(quarantined_table([])) == "there were no rows"
     earlier = quarantined_table([quarantined_row("g:1", "a", "d", {})])
     error = NoGroupsLeftError("none", quarantined_table(rows)).with_earlier(earlier)
-    assert list(error.quarantined["source"])[:2] == ["g:1", "f:0"] and str(error).startswith("none; quarantined were: c")
+    assert list(error.quarantined["source"])[:2] == ["g:1", "f:0"] and str(error).startswith(
+        "none; quarantined were: c"
+    )

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from rao_kedro.preferences.fields import Row, as_list, first_of, is_list, look_up, required
@@ -260,12 +261,16 @@ def sniff(row: Row) -> str | None:
     """Return the name of the format that a row's columns show, null ones counting last; None where they show none."""
     if all(is_transcript(row.get(name)) for name in ("chosen", "rejected")) and not _holds(row.get("prompt")):
         return "hh_rlhf"
-    there = {name for name, value in row.items() if value is not None}
-    for columns in (there, set(row)):
-        for alternatives in ("columns", "weak_columns"):
-            for name, known in FORMATS.items():
-                if any(needed <= columns for needed in getattr(known, alternatives)):
-                    return name
+    there = frozenset(name for name, value in row.items() if value is not None)
+    return _format_of_columns(there) or _format_of_columns(frozenset(row))
+
+
+@cache
+def _format_of_columns(columns: frozenset[str]) -> str | None:
+    for alternatives in ("columns", "weak_columns"):
+        for name, known in FORMATS.items():
+            if any(needed <= columns for needed in getattr(known, alternatives)):
+                return name
     return None
 
 
