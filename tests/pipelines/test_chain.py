@@ -18,6 +18,7 @@ from rao_kedro.session import StudySession
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT / "../shared/data/ultrafeedback"
+REPORTED = ROOT / "../shared/data/reported_inputs"
 
 
 @pytest.fixture
@@ -168,6 +169,24 @@ def test_the_same_chain_runs_on_real_ultrafeedback_rows(project):
     assert len(pd.read_csv(project / "data/test/08_reporting/leaderboard.csv")) == 3
     annotated = pd.read_parquet(project / "data/test/05_model_input/reward_annotated.parquet")
     assert set(annotated["reward_model"]) == {"ratings"}
+
+
+@pytest.mark.skipif(not REPORTED.exists(), reason="../shared/data/reported_inputs is not here")
+def test_a_folder_of_all_reported_inputs_ends_no_run_and_loses_no_row(project):
+    shutil.copytree(REPORTED, project / "reported", ignore=shutil.ignore_patterns("ok_*", "*.md"))
+    paths = {"train": {"path": "reported"}, "test": {"path": str(REPORTED / "ok_test.jsonl")}}
+    run(project, "data_engineering", params={"data": {"source": "preferences", "preferences": paths}})
+    primary = project / "data/test/03_primary"
+    groups, quarantined = (pd.read_parquet(primary / f"{n}.parquet") for n in ("preference_groups", "quarantined_rows"))
+    sources = set(" + ".join([*groups["source"], *quarantined["source"]]).split(" + "))
+    rows = {file.name: 8 for file in (project / "reported").iterdir()}
+    rows |= {"07_long_field.csv.gz": 9, "12_one_response_per_row.jsonl": 16, "13_unpaired.jsonl": 16}
+    assert sources >= {f"{name}:{i + 1}" for name, n in rows.items() for i in range(n)}
+    assert {"tool_call", "bad_dialogue", "empty_response", "invalid_text", "equal_ratings", "response_too_long"} <= set(
+        quarantined["reason"]
+    )
+    tokenized = pd.read_parquet(project / "data/test/05_model_input/tokenized_groups.parquet")
+    assert set(tokenized["responses"].map(len)) == {2, 4} and (tokenized["split"] == "train").sum() > 40
 
 
 def test_where_no_row_is_left_the_quarantine_and_the_report_say_why(project):
