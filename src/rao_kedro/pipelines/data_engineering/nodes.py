@@ -58,6 +58,9 @@ def tokenize(
 
     Returns:
         Tables of `TokenizedGroups` and `QuarantinedRows` (of reading and of tokenising), and the data report.
+
+    Raises:
+        NoGroupsLeftError: A split has no group left; says why rows were dropped.
     """
     tokenizer = load_tokenizer(base_model)
     limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens, data.t0_length)
@@ -66,4 +69,6 @@ def tokenize(
     except NoGroupsLeftError as error:
         raise error.with_earlier(unreadable_rows) from error
     quarantined = pd.concat([unreadable_rows, dropped], ignore_index=True)
+    if empty := [split for split in ("train", "test") if split not in set(tokenized["split"])]:
+        raise NoGroupsLeftError(f"no prompt group is left for {' and '.join(empty)} after tokenising", quarantined)
     return tokenized, quarantined, data_report(preference_groups, quarantined, tokenized, tokenizer, data.t0_length)
