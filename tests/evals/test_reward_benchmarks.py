@@ -361,6 +361,21 @@ def test_without_a_row_that_fits_the_reasons_are_said(tmp_path):
         score_benchmark("judgebench", [], [], seed=0)
 
 
+def test_a_source_has_no_parameters_that_benchmarks_do_not_use():
+    with pytest.raises(ParameterError, match="'judgebench': columns, rating_key of its source is for preference data"):
+        read_benchmark("judgebench", PreferenceSource(path="x", columns={"prompt": "q"}, rating_key="x"))
+
+
+def test_hidden_files_and_lone_surrogates_are_no_items(tmp_path):
+    (tmp_path / "BoN_set").mkdir()
+    rows = [compared("Pairwise_set/Harmlessness/S1", "1"), compared("Pairwise_set/Harmlessness/S1", "2")]
+    rows[1]["chosen"]["answer"] += "\ud83d"
+    (tmp_path / "BoN_set/rows.json").write_text(json.dumps(rows))
+    (tmp_path / "BoN_set/._rows.json").write_bytes(b"\x00\x05")
+    items, quarantined = read_benchmark("rmb", PreferenceSource(path=str(tmp_path)))
+    assert [item.item_id for item in items] == ["1"] and list(quarantined["reason"]) == ["invalid_text"]
+
+
 def test_an_unknown_benchmark_lists_the_known_ones():
     known = ", ".join(benchmark_names())
     for call in (lambda: read_benchmark("arena"), lambda: score_benchmark("arena", [], [], seed=0)):

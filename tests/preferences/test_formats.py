@@ -102,6 +102,13 @@ SIBLINGS = [
         {"a": 1, "b": 0},
     ),
     ("trl", {"prompt": "", "chosen": [*USER, assistant("a")], "rejected": [*USER, assistant("b")]}, {"a": 1, "b": 0}),
+    (
+        "trl",
+        {"messages": [*USER, assistant("a")], "chosen": [*USER, assistant("a")], "rejected": [*USER, assistant("b")]},
+        {"a": 1, "b": 0},
+    ),
+    ("trl", {"messages": USER, "chosen": assistant("a"), "rejected": assistant("b")}, {"a": 1, "b": 0}),
+    ("rated", {"prompt": "Hi?", "responses": ["a", "b"], "ratings": [5, 2], "score": "good"}, {"a": 5, "b": 2}),
     # HuggingFaceH4's binarised UltraFeedback repeats the chosen dialogue in `messages`.
     (
         "trl",
@@ -174,12 +181,13 @@ def test_an_explicit_prompt_stays_before_the_turns_that_completions_share():
     assert (group.messages, group.responses) == ([*USER, *turns], ["a", "b"])
 
 
-@pytest.mark.parametrize("name", ["images", "tools"])
+@pytest.mark.parametrize("name", ["images", "image", "audio", "videos", "tools"])
 def test_a_prompt_with_more_than_text_is_not_read_without_it(name):
     row = {"prompt": "Hi?", "chosen": "a", "rejected": "b", name: ["x"]}
     with pytest.raises(UnusableRow, match=f"not_text: column {name} is part of the prompt"):
         FORMATS["trl"].read(row)
-    assert FORMATS["trl"].read(rename_columns(row, {name: None})).responses == ["a", "b"]
+    columns = PreferenceSource(path="x", columns={name: None}).columns
+    assert FORMATS["trl"].read(rename_columns(row, columns)).responses == ["a", "b"]
     assert FORMATS["trl"].read(row | {name: []}).responses == ["a", "b"]
 
 

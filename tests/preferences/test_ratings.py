@@ -90,7 +90,13 @@ def test_ratings_of_a_pair_stand_in_either_order_in_the_row_or_its_metadata(row)
 
 
 def test_a_pair_without_ratings_is_rated_by_its_order():
-    for row in ({}, {"metadata": "from the web"}, {"metadata": ["x"]}, {"metadata": None}):
+    for row in (
+        {},
+        {"score_chosen": "", "score_rejected": ""},
+        {"metadata": "from the web"},
+        {"metadata": ["x"]},
+        {"metadata": None},
+    ):
         ratings = rate_pair(row, None, 1, 2)
         assert (list(ratings.values), ratings.by) == ([1.0, 0.0, 0.0], ORDER)
 

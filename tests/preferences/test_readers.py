@@ -102,7 +102,10 @@ def test_a_snapshot_of_the_hub_is_read_by_split(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / ".cache").mkdir()
     (tmp_path / "README.md").write_text("# Data")
-    for i, name in enumerate(["train_prefs-00000-of-00002", "train_prefs-00001-of-00002", "test_prefs-00000-of-00001"]):
+    (tmp_path / "dataset_infos.json").write_text('{"default": {}}')
+    for i, name in enumerate(
+        ["train_prefs-00000-of-00002", "train_prefs-00001-of-00002", "test_prefs-00000-of-00001-0a1b"]
+    ):
         pd.DataFrame([ROWS[i]]).to_parquet(tmp_path / f"data/{name}.parquet")
     (tmp_path / ".cache/x.jsonl").write_text("{}\n")
     (tmp_path / "data/._x.jsonl").write_bytes(b"\x00\x05\x16\x07")

@@ -109,13 +109,19 @@ def read_benchmark(name: str, source: PreferenceSource | None = None) -> tuple[l
 
     Raises:
         DataError: The source cannot be read, or none of its rows fits.
-        ParameterError: The name is unknown, or the benchmark is not on the hub and no source is set.
+        ParameterError: The name is unknown, the benchmark is not on the hub and no source is set, or the source has
+            parameters that only preference data have.
     """
     benchmark = _benchmark(name)
     if (source := source or benchmark.source) is None:
         raise ParameterError(
             f"reward benchmark {name!r} is not on the hub: clone "
             "https://github.com/Zhou-Zoey/RMB-Reward-Model-Benchmark and set `path` to its directory RMB_dataset"
+        )
+    if unused := sorted({"format", "columns", "rating_key"} & source.model_fields_set):
+        raise ParameterError(
+            f"reward benchmark {name!r}: {', '.join(unused)} of its source is for preference data, a benchmark is read "
+            "in its authors' schema"
         )
     items: dict[tuple[str, str, str], BenchmarkItem] = {}
     dropped = []

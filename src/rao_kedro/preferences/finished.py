@@ -40,7 +40,7 @@ def finished_of_pair(row: Row, n_chosen: int, n_rejected: int) -> list[bool] | N
     Raises:
         UnusableRow: A list has another length, or a value is not known.
     """
-    fields = {name.replace("-", "_").lower(): value for name, value in row.items()}
+    fields = {str(name).replace("-", "_").lower(): value for name, value in row.items()}
     found: list[bool | None] = []
     for side, n in (("chosen", n_chosen), ("rejected", n_rejected)):
         for form in (f"{{0}}_{side}", f"{side}_{{0}}"):

@@ -8,11 +8,13 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
-from rao_kedro.preferences.fields import Row, as_list, first_of, is_list, look_up, required
+from rao_kedro.preferences.fields import Row, as_list, first_of, is_list, look_up, parse, required
 from rao_kedro.preferences.finished import finished_of_objects, finished_of_pair, finished_of_row
 from rao_kedro.preferences.messages import (
+    ROLES,
     Message,
     is_chat,
     is_transcript,
@@ -90,7 +92,10 @@ def trl(row: Row, rating_key: str | None = None) -> RawGroup:
     rated = rate_pair(row, rating_key, len(chosen), len(rejected))
     finished = finished_of_pair(row, len(chosen), len(rejected))
     names = ["chosen"] * len(chosen) + ["rejected"] * len(rejected)
-    return _group(row, _prompt(row), [*chosen, *rejected], rated, finished, names)
+    prompt = _prompt(row)
+    if prompt and prompt[-1]["role"] == "assistant" and not _holds(row.get("prompt")) and _holds(row.get("messages")):
+        prompt = None  # not the prompt, but the dialogue with one of the responses
+    return _group(row, prompt, [*chosen, *rejected], rated, finished, names)
 
 
 def hh_rlhf(row: Row, rating_key: str | None = None) -> RawGroup:
@@ -260,12 +265,16 @@ def sniff(row: Row) -> str | None:
     """Return the name of the format that a row's columns show, null ones counting last; None where they show none."""
     if all(is_transcript(row.get(name)) for name in ("chosen", "rejected")) and not _holds(row.get("prompt")):
         return "hh_rlhf"
-    there = {name for name, value in row.items() if value is not None}
-    for columns in (there, set(row)):
-        for alternatives in ("columns", "weak_columns"):
-            for name, known in FORMATS.items():
-                if any(needed <= columns for needed in getattr(known, alternatives)):
-                    return name
+    there = frozenset(name for name, value in row.items() if value is not None)
+    return _format_of_columns(there) or _format_of_columns(frozenset(row))
+
+
+@cache
+def _format_of_columns(columns: frozenset[str]) -> str | None:
+    for alternatives in ("columns", "weak_columns"):
+        for name, known in FORMATS.items():
+            if any(needed <= columns for needed in getattr(known, alternatives)):
+                return name
     return None
 
 
@@ -323,7 +332,8 @@ def _several(value: Any) -> list[Any]:
 
 
 def _only_answers(messages: Sequence[Mapping[str, Any]]) -> bool:
-    return len(messages) > 1 and all(str(m.get("role") or m.get("from")).lower() == "assistant" for m in messages)
+    roles = [ROLES.get(str(message.get("role") or message.get("from")).lower()) for message in messages]
+    return len(messages) > 1 and set(roles) == {"assistant"}
 
 
 def _rated(
@@ -347,25 +357,23 @@ def _rated(
     if responses and all(isinstance(r, Mapping) for r in responses) and all(text is None for text in texts):
         raise UnusableRow(QuarantineReason.BAD_TYPE, f"a response has none of the fields {', '.join(_TEXT_KEYS)}")
     keys = [rating_key] if rating_key else keys
-    if any(
-        look_up(response, key) is not None for response in responses for key in keys if isinstance(response, Mapping)
-    ):
+    objects = [response for response in responses if isinstance(response, Mapping)]
+    if any(look_up(response, key) is not None for response in objects for key in keys):
         ratings = rate_objects(responses, keys)
     else:
-        ratings = _rating_lists(row, [rating_key] if rating_key else RATINGS, len(responses))
+        ratings = _rating_lists(row, rating_key, len(responses))
     finished = finished_of_objects(responses) or finished_of_row(row, len(responses))
     return _group(row, _prompt(row, prompts), texts, ratings, finished)
 
 
-def _rating_lists(row: Row, keys: Sequence[str], n: int) -> Ratings:
+def _rating_lists(row: Row, rating_key: str | None, n: int) -> Ratings:
     """Return the ratings of `n` responses that stand in a list of the row."""
-    found = {key: look_up(row, key) for key in keys}
-    lists = {key: as_list(value, key) for key, value in found.items() if is_list(value) or isinstance(value, str)}
+    keys = [rating_key] if rating_key else RATINGS
+    found = {key: parse(value) if isinstance(value := look_up(row, key), str) else value for key in keys}
+    lists = {key: as_list(value, key) for key, value in found.items() if is_list(value)}
     if not lists:
-        detail = (
-            f"no rating: neither a column {' or '.join(keys)} with a list, nor such a field of the responses; name it"
-        )
-        raise UnusableRow(QuarantineReason.MISSING_COLUMN, f"{detail} with rating_key")
+        detail = f"no list of ratings in a column {' or '.join(keys)}, nor such a field of the responses"
+        raise UnusableRow(QuarantineReason.MISSING_COLUMN, f"{detail}: name the field with rating_key")
     for key, values in lists.items():
         if len(values) != n:
             raise UnusableRow(QuarantineReason.BAD_TYPE, f"{n} responses and {len(values)} {key}")

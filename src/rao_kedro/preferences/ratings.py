@@ -101,7 +101,7 @@ def rate_pair(row: Row, rating_key: str | None, n_chosen: int, n_rejected: int) 
     for place in (row, parse(metadata) if isinstance(metadata, str) else metadata):
         if not isinstance(place, Mapping):
             continue
-        fields = {name.replace("-", "_").lower(): value for name, value in place.items()}
+        fields = {str(name).replace("-", "_").lower(): value for name, value in place.items() if value != ""}
         for name in (rating_key,) if rating_key else RATING_NAMES:
             plain = name.replace("-", "_").lower()
             for form in ("{0}_{1}", "{1}_{0}"):

@@ -31,8 +31,9 @@ COMPRESSIONS: dict[str, Callable[[Path], Any]] = {
     ".zst": lambda file: pa.input_stream(str(file), compression="zstd"),
 }
 # How repositories of the hub name splits: data/train-00000-of-00001.parquet, test.jsonl, default/train/0000.parquet.
-_SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}$")
+_SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 _SPLITS = re.compile(r"(train|test|valid|validation|val|dev|eval|evaluation)(_\w+)?$")
+_ABOUT_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")  # not data themselves
 _BEGINNINGS_OF_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 csv.field_size_limit(sys.maxsize)  # a dialogue can be longer than the 131,072 characters that are the limit otherwise
@@ -88,7 +89,8 @@ def is_saved_dataset(path: Path) -> bool:
 
 def _visible(files: Iterable[Path], directory: Path) -> Iterator[Path]:
     for file in files:
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(directory).parts):
+        hidden = any(part.startswith(".") for part in file.relative_to(directory).parts)
+        if file.is_file() and not hidden and file.name not in _ABOUT_DATA:
             yield file
 
 
@@ -284,11 +286,11 @@ def _parse(text: str) -> Any:
 
 def _hub_rows(source: PreferenceSource) -> Iterator[RawRow]:
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetsError
 
     try:
         rows = load_dataset(source.hub_id, source.subset, split=source.split, revision=source.revision)
-    except (DatasetNotFoundError, OSError, ValueError, RuntimeError) as error:
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"the dataset {source.hub_id!r} (split {source.split!r}) cannot be had from the hub now: check the name, "
             f"log in with `hf auth login` if it is gated, or set `path` to a local copy ({error})"

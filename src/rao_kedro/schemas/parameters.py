@@ -55,6 +55,9 @@ ColumnName = Literal[
     "requirements",
     "metadata",
     "images",
+    "image",
+    "audio",
+    "videos",
     "tools",
 ]
 FormatName = Literal[

@@ -99,7 +99,7 @@ def _table(items: Iterable[Item]) -> Dataset:
 
 
 def _local_rows(source: TaskSource, subject: str, split: str) -> Iterator[Row]:
-    path = Path(str(source.path))
+    path = Path(str(source.path)).expanduser()
     if not path.exists():
         raise DataError(f"{path}: there is no such file; set `path` of the task's source, or leave it out for the hub")
     if subject:

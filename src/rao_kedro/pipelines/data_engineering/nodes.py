@@ -56,6 +56,9 @@ def tokenize(
 
     Returns:
         Tables of `TokenizedGroups` and `QuarantinedRows` (of reading and of tokenising), and the data report.
+
+    Raises:
+        NoGroupsLeftError: A split has no group left; says why rows were dropped.
     """
     chat = load_chat_format(base_model)
     limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens, data.t0_length)
