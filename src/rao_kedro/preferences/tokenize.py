@@ -59,7 +59,7 @@ def tokenize_groups(
         Tables of `TokenizedGroups` and `QuarantinedRows`.
 
     Raises:
-        DataError: No group is left, or most prompts do not share t_0.
+        DataError: A split has no group left, or most prompts do not share t_0.
     """
     dropped: list[dict[str, str]] = []
 
@@ -103,8 +103,11 @@ def tokenize_groups(
         )
     for row, detail in strangers:
         drop(row, QuarantineReason.PROMPT_NOT_T0, detail)
-    if not sharing:
-        raise DataError(f"no prompt group is left after tokenising: {most_frequent_reasons(dropped)}")
+    left = {group["split"] for group in sharing}
+    if empty := [split for split in preference_groups["split"].unique() if split not in left]:
+        of_empty = set(preference_groups.loc[preference_groups["split"].isin(empty), "source"].astype(str))
+        reasons = most_frequent_reasons([record for record in dropped if record["source"] in of_empty])
+        raise DataError(f"no prompt group is left for {' and '.join(empty)} after tokenising: {reasons}")
     return pd.DataFrame(sharing), quarantined_table(dropped)
 
 
