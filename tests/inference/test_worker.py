@@ -1,5 +1,7 @@
 """The generation worker: its table, its shards, and how it goes on after a kill."""
 
+import shutil
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -125,3 +127,13 @@ def test_a_prompt_that_leaves_no_room_is_named(spec):
 def test_a_failing_worker_process_says_why_in_one_error(spec):
     with pytest.raises(InferenceError, match=r"holds no .*safetensors file"):
         generate(spec.model_copy(update={"model_dir": spec.output_path.parent}))
+
+
+def test_a_prompt_that_the_template_refuses_is_named(spec, tmp_path, tiny_checkpoint):
+    shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    template = tmp_path / "model/chat_template.jinja"
+    template.write_text("{% if 'system' in messages[0]['role'] %}{{ raise_exception('no') }}{% endif %}")
+    asked = [*PROMPTS[:1], {**PROMPTS[1], "messages": [{"role": "system", "content": "x"}]}]
+    pq.write_table(pa.Table.from_pylist(asked), spec.prompts_path)
+    with pytest.raises(InferenceError, match=r"prompts\.parquet: prompt 'p2': the chat template refuses these"):
+        run(spec.model_copy(update={"model_dir": tmp_path / "model"}), Recorder())

@@ -58,6 +58,11 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
         AutoTokenizer.from_pretrained(data / "06_models" / method)
     annotated = pd.read_parquet(data / "05_model_input/reward_annotated.parquet")
     assert len(annotated) and annotated["reward_std"].iloc[0] > 0
+    # Responses that hit the token limit have no end-of-turn token, the others have.
+    end = AutoTokenizer.from_pretrained(data / "06_models/sft").eos_token_id
+    finished = [flag for flags in annotated["finished"] for flag in flags]
+    assert [ids[-1] == end for group in annotated["response_ids"] for ids in group] == finished
+    assert not all(finished)
     log = pd.read_csv(data / "07_model_output/rao_training_log.csv")
     wanted = (
         "loss rewards_chosen log_ratio_chosen logps_chosen margin accuracy grad_norm learning_rate tokens_per_second"

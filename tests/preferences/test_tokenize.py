@@ -72,7 +72,7 @@ def test_tokens_of_prompt_and_response_spell_the_dialogue(chat):
     ids=["prompt", "response"],
 )
 def test_an_over_long_row_is_quarantined_never_cut(chat, bad, reason, detail):
-    table = pd.concat([groups("one", "two", split="test"), bad])
+    table = pd.concat([groups("one", "two").assign(group_id=["one", "two"]), bad])
     tokenized, quarantined = tokenize_groups(table, chat, LIMITS, "best_vs_random", seed=0)
     assert len(tokenized) == 2
     assert list(quarantined["reason"]) == [reason] and detail in quarantined["detail"][0]
@@ -81,7 +81,7 @@ def test_an_over_long_row_is_quarantined_never_cut(chat, bad, reason, detail):
 
 def test_a_group_loses_only_its_over_long_responses_while_a_preference_is_left(chat):
     kept = groups("one", responses=("the dog " * 9, "a", "b"), ratings=(3.0, 1.0, 2.0))
-    lost = groups("two", responses=("the dog " * 9, "a", "b"), ratings=(3.0, 1.0, 1.0), split="test")
+    lost = groups("two", responses=("the dog " * 9, "a", "b"), ratings=(3.0, 1.0, 1.0)).assign(group_id="lost")
     table = pd.concat([kept, lost])
     tokenized, quarantined = tokenize_groups(table, chat, LIMITS, "best_vs_random", seed=0)
     (group,) = TokenizedGroups.validate(tokenized).to_dict("records")
@@ -94,7 +94,7 @@ def test_a_group_loses_only_its_over_long_responses_while_a_preference_is_left(c
 
 def test_a_prompt_that_does_not_start_with_t0_is_quarantined_with_what_it_starts_with(chat):
     limits = TokenLimits(60, 12, t0_length=4)
-    table = pd.concat([groups("one", "two"), groups("three", split="test", role="system")])
+    table = pd.concat([groups("one", "two"), groups("three", role="system").assign(group_id="stranger")])
     tokenized, quarantined = tokenize_groups(table, chat, limits, "best_vs_random", seed=0)
     assert list(tokenized["group_id"]) == ["train-0", "train-1"]
     assert list(quarantined["reason"]) == ["prompt_not_t0"] and "t_0 is [" in quarantined["detail"][0]
@@ -109,12 +109,22 @@ def test_prompts_that_share_no_t0_are_an_error_that_says_what_to_set(chat):
 def test_nothing_left_is_an_error_with_the_reasons_and_an_example_of_each(chat):
     table = pd.concat([groups("the " * 80, "a " * 90), groups("one", responses=("the dog " * 9, "a"), split="test")])
     message = (
-        r"no prompt group is left after tokenising; quarantined were: "
+        r"no prompt group is left for train and test after tokenising; quarantined were: "
         r"prompt_too_long 2 times, for example file:1: \d+ tokens, max_prompt_tokens is 60; "
         r"response_too_long 1 times, for example file:1: no preference is left of 2 responses: \d+ tokens"
     )
     with pytest.raises(DataError, match=message):
         tokenized_of(table, chat)
+
+
+def test_a_split_that_loses_all_its_groups_is_an_error_with_the_reasons_of_that_split(trimming):
+    same = groups("one", responses=("the fox", "the fox  \n"))
+    held_out = groups("two", responses=("a", "b", "the dog " * 9), ratings=(1, 2, 3), split="test")
+    held_out["source"] = "held out"
+    message = r"no prompt group is left for train after tokenising; quarantined were: identical_responses 1 times"
+    with pytest.raises(DataError, match=message) as caught:
+        tokenized_of(pd.concat([held_out, same]), trimming)
+    assert "response_too_long" not in str(caught.value)
 
 
 def test_a_response_ends_with_an_end_of_turn_token_if_and_only_if_it_is_finished(chat):
@@ -131,7 +141,7 @@ def test_a_group_that_loses_a_response_keeps_the_others_flags(chat):
 
 
 def test_responses_that_are_the_same_after_the_template_are_dropped(trimming):
-    same = groups("one", responses=("the fox", "the fox  \n"))
+    same = groups("one", responses=("the fox", "the fox  \n")).assign(group_id="same", split="test")
     kept = groups("two", responses=("the fox", " the fox", "a dog"), ratings=(1.0, 0.5, 0.0), split="test")
     tokenized, quarantined = tokenized_of(pd.concat([same, kept]), trimming)
     assert list(tokenized["group_id"]) == ["test-0"]
@@ -155,9 +165,10 @@ def test_a_training_prompt_that_equals_a_held_out_one_after_the_template_is_quar
 
 def test_a_held_out_prompt_whose_responses_do_not_fit_is_still_held_out(trimming):
     """The evaluation may be on it all the same."""
-    table = pd.concat([groups("one ", "two"), groups(" one", responses=("the dog " * 9, "a"), split="test")])
+    lost = groups(" one", responses=("the dog " * 9, "a"), split="test").assign(group_id="lost")
+    table = pd.concat([groups("one ", "two"), lost, groups("three", split="test")])
     tokenized, quarantined = tokenized_of(table, trimming)
-    assert list(tokenized["group_id"]) == ["train-1"]
+    assert list(tokenized["group_id"]) == ["train-1", "test-0"]
     assert set(quarantined["reason"]) == {"held_out_prompt_in_train", "response_too_long"}
 
 
@@ -175,17 +186,16 @@ def test_what_is_empty_after_the_template_is_quarantined(trimming, chat):
     assert list(tokenized_of(cut, chat)[1]["reason"]) == ["empty_response"]
     silent = deepcopy(chat.tokenizer)
     silent.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    table = pd.concat([groups("one"), groups("", split="test")])
-    tokenized, quarantined = tokenized_of(table, replace(chat, tokenizer=silent))
+    tokenized, quarantined = tokenized_of(groups("one", ""), replace(chat, tokenizer=silent))
     assert list(tokenized["group_id"]) == ["train-0"]
     assert list(quarantined["reason"]) == ["empty_prompt"]
 
 
 def test_a_row_that_the_template_refuses_does_not_end_the_run(trimming):
     """One of the rows has a system message, as in Gemma's template."""
-    table = pd.concat([groups("one", "two"), groups("three", split="test", role="system")])
+    table = pd.concat([groups("one"), groups("two", split="test"), groups("three", role="system").assign(group_id="s")])
     tokenized, quarantined = tokenized_of(table, trimming)
-    assert list(tokenized["group_id"]) == ["train-0", "train-1"]
+    assert list(tokenized["group_id"]) == ["train-0", "test-0"]
     assert list(quarantined["reason"]) == ["template_error"]
     assert "System role not supported" in quarantined["detail"][0]
 

@@ -120,6 +120,25 @@ def test_a_response_that_was_cut_is_scored_without_an_end_of_turn_token(tiny_rew
     assert cut == pytest.approx(model([*prompt, *response[:-1]]), abs=1e-5)
 
 
+def test_a_prompt_that_the_template_refuses_has_no_score_and_leaves_the_others_theirs(tiny_reward_model, tmp_path):
+    shutil.copytree(tiny_reward_model, tmp_path / "model")
+    template = tmp_path / "model/chat_template.jinja"
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"
+    template.write_text(refusal + template.read_text())
+    system = PromptGroup("s", [{"role": "system", "content": "x"}, *GROUPS[0].messages], GROUPS[0].responses)
+    first, refused, last = bradley_terry(tmp_path / "model").annotate([GROUPS[0], system, GROUPS[1]])
+    assert all(map(math.isnan, refused.rewards)) and all("no system messages" in why for why in refused.failures)
+    expected = bradley_terry(tiny_reward_model).score(GROUPS[:2])
+    assert [first.rewards, last.rewards] == [pytest.approx(row, abs=1e-5) for row in expected]
+
+
+def test_an_empty_response_that_was_cut_is_scored_too(tiny_reward_model):
+    """A policy may write nothing but control tokens, which are no text, until its limit."""
+    group = PromptGroup("g", [{"role": "user", "content": "the fox"}], ["", "the dog"], finished=[False, False])
+    found = bradley_terry(tiny_reward_model).annotate([group])[0]
+    assert all(map(math.isfinite, found.rewards)) and not any(found.failures)
+
+
 def load_causal_lm_head(model_dir):
     model = AutoModelForSequenceClassification.from_pretrained(model_dir)
     return lambda ids: model(input_ids=torch.tensor([ids])).logits[0, 0].item()

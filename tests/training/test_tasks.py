@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,11 +11,12 @@ from groups import alignment_spec, log_of, parameters, reference, write_groups
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rao_kedro.errors import ModelError, ParameterError, TrainingError
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PackedRewards, padded_rewards
 from rao_kedro.models.tiny import build_tiny_checkpoint
+from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
 from rao_kedro.schemas.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.schemas.training import KLParameters
 from rao_kedro.training.launch import launch
@@ -36,6 +38,46 @@ def test_sft_lowers_the_loss_and_saves_a_plain_checkpoint(tmp_path, tiny_checkpo
     assert len(steps) == 8 and len(evaluations) == 5
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert load_causal_lm(spec.workspace / "model").config.vocab_size > 0
+
+
+def test_sft_learns_no_end_from_a_response_that_was_cut(tmp_path, tiny_checkpoint):
+    """The same texts, finished and cut: only finished ones make their end likelier."""
+    chat = load_chat_format(tiny_checkpoint)
+    messages = {split: [{"role": "user", "content": f"{split} fox"}] for split in ("train", "test")}
+    end_logps = {"before": logp_of_end(chat, tiny_checkpoint, messages["train"])}
+    for finished in (True, False):
+        rows = [
+            {
+                "group_id": f"g{i}",
+                "split": split,
+                "messages": messages[split],
+                "responses": [f"the dog {i}", "a"],
+                "ratings": [1.0, 0.0],
+                "finished": [finished, True],
+                "source": str(i),
+                "requirements": "[]",
+            }
+            for i, split in enumerate(["train"] * 4 + ["test"])
+        ]
+        tokenized, _ = tokenize_groups(pd.DataFrame(rows), chat, TokenLimits(60, 60), "best_vs_worst", seed=0)
+        tokenized.to_parquet(path := tmp_path / f"{finished}.parquet")
+        spec = TrainingSpec(
+            workspace=tmp_path / f"sft_{finished}",
+            model_dir=tiny_checkpoint,
+            groups_path=path,
+            training=parameters(epochs=8, learning_rate=1e-2, keep="last", max_tokens_per_batch=200),
+        )
+        launch("sft", spec, None)
+        end_logps[finished] = logp_of_end(chat, spec.workspace / "model", messages["train"])
+    assert end_logps[True] > end_logps["before"] + 1
+    assert end_logps[False] < end_logps["before"]
+
+
+def logp_of_end(chat, model_dir, messages):
+    """Return how likely the end-of-turn token is behind a response that SFT learns, in nats."""
+    *ids, end = [*prompt_token_ids(chat, messages), *response_token_ids(chat, messages, "the dog 0")]
+    with torch.no_grad():
+        return load_causal_lm(model_dir)(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)[end].item()
 
 
 def test_reward_model_learns_a_separable_rule_and_scores_as_plain_transformers(tmp_path, tiny_checkpoint):

@@ -2,7 +2,7 @@
 
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -62,13 +62,21 @@ class NoGroupsLeftError(DataError):
         quarantined: Table of `QuarantinedRows`, which a hook of the pipelines saves although the node failed.
     """
 
-    def __init__(self, what: str, quarantined: pd.DataFrame) -> None:
-        super().__init__(f"{what}; {most_frequent_reasons(quarantined)}")
-        self.what, self.quarantined = what, quarantined
+    def __init__(self, what: str, quarantined: pd.DataFrame, kept: Collection[str] = ()) -> None:
+        """Say what is empty.
+
+        Args:
+            what: The sentence's beginning.
+            quarantined: All rows that were quarantined.
+            kept: Sources of rows that became groups of another split all the same: they explain nothing.
+        """
+        explaining = quarantined[~quarantined["source"].isin(kept)]
+        super().__init__(f"{what}; {most_frequent_reasons(explaining)}")
+        self.what, self.quarantined, self.kept = what, quarantined, kept
 
     def with_earlier(self, quarantined: pd.DataFrame) -> "NoGroupsLeftError":
         """Return the error with rows that were quarantined before."""
-        return NoGroupsLeftError(self.what, pd.concat([quarantined, self.quarantined], ignore_index=True))
+        return NoGroupsLeftError(self.what, pd.concat([quarantined, self.quarantined], ignore_index=True), self.kept)
 
 
 def most_frequent_reasons(quarantined: pd.DataFrame, n: int = 3) -> str:

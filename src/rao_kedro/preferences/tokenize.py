@@ -59,7 +59,7 @@ def tokenize_groups(
         Tables of `TokenizedGroups` and `QuarantinedRows`.
 
     Raises:
-        DataError: No group is left, or most prompts do not share t_0.
+        DataError: A split has no group left, or most prompts do not share t_0.
     """
     dropped: list[dict[str, str]] = []
 
@@ -103,8 +103,12 @@ def tokenize_groups(
         )
     for row, detail in strangers:
         drop(row, QuarantineReason.PROMPT_NOT_T0, detail)
-    if not sharing:
-        raise NoGroupsLeftError("no prompt group is left after tokenising", quarantined_table(dropped))
+    left = {group["split"] for group in sharing}
+    if empty := [split for split in preference_groups["split"].unique() if split not in left]:
+        what = f"no prompt group is left for {' and '.join(empty)} after tokenising"
+        ids = {group["group_id"] for group in sharing}
+        kept_rows = preference_groups.loc[preference_groups["group_id"].isin(ids), "source"]
+        raise NoGroupsLeftError(what, quarantined_table(dropped), set(kept_rows.astype(str)))
     return pd.DataFrame(sharing), quarantined_table(dropped)
 
 
