@@ -34,7 +34,8 @@ def load_reward_model(model_dir: str | Path, dtype: torch.dtype = torch.float32)
     """Load a trained scalar sequence classifier.
 
     Raises:
-        ModelError: Nothing that transformers can open is there, it has no trained head, or more than one label.
+        ModelError: Nothing that transformers can open is there, it has no trained head, another one than transformers
+            gives it, or more than one label.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -44,6 +45,12 @@ def load_reward_model(model_dir: str | Path, dtype: torch.dtype = torch.float32)
         raise ModelError(
             f"{model_dir} is no reward model: it lacks {', '.join(missing[:3])}. Train one from it with the pipeline "
             "`reward_modeling`, or name an AutoModelForSequenceClassification"
+        )
+    of_the_body = (f"{model.base_model_prefix}.", "lm_head.")
+    if own := sorted(name for name in found["unexpected_keys"] if not name.startswith(of_the_body)):
+        raise ModelError(
+            f"the reward model in {model_dir} has weights that {type(model).__name__} does not have: "
+            f"{', '.join(own[:3])}. Without its own code, which is not run here, its scores would not be its authors'"
         )
     if model.config.num_labels != 1:
         raise ModelError(f"the reward model in {model_dir} has {model.config.num_labels} labels; it must have one")
@@ -76,7 +83,7 @@ def _packed(model: nn.Module) -> nn.Module:
     """Let a model use the packed attention, where it can."""
     from rao_kedro.models.attention import PACKED
 
-    if model._supports_attention_backend:
+    if model._supports_attention_backend and model._supports_sdpa:  # which it is where nothing is packed
         model.set_attn_implementation(PACKED)
     return model
 

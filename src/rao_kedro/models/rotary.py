@@ -1,7 +1,7 @@
 """Rotary embeddings whose frequencies depend on the longest row of a batch, and the rows that this concerns.
 
-`dynamic` and `longrope` take other frequencies for all rows of a batch as soon as one of them is longer than the model's
-original length; `dynamic` keeps them for later batches, too. Up to that length they are constants.
+`dynamic` and `longrope` take other frequencies for all rows of a batch as soon as one of them is longer than the
+model's original length; `dynamic` keeps them for later batches, too. Up to that length they are constants.
 """
 
 from collections.abc import Iterable, Mapping
