@@ -131,7 +131,7 @@ def pipeline(model_dir: str, precision: str, batch: int) -> Any:
 
     def score(groups: list[PromptGroup]) -> list[float]:
         chats = [[*g.messages, {"role": "assistant", "content": text}] for g in groups for text in g.responses]
-        rows = [str(tokenizer.apply_chat_template(chat, tokenize=False)).removesuffix("\n") for chat in chats]
+        rows = [str(tokenizer.apply_chat_template(chat, tokenize=False)) for chat in chats]
         return [found["score"] for found in classify(rows, function_to_apply="none")]
 
     return score

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rao_kedro.errors import ModelError
 from rao_kedro.models import attention
 from rao_kedro.models.attention import PACKED, PackLayout
-from rao_kedro.models.loading import load_causal_lm
+from rao_kedro.models.loading import _packed, load_causal_lm
 from rao_kedro.models.logprobs import PackedLogProbs, padded_logps
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 
@@ -123,6 +123,32 @@ def test_a_model_that_would_see_other_responses_is_refused(family):
         model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(ModelError, match=reason):
         PackedLogProbs(model)(pack_groups(GROUPS))
+
+
+OTHERWISE = {
+    "gptj": {"rotary_dim": 8},  # a mask of another kind
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2},  # ALiBi, by the place in the row
+    "modernbert-decoder": {"cls_token_id": 1, "sep_token_id": 2},
+    "bert": {},  # sees what comes later
+    "bloom": {"n_head": 4, "n_layer": 2},  # fails on a mask of four dimensions
+}
+
+
+@pytest.mark.parametrize("family", OTHERWISE)
+def test_a_model_that_computes_a_packed_response_otherwise_than_alone_is_refused(family):
+    torch.manual_seed(0)
+    named = {"bos_token_id": 1, "eos_token_id": 2}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES | named | OTHERWISE[family])).train()
+    how = "its code fails on them" if family == "bloom" else "it computes a response beside others otherwise than alone"
+    with pytest.raises(ModelError, match=f"cannot be trained on packed groups: {how}"):
+        PackedLogProbs(_packed(model))
+    assert all(module.training for module in model.modules())
+
+
+def test_a_model_whose_attention_sdpa_cannot_compute_keeps_its_own():
+    """As GPT-OSS with its sinks, which SDPA would leave out without a word where text is generated."""
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_oss", **SIZES, num_local_experts=2))
+    assert _packed(model).config._attn_implementation == "eager"
 
 
 def test_sliding_windows_without_the_attention_interface_are_refused():

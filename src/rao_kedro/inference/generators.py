@@ -136,8 +136,8 @@ def _refuse_other_rotary_embedding(model_dir: str | Path, max_model_len: int) ->
     limit = rotary_limit(AutoConfig.from_pretrained(str(model_dir)))
     if limit is not None and max_model_len > limit:
         raise InferenceError(
-            f"max_model_len is {max_model_len}, and beyond {limit} vLLM computes all rows of {model_dir} with a rotary "
-            f"embedding that training does not use: lower max_model_len to {limit} at most"
+            f"max_model_len is {max_model_len}, and where it is more than {limit} the rotary embedding (dynamic or "
+            f"longrope) of {model_dir} is not in vLLM what it is in training: lower max_model_len to {limit} at most"
         )
 
 

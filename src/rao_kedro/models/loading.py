@@ -127,12 +127,8 @@ def open_model(
     with nullcontext() if for_engine else _without_engine():
         model, found = _opened(auto.from_pretrained, model_dir, **kwargs)
     body = model.base_model_prefix
-    headless = sorted(name for name in found["missing_keys"] if is_head(name, body))
-    if headless and "SequenceClassification" in type(model).__name__ and not new_head:
-        raise ModelError(
-            f"{model_dir} is no reward model: it lacks {', '.join(headless[:3])}. Train one from it with the pipeline "
-            "`reward_modeling`, or name an AutoModelForSequenceClassification"
-        )
+    if "SequenceClassification" in type(model).__name__ and not new_head:
+        _check_head(model, model_dir, found)
     check_weights(model_dir, body, found, any_head=new_head)
     if not (for_engine or without_values or quantised):
         refuse_other_weights(model, Path(model_dir))
@@ -206,6 +202,23 @@ def _equal(stored: torch.Tensor, loaded: torch.Tensor) -> bool:
     return bool(((stored == loaded) | (stored.isnan() & loaded.isnan())).all())
 
 
+def _check_head(model: "PreTrainedModel", model_dir: str | Path, found: Mapping[str, Collection[str]]) -> None:
+    missing, own = (
+        sorted(name for name in found[keys] if is_head(name, model.base_model_prefix))
+        for keys in ("missing_keys", "unexpected_keys")
+    )
+    if missing:
+        raise ModelError(
+            f"{model_dir} is no reward model: it lacks {', '.join(missing[:3])}. Train one from it with the pipeline "
+            "`reward_modeling`, or name an AutoModelForSequenceClassification"
+        )
+    if own := [name for name in own if not name.startswith("lm_head.") and "lora_" not in name]:
+        raise ModelError(
+            f"the reward model in {model_dir} has weights that {type(model).__name__} does not have: "
+            f"{', '.join(own[:3])}. Without its own code, which is not run here, its scores would not be its authors'"
+        )
+
+
 def _opened(loader: Callable[..., Any], model_dir: str | Path, **kwargs: object) -> Any:
     try:
         return loader(str(model_dir), trust_remote_code=False, **kwargs)
@@ -217,7 +230,7 @@ def _packed(model: nn.Module) -> nn.Module:
     """Let a model use the packed attention, where it can."""
     from rao_kedro.models.attention import PACKED
 
-    if model._supports_attention_backend:
+    if model._supports_attention_backend and model._supports_sdpa:  # which it is where nothing is packed
         model.set_attn_implementation(PACKED)
     return model
 

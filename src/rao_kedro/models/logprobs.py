@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rao_kedro.models.packing import PackedGroups, TokenizedGroup, packed_hidden_states
+from rao_kedro.errors import ModelError
+from rao_kedro.models.packing import PackedGroups, TokenizedGroup, packed_hidden_states, why_not_packed
 from rao_kedro.models.token_logps import LogitScaling, token_logps
 
 PromptGradient = Literal["none", "detached", "attached"]
@@ -40,10 +41,15 @@ class PackedLogProbs(nn.Module):
         Args:
             model: A causal LM of transformers.
             temperature: Divides the logits; other than 1 for a policy that samples so.
+
+        Raises:
+            ModelError: The model computes packed groups otherwise than single rows.
         """
         super().__init__()
         self.model, self.temperature = model, temperature
         self._no_split_modules = getattr(model, "_no_split_modules", None)
+        if reason := why_not_packed(model, self.response_tokens, self._response_tokens_alone):
+            raise ModelError(f"{type(model).__name__} cannot be trained on packed groups: {reason}")
 
     def tie_weights(self) -> None:
         """Tie the input and the output embedding again, where sharding has replaced them."""
@@ -69,6 +75,11 @@ class PackedLogProbs(nn.Module):
     def response_tokens(self, batch: PackedGroups) -> Tensor:
         """Return the log-prob of every response token, `[R]` in nats, in the order of `batch.response_target`."""
         return self._token_logps(self._hidden(batch)[batch.response_source], batch.response_target)
+
+    def _response_tokens_alone(self, rows: Tensor) -> Tensor:
+        """Return `[rows, 3]` log-probs of the last tokens, from the model's own logits."""
+        logits = self.model(input_ids=rows, use_cache=False).logits[:, -4:-1].float() / self.temperature
+        return logits.log_softmax(-1).gather(2, rows[:, -3:, None])[..., 0]
 
     def _hidden(self, batch: PackedGroups) -> Tensor:
         return packed_hidden_states(self.model, batch)

@@ -4,9 +4,10 @@ Knows token ids only: no tokenizer. Positions restart after the prompt for every
 attends to its prompt and itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +149,8 @@ def packed_hidden_states(model: nn.Module, batch: PackedGroups) -> Tensor:
         ModelError: Some of the model's layers mix tokens in another way than attention can mask, or a row is longer
             than its rotary embedding allows.
     """
-    _refuse_unpackable(model)
+    if reason := _layers_that_do_not_pack(model):
+        raise ModelError(f"{type(model).__name__} cannot be computed on packed groups: {reason}")
     refuse_long_rows(model, batch.layout.longest_row, "a prompt and a response")
     packed = model.config._attn_implementation == PACKED
     attention = {"packed_layout": batch.layout} if packed else {}
@@ -170,14 +172,66 @@ def _no_mask(batch: PackedGroups) -> Tensor:
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
-def _refuse_unpackable(model: nn.Module) -> None:
-    """Refuse models in which a response would see more than its prompt and itself."""
-    config, name = model.config.get_text_config(), type(model).__name__
+def _layers_that_do_not_pack(model: nn.Module) -> str | None:
+    """Return why a response would see more than its prompt and itself, as far as the configuration says."""
+    config = model.config.get_text_config()
     others = set(getattr(config, "layer_types", None) or []) - PACKABLE_LAYERS
     if others or model._is_stateful:
-        raise ModelError(
-            f"{name} cannot be trained on packed groups: it has layers that are no plain or sliding-window attention "
+        return (
+            "it has layers that are no plain or sliding-window attention "
             f"({', '.join(sorted(others)) or 'it keeps a state along the sequence'})"
         )
     if model.config._attn_implementation != PACKED and getattr(config, "sliding_window", None):
-        raise ModelError(f"{name} has sliding windows, but not transformers' attention interface: it cannot be packed")
+        return "it has sliding windows, but not transformers' attention interface"
+    return None
+
+
+TOLERANCE = 0.03  # of the norm of what is compared; what is computed otherwise differs by much more
+_reasons: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+
+
+def why_not_packed(
+    model: nn.Module, packed: Callable[[PackedGroups], Tensor], alone: Callable[[Tensor], Tensor]
+) -> str | None:
+    """Return why a model computes packed groups otherwise than single rows; None where it does not.
+
+    Computes two short rows both ways, once per model: ALiBi, masks of another kind, bidirectional attention and layers
+    behind the last hidden state are no part of the fields that configurations share.
+
+    Args:
+        model: A model of transformers, not wrapped for training yet.
+        packed: What is read of a packed group.
+        alone: The same of `[rows, tokens]` ids of prompts and responses of three tokens each.
+    """
+    if model not in _reasons:
+        reason = _layers_that_do_not_pack(model)
+        # Weights that are elsewhere still (sharded loading, ZeRO-3) compute nothing yet.
+        elsewhere = any(parameter.is_meta or hasattr(parameter, "ds_id") for parameter in model.parameters())
+        _reasons[model] = reason if reason or elsewhere else _difference(model, packed, alone)
+    return _reasons[model]
+
+
+@torch.no_grad()
+def _difference(
+    model: nn.Module, packed: Callable[[PackedGroups], Tensor], alone: Callable[[Tensor], Tensor]
+) -> str | None:
+    padding = getattr(model.config.get_text_config(), "pad_token_id", None)
+    ids = [token for token in range(3, 13) if token != padding][:9]
+    group = TokenizedGroup("probe", ids[:3], [ids[3:6], ids[6:9]])
+    device = next(model.parameters()).device
+    rows = torch.tensor([[*group.prompt_ids, *response] for response in group.response_ids], device=device)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        hidden = model.base_model(input_ids=rows, use_cache=False).last_hidden_state[:, 3:].flatten(0, 1)
+        batch = pack_groups([group]).to(device)
+        pairs = [(packed_hidden_states(model, batch)[3:], hidden), (packed(batch).flatten(), alone(rows).flatten())]
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        return f"its code fails on them ({type(error).__name__}: {error})"
+    except ModelError as error:
+        return str(error)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    differ = any((ours - theirs).norm() > TOLERANCE * theirs.norm() for ours, theirs in pairs)
+    return "it computes a response beside others otherwise than alone" if differ else None

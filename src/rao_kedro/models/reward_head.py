@@ -6,14 +6,15 @@ The module inside is a plain `AutoModelForSequenceClassification` with one label
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.packing import PackedGroups, TokenizedGroup, packed_hidden_states
+from rao_kedro.models.packing import PackedGroups, TokenizedGroup, packed_hidden_states, why_not_packed
 from rao_kedro.models.rotary import refuse_long_rows
 
 if TYPE_CHECKING:
@@ -42,10 +43,14 @@ def recorded_read_at(model_dir: Path) -> ReadAt:
 def reward_module(classifier: nn.Module) -> "PackedRewards | PaddedRewards":
     """Return a sequence classifier of transformers with one label as a module whose input are packed groups.
 
-    Decoders compute a prompt once for all its responses; of a bidirectional encoder, whose head is not `score`, every
-    response is a padded row.
+    Decoders with a linear head `score` compute a prompt once for all its responses. Of a bidirectional encoder, of
+    another head and of layers that cannot be packed, every response is a padded row, which the model pools itself.
     """
-    return PackedRewards(classifier) if hasattr(classifier, "score") else PaddedRewards(classifier)
+    if isinstance(getattr(classifier, "score", None), nn.Linear):
+        packed = PackedRewards(classifier)
+        if why_not_packed(classifier, packed, lambda rows: classifier(input_ids=rows).logits) is None:
+            return packed
+    return PaddedRewards(classifier)
 
 
 class PackedRewards(nn.Module):
@@ -81,12 +86,16 @@ class PaddedRewards(nn.Module):
         """
         refuse_long_rows(self.model, batch.layout.longest_row, "a prompt and a response")
         rows = _rows(batch)
-        lengths = torch.tensor([len(row) for row in rows], device=batch.input_ids.device)
-        pad_token_id: Any = self.model.config.pad_token_id
-        ids = pad_sequence(rows, batch_first=True, padding_value=pad_token_id or 0)
-        attention_mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
-        logits = self.model(input_ids=ids, attention_mask=attention_mask.long()).logits
+        padding = self.model.config.get_text_config().pad_token_id
+        logits = torch.cat([self._logits([row], 0) for row in rows]) if padding is None else self._logits(rows, padding)
         return logits.new_zeros(batch.mask.shape, dtype=torch.float32).masked_scatter(batch.mask, logits.float())
+
+    def _logits(self, rows: list[Tensor], padding: int) -> Tensor:
+        lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+        ids = pad_sequence(rows, batch_first=True, padding_value=padding)
+        attention_mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
+        logits: Tensor = self.model(input_ids=ids, attention_mask=attention_mask.long()).logits
+        return logits
 
 
 def _rows(batch: PackedGroups) -> list[Tensor]:
@@ -104,8 +113,9 @@ def scores(classifier: nn.Module, hidden: Tensor) -> Tensor:
     head = classifier.get_submodule("score")
     assert isinstance(head.weight, Tensor)
     dtype = torch.promote_types(head.weight.dtype, torch.float32)
+    bias = head.bias.to(dtype) if isinstance(head.bias, Tensor) else None
     with torch.autocast(hidden.device.type, enabled=False):
-        return (hidden.to(dtype) @ head.weight.to(dtype).T)[:, 0]
+        return F.linear(hidden.to(dtype), head.weight.to(dtype), bias)[:, 0]
 
 
 def padding_token_id(tokenizer: "PreTrainedTokenizerBase", end_of_turn_ids: Sequence[int]) -> int:

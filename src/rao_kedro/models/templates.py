@@ -33,8 +33,8 @@ def with_fixed_date(template: str | dict[str, str] | None, source: str | Path) -
     """
     if not template:
         raise ModelError(
-            f"the tokenizer in {source} has no chat template: add a chat_template.jinja beside it, "
-            "or set tokenizer.chat_template and save it again. For the base model, name a file with the parameter "
+            f"the tokenizer in {source} has no chat template: add a chat_template.jinja beside it, which "
+            "writes a dialogue as its model card says, or set tokenizer.chat_template and save it again. For the base model, name a file with the parameter "
             "model.chat_template"
         )
     if isinstance(template, str):

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rao_kedro.errors import ModelError
 from rao_kedro.models.logprobs import GroupLogProbs, PackedLogProbs
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups, packed_hidden_states
-from rao_kedro.models.reward_head import PackedRewards, scores
+from rao_kedro.models.reward_head import PackedRewards, reward_module, scores
 
 
 class ValueNetwork(nn.Module):
@@ -55,8 +56,17 @@ class TokenValues(nn.Module):
     """A sequence classifier's backbone and head as the value before every response token."""
 
     def __init__(self, classifier: nn.Module) -> None:
-        """Wrap a sequence classifier with one label: the reward model is a good start."""
+        """Wrap a sequence classifier with one label: the reward model is a good start.
+
+        Raises:
+            ModelError: It cannot be computed on packed groups, or its head is not linear.
+        """
         super().__init__()
+        if not isinstance(reward_module(classifier), PackedRewards):
+            raise ModelError(
+                f"{type(classifier).__name__} gives no value before every token: it is no decoder that packed groups "
+                "can be computed with, or its head is not linear"
+            )
         self.model = classifier
 
     def forward(self, batch: PackedGroups) -> Tensor:
