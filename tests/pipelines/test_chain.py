@@ -48,7 +48,7 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
     leaderboard = pd.read_csv(data / "08_reporting/leaderboard.csv")
     columns = "method n rule_score rule_score_low rule_score_high reward win_rate_vs_sft mean_length kl_to_reference"
     assert set(columns.split()) <= set(leaderboard)
-    assert set(leaderboard["method"]) == {"sft", "rao", "dpo"} and (leaderboard["n"] == 6).all()
+    assert set(leaderboard["method"]) == {"sft", "rao", "dpo"} and (leaderboard["n"] == 20).all()
     assert leaderboard.set_index("method").loc["sft", "kl_to_reference"] == 0
     report = (data / "08_reporting/report.html").read_text()
     assert "Alignment report" in report and "rao is" in report
@@ -57,6 +57,8 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
         AutoTokenizer.from_pretrained(data / "06_models" / method)
     annotated = pd.read_parquet(data / "05_model_input/reward_annotated.parquet")
     assert len(annotated) and annotated["reward_std"].iloc[0] > 0
+    reported = pd.read_parquet(data / "07_model_output/rao_held_out_logps.parquet")
+    assert set(reported["group_id"]) == set(annotated.loc[annotated["split"] == "test", "group_id"])
     log = pd.read_csv(data / "07_model_output/rao_training_log.csv")
     wanted = (
         "loss rewards_chosen log_ratio_chosen logps_chosen margin accuracy grad_norm learning_rate tokens_per_second"

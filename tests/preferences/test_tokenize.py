@@ -9,8 +9,10 @@ from rao_kedro.errors import DataError
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.preferences.quarantine import quarantined_table
 from rao_kedro.preferences.report import data_report
-from rao_kedro.preferences.sampled import evaluation_prompts, prompts_of_groups, prompts_to_sample, rate_by_rules
+from rao_kedro.preferences.sampled import divide_prompts, rate_by_rules
+from rao_kedro.preferences.splits import divide_held_out, prompts_of_groups
 from rao_kedro.preferences.tokenize import TokenLimits, choose_pair, tokenize_groups
+from rao_kedro.schemas.parameters import SampledResponses
 from rao_kedro.schemas.tables import EvaluationPrompts, PreferenceGroups, QuarantinedRows, TokenizedGroups
 
 LIMITS = TokenLimits(max_prompt_tokens=60, max_response_tokens=12)
@@ -104,20 +106,20 @@ def test_the_pair_is_the_best_and_a_worse_one():
         choose_pair([1.0, 1.0], "best_vs_worst", random.Random(0))
 
 
-def test_the_report_counts_every_row_and_spells_t0(tokenizer):
-    table = pd.concat([groups("one", "the " * 80), groups("two", split="test")])
+def test_the_report_counts_every_row_and_part_and_spells_t0(tokenizer):
+    table = pd.concat([groups("one", "the " * 80), groups("two", "three", "four", split="test")])
     tokenized, dropped = tokenize_groups(table, tokenizer, LIMITS, "best_vs_random", seed=0)
-    report = data_report(table, dropped, tokenized, tokenizer, t0_length=1).set_index(["section", "metric"])["value"]
-    assert report["train groups", "read"] == "2" and report["train groups", "tokenised"] == "1"
+    tokenized = divide_held_out(tokenized, 10)
+    prompts = prompts_of_groups(tokenized, 10)
+    report = data_report(table, dropped, tokenized, prompts, tokenizer, t0_length=1)
+    report = report.set_index(["section", "metric"])["value"]
+    assert report["read", "train groups"] == "2" and report["train groups", "tokenised"] == "1"
+    assert report["read", "held-out groups"] == "3"
+    assert (report["test groups", "prompts"], report["validation groups", "prompts"]) == ("1", "2")
+    assert report["evaluation", "prompts"] == "1"
     assert report["quarantined", "prompt_too_long"] == report["quarantined", "all"] == "1"
     assert report["t_0", "text in use"] == "'<|im_start|>'"
     assert report["t_0", "text that all prompts share"].startswith("'<|im_start|>user")
-
-
-def test_evaluation_prompts_of_preference_data_fit_the_prompt_limit(tokenizer):
-    table = pd.concat([groups("train"), groups("the " * 80, "one", "two", "three", split="test")])
-    found = EvaluationPrompts.validate(prompts_of_groups(table, 2, tokenizer, 60))
-    assert list(found["prompt_id"]) == ["test-1", "test-2"]
 
 
 @pytest.fixture
@@ -136,22 +138,35 @@ def prompts():
     return pd.DataFrame(rows)
 
 
-def test_the_evaluation_sees_no_prompt_that_was_sampled_from(prompts):
-    sampled = prompts_to_sample(prompts, 3, 2)
-    held_out = EvaluationPrompts.validate(evaluation_prompts(prompts, skip=2, n=2))
-    assert list(sampled["prompt_id"]) == ["train0", "train1", "train2", "test0", "test1"]
-    assert list(held_out["prompt_id"]) == ["test2", "test3"]
+def divided(prompts, tokenizer, train, validation, test, evaluation):
+    how = {"backend": "transformers", "sampling": {"max_tokens": 1}}
+    counts = {"train_prompts": train, "validation_prompts": validation, "test_prompts": test, "generation": how}
+    return divide_prompts(prompts, SampledResponses(**counts), evaluation, tokenizer)
+
+
+def test_responses_are_sampled_for_training_for_validation_and_for_the_first_evaluation_prompts(prompts, tokenizer):
+    found = divided(prompts, tokenizer, train=3, validation=1, test=2, evaluation=3)
+    assert list(EvaluationPrompts.validate(found.evaluation)["prompt_id"]) == ["test1", "test2", "test3"]
+    of = found.to_sample.groupby("split")["prompt_id"].agg(list).to_dict()
+    assert of == {"train": ["train0", "train1", "train2"], "validation": ["test0"], "test": ["test1", "test2"]}
     with pytest.raises(DataError, match="5 of split train are asked for, 4 are there"):
-        prompts_to_sample(prompts, 5, 1)
+        divided(prompts, tokenizer, train=5, validation=1, test=1, evaluation=1)
 
 
-def test_samples_are_rated_by_the_rules_and_ties_quarantined(prompts):
-    chosen = prompts_to_sample(prompts, 2, 1)
-    texts = {"train0": ["one two", "one two three"], "train1": ["a b", "c d"], "test0": ["x", "x y z"]}
+def test_two_prompts_of_the_same_tokens_are_refused(prompts, tokenizer):
+    prompts.at[6, "messages"] = prompts.at[1, "messages"]
+    with pytest.raises(DataError, match="train1 and test2 are the same prompt, token by token: remove one"):
+        divided(prompts, tokenizer, train=1, validation=1, test=1, evaluation=1)
+
+
+def test_samples_are_rated_by_the_rules_and_ties_quarantined(prompts, tokenizer):
+    chosen = divided(prompts, tokenizer, train=2, validation=1, test=1, evaluation=1).to_sample
+    texts = {"train0": ["one two", "one two three"], "train1": ["a b", "c d"]}
+    texts |= {name: ["x", "x y z"] for name in ("test0", "test1")}
     generations = pd.DataFrame([{"prompt_id": p, "response": text} for p, both in texts.items() for text in both])
     rated, dropped = rate_by_rules(chosen, generations)
     by_source = PreferenceGroups.validate(rated).set_index("source")["ratings"]
-    assert set(by_source.index) == {"train0", "test0"} and by_source["train0"][0] > by_source["train0"][1]
+    assert set(by_source.index) == {"train0", "test0", "test1"} and by_source["train0"][0] > by_source["train0"][1]
     assert list(dropped["reason"]) == ["equal_ratings"]
 
 

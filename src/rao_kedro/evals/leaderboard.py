@@ -1,4 +1,4 @@
-"""The leaderboard: how each method does on held-out prompts, in comparison with SFT on the same prompts.
+"""The leaderboard: how each method does on prompts that no training saw, compared with SFT on the same prompts.
 
 The unit of n and of every interval is the prompt: several responses to one prompt are averaged first.
 """

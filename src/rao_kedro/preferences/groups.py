@@ -35,7 +35,10 @@ def read_preferences(files: PreferenceFiles) -> tuple[pd.DataFrame, pd.DataFrame
         DataError: A source cannot be read or has no known format, or no group is left.
     """
     builder = GroupBuilder()
-    for split, source in (("test", files.test), ("train", files.train)):
+    sources = (("test", files.test), ("validation", files.validation), ("train", files.train))
+    for split, source in sources:
+        if source is None:
+            continue
         name: str | None = None if source.format == "auto" else source.format
         for row in read_rows(source):
             if name is None and isinstance(row.content, dict):
@@ -81,12 +84,12 @@ class GroupBuilder:
         responses, ratings, finished, dropped = _usable_responses(raw)
         prompt = combined_hash(*(f"{message['role']}:{message['content']}" for message in raw.messages))
         if split == "train" and prompt in self._held_out:
-            raise UnusableRow(QuarantineReason.HELD_OUT_PROMPT_IN_TRAIN, "the same prompt is in the held-out split")
+            raise UnusableRow(QuarantineReason.HELD_OUT_PROMPT_IN_TRAIN, "the same prompt is held out")
         group_id = combined_hash(prompt, *responses)
         if group_id in self._ids:
             raise UnusableRow(QuarantineReason.DUPLICATE_ROW, "an earlier row has the same prompt and responses")
         self._ids.add(group_id)
-        if split == "test":
+        if split != "train":
             self._held_out.add(prompt)
         for reason, count in dropped.items():
             self._drop(row, reason, f"{count} of {len(raw.responses)} responses dropped, the group is kept")

@@ -18,6 +18,7 @@ def data_report(
     preference_groups: pd.DataFrame,
     quarantined: pd.DataFrame,
     tokenized: pd.DataFrame,
+    evaluation_prompts: pd.DataFrame,
     tokenizer: "PreTrainedTokenizerBase",
     t0_length: int,
 ) -> pd.DataFrame:
@@ -26,13 +27,18 @@ def data_report(
     Args:
         preference_groups: Table of `PreferenceGroups`.
         quarantined: Table of `QuarantinedRows`, of reading and of tokenising.
-        tokenized: Table of `TokenizedGroups`.
+        tokenized: Table of `TokenizedGroups`; its splits may be others than those that were read.
+        evaluation_prompts: Table of `EvaluationPrompts`.
         tokenizer: Spells out t_0.
         t0_length: Tokens of the prefix t_0 in use.
     """
     lines: list[Line] = []
-    for split, groups in preference_groups.groupby("split", sort=False):
-        lines += [(f"{split} groups", name, value) for name, value in _group_lines(groups, tokenized)]
+    read = preference_groups["split"]
+    names = {} if (read == "validation").any() else {"test": "held-out"}  # not divided yet
+    lines += [("read", f"{split} groups", int(n)) for split, n in read.replace(names).value_counts(sort=False).items()]
+    for split, groups in tokenized.groupby("split", sort=False):
+        lines += [(f"{split} groups", name, value) for name, value in _group_lines(groups)]
+    lines.append(("evaluation", "prompts", len(evaluation_prompts)))
     lines += [("quarantined", str(reason), int(n)) for reason, n in quarantined["reason"].value_counts().items()]
     lines.append(("quarantined", "all", len(quarantined)))
     lines += _length_lines("prompt tokens", [len(ids) for ids in tokenized["prompt_ids"]])
@@ -47,12 +53,12 @@ def data_report(
     return pd.DataFrame([(a, b, _shown(c)) for a, b, c in lines], columns=["section", "metric", "value"])
 
 
-def _group_lines(groups: pd.DataFrame, tokenized: pd.DataFrame) -> list[tuple[str, object]]:
+def _group_lines(groups: pd.DataFrame) -> list[tuple[str, object]]:
     ratings = np.concatenate([np.asarray(r, dtype=float) for r in groups["ratings"]])
     sizes = groups["responses"].map(len).value_counts().sort_index()
     return [
-        ("read", len(groups)),
-        ("tokenised", int(tokenized["group_id"].isin(groups["group_id"]).sum())),
+        ("tokenised", len(groups)),
+        ("prompts", groups["prompt_ids"].map(tuple).nunique()),
         ("responses", len(ratings)),
         *((f"with {k} responses", int(n)) for k, n in sizes.items()),
         ("rating mean", float(ratings.mean())),

@@ -22,12 +22,14 @@ class SampledResponses(Parameters):
 
     Attributes:
         train_prompts: Prompts of the training split to sample from.
-        test_prompts: Prompts of the held-out split to sample from; the evaluation takes others.
+        validation_prompts: Prompts of the held-out split to sample from for what training evaluates on.
+        test_prompts: Prompts of the evaluation to sample from, for the groups that are only reported.
         generation: How to sample; `sampling.n` is K.
     """
 
     train_prompts: int = Field(ge=1)
-    test_prompts: int = Field(ge=1)
+    validation_prompts: int = Field(16, ge=1)
+    test_prompts: int = Field(16, ge=1)
     generation: GenerationParameters
 
 
@@ -67,11 +69,15 @@ class PreferenceFiles(Parameters):
 
     Attributes:
         train: Where training rows come from.
-        test: Where held-out rows come from.
+        test: Where held-out rows come from. Without `validation` they are divided: the first `data.evaluation_prompts`
+            prompts, but at most half of them, are reported (`test`), and training evaluates on the others
+            (`validation`).
+        validation: Where rows come from that training evaluates on; all of `test` is reported then.
     """
 
     train: PreferenceSource
     test: PreferenceSource
+    validation: PreferenceSource | None = None
 
 
 class DataParameters(Parameters):
@@ -85,7 +91,8 @@ class DataParameters(Parameters):
         max_response_tokens: Longer responses are dropped; the group is kept where a preference is left.
         t0_length: Tokens of the prefix t_0 that all prompts share.
         pairing: Which response the pairwise methods take as the rejected one beside the best rated.
-        evaluation_prompts: Held-out prompts that the evaluation generates on.
+        evaluation_prompts: Held-out prompts that the evaluation generates on; training never sees them, and they choose
+            no checkpoint. With preference data they are the prompts of the `test` groups, of which there may be fewer.
         seed: Seeds the random pairing.
     """
 
@@ -103,6 +110,11 @@ class DataParameters(Parameters):
     def _source_is_set(self) -> "DataParameters":
         if getattr(self, self.source) is None:
             raise ValueError(f"data.source is {self.source}, but data.{self.source} is not set")
+        if self.sampled is not None and self.sampled.test_prompts > self.evaluation_prompts:
+            raise ValueError(
+                f"data.sampled.test_prompts ({self.sampled.test_prompts}) are the first of data.evaluation_prompts, of "
+                f"which there are {self.evaluation_prompts}: lower the one or raise the other"
+            )
         return self
 
 

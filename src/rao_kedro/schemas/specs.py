@@ -159,7 +159,7 @@ class PolicyScoringSpec(ScoringSpec):
         reference_dir: The reference model.
         reference_path: Parquet of its log-probs on the groups of `groups_path`.
         reward: Scores the generations.
-        held_out_path: Parquet to write: the policy's log-probs on the held-out groups of `groups_path`.
+        held_out_path: Parquet to write: the policy's log-probs on the `test` groups of `groups_path`.
     """
 
     generations_path: Path

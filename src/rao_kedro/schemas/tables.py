@@ -7,7 +7,8 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
 
-SPLITS = ["train", "test"]
+# Training evaluates on `validation`, which may choose a checkpoint; `test` is only reported.
+SPLITS = ["train", "validation", "test"]
 
 
 def _numbers_are_finite(values: Sequence[float]) -> bool:
@@ -26,13 +27,13 @@ class Prompts(_Table):
 
     prompt_id: Series[str] = pa.Field(unique=True)
     template: Series[str]
-    split: Series[str] = pa.Field(isin=SPLITS)
+    split: Series[str] = pa.Field(isin=["train", "test"])
     messages: Series[object]
     requirements: Series[object]
 
 
 class EvaluationPrompts(_Table):
-    """One row per held-out prompt of the evaluation; `requirements` as JSON, "[]" where nothing can be checked."""
+    """One row per prompt of the evaluation; `requirements` as JSON, "[]" where nothing can be checked."""
 
     prompt_id: Series[str] = pa.Field(unique=True)
     messages: Series[object]
@@ -161,7 +162,7 @@ class ScoredGenerations(_Table):
 
 
 class HeldOutLogps(_Table):
-    """One row per held-out group, the chosen response first: rewards, and log-probs under policy and reference."""
+    """One row per `test` group, the chosen response first: rewards, and log-probs under policy and reference."""
 
     group_id: Series[str] = pa.Field(unique=True)
     rewards: Series[object]

@@ -64,7 +64,7 @@ class OfflineAlignment(Task):
         self.reference = read_reference(spec.reference_path, spec.groups_path)
         train_groups = read_groups(spec.groups_path, "train", "rewards")
         self.objective = build_objective(spec, train_groups)
-        eval_groups = read_groups(spec.groups_path, "test", "rewards")
+        eval_groups = read_groups(spec.groups_path, "validation", "rewards")
         self.train_groups, self.eval_groups = self._columns(train_groups), self._columns(eval_groups)
         self.progress = 0.0
         self.sampler = Sampler(spec.model_dir, spec.kl.max_tokens)

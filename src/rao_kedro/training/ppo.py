@@ -56,7 +56,7 @@ class PPOTask(Task):
         self.reward = build_reward(how.reward)
         self.texts = {group.group_id: group for group in read_prompt_groups(spec.groups_path)}
         self.train_groups, self.eval_groups = (
-            read_groups(spec.groups_path, split, "rewards") for split in ("train", "test")
+            read_groups(spec.groups_path, split, "rewards") for split in ("train", "validation")
         )
         key = scoring_key(spec.model_dir, spec.groups_path, spec.training.mixed_precision, spec.t0_length)
         refuse_stale(spec.reference_path, key)

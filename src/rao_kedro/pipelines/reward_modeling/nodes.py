@@ -34,8 +34,9 @@ def train_reward_model(
     start = {"sft_model": sft_model, "base_model": base_model}.get(parameters.start)
     if start is None:
         start = local_checkpoint(parameters.start)
+        parts = pd.read_parquet(tokenized_groups, columns=["group_id", "split"])
         tokenized_groups = workspace / "groups.parquet"
-        _tokenized_for(start, preference_groups, data).to_parquet(tokenized_groups)
+        _tokenized_for(start, preference_groups, parts, data).to_parquet(tokenized_groups)
     spec = RewardTrainingSpec(
         workspace=workspace,
         model_dir=start,
@@ -48,10 +49,13 @@ def train_reward_model(
     return workspace / "model", read_training_log(workspace)
 
 
-def _tokenized_for(model: Path, preference_groups: pd.DataFrame, data: DataParameters) -> pd.DataFrame:
-    """Return the groups as tokens of another model than the policy."""
+def _tokenized_for(
+    model: Path, preference_groups: pd.DataFrame, parts: pd.DataFrame, data: DataParameters
+) -> pd.DataFrame:
+    """Return the groups as tokens of another model than the policy, in the parts that they have for the policy."""
     limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens)
-    return tokenize_groups(preference_groups, load_tokenizer(model), limits, data.pairing, data.seed)[0]
+    groups = preference_groups.drop(columns="split").merge(parts, on="group_id", validate="one_to_one")
+    return tokenize_groups(groups, load_tokenizer(model), limits, data.pairing, data.seed)[0]
 
 
 def annotate_responses(
