@@ -72,5 +72,5 @@ def test_a_validation_group_of_a_test_prompt_is_quarantined():
 def test_an_empty_part_is_an_error_that_says_what_to_do(source, remedy):
     table = pd.concat([groups("x", split="train"), groups("a")], ignore_index=True)  # one prompt: nothing to divide
     dropped = quarantined_table([{"source": "s", "reason": "too_long", "detail": "", "row": ""}])
-    with pytest.raises(DataError, match=rf"no prompt group is left for test: .*'too_long': 1.*{remedy}"):
+    with pytest.raises(DataError, match=rf"no prompt group is left for test\. .*'too_long': 1.*{remedy}"):
         require_every_part(divide_held_out(table, 5), source, dropped)

@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
-from transformers import get_scheduler
 
 from rao_kedro.errors import TrainingError
 from rao_kedro.files import only_one_in
@@ -30,6 +29,7 @@ from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, 
 from rao_kedro.training.interruption import Interruption
 from rao_kedro.training.options import make_optimizer, prepared
 from rao_kedro.training.progress import MetricsLog, Progress
+from rao_kedro.training.schedule import make_schedule, warmup_remark
 from rao_kedro.training.task import Task
 
 
@@ -61,14 +61,15 @@ class _Run:
         passes = task.passes_per_step
         self.steps_per_epoch = math.ceil(len(task.train_groups) / parameters.groups_per_step) * passes
         self.n_steps = self.steps_per_epoch * parameters.epochs
-        warmup = math.ceil(parameters.warmup_ratio * self.n_steps)
-        self.schedule = get_scheduler(parameters.lr_scheduler, optimizer, warmup, self.n_steps)
+        self.schedule = make_schedule(optimizer, parameters, self.n_steps)
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
         accelerator.register_for_checkpointing(self.schedule)
         self.passes = _Passes(task, accelerator, self.module, parameters.max_tokens_per_batch)
 
         task.prepare(self.module)
         accelerator.print(forecast(task, accelerator, self.module, parameters), flush=True)
+        if remark := warmup_remark(parameters, self.n_steps):
+            accelerator.print(f"{WARNING_PREFIX}{remark}", flush=True)
         dtype = torch.bfloat16 if parameters.mixed_precision == "bf16" else torch.float32
         flops = flops_per_token(self.module) / (matmul_peak(accelerator.device, dtype) * accelerator.num_processes)
         self.checkpoints = Checkpoints(accelerator, workspace, parameters.checkpoints_kept)
