@@ -74,9 +74,9 @@ def require_every_part(tokenized_groups: pd.DataFrame, source: str, quarantined:
     if empty := [part for part, n in counts.items() if n == 0]:
         remedies = "; ".join(f"{part}: {REMEDIES[source][part]}" for part in empty)
         raise DataError(
-            f"no prompt group is left for {' and '.join(empty)}. Training needs train groups, the choice of a checkpoint "
-            f"validation groups, the report test groups, and no two parts share a prompt. Groups by part: {counts}. "
-            f"Quarantined rows by reason: {quarantined['reason'].value_counts().to_dict()}. {remedies}"
+            f"no prompt group is left for {' and '.join(empty)}. Training needs train groups, the choice of a "
+            f"checkpoint validation groups, the report test groups, and no two parts share a prompt. Groups by part: "
+            f"{counts}. Quarantined rows by reason: {quarantined['reason'].value_counts().to_dict()}. {remedies}"
         )
 
 

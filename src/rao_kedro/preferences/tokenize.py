@@ -136,6 +136,11 @@ def choose_pair(ratings: Sequence[float], pairing: Pairing, rng: random.Random) 
     return chosen, rng.choice(worse) if pairing == "best_vs_random" else min(worse, key=lambda i: ratings[i])
 
 
+def response_order(chosen: int, rejected: int, n_responses: int) -> list[int]:
+    """Return the positions of a group's responses as training takes them: chosen, rejected, the others behind."""
+    return [chosen, rejected, *(i for i in range(n_responses) if i not in (chosen, rejected))]
+
+
 def _sharing_t0(groups: list[dict[str, Any]], t0_length: int) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Split groups into those whose prompts start with the most frequent t_0, and the others with what they show."""
     starts = pd.Series([tuple(group["prompt_ids"][:t0_length]) for group in groups], dtype=object)

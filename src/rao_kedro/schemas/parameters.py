@@ -123,6 +123,8 @@ class RewardModelingParameters(Parameters):
 
     Attributes:
         reward: Where the rewards of the alignment come from. A Bradley-Terry reward model is trained in any case.
+        clip: Rewards further than this many robust standard deviations from the median of the training split are set
+            there (see `rao_kedro.rewards.outliers`), before they are standardised; the raw ones are kept beside them.
         normalisation: "standardise" gives the rewards mean 0 and standard deviation 1 over the training split; the raw
             ones are kept beside them.
         start: What the reward model is trained from: `sft_model` or `base_model` of the catalog, or another model's
@@ -133,6 +135,7 @@ class RewardModelingParameters(Parameters):
     """
 
     reward: RewardParameters = RewardParameters()
+    clip: float | None = Field(None, gt=0)
     normalisation: Literal["none", "standardise"] = "none"
     start: str = "sft_model"
     centering: float = Field(0.01, ge=0)
@@ -147,12 +150,18 @@ class MethodParameters(Parameters):
         objective: A name of `rao_kedro.objectives.objective_names()`.
         parameters: The objective's own parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
         training: Parameters of the loop.
+        responses_per_prompt: Responses of a group that the method may see, at least 2: the chosen one, the rejected
+            one, and then the others in their order; all where it is null.
+        pairs: Of a pairwise method: the `one` pair of the chosen and the rejected response, or `all` pairs of
+            differently rated responses, whose mean is the loss of a group.
         rollout: What an on-policy method samples: set it for `ppo`, and for no other.
     """
 
     objective: str
     parameters: dict[str, float | str | bool] = {}
     training: TrainingParameters
+    responses_per_prompt: int | None = Field(None, ge=2)
+    pairs: Literal["one", "all"] = "one"
     rollout: RolloutParameters | None = None
 
     @model_validator(mode="after")
@@ -160,7 +169,14 @@ class MethodParameters(Parameters):
         # The objectives themselves know their parameters, so nothing is written twice.
         from rao_kedro.objectives import make_objective
 
-        make_objective(self.objective, **self.parameters)
+        objective = make_objective(self.objective, **self.parameters)
+        if self.pairs == "all" and not getattr(objective, "pairwise", False):
+            raise ValueError(
+                f"objective {self.objective}: pairs: all is for the pairwise methods, and this one reads no pairs: "
+                "leave it out"
+            )
+        if self.responses_per_prompt is not None and self.objective == "ppo":
+            raise ValueError("objective ppo: it samples its own responses: leave responses_per_prompt out")
         if (self.rollout is not None) != (self.objective == "ppo"):
             raise ValueError(f"objective {self.objective}: rollout is for ppo, which needs it, and for no other")
         return self

@@ -109,12 +109,16 @@ class AlignmentSpec(TrainingSpec):
         reference_path: Parquet of reference log-probs.
         objective: Name of the objective.
         objective_parameters: Its parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
+        responses_per_prompt: Responses of a group that training sees at most; None for all.
+        pairs: Whether a pairwise objective takes one pair of a group, or all of differently rated responses.
         kl: How evaluations measure how far the policy is from the reference.
     """
 
     reference_path: Path
     objective: str
     objective_parameters: dict[str, float | str | bool]
+    responses_per_prompt: int | None = Field(None, ge=2)
+    pairs: Literal["one", "all"] = "one"
     kl: KLParameters = KLParameters()
 
 

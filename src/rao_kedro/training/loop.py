@@ -61,6 +61,7 @@ class _Run:
         passes = task.passes_per_step
         self.steps_per_epoch = math.ceil(len(task.train_groups) / parameters.groups_per_step) * passes
         self.n_steps = self.steps_per_epoch * parameters.epochs
+        self.responses_per_prompt = task.responses_per_prompt
         self.schedule = make_schedule(optimizer, parameters, self.n_steps)
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
         accelerator.register_for_checkpointing(self.schedule)
@@ -109,7 +110,9 @@ class _Run:
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.parameters.max_grad_norm)
         metrics["grad_norm"] = float(norm)
         _refuse_non_finite(metrics, groups, self.step, self.workspace)
-        metrics["learning_rate"] = self.schedule.get_last_lr()[0]
+        metrics["learning_rate"] = float(self.schedule.get_last_lr()[0])
+        if self.responses_per_prompt is not None:
+            metrics["responses_per_prompt"] = self.responses_per_prompt
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()

@@ -24,7 +24,6 @@ from rao_kedro.models.value_head import PolicyAndTokenValues, TokenValues
 from rao_kedro.objectives import GroupLogps, make_objective
 from rao_kedro.objectives.metrics import pair_metrics
 from rao_kedro.objectives.ppo import Rollout
-from rao_kedro.objectives.rao import RAO
 from rao_kedro.processes import worker_main
 from rao_kedro.rewards.registry import build_reward
 from rao_kedro.schemas.specs import PPOSpec
@@ -65,6 +64,10 @@ class PPOTask(Task):
         self.prompts: Sequence[TokenizedGroup] = []
         self.rollout_groups: Sequence[TokenizedGroup] = []
         self.rollouts: dict[str, tuple[Rollout, dict[str, float]]] = {}
+
+    @property
+    def responses_per_prompt(self) -> None:
+        """The responses of the data are not learned from."""
 
     def load(self) -> nn.Module:
         """Return the policy and a value network that starts as the reward model.
@@ -196,7 +199,7 @@ class PPOTask(Task):
 
     def remark(self, metrics: Mapping[str, float]) -> str | None:
         """Say that the chosen responses become less likely, and which log_z0 of RAO would stop it."""
-        return likelihood_remark("ppo", metrics, self.train_groups, self.objective.beta or RAO.beta)
+        return likelihood_remark("ppo", metrics, self.train_groups, self.objective.temperature)
 
     def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
         """Return the clipped losses of a pack of the rollout."""

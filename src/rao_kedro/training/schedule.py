@@ -53,7 +53,7 @@ def warmup_remark(parameters: TrainingParameters, n_steps: int) -> str | None:
         return None
     highest = parameters.learning_rate * learning_rate_factor(n_steps - 1, parameters.lr_scheduler, warmup, n_steps)
     return (
-        f"warmup_ratio {parameters.warmup_ratio:g} makes the warm-up as long as training, {n_steps} optimizer steps: the "
-        f"learning rate goes up to {highest:.3g} and never reaches {parameters.learning_rate:g}. Take more steps (a "
-        "smaller groups_per_step, more epochs), or set warmup_ratio: 0"
+        f"warmup_ratio {parameters.warmup_ratio:g} makes the warm-up as long as training, {n_steps} optimizer steps: "
+        f"the learning rate goes up to {highest:.3g} and never reaches {parameters.learning_rate:g}. Take more steps "
+        "(a smaller groups_per_step, more epochs), or set warmup_ratio: 0"
     )

@@ -92,6 +92,8 @@ def _train_implicit(
         reference_path=reference,
         objective=study.dpo.objective,
         objective_parameters=study.dpo.parameters,
+        responses_per_prompt=study.dpo.responses_per_prompt,
+        pairs=study.dpo.pairs,
         kl=KLParameters(prompts=0),
     )
     launch("alignment", spec, accelerate_config, metric_prefix=f"{run.name}.")
