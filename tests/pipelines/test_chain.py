@@ -107,11 +107,16 @@ def test_rewards_are_studied_benchmarked_and_chosen_by_name(project):
     run(project, "data_engineering")
     run(project, "supervised_finetuning")
     parts = [{"name": "bradley_terry"}, {"name": "rules", "weight": 2.0}]
-    chosen = {"reward": {"name": "combined", "parameters": {"parts": parts}}, "normalisation": "standardise"}
+    chosen = {
+        "reward": {"name": "combined", "parameters": {"parts": parts}},
+        "clip": 5.0,
+        "normalisation": "standardise",
+    }
     run(project, "reward_modeling", params={"reward_modeling": chosen})
     data = project / "data/test"
     annotated = pd.read_parquet(data / "05_model_input/reward_annotated.parquet")
     assert annotated["reward_model"][0].startswith("weighted: 1 (") and "2 (rules " in annotated["reward_model"][0]
+    assert [made["name"] for made in json.loads(annotated["reward_transforms"][0])] == ["clip", "standardise"]
     assert pd.read_csv(data / "08_reporting/reward_target_grid.csv")["chosen_target_is_up"].between(0, 1).all()
 
     # The paper's Table 1: what was measured once is not trained again.

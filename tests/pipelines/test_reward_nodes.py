@@ -5,7 +5,12 @@ import pandas as pd
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.pipelines.reward_model_study import nodes as study_nodes
 from rao_kedro.pipelines.reward_modeling import nodes
-from rao_kedro.schemas.parameters import DataParameters, RewardModelingParameters, RewardModelStudyParameters
+from rao_kedro.schemas.parameters import (
+    DataParameters,
+    MethodParameters,
+    RewardModelingParameters,
+    RewardModelStudyParameters,
+)
 from rao_kedro.schemas.rewards import RewardParameters
 
 TRAINING = {"learning_rate": 1e-3}
@@ -74,3 +79,36 @@ def test_a_reward_model_of_another_family_trains_on_the_parts_that_the_policy_ha
     nodes.train_reward_model(*paths, groups, parameters, DATA, None, tmp_path)
     found = pd.read_parquet(specs[0].groups_path)
     assert dict(zip(found["group_id"], found["split"], strict=True)) == {"a": "train", "b": "validation", "c": "test"}
+
+
+def test_the_report_of_rewards_warns_once_of_an_outlier_and_of_nothing_else(caplog):
+    def report(*far):
+        rows = [
+            {
+                "group_id": f"g{i}",
+                "split": "train" if i else "test",
+                "rewards": [1.0 + i % 3, 0.0],
+                "ratings": [1.0, 0.0],
+                "response_ids": [[5, 5], [5]],
+                "chosen": 0,
+                "rejected": 1,
+                "truncated": [False, False],
+                "reward_transforms": "[]",
+            }
+            for i in range(36)
+        ]
+        for i in far:
+            rows[i]["rewards"][0] = 1e6
+        table = pd.DataFrame(rows)
+        caplog.clear()
+        rao = MethodParameters(objective="rao", parameters={"beta": 0.5, "log_z0": "auto"}, training=TRAINING)
+        found, _ = nodes.report_rewards(table.assign(raw_rewards=table["rewards"]), rao)
+        return found.set_index(["split", "metric"])["value"], [record.getMessage() for record in caplog.records]
+
+    plain, said = report()
+    assert said == [] and plain["train", "outliers"] == 0
+    found, said = report(7)
+    assert len(said) == 1 and "1 of 70 training rewards" in said[0] and "g7 (1e+06)" in said[0]
+    solved = found["train", "suggested_log_z0"]
+    assert f"auto solves to {solved:.6g} nats" in said[0] and solved > 1e4
+    assert found["train", "outliers"] == 1 / 70 and found["test", "outliers"] == 0

@@ -56,10 +56,10 @@ def test_evaluation_prompts_are_the_test_prompts_each_once():
 
 def test_a_validation_group_of_a_test_prompt_is_quarantined():
     table = pd.concat([groups("a", "b"), groups("c", "b", split="validation")], ignore_index=True)
-    kept, dropped = quarantine_reported_prompts(table)
+    kept, dropped = quarantine_reported_prompts(table, {"validation1": "file:2"})
     assert parts(kept) == {"test": "ab", "validation": "c"}
     assert list(QuarantinedRows.validate(dropped)["reason"]) == ["test_prompt_in_validation"]
-    assert dropped["source"][0] == "validation1"
+    assert dropped["source"][0] == "file:2"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ Training evaluates on `validation`, which may choose a checkpoint or a hyperpara
 prompts are the same where their tokens are. Knows tables of `TokenizedGroups`; no tokenizer, no model, no files.
 """
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from rao_kedro.errors import DataError
@@ -39,11 +41,14 @@ def divide_held_out(tokenized_groups: pd.DataFrame, n_test_prompts: int) -> pd.D
     return tokenized_groups.assign(split=tokenized_groups["split"].mask(validation, "validation"))
 
 
-def quarantine_reported_prompts(tokenized_groups: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def quarantine_reported_prompts(
+    tokenized_groups: pd.DataFrame, sources: Mapping[str, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Take the groups out of `validation` whose prompts are also those of `test` groups.
 
     Args:
         tokenized_groups: Table of `TokenizedGroups`.
+        sources: Where the row of each group stood, by its id.
 
     Returns:
         The other groups, and a table of `QuarantinedRows`.
@@ -53,7 +58,9 @@ def quarantine_reported_prompts(tokenized_groups: pd.DataFrame) -> tuple[pd.Data
     leaks = (tokenized_groups["split"] == "validation") & prompts.isin(reported)
     reason, detail = QuarantineReason.TEST_PROMPT_IN_VALIDATION, "a test group has the same prompt tokens"
     dropped = [
-        quarantined_row(row["group_id"], reason, detail, {"messages": row["messages"], "responses": row["responses"]})
+        quarantined_row(
+            sources[row["group_id"]], reason, detail, {"messages": row["messages"], "responses": row["responses"]}
+        )
         for row in tokenized_groups[leaks].to_dict("records")
     ]
     return tokenized_groups[~leaks].reset_index(drop=True), quarantined_table(dropped)

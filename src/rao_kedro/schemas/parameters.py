@@ -110,9 +110,10 @@ class DataParameters(Parameters):
     def _source_is_set(self) -> "DataParameters":
         if getattr(self, self.source) is None:
             raise ValueError(f"data.source is {self.source}, but data.{self.source} is not set")
-        if self.sampled is not None and self.sampled.test_prompts > self.evaluation_prompts:
+        sampled = self.sampled if self.source == "sampled" else None
+        if sampled is not None and sampled.test_prompts > self.evaluation_prompts:
             raise ValueError(
-                f"data.sampled.test_prompts ({self.sampled.test_prompts}) are the first of data.evaluation_prompts, of "
+                f"data.sampled.test_prompts ({sampled.test_prompts}) are the first of data.evaluation_prompts, of "
                 f"which there are {self.evaluation_prompts}: lower the one or raise the other"
             )
         return self

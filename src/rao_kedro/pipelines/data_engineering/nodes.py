@@ -70,7 +70,8 @@ def tokenize(
         assert data.preferences is not None
         if data.preferences.validation is None:
             tokenized = divide_held_out(tokenized, data.evaluation_prompts)
-        tokenized, leaked = quarantine_reported_prompts(tokenized)
+        sources = dict(zip(preference_groups["group_id"], preference_groups["source"], strict=True))
+        tokenized, leaked = quarantine_reported_prompts(tokenized, sources)
         dropped = pd.concat([dropped, leaked], ignore_index=True)
         evaluation = prompts_of_groups(tokenized, data.evaluation_prompts)
     else:
