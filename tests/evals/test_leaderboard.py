@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.leaderboard import leaderboard
+from rao_kedro.evals.leaderboard import leaderboard, unequal_responses
 from rao_kedro.evals.statistics import mean_interval
 from rao_kedro.schemas.tables import Leaderboard
 
@@ -34,6 +34,7 @@ def held_out(*logps):
 
 
 SFT = generations([(0.0, 1.0), (0.5, 0.5)], logp=-12.0)
+SEEN = {"rao": 3.8, "dpo": 2.0, "simpo": 2.0}
 RAO = generations([(1.0, 1.0), (0.5, 0.0)], n_tokens=3)
 
 
@@ -84,6 +85,27 @@ def test_methods_that_answered_other_prompts_are_not_compared():
     other = RAO.assign(prompt_id="p9")
     with pytest.raises(DataError, match="rao and sft answered different prompts"):
         leaderboard({"sft": SFT, "rao": other}, {"sft": held_out(-5), "rao": held_out(-5)}, seed=0)
+
+
+def test_methods_that_did_not_see_the_same_responses_are_told():
+    logs = {
+        name: pd.DataFrame({"loss": [0.5, np.nan], "responses_per_prompt": [n, np.nan]}) for name, n in SEEN.items()
+    }
+    logs["ppo"] = pd.DataFrame({"loss": [0.5]})
+    methods = ["sft", "rao", "dpo", "simpo", "ppo"]
+
+    def board(*chosen):
+        scored = {name: RAO if name != "sft" else SFT for name in chosen}
+        table = leaderboard(scored, {name: held_out(-5, -5) for name in chosen}, 0, logs)
+        return Leaderboard.validate(table)
+
+    found = board(*methods).set_index("method")["responses_seen"]
+    assert found.drop(["sft", "ppo"]).to_dict() == SEEN and found[["sft", "ppo"]].isna().all()
+    said = unequal_responses(board(*methods))
+    assert said is not None and "rao saw 3.8 a prompt, dpo saw 2 a prompt" in said and "ppo saw its own samples" in said
+    assert unequal_responses(board("sft", "dpo", "simpo")) is None
+    assert unequal_responses(board("sft", "rao", "dpo")) is not None
+    assert unequal_responses(leaderboard({"sft": SFT}, {"sft": held_out(-5, -5)}, seed=0)) is None
 
 
 def test_intervals_cover_the_true_mean_about_as_often_as_they_say():

@@ -115,6 +115,20 @@ def test_gradient_scale_multiplies_the_loss(scale, factor):
     )
 
 
+@pytest.mark.parametrize("reduction", ["prompt_mean", "flat"])
+def test_auto_log_z0_is_solved_for_the_reduction_of_the_loss(reduction):
+    """The loss at step 0 is lowest at the solved log_z0, whatever its mean runs over."""
+    batch = replace(random_batch(1), policy=random_batch(1).reference)
+    batch = replace(batch, policy_prompt=batch.reference_prompt)
+    auto = make_objective("rao", beta=0.2, log_z0="auto", reduction=reduction)
+    given = [row[there].tolist() for row, there in zip(batch.rewards, batch.mask, strict=True)]
+    solved = auto.calibrate(given)
+    assert auto.solved_log_z0(batch) == pytest.approx(solved.log_z0) and solved.margin == 0
+    losses = [replace(solved, log_z0=solved.log_z0 + shift)(batch).loss.item() for shift in (-0.1, 0.0, 0.1)]
+    assert losses[1] < min(losses[0], losses[2])
+    assert losses[0] == pytest.approx(losses[2], rel=1e-9)
+
+
 def test_auto_log_z0_puts_the_mean_target_at_the_margin():
     batch = random_batch(5)
     log_z0 = calibrated_log_z0(

@@ -49,7 +49,7 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
     leaderboard = pd.read_csv(data / "08_reporting/leaderboard.csv")
     columns = "method n rule_score rule_score_low rule_score_high reward win_rate_vs_sft mean_length kl_to_reference"
     assert set(columns.split()) <= set(leaderboard)
-    assert set(leaderboard["method"]) == {"sft", "rao", "dpo"} and (leaderboard["n"] == 6).all()
+    assert set(leaderboard["method"]) == {"sft", "rao", "dpo"} and (leaderboard["n"] == 20).all()
     assert leaderboard.set_index("method").loc["sft", "kl_to_reference"] == 0
     report = (data / "08_reporting/report.html").read_text()
     assert "Alignment report" in report and "rao is" in report
@@ -63,6 +63,8 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
     finished = [flag for flags in annotated["finished"] for flag in flags]
     assert [ids[-1] == end for group in annotated["response_ids"] for ids in group] == finished
     assert not all(finished)
+    reported = pd.read_parquet(data / "07_model_output/rao_held_out_logps.parquet")
+    assert set(reported["group_id"]) == set(annotated.loc[annotated["split"] == "test", "group_id"])
     log = pd.read_csv(data / "07_model_output/rao_training_log.csv")
     wanted = (
         "loss rewards_chosen log_ratio_chosen logps_chosen margin accuracy grad_norm learning_rate tokens_per_second"
@@ -121,11 +123,16 @@ def test_rewards_are_studied_benchmarked_and_chosen_by_name(project):
     run(project, "data_engineering")
     run(project, "supervised_finetuning")
     parts = [{"name": "bradley_terry"}, {"name": "rules", "weight": 2.0}]
-    chosen = {"reward": {"name": "combined", "parameters": {"parts": parts}}, "normalisation": "standardise"}
+    chosen = {
+        "reward": {"name": "combined", "parameters": {"parts": parts}},
+        "clip": 5.0,
+        "normalisation": "standardise",
+    }
     run(project, "reward_modeling", params={"reward_modeling": chosen})
     data = project / "data/test"
     annotated = pd.read_parquet(data / "05_model_input/reward_annotated.parquet")
     assert annotated["reward_model"][0].startswith("weighted: 1 (") and "2 (rules " in annotated["reward_model"][0]
+    assert [made["name"] for made in json.loads(annotated["reward_transforms"][0])] == ["clip", "standardise"]
     assert pd.read_csv(data / "08_reporting/reward_target_grid.csv")["chosen_target_is_up"].between(0, 1).all()
 
     # The paper's Table 1: what was measured once is not trained again.

@@ -141,6 +141,12 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
         ({"likelihood_study": {"only": "rao roa"}}, "likelihood_study.only names runs that are not there: roa"),
         ({"reward_model_study": {"forms": "sft magic"}}, "reward_model_study.forms: magic: choose of base, sft"),
         ({"data": {"source": "prefs"}}, "'sampled' or 'preferences'"),
+        (
+            {"data": {"evaluation_prompts": 3}},
+            r"test_prompts \(16\) are the first of data.evaluation_prompts, of which there",
+        ),
+        ({"alignment": {"rao": {"pairs": "all"}}}, "objective rao: pairs: all is for the pairwise methods"),
+        ({"alignment": {"dpo": {"responses_per_prompt": 1}}}, "greater than or equal to 2"),
         ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
         (
             {"evaluation": {"benchmarks": {"names": "mmlu", "served_models": {"x": {"model": "m", "base_url": "u"}}}}},

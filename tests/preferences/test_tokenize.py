@@ -12,6 +12,7 @@ from rao_kedro.models.chat import load_chat_format, prompt_token_ids
 from rao_kedro.models.tiny import CHATML
 from rao_kedro.preferences.quarantine import quarantined_table
 from rao_kedro.preferences.report import data_report
+from rao_kedro.preferences.splits import divide_held_out, prompts_of_groups
 from rao_kedro.preferences.tokenize import TokenLimits, choose_pair, tokenize_groups
 from rao_kedro.schemas.tables import PreferenceGroups, QuarantinedRows, TokenizedGroups
 
@@ -252,16 +253,20 @@ def test_the_pair_is_the_best_and_a_worse_one():
         choose_pair([1.0, 1.0], "best_vs_worst", random.Random(0))
 
 
-def test_the_report_counts_every_row_and_spells_t0(chat):
+def test_the_report_counts_every_row_and_part_and_spells_t0(chat):
     cut = groups("two", responses=("a", "b", "c"), ratings=(0, 1, 2), finished=(False, True, True), split="test")
-    table = pd.concat([groups("one", "the " * 80), cut])
+    table = pd.concat([groups("one", "the " * 80), cut, groups("x", "three", "four", split="test")[1:]])
     tokenized, dropped = tokenize_groups(table, chat, LIMITS, "best_vs_random", seed=0)
-    report = data_report(table, dropped, tokenized, chat.tokenizer, t0_length=1).set_index(["section", "metric"])[
-        "value"
-    ]
-    assert report["train groups", "read"] == "2" and report["train groups", "tokenised"] == "1"
+    tokenized = divide_held_out(tokenized, 10)
+    prompts = prompts_of_groups(tokenized, 10)
+    report = data_report(table, dropped, tokenized, prompts, chat.tokenizer, t0_length=1)
+    report = report.set_index(["section", "metric"])["value"]
+    assert report["read", "train groups"] == "2" and report["train groups", "tokenised"] == "1"
+    assert report["read", "held-out groups"] == "3"
     assert report["train groups", "cut responses"] == "0 (0.0%)"
     assert report["test groups", "cut responses"] == "1 (33.3%)"
+    assert (report["test groups", "prompts"], report["validation groups", "prompts"]) == ("1", "2")
+    assert report["evaluation", "prompts"] == "1"
     assert report["quarantined", "prompt_too_long"] == report["quarantined", "all"] == "1"
     assert report["t_0", "text in use"] == "'<|im_start|>'"
     assert report["t_0", "text that all prompts share"].startswith("'<|im_start|>user")

@@ -29,7 +29,7 @@ def drawn(annotated):
 
 
 @pytest.mark.parametrize("k", [2, 5])
-@pytest.mark.parametrize("splits", [("train",), ("train", "test")])
+@pytest.mark.parametrize("splits", [("train",), ("train", "validation", "test")])
 @pytest.mark.parametrize("length", [lambda _: 4, lambda j: j + 1])
 def test_every_panel_has_its_title_and_its_axes_say_what_they_measure(k, splits, length):
     figure = drawn(table(20, k, splits, length))

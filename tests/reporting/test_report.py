@@ -29,6 +29,7 @@ def row(method, score, gain, low, high):
         "kl_to_reference": 1.0,
         "chosen_likelihood_fell": 0.2,
         "unscored": 0,
+        "responses_seen": {"rao": 4.0, "dpo": 2.0}.get(method, np.nan),
     }
 
 
@@ -55,6 +56,14 @@ def test_model_text_is_escaped():
     html = page("<script>alert(1)</script>")
     assert "<script>alert(1)" not in html and "&lt;script&gt;alert(1)" in html
     assert "Say &lt;b&gt;" in html and "&lt;i&gt;" in html
+
+
+def test_the_page_says_when_methods_did_not_see_the_same_responses():
+    assert "not trained on the same responses" not in page()
+    board = pd.concat([LEADERBOARD, pd.DataFrame([row("dpo", 0.8, 0.1, 0.05, 0.15)])])
+    html = html_report(board, {}, {"sft": generations("plain")}, {}, examples=0)
+    assert "not trained on the same responses: rao saw 4 a prompt, dpo saw 2 a prompt." in html
+    assert html.count('<td class="number">2.0</td>') == 1
 
 
 def test_the_page_needs_no_network():

@@ -1,11 +1,13 @@
 """Rewards joined to prompt groups: what is kept, what is quarantined, how it is normalised."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from rao_kedro.errors import DataError
-from rao_kedro.rewards.annotation import QUANTILES, annotate
+from rao_kedro.rewards.annotation import QUANTILES, annotate, clip_bounds
 from rao_kedro.schemas.tables import QuarantinedRows, RewardAnnotated
 
 
@@ -37,8 +39,8 @@ def scored(first=(2.0, -1.0, 0.5), second=(-3.0, 1.0), failures=None):
     return table
 
 
-def annotated(*args, normalisation="none", **kwargs):
-    table, dropped = annotate(groups(), scored(*args, **kwargs), normalisation, "best_vs_worst", seed=0)
+def annotated(*args, normalisation="none", clip=None, **kwargs):
+    table, dropped = annotate(groups(), scored(*args, **kwargs), normalisation, "best_vs_worst", seed=0, clip=clip)
     return RewardAnnotated.validate(table), QuarantinedRows.validate(dropped)
 
 
@@ -49,7 +51,7 @@ def test_rewards_are_joined_by_group_with_their_statistics():
     assert table["reward_mean"].iloc[0] == pytest.approx(-0.1)
     assert table["reward_std"].iloc[0] == pytest.approx(np.std(values))
     assert table["reward_quantiles"].iloc[0] == pytest.approx(list(np.quantile(values, QUANTILES)))
-    assert dropped.empty
+    assert dropped.empty and set(table["reward_transforms"]) == {"[]"}
 
 
 def test_standardised_rewards_have_mean_0_and_standard_deviation_1_over_the_training_split_beside_the_raw_ones():
@@ -59,6 +61,22 @@ def test_standardised_rewards_have_mean_0_and_standard_deviation_1_over_the_trai
     assert table["rewards"][0] == pytest.approx([0.5 * scale, -0.5 * scale, 0.0])
     assert table["rewards"][1] == pytest.approx([0.5 * scale, -0.5 * scale])  # held out, on the same scale
     assert table["raw_rewards"][1] == [1.0, 0.0]
+
+
+def test_clipped_rewards_stay_within_robust_standard_deviations_of_the_training_median_and_this_is_recorded():
+    """Training rewards 0, 1, 1000: median 1; deviations 1, 0, 999, so 1.4826, but the quartiles .5 and 500.5: 370.6."""
+    spread = 500 / 1.349
+    table, _ = annotated((0.0, 1.0, 1000.0), (5.0, -9000.0), clip=2.0)
+    low, high = 1 - 2 * spread, 1 + 2 * spread
+    assert table["rewards"][0] == pytest.approx([0.0, 1.0, high]) and table["raw_rewards"][0] == [0.0, 1.0, 1000.0]
+    assert table["rewards"][1] == pytest.approx([5.0, low])
+    assert clip_bounds(table) == pytest.approx((low, high))
+    # Standardised are the clipped ones; what both did can be undone for rewards within the bounds.
+    table, _ = annotated((0.0, 1.0, 1000.0), (5.0, -9000.0), clip=2.0, normalisation="standardise")
+    assert np.mean(table["rewards"][0]) == pytest.approx(0) and np.std(table["rewards"][0]) == pytest.approx(1)
+    clip, standardise = json.loads(table["reward_transforms"][0])
+    assert (clip["name"], standardise["name"]) == ("clip", "standardise")
+    assert table["rewards"][1][0] * standardise["std"] + standardise["mean"] == pytest.approx(5.0)
 
 
 def test_a_response_without_a_reward_is_quarantined_and_its_group_gets_another_pair():

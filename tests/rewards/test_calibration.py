@@ -17,6 +17,8 @@ def group(name, split, rewards, ratings, lengths):
         "chosen": int(np.argmax(ratings)),
         "rejected": int(np.argmin(ratings)),
         "truncated": [False] * len(rewards),
+        "raw_rewards": rewards,
+        "reward_transforms": "[]",
     }
 
 
@@ -94,4 +96,35 @@ def test_the_grid_says_where_other_parameters_would_aim():
     assert list(grid["chosen_target_is_up"]) == [0.5, 0.5, 0.0]
     assert list(grid["target_chosen"]) == pytest.approx([0.5 / 0.5 - 2, 1, -9])
     assert list(grid["target_rejected"]) == pytest.approx([1.5 / 0.5 - 2, 3, -7])
-    assert target_grid(table(), betas=[0.5], log_z0s=[], margin=3.0)["log_z0"].tolist() == pytest.approx([2.0 - 3.0])
+    margin = target_grid(table(), betas=[0.5], log_z0s=[], rao={"log_z0": "auto", "margin": 3.0})
+    assert margin["log_z0"].tolist() == pytest.approx([2.0 - 3.0])
+
+
+@pytest.mark.parametrize(
+    ("reduction", "responses", "mean"),
+    [("prompt_mean", None, (0 + 1) / 2), ("flat", None, 2 / 5), ("prompt_mean", 2, (-0.5 + 1) / 2), ("flat", 2, 1 / 4)],
+)
+def test_auto_is_solved_for_the_reduction_and_the_responses_of_the_run(reduction, responses, mean):
+    """Group a has rewards 3, 1 and -4, of which two are the chosen 3 and the rejected -4; group b has -2 and 4."""
+    skewed = pd.DataFrame(
+        [
+            group("a", "train", [3.0, 1.0, -4.0], [1.0, 0.5, 0.0], [5, 3, 9]),
+            group("b", "train", [-2.0, 4.0], [1.0, 0.0], [2, 6]),
+        ]
+    )
+    rao = {"beta": 0.5, "log_z0": "auto", "reduction": reduction, "margin": 1.0}
+    found = calibration_report(skewed, rao, responses=responses).set_index("metric")["value"]
+    assert found["suggested_log_z0"] == pytest.approx(mean / 0.5 - 1)
+    grid = target_grid(skewed, [0.5], [], rao, responses)
+    assert grid["log_z0"].tolist() == pytest.approx([mean / 0.5 - 1])
+
+
+def test_outliers_and_clipped_rewards_are_counted_per_split():
+    rows = [group(f"g{i}", "train", [float(i % 5), -1.0], [1.0, 0.0], [2, 3]) for i in range(20)]
+    rows.append(group("far", "test", [900.0, 1.0], [1.0, 0.0], [2, 3]))
+    plain = calibration_report(pd.DataFrame(rows), {}).set_index(["split", "metric"])["value"]
+    assert plain["train", "outliers"] == 0 and plain["test", "outliers"] == 0.5
+    assert "clipped" not in plain["train"]
+    clipped = pd.DataFrame(rows).assign(reward_transforms='[{"name": "clip", "low": -9.0, "high": 3.5}]')
+    found = calibration_report(clipped, {}).set_index(["split", "metric"])["value"]
+    assert found["train", "clipped"] == pytest.approx(4 / 40) and found["test", "clipped"] == 0.5

@@ -25,7 +25,7 @@ def write_groups(path, n_groups):
         rows.append(
             {
                 "group_id": f"g{i}",
-                "split": "train" if i < n_groups * 2 // 3 else "test",
+                "split": "train" if i < n_groups * 2 // 3 else "validation",
                 "messages": [{"role": "user", "content": f"question {i}"}],
                 "responses": ["short", "a longer one", "in between"],
                 "requirements": "[]",

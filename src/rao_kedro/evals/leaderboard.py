@@ -1,4 +1,4 @@
-"""The leaderboard: how each method does on held-out prompts, in comparison with SFT on the same prompts.
+"""The leaderboard: how each method does on prompts that no training saw, compared with SFT on the same prompts.
 
 The unit of n and of every interval is the prompt: several responses to one prompt are averaged first.
 """
@@ -15,7 +15,10 @@ BASELINE = "sft"
 
 
 def leaderboard(
-    generations: Mapping[str, pd.DataFrame], held_out: Mapping[str, pd.DataFrame], seed: int
+    generations: Mapping[str, pd.DataFrame],
+    held_out: Mapping[str, pd.DataFrame],
+    seed: int,
+    logs: Mapping[str, pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Return one row per method, best first.
 
@@ -23,6 +26,7 @@ def leaderboard(
         generations: Table of `ScoredGenerations` by method; "sft" must be among them.
         held_out: Table of `HeldOutLogps` by method.
         seed: Seeds the bootstrap.
+        logs: Training logs by method; they say how many responses to a prompt each was trained on.
 
     Returns:
         Table of `Leaderboard`; `rule_score_gain`, `reward_gain` and `win_rate_vs_sft` are paired by prompt.
@@ -31,8 +35,35 @@ def leaderboard(
         DataError: A method answered other prompts than SFT did.
     """
     rows = [_row(method, generations[method], generations[BASELINE], held_out[method], seed) for method in generations]
+    for row in rows:
+        row["responses_seen"] = _responses_seen((logs or {}).get(str(row["method"])))
     best_first = ["rule_score", "win_rate_vs_sft"]
     return pd.DataFrame(rows).sort_values(best_first, ascending=False, na_position="last", ignore_index=True)
+
+
+def _responses_seen(log: pd.DataFrame | None) -> float:
+    """Return the mean responses to a prompt that a method was trained on; NaN where its log does not say."""
+    column = "responses_per_prompt"
+    seen = list(log[column].dropna()) if log is not None and column in log else []
+    return float(seen[-1]) if seen else float("nan")
+
+
+def unequal_responses(board: pd.DataFrame) -> str | None:
+    """Return a sentence if the methods of a leaderboard were not trained on equally many responses of the data.
+
+    Args:
+        board: Table of `Leaderboard`.
+    """
+    methods = board[board["method"] != BASELINE]
+    seen = methods.set_index("method")["responses_seen"]
+    known = seen.dropna()
+    if known.empty or (len(known) == len(seen) and np.ptp(known) < 0.05):
+        return None
+    counts = [f"{name} saw {'its own samples' if np.isnan(n) else f'{n:.3g} a prompt'}" for name, n in seen.items()]
+    return (
+        f"The methods were not trained on the same responses: {', '.join(counts)}. The same responses_per_prompt for "
+        "all of them, or pairs: all for the pairwise ones, makes the comparison equal."
+    )
 
 
 def _row(

@@ -15,11 +15,11 @@ COLUMNS = [
 
 
 def likelihood_summary(logs: pd.DataFrame, n: int) -> pd.DataFrame:
-    """Return per run what its last evaluation on held-out groups measured.
+    """Return per run what its last evaluation on validation groups measured.
 
     Args:
         logs: Training logs with a column `run`; evaluations have `eval_*` columns.
-        n: Held-out groups.
+        n: Validation groups.
 
     Returns:
         Columns `run, n, gap` (of log-ratios), those of `COLUMNS` (nats, or reward units for `rewards_*`), and

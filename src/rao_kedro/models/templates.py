@@ -33,9 +33,9 @@ def with_fixed_date(template: str | dict[str, str] | None, source: str | Path) -
     """
     if not template:
         raise ModelError(
-            f"the tokenizer in {source} has no chat template: add a chat_template.jinja beside it, which "
-            "writes a dialogue as its model card says, or set tokenizer.chat_template and save it again. For the base model, name a file with the parameter "
-            "model.chat_template"
+            f"the tokenizer in {source} has no chat template: add a chat_template.jinja beside it, which writes a "
+            "dialogue as its model card says, or set tokenizer.chat_template and save it again. For the base model, "
+            "name a file with the parameter model.chat_template"
         )
     if isinstance(template, str):
         return _with_fixed_date(template, source)

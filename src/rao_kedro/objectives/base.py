@@ -21,6 +21,7 @@ class GroupLogps:
         policy_prompt: `[G]` log pi(x_i - t_0 | t_0).
         reference_prompt: `[G]` log pi_ref(x_i - t_0 | t_0).
         rewards: `[G, K]` explicit rewards r_ij.
+        ratings: `[G, K]` what the data say of the responses: the order of a group's pairs (`AllPairs`).
         lengths: `[G, K]` response tokens, the end-of-turn token included.
         mask: `[G, K]` True where a response exists; groups may have different K.
         mismatched_policy: `[M]` log pi(y_j | x_i) of M mismatched pairs, a response of another group each (KTO).
@@ -36,6 +37,7 @@ class GroupLogps:
     policy_prompt: Tensor | None = None
     reference_prompt: Tensor | None = None
     rewards: Tensor | None = None
+    ratings: Tensor | None = None
     mismatched_policy: Tensor | None = None
     mismatched_reference: Tensor | None = None
     values: Tensor | None = None
@@ -49,7 +51,7 @@ class GroupLogps:
         """
         if self.policy.dim() != 2:
             raise ValueError(f"policy must be [groups, responses], got {tuple(self.policy.shape)}")
-        for name in ("lengths", "mask", "reference", "rewards"):
+        for name in ("lengths", "mask", "reference", "rewards", "ratings"):
             self._check_shape(name, tuple(self.policy.shape))
         for name in ("policy_prompt", "reference_prompt", "values"):
             self._check_shape(name, (self.policy.shape[0],))
@@ -119,6 +121,11 @@ class Objective(Protocol):
     @property
     def prompt_gradient(self) -> Literal["none", "detached", "attached"]:
         """Whether prompt log-probs are needed, and whether gradients flow through them."""
+        ...
+
+    @property
+    def temperature(self) -> float | None:
+        """Strength of the KL constraint, (implicit) reward units per nat; None where the objective has none."""
         ...
 
     def __call__(self, batch: GroupLogps) -> ObjectiveOutput:

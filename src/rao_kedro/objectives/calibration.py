@@ -1,22 +1,29 @@
 """RAO's one hyperparameter, solved from rewards. Plain numbers; knows no model."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from statistics import fmean
-from typing import Any
+from typing import Literal
+
+Reduction = Literal["prompt_mean", "flat"]
 
 
-def calibrated_log_z0(rewards: Iterable[Sequence[float]], beta: float, margin: float = 0.0) -> float:
+def calibrated_log_z0(
+    rewards: Iterable[Sequence[float]], beta: float, margin: float = 0.0, reduction: Reduction = "prompt_mean"
+) -> float:
     """Solve `mean target log-ratio = margin` for log_z0 at step 0, where every D_i is 0.
 
     Args:
         rewards: Annotated rewards, `[groups][responses]`.
         beta: Strength of the KL constraint, reward units per nat.
         margin: Wanted mean target log-ratio, in nats; above 0 raises the likelihood of the average response.
+        reduction: The mean of the loss: over a group's responses, then over groups; or over all responses (`flat`).
 
     Returns:
-        log_z0 in nats: `mean_i mean_j r_ij / beta - margin`.
+        log_z0 in nats: `mean r / beta - margin`.
     """
-    return fmean(fmean(group) for group in rewards) / beta - margin
+    mean = fmean(chain.from_iterable(rewards)) if reduction == "flat" else fmean(fmean(group) for group in rewards)
+    return mean / beta - margin
 
 
 def raising_log_z0(chosen_rewards: Iterable[float], beta: float) -> float:
@@ -27,11 +34,3 @@ def raising_log_z0(chosen_rewards: Iterable[float], beta: float) -> float:
         beta: Strength of the KL constraint, reward units per nat.
     """
     return fmean(chosen_rewards) / beta
-
-
-def solved(parameters: Mapping[str, Any], rewards: Iterable[Sequence[float]]) -> dict[str, Any]:
-    """Return an objective's parameters with `log_z0: auto` (and `margin` beside it) replaced by a number of nats."""
-    result = dict(parameters)
-    if result.get("log_z0") == "auto":
-        result["log_z0"] = calibrated_log_z0(rewards, float(result.get("beta", 0.1)), float(result.pop("margin", 0.0)))
-    return result

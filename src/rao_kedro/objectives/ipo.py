@@ -32,6 +32,11 @@ class IPO(PairwiseObjective):
         require_positive("tau", self.tau)
         require_choice("logp_reduction", self.logp_reduction, get_args(LogpReduction))
 
+    @property
+    def temperature(self) -> float | None:
+        """Return tau; with mean log-probs it is no strength per nat of a whole response."""
+        return self.tau if self.logp_reduction == "sum" else None
+
     def losses(self, batch: GroupLogps) -> Tensor:
         """Return the loss of each group, `[G]`; needs `reference`."""
         h = self._log_ratio(batch)

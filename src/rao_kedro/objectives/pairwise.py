@@ -1,7 +1,8 @@
 """What the pairwise objectives share: a loss per group from its chosen and rejected response."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,11 @@ class PairwiseObjective(ABC):
 
     pairwise: ClassVar[bool] = True
     prompt_gradient: ClassVar[Literal["none"]] = "none"
+
+    @property
+    def temperature(self) -> float | None:
+        """Strength of the KL constraint, implicit reward units per nat; None where the objective has none."""
+        return None
 
     @abstractmethod
     def losses(self, batch: GroupLogps) -> Tensor:
@@ -44,3 +50,54 @@ class ReferencePairwiseObjective(PairwiseObjective):
     def implicit_rewards(self, batch: GroupLogps) -> Tensor:
         """Return `beta h_ij`, `[G, K]`; needs `reference`."""
         return self.beta * batch.log_ratio()
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """A pairwise objective on every pair of differently rated responses of a group.
+
+    The loss is the mean over a group's pairs, then over groups; with two responses that of the objective itself. The
+    metrics are those of columns 0 and 1, as without it.
+
+    Attributes:
+        objective: The pairwise objective.
+    """
+
+    objective: PairwiseObjective
+
+    pairwise: ClassVar[bool] = False
+    prompt_gradient: ClassVar[Literal["none"]] = "none"
+
+    @property
+    def temperature(self) -> float | None:
+        """Return that of the objective."""
+        return self.objective.temperature
+
+    def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
+        """Return the mean loss and the metrics of a batch; needs `ratings`.
+
+        Raises:
+            ValueError: All responses of a group have the same rating.
+        """
+        (ratings,) = batch.require("ratings")
+        better = (ratings[:, :, None] > ratings[:, None, :]) & batch.mask[:, :, None] & batch.mask[:, None, :]
+        group, chosen, rejected = better.nonzero(as_tuple=True)
+        n_pairs = better.sum((1, 2))
+        if not bool((n_pairs > 0).all()):
+            raise ValueError("all responses of a group have the same rating: it has no pairs")
+        losses = self.objective.losses(_pairs(batch, group, chosen, rejected))
+        per_group = losses.new_zeros(len(n_pairs)).index_add(0, group, losses) / n_pairs
+        weight = torch.tensor(float(len(per_group)), device=losses.device)
+        return ObjectiveOutput(per_group.mean(), weight, pair_metrics(batch, self.objective.implicit_rewards(batch)))
+
+
+def _pairs(batch: GroupLogps, group: Tensor, chosen: Tensor, rejected: Tensor) -> GroupLogps:
+    """Return P pairs as a batch of P groups of two; `group`, `chosen` and `rejected` are their positions, `[P]`."""
+    columns: dict[str, Any] = {}
+    for name in ("policy", "lengths", "mask", "reference", "rewards", "ratings"):
+        values = getattr(batch, name)
+        columns[name] = None if values is None else torch.stack([values[group, chosen], values[group, rejected]], 1)
+    for name in ("policy_prompt", "reference_prompt", "values"):
+        values = getattr(batch, name)
+        columns[name] = None if values is None else values[group]
+    return replace(batch, **columns)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from rao_kedro.objectives.base import GroupLogps, ObjectiveOutput
+from rao_kedro.objectives.calibration import Reduction
 from rao_kedro.objectives.metrics import pair_metrics, target_metrics
-
-Reduction = Literal["prompt_mean", "flat"]
 
 
 def squared_errors(residuals: Tensor, mask: Tensor, reduction: Reduction = "prompt_mean") -> tuple[Tensor, Tensor]:

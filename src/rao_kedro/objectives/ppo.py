@@ -63,6 +63,11 @@ class PPO:
         if self.gamma > 1 or self.gae_lambda > 1:
             raise ValueError(f"gamma and gae_lambda are at most 1, got {self.gamma!r} and {self.gae_lambda!r}")
 
+    @property
+    def temperature(self) -> float | None:
+        """Return beta; None where there is no KL penalty."""
+        return self.beta or None
+
     def rollout(self, logps: Tensor, reference: Tensor, values: Tensor, scores: Tensor, mask: Tensor) -> Rollout:
         """Return a rollout with its advantages and returns; no gradient flows through any of it.
 

@@ -1,13 +1,15 @@
 """Reward Alignment Optimization: point-wise regression onto the log-probability that a reward implies."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from rao_kedro.objectives.base import GroupLogps, ObjectiveOutput, require_choice, require_finite, require_positive
-from rao_kedro.objectives.pointwise import PointwiseObjective, Reduction, group_mean, squared_errors
+from rao_kedro.objectives.calibration import Reduction, calibrated_log_z0
+from rao_kedro.objectives.pointwise import PointwiseObjective, squared_errors
 
 PromptTerm = Literal["detached", "attached", "none"]
 GradientScale = Literal["none", "inverse_beta", "inverse_beta_squared"]
@@ -70,12 +72,19 @@ class RAO(PointwiseObjective):
         prompt_log_ratio = batch.prompt_log_ratio()
         return log_z0 + (prompt_log_ratio.detach() if self.prompt_term == "detached" else prompt_log_ratio)
 
+    def calibrate(self, rewards: Iterable[Sequence[float]]) -> "RAO":
+        """Return the objective with log_z0 "auto" solved from rewards `[groups][responses]`, under its reduction."""
+        if self.log_z0 != "auto":
+            return self
+        return replace(self, log_z0=calibrated_log_z0(rewards, self.beta, self.margin, self.reduction), margin=0.0)
+
     def solved_log_z0(self, batch: GroupLogps) -> float:
         """Return log Z_0 in nats; "auto" needs `rewards`."""
         if self.log_z0 != "auto":
             return self.log_z0
         (rewards,) = batch.require("rewards")
-        return float(group_mean(rewards, batch.mask).mean()) / self.beta - self.margin
+        given = [row[there].tolist() for row, there in zip(rewards, batch.mask, strict=True)]
+        return float(self.calibrate(given).log_z0)
 
     def baseline(self, batch: GroupLogps) -> Tensor:
         """Return `beta log Z_i`; needs the prompt log-probs unless `prompt_term` is none."""

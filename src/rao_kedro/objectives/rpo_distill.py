@@ -30,6 +30,11 @@ class RewardDistillation:
         """
         require_positive("beta", self.beta)
 
+    @property
+    def temperature(self) -> float:
+        """Return beta."""
+        return self.beta
+
     def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
         """Return the loss and the metrics of a batch; needs `reference` and `rewards`."""
         (rewards,) = batch.require("rewards")

@@ -57,8 +57,9 @@ def read_preferences(files: PreferenceFiles) -> tuple[pd.DataFrame, pd.DataFrame
         DataError: A source cannot be read, or (as `NoGroupsLeftError`) no group is left.
     """
     builder = GroupBuilder()
-    for split, source in (("test", files.test), ("train", files.train)):
-        builder.read(split, source)
+    for split, source in (("test", files.test), ("validation", files.validation), ("train", files.train)):
+        if source is not None:
+            builder.read(split, source)
     return builder.tables()
 
 
@@ -118,12 +119,12 @@ class GroupBuilder:
         responses, ratings, finished, dropped = _usable_responses(raw)
         prompt = combined_hash(*(f"{message['role']}:{message['content']}" for message in raw.messages))
         if split == "train" and prompt in self._held_out:
-            raise UnusableRow(QuarantineReason.HELD_OUT_PROMPT_IN_TRAIN, "the same prompt is in the held-out split")
+            raise UnusableRow(QuarantineReason.HELD_OUT_PROMPT_IN_TRAIN, "the same prompt is held out")
         group_id = combined_hash(prompt, *responses)
         if group_id in self._ids:
             raise UnusableRow(QuarantineReason.DUPLICATE_ROW, "an earlier row has the same prompt and responses")
         self._ids.add(group_id)
-        if split == "test":
+        if split != "train":
             self._held_out.add(prompt)
         for reason, details in dropped.items():
             said = f": {details[0]}" if details[0] else ""

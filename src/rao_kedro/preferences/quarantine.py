@@ -40,6 +40,7 @@ class QuarantineReason(StrEnum):
     EQUAL_RATINGS = "equal_ratings"
     DUPLICATE_ROW = "duplicate_row"
     HELD_OUT_PROMPT_IN_TRAIN = "held_out_prompt_in_train"
+    TEST_PROMPT_IN_VALIDATION = "test_prompt_in_validation"
     PROMPT_TOO_LONG = "prompt_too_long"
     RESPONSE_TOO_LONG = "response_too_long"
     PROMPT_NOT_T0 = "prompt_not_t0"

@@ -18,6 +18,7 @@ def data_report(
     preference_groups: pd.DataFrame,
     quarantined: pd.DataFrame,
     tokenized: pd.DataFrame,
+    evaluation_prompts: pd.DataFrame,
     tokenizer: "PreTrainedTokenizerBase",
     t0_length: int,
 ) -> pd.DataFrame:
@@ -26,13 +27,18 @@ def data_report(
     Args:
         preference_groups: Table of `PreferenceGroups`.
         quarantined: Table of `QuarantinedRows`, of reading and of tokenising.
-        tokenized: Table of `TokenizedGroups`.
+        tokenized: Table of `TokenizedGroups`; its splits may be others than those that were read.
+        evaluation_prompts: Table of `EvaluationPrompts`.
         tokenizer: Spells out t_0.
         t0_length: Tokens of the prefix t_0 in use.
     """
     lines: list[Line] = []
-    for split, groups in preference_groups.groupby("split", sort=False):
-        lines += [(f"{split} groups", name, value) for name, value in _group_lines(groups, tokenized)]
+    read = preference_groups["split"]
+    names = {} if (read == "validation").any() else {"test": "held-out"}  # not divided yet
+    lines += [("read", f"{split} groups", int(n)) for split, n in read.replace(names).value_counts(sort=False).items()]
+    for split, groups in tokenized.groupby("split", sort=False):
+        lines += [(f"{split} groups", name, value) for name, value in _group_lines(groups)]
+    lines.append(("evaluation", "prompts", len(evaluation_prompts)))
     lines += _quarantine_lines(quarantined)
     lines += _length_lines("prompt tokens", [len(ids) for ids in tokenized["prompt_ids"]])
     lines += _length_lines("response tokens", [len(ids) for group in tokenized["response_ids"] for ids in group])
@@ -63,14 +69,14 @@ def _quarantine_lines(quarantined: pd.DataFrame) -> list[Line]:
     ]
 
 
-def _group_lines(groups: pd.DataFrame, tokenized: pd.DataFrame) -> list[tuple[str, object]]:
+def _group_lines(groups: pd.DataFrame) -> list[tuple[str, object]]:
     ratings = np.concatenate([np.asarray(r, dtype=float) for r in groups["ratings"]])
     cut = sum(not finished for of_group in groups["finished"] for finished in of_group)
     sizes = groups["responses"].map(len).value_counts().sort_index()
     sources = groups["rated_by"].value_counts() if "rated_by" in groups else pd.Series(dtype=int)
     return [
-        ("read", len(groups)),
-        ("tokenised", int(tokenized["group_id"].isin(groups["group_id"]).sum())),
+        ("tokenised", len(groups)),
+        ("prompts", groups["prompt_ids"].map(tuple).nunique()),
         ("responses", len(ratings)),
         ("cut responses", f"{cut} ({cut / len(ratings):.1%})"),
         *((f"with {k} responses", int(n)) for k, n in sizes.items()),

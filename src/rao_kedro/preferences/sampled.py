@@ -1,54 +1,84 @@
 """Prompt groups from responses that a model wrote to prompts with checkable requirements, rated by the rules."""
 
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
-from rao_kedro.errors import DataError, ModelError
-from rao_kedro.models.chat import ChatFormat, Message, prompt_token_ids
+from rao_kedro.errors import DataError
+from rao_kedro.models.chat import ChatFormat, prompt_token_ids
 from rao_kedro.preferences.formats import RawGroup
 from rao_kedro.preferences.groups import GroupBuilder
 from rao_kedro.preferences.readers import RawRow
 from rao_kedro.rewards.checks import score_responses
+from rao_kedro.schemas.parameters import SampledResponses
 
 
-def prompts_to_sample(prompts: pd.DataFrame, train: int, test: int) -> pd.DataFrame:
-    """Return the first `train` training prompts and the first `test` held-out ones; requirements as JSON.
+@dataclass(frozen=True)
+class DividedPrompts:
+    """Prompts by what they are for; `requirements` are JSON.
+
+    Attributes:
+        to_sample: Prompts that groups are sampled for; `split` is the part of the groups.
+        evaluation: Table of `EvaluationPrompts`; groups of the part `test` are of the first of them.
+    """
+
+    to_sample: pd.DataFrame
+    evaluation: pd.DataFrame
+
+
+def divide_prompts(
+    prompts: pd.DataFrame, counts: SampledResponses, n_evaluation: int, chat: ChatFormat
+) -> DividedPrompts:
+    """Divide prompts into those of `train`, of `validation` and of the evaluation.
+
+    Args:
+        prompts: Table of `Prompts`. Its first held-out ones are `validation`, those behind are for the evaluation.
+        counts: How many there are to be of each part.
+        n_evaluation: Prompts of the evaluation.
+        chat: Tells which prompts are the same.
 
     Raises:
-        DataError: There are not that many.
+        DataError: There are not that many, or two prompts are the same.
     """
-    parts = []
-    for split, wanted in (("train", train), ("test", test)):
-        found = prompts[prompts["split"] == split]
-        if len(found) < wanted:
-            raise DataError(f"prompts: {wanted} of split {split} are asked for, {len(found)} are there")
-        parts.append(found.head(wanted))
-    chosen = pd.concat(parts, ignore_index=True)
-    return chosen.assign(requirements=[json.dumps(list(r), ensure_ascii=False) for r in chosen["requirements"]])
+    _refuse_same_prompts(prompts, chat)
+    prompts = prompts.assign(requirements=[json.dumps(list(r), ensure_ascii=False) for r in prompts["requirements"]])
+    train = _first(prompts, "train", counts.train_prompts)
+    held_out = _first(prompts, "test", counts.validation_prompts + n_evaluation)
+    validation, evaluation = held_out[: counts.validation_prompts], held_out[counts.validation_prompts :]
+    parts = [train, validation.assign(split="validation"), evaluation.head(counts.test_prompts)]
+    columns = ["prompt_id", "messages", "requirements"]
+    return DividedPrompts(pd.concat(parts, ignore_index=True), evaluation[columns].reset_index(drop=True))
 
 
-def evaluation_prompts(prompts: pd.DataFrame, skip: int, n: int) -> pd.DataFrame:
-    """Return `n` held-out prompts behind the first `skip`, which training may have looked at for choosing checkpoints.
+def _first(prompts: pd.DataFrame, split: str, wanted: int) -> pd.DataFrame:
+    found = prompts[prompts["split"] == split]
+    if len(found) < wanted:
+        raise DataError(
+            f"prompts: {wanted} of split {split} are asked for, {len(found)} are there: lower data.sampled.*_prompts "
+            "or data.evaluation_prompts, or add prompts"
+        )
+    return found.head(wanted)
 
-    Raises:
-        DataError: There are not that many.
-    """
-    held_out = prompts_to_sample(prompts, 0, skip + n).iloc[skip:]
-    return held_out[["prompt_id", "messages", "requirements"]].reset_index(drop=True)
+
+def _refuse_same_prompts(prompts: pd.DataFrame, chat: ChatFormat) -> None:
+    seen: dict[tuple[int, ...], str] = {}
+    for prompt_id, messages in zip(prompts["prompt_id"], prompts["messages"], strict=True):
+        first = seen.setdefault(tuple(prompt_token_ids(chat, messages)), prompt_id)
+        if first != prompt_id:
+            raise DataError(f"prompts: {first} and {prompt_id} are the same prompt, token by token: remove one of them")
 
 
 def rate_by_rules(prompts: pd.DataFrame, generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return tables of `PreferenceGroups` and `QuarantinedRows`: one group per prompt, one rating per response.
 
     Args:
-        prompts: As `prompts_to_sample` returns them.
+        prompts: Those of `DividedPrompts.to_sample`.
         generations: Table of `Generations`, several samples for each prompt.
     """
     builder = GroupBuilder()
     written = generations.groupby("prompt_id")[["response", "finish_reason"]].agg(list)
-    for split in ("test", "train"):
+    for split in ("test", "validation", "train"):
         for prompt in prompts[prompts["split"] == split].to_dict("records"):
             texts, reasons = written.loc[prompt["prompt_id"]]
             finished = [reason == "stop" for reason in reasons]
@@ -57,30 +87,3 @@ def rate_by_rules(prompts: pd.DataFrame, generations: pd.DataFrame) -> tuple[pd.
             row = RawRow(str(prompt["prompt_id"]), {"messages": group.messages, "responses": texts, "ratings": ratings})
             builder.add(split, row, group)
     return builder.tables()
-
-
-def prompts_of_groups(
-    preference_groups: pd.DataFrame, n: int, chat: ChatFormat, max_prompt_tokens: int
-) -> pd.DataFrame:
-    """Return the first `n` held-out prompts that fit, or all of them if there are fewer.
-
-    Args:
-        preference_groups: Table of `PreferenceGroups`.
-        n: Wanted prompts.
-        chat: How the policy writes a chat. Prompts that its template refuses are quarantined when they are tokenised,
-            and not evaluated on either.
-        max_prompt_tokens: The same holds for longer prompts.
-    """
-    held_out = preference_groups[preference_groups["split"] == "test"]
-    fits = [_fits(chat, messages, max_prompt_tokens) for messages in held_out["messages"]]
-    columns = {"group_id": "prompt_id"}
-    return (
-        held_out[fits].head(n).rename(columns=columns)[["prompt_id", "messages", "requirements"]].reset_index(drop=True)
-    )
-
-
-def _fits(chat: ChatFormat, messages: Sequence[Message], max_prompt_tokens: int) -> bool:
-    try:
-        return len(prompt_token_ids(chat, messages)) <= max_prompt_tokens
-    except ModelError:
-        return False

@@ -74,7 +74,7 @@ def tokenize_groups(
         except UnusableRow as problem:
             drop(row, problem.reason, problem.detail)
     kept: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    held_out = {tuple(ids) for row, ids in prompts if row["split"] == "test"}
+    held_out = {tuple(ids) for row, ids in prompts if row["split"] != "train"}
     seen: set[tuple[tuple[int, ...], ...]] = set()
     for row, prompt_ids in prompts:
         try:
@@ -208,6 +208,11 @@ def choose_pair(ratings: Sequence[float], pairing: Pairing, rng: random.Random) 
     if not worse:
         raise DataError(f"all ratings are {ratings[chosen]}: there is no rejected response")
     return chosen, rng.choice(worse) if pairing == "best_vs_random" else min(worse, key=lambda i: ratings[i])
+
+
+def response_order(chosen: int, rejected: int, n_responses: int) -> list[int]:
+    """Return the positions of a group's responses as training takes them: chosen, rejected, the others behind."""
+    return [chosen, rejected, *(i for i in range(n_responses) if i not in (chosen, rejected))]
 
 
 def _sharing_t0(

@@ -7,7 +7,8 @@ from plotly.subplots import make_subplots
 
 from rao_kedro.reporting.figures import styled
 
-CHOSEN, REJECTED, HELD_OUT = "#0072b2", "#d55e00", "#009e73"
+CHOSEN, REJECTED = "#0072b2", "#d55e00"
+PARTS = {"train": CHOSEN, "validation": "#009e73", "test": "#cc79a7"}
 MAX_POINTS = 2000
 TITLES = (
     "Rewards",
@@ -49,7 +50,7 @@ def reward_calibration(reward_annotated: pd.DataFrame, by_gap: pd.DataFrame, gri
 
 
 def _draw_accuracy(figure: go.Figure, by_gap: pd.DataFrame) -> None:
-    for (split, rows), color in zip(by_gap.groupby("split", sort=False), (CHOSEN, HELD_OUT), strict=False):
+    for split, rows in by_gap.groupby("split", sort=False):
         intervals = {"array": rows["high"] - rows["accuracy"], "arrayminus": rows["accuracy"] - rows["low"]}
         trace = go.Scatter(
             x=rows["gap_mean"],
@@ -57,7 +58,7 @@ def _draw_accuracy(figure: go.Figure, by_gap: pd.DataFrame) -> None:
             error_y=intervals,
             mode="lines+markers",
             name=f"pairs of {split}",
-            line_color=color,
+            line_color=PARTS[str(split)],
         )
         figure.add_trace(trace, 2, 1)
     figure.add_hline(y=0.5, line={"color": "black", "width": 1, "dash": "dot"}, row=2, col=1)

@@ -24,7 +24,7 @@ PANELS = [
 def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Return a panel for each quantity that the logs hold, a colour for each run.
 
-    Lines are training steps; markers are evaluations on held-out groups.
+    Lines are training steps; markers are evaluations on validation groups.
 
     Args:
         logs: Training logs by the name of the run.
@@ -43,7 +43,7 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
     figure.update_xaxes(matches="x")
     figure.update_xaxes(title_text="optimizer step", row=rows)
     dashes = "; solid: chosen, dotted: rejected" if "log_ratio_rejected" in columns else ""
-    return styled(figure, f"Lines: training steps, markers: held-out groups{dashes}", height=90 + 270 * rows)
+    return styled(figure, f"Lines: training steps, markers: validation groups{dashes}", height=90 + 270 * rows)
 
 
 def training_dynamics_of_one(training_log: pd.DataFrame) -> go.Figure:
@@ -56,7 +56,7 @@ def likelihood_dynamics(logs: pd.DataFrame, panels: Mapping[str, Sequence[str]])
 
     Args:
         logs: Training logs with a column `run`; the curves are training steps, which the first epoch sees before it
-            learns from them, and markers are evaluations on held-out groups.
+            learns from them, and markers are evaluations on validation groups.
         panels: Runs by the title of their panel.
     """
     figure = make_subplots(1, len(panels), subplot_titles=list(panels), shared_yaxes=True, horizontal_spacing=0.02)
@@ -81,7 +81,7 @@ def likelihood_dynamics(logs: pd.DataFrame, panels: Mapping[str, Sequence[str]])
                     figure.add_trace(trace, 1, column)
     figure.update_xaxes(title_text="optimizer step")
     figure.update_yaxes(title_text="log-ratio to the reference, nats", col=1)
-    title = "Lines: training steps, markers: held-out groups; solid and filled: chosen, dotted and open: rejected"
+    title = "Lines: training steps, markers: validation groups; solid and filled: chosen, dotted and open: rejected"
     figure = styled(figure, title, height=560)
     for column in range(1, len(panels) + 1):
         axis = figure.layout["xaxis" if column == 1 else f"xaxis{column}"]
@@ -167,7 +167,7 @@ def _curves(run: str, log: pd.DataFrame, name: str, part: str, dash: str, legend
         result.append(go.Scatter(x=steps["step"], y=steps[name], mode="lines", name=run, showlegend=legend, **shared))
     if (evaluated := f"eval_{name}") in log and log[evaluated].notna().any():
         points = log[log[evaluated].notna()]
-        label = f"{run} {part} held-out".replace("  ", " ")
+        label = f"{run} {part} validation".replace("  ", " ")
         result.append(
             go.Scatter(x=points["step"], y=points[evaluated], mode="markers", name=label, showlegend=False, **shared)
         )

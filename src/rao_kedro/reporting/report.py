@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 
-from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.evals.leaderboard import BASELINE, unequal_responses
 
 
 def html_report(
@@ -30,6 +30,7 @@ def html_report(
     return template.render(
         headlines=[headline(row) for row in leaderboard.to_dict("records") if row["method"] != BASELINE],
         rows=leaderboard.to_dict("records"),
+        unequal=unequal_responses(leaderboard),
         figures=embedded(figures),
         methods=list(generations),
         examples=_examples(generations, examples),

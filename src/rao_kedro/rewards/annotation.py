@@ -1,5 +1,6 @@
 """Joins rewards to prompt groups; what could not be scored is quarantined. Pandas only: knows no model."""
 
+import json
 import random
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import pandas as pd
 from rao_kedro.errors import DataError
 from rao_kedro.preferences.quarantine import QuarantineReason, quarantined_row, quarantined_table
 from rao_kedro.preferences.tokenize import Pairing, choose_pair
+from rao_kedro.rewards.outliers import robust_moments
 
 Normalisation = Literal["none", "standardise"]
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -17,7 +19,12 @@ PER_RESPONSE = ("responses", "response_ids", "ratings", "finished", "raw_rewards
 
 
 def annotate(
-    tokenized_groups: pd.DataFrame, scored: pd.DataFrame, normalisation: Normalisation, pairing: Pairing, seed: int
+    tokenized_groups: pd.DataFrame,
+    scored: pd.DataFrame,
+    normalisation: Normalisation,
+    pairing: Pairing,
+    seed: int,
+    clip: float | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return groups with their rewards.
 
@@ -27,6 +34,8 @@ def annotate(
         normalisation: "standardise" makes rewards of mean 0 and standard deviation 1 over the training split.
         pairing: How a group that loses responses gets its pair; see `choose_pair`.
         seed: Seeds the random pairing.
+        clip: Rewards further than this many robust standard deviations from the median of the training split are set
+            there, before they are standardised; None leaves them.
 
     Returns:
         Tables of `RewardAnnotated` and `QuarantinedRows`.
@@ -49,7 +58,7 @@ def annotate(
         why = f"{len(dropped)} responses got no reward, for example: {dropped[0]['detail']}" if dropped else "none came"
         raise DataError(f"no training group is left: {why}")
     table = pd.DataFrame(rows).drop(columns="failures")
-    return _with_statistics(table, normalisation), quarantined_table(dropped)
+    return _with_statistics(table, normalisation, clip), quarantined_table(dropped)
 
 
 def _failures(row: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -73,20 +82,36 @@ def _of_scored_responses(row: dict[str, Any], pairing: Pairing, seed: int) -> di
     return row | {"chosen": chosen, "rejected": rejected}
 
 
-def _with_statistics(table: pd.DataFrame, normalisation: Normalisation) -> pd.DataFrame:
-    """Add the rewards to train with, and their mean, standard deviation and quantiles."""
+def _with_statistics(table: pd.DataFrame, normalisation: Normalisation, clip: float | None) -> pd.DataFrame:
+    """Add the rewards to train with, how they were made, and their mean, standard deviation and quantiles."""
     raw = np.concatenate(list(table["raw_rewards"]))
     if len(raw) > 1 and np.ptp(raw) == 0.0:
         raise DataError(f"all {len(raw)} rewards are {raw[0]}: what scored them has learnt nothing")
-    mean, std = 0.0, 1.0
+    training = np.concatenate(list(table.loc[table["split"] == "train", "raw_rewards"]))
+    rewards = [np.asarray(values, dtype=float) for values in table["raw_rewards"]]
+    transforms: list[dict[str, Any]] = []
+    if clip is not None:
+        median, spread = robust_moments(training)
+        low, high = median - clip * spread, median + clip * spread
+        rewards, training = [np.clip(values, low, high) for values in rewards], np.clip(training, low, high)
+        transforms.append({"name": "clip", "low": low, "high": high})
     if normalisation == "standardise":
-        of_training = np.concatenate(list(table.loc[table["split"] == "train", "raw_rewards"]))
-        mean, std = of_training.mean(), of_training.std()
-    rewards = [((np.asarray(values) - mean) / std).tolist() for values in table["raw_rewards"]]
+        mean, std = float(training.mean()), float(training.std())
+        rewards = [(values - mean) / std for values in rewards]
+        transforms.append({"name": "standardise", "mean": mean, "std": std})
     flat = np.concatenate(rewards)
     return table.assign(
-        rewards=rewards,
+        rewards=[values.tolist() for values in rewards],
+        reward_transforms=json.dumps(transforms),
         reward_mean=float(flat.mean()),
         reward_std=float(flat.std()),
         reward_quantiles=[np.quantile(flat, QUANTILES).tolist()] * len(table),
     )
+
+
+def clip_bounds(reward_annotated: pd.DataFrame) -> tuple[float, float] | None:
+    """Return the raw rewards at which those of a table of `RewardAnnotated` were clipped; None if they were not."""
+    for transform in json.loads(reward_annotated["reward_transforms"].iloc[0]):
+        if transform["name"] == "clip":
+            return transform["low"], transform["high"]
+    return None

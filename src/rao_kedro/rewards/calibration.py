@@ -1,58 +1,91 @@
 """How far rewards can be trusted, and what they imply for RAO. Knows tables of `RewardAnnotated`; no model."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rao_kedro.rewards.annotation import QUANTILES
+from rao_kedro.preferences.tokenize import response_order
+from rao_kedro.rewards.annotation import QUANTILES, clip_bounds
+from rao_kedro.rewards.outliers import OUTLIER, robust_moments
 
 GRID_BETAS = (0.025, 0.05, 0.1, 0.5, 1.0)
 GRID_LOG_Z0S = (-50.0, -20.0, -10.0, -5.0, 0.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 SATURATED = 0.01
 
 
-def calibration_report(reward_annotated: pd.DataFrame, rao: Mapping[str, Any], seed: int = 0) -> pd.DataFrame:
+def calibration_report(
+    reward_annotated: pd.DataFrame, rao: Mapping[str, Any], seed: int = 0, responses: int | None = None
+) -> pd.DataFrame:
     """Return per split what a reader needs to trust the rewards.
 
     Pairs are those of differently rated responses; their accuracy is a mean over groups, beside that of preferring the
     longer response, and a tie counts as half. Correlations are Spearman's within a group, over those groups where both
     vary. `saturation` is the share of a split's rewards within 1 % of the whole table's range from either of its ends:
-    much more than 2 % says that the scale is too short. `chosen_target_is_up` is P(r_w > beta log_z0), the share of
-    chosen responses whose likelihood RAO raises (step 0, where every D_i is 0); `suggested_log_z0` is that of
-    `log_z0: auto`, in nats.
+    much more than 2 % says that the scale is too short. `outliers` is the share of rewards that lie implausibly far
+    from those of training (`rewards.outliers`), `clipped` the share that `reward_modeling.clip` has moved.
+    `chosen_target_is_up` is P(r_w > beta log_z0), the share of chosen responses whose likelihood RAO raises (step 0,
+    where every D_i is 0); `suggested_log_z0` is that of `log_z0: auto`, in nats.
 
     Args:
         reward_annotated: Table of `RewardAnnotated`.
         rao: Parameters of the RAO run that these rewards are for; `log_z0: auto` is solved as that run will solve it.
         seed: Seeds the bootstrap.
+        responses: Responses of a group that the RAO run takes at most (its `responses_per_prompt`).
 
     Returns:
         Columns `split, metric, value, low, high, n`; 95 % intervals over the n groups where the value is a mean over
         groups.
     """
-    from rao_kedro.objectives.calibration import solved  # its package imports torch
-    from rao_kedro.objectives.rao import RAO
+    from rao_kedro.objectives.rao import RAO  # its package imports torch
 
-    train = reward_annotated.loc[reward_annotated["split"] == "train", "rewards"]
-    objective = RAO(**solved(rao, list(train)))
-    suggested = solved({"beta": objective.beta, "margin": rao.get("margin", 0.0), "log_z0": "auto"}, list(train))
-    threshold = objective.beta * float(objective.log_z0)
+    train = training_rewards(reward_annotated, responses)
+    asked = RAO(**rao)
+    auto = asked if asked.log_z0 == "auto" else replace(asked, log_z0="auto")
+    threshold = asked.beta * float(asked.calibrate(train).log_z0)
+    moments = robust_moments(np.concatenate(train))
     rewards = np.concatenate(list(reward_annotated["rewards"]))
     ends = float(rewards.min()), float(rewards.max())
     rows: list[tuple[Any, ...]] = []
     for split, table in reward_annotated.groupby("split", sort=False):
-        rows += [(split, *row) for row in _distribution(table, *ends) + _by_group(table, threshold, seed)]
-    rows.append(("train", "suggested_log_z0", suggested["log_z0"], np.nan, np.nan, len(train)))
+        rows += [(split, *row) for row in _distribution(table, *ends, *moments) + _by_group(table, threshold, seed)]
+    rows.append(("train", "suggested_log_z0", auto.calibrate(train).log_z0, np.nan, np.nan, len(train)))
     return pd.DataFrame(rows, columns=["split", "metric", "value", "low", "high", "n"])
 
 
-def _distribution(table: pd.DataFrame, low: float, high: float) -> list[tuple[Any, ...]]:
-    """Return metrics of all responses together; low and high are the ends of the whole table's."""
+def training_rewards(reward_annotated: pd.DataFrame, responses: int | None = None) -> list[list[float]]:
+    """Return the rewards of the training groups as training reads them, `[groups][responses]`.
+
+    Args:
+        reward_annotated: Table of `RewardAnnotated`.
+        responses: Responses of a group at most; None for all.
+    """
+    train = reward_annotated[reward_annotated["split"] == "train"]
+    return [
+        [rewards[i] for i in response_order(chosen, rejected, len(rewards))[:responses]]
+        for rewards, chosen, rejected in zip(train["rewards"], train["chosen"], train["rejected"], strict=True)
+    ]
+
+
+def _distribution(table: pd.DataFrame, low: float, high: float, median: float, spread: float) -> list[tuple[Any, ...]]:
+    """Return metrics of all responses together.
+
+    Args:
+        table: Groups of a split.
+        low: The lowest reward of the whole table.
+        high: The highest one.
+        median: Of the training rewards.
+        spread: Their robust standard deviation.
+    """
     rewards = np.concatenate(list(table["rewards"]))
     near_an_end = np.minimum(rewards - low, high - rewards) <= SATURATED * (high - low)
     values = {"reward_mean": rewards.mean(), "reward_std": rewards.std(), "saturation": near_an_end.mean()}
+    values["outliers"] = (np.abs(rewards - median) > OUTLIER * spread).mean() if spread else 0.0
+    if bounds := clip_bounds(table):
+        raw = np.concatenate(list(table["raw_rewards"]))
+        values["clipped"] = ((raw < bounds[0]) | (raw > bounds[1])).mean()
     values |= {
         f"reward_quantile_{q:g}": value for q, value in zip(QUANTILES, np.quantile(rewards, QUANTILES), strict=True)
     }
@@ -139,7 +172,8 @@ def target_grid(
     reward_annotated: pd.DataFrame,
     betas: Sequence[float] = GRID_BETAS,
     log_z0s: Sequence[float] = GRID_LOG_Z0S,
-    margin: float = 0.0,
+    rao: Mapping[str, Any] | None = None,
+    responses: int | None = None,
 ) -> pd.DataFrame:
     """Return what RAO would aim at with other parameters.
 
@@ -147,14 +181,16 @@ def target_grid(
         reward_annotated: Table of `RewardAnnotated`; its training split counts.
         betas: Reward units per nat.
         log_z0s: In nats; what `log_z0: auto` solves for is added for each beta.
-        margin: That of `log_z0: auto`: its mean target log-ratio, in nats.
+        rao: Other parameters of the RAO run; their `margin` and `reduction` are those of `log_z0: auto`.
+        responses: Responses of a group that the RAO run takes at most.
 
     Returns:
         Columns `beta, log_z0, suggested, chosen_target_is_up` (P(r_w > beta log_z0)), and the mean target log-ratios
         `r / beta - log_z0` of the chosen and of the rejected responses, in nats.
     """
-    from rao_kedro.objectives.calibration import calibrated_log_z0
+    from rao_kedro.objectives.rao import RAO
 
+    auto = RAO(**{**(rao or {}), "log_z0": "auto"})
     train = reward_annotated[reward_annotated["split"] == "train"]
     chosen, rejected = (
         np.array([rewards[i] for rewards, i in zip(train["rewards"], train[role], strict=True)])
@@ -162,7 +198,7 @@ def target_grid(
     )
     rows = []
     for beta in betas:
-        suggested = calibrated_log_z0(train["rewards"], beta, margin)
+        suggested = float(replace(auto, beta=beta).calibrate(training_rewards(train, responses)).log_z0)
         for log_z0, is_suggested in [(suggested, True), *((value, False) for value in log_z0s)]:
             targets = (float((role / beta - log_z0).mean()) for role in (chosen, rejected))
             rows.append((beta, log_z0, is_suggested, float((chosen > beta * log_z0).mean()), *targets))

@@ -22,12 +22,14 @@ class SampledResponses(Parameters):
 
     Attributes:
         train_prompts: Prompts of the training split to sample from.
-        test_prompts: Prompts of the held-out split to sample from; the evaluation takes others.
+        validation_prompts: Prompts of the held-out split to sample from for what training evaluates on.
+        test_prompts: Prompts of the evaluation to sample from, for the groups that are only reported.
         generation: How to sample; `sampling.n` is K.
     """
 
     train_prompts: int = Field(ge=1)
-    test_prompts: int = Field(ge=1)
+    validation_prompts: int = Field(16, ge=1)
+    test_prompts: int = Field(16, ge=1)
     generation: GenerationParameters
 
 
@@ -122,11 +124,15 @@ class PreferenceFiles(Parameters):
 
     Attributes:
         train: Where training rows come from.
-        test: Where held-out rows come from.
+        test: Where held-out rows come from. Without `validation` they are divided: the first `data.evaluation_prompts`
+            prompts, but at most half of them, are reported (`test`), and training evaluates on the others
+            (`validation`).
+        validation: Where rows come from that training evaluates on; all of `test` is reported then.
     """
 
     train: PreferenceSource
     test: PreferenceSource
+    validation: PreferenceSource | None = None
 
 
 class DataParameters(Parameters):
@@ -140,7 +146,8 @@ class DataParameters(Parameters):
         max_response_tokens: Longer responses are dropped; the group is kept where a preference is left.
         t0_length: Tokens of the prefix t_0 that all prompts share.
         pairing: Which response the pairwise methods take as the rejected one beside the best rated.
-        evaluation_prompts: Held-out prompts that the evaluation generates on.
+        evaluation_prompts: Held-out prompts that the evaluation generates on; training never sees them, and they choose
+            no checkpoint. With preference data they are the prompts of the `test` groups, of which there may be fewer.
         seed: Seeds the random pairing.
     """
 
@@ -158,6 +165,12 @@ class DataParameters(Parameters):
     def _source_is_set(self) -> "DataParameters":
         if getattr(self, self.source) is None:
             raise ValueError(f"data.source is {self.source}, but data.{self.source} is not set")
+        sampled = self.sampled if self.source == "sampled" else None
+        if sampled is not None and sampled.test_prompts > self.evaluation_prompts:
+            raise ValueError(
+                f"data.sampled.test_prompts ({sampled.test_prompts}) are the first of data.evaluation_prompts, of "
+                f"which there are {self.evaluation_prompts}: lower the one or raise the other"
+            )
         return self
 
 
@@ -166,6 +179,8 @@ class RewardModelingParameters(Parameters):
 
     Attributes:
         reward: Where the rewards of the alignment come from. A Bradley-Terry reward model is trained in any case.
+        clip: Rewards further than this many robust standard deviations from the median of the training split are set
+            there (see `rao_kedro.rewards.outliers`), before they are standardised; the raw ones are kept beside them.
         normalisation: "standardise" gives the rewards mean 0 and standard deviation 1 over the training split; the raw
             ones are kept beside them.
         start: What the reward model is trained from: `sft_model` or `base_model` of the catalog, or another model's
@@ -176,6 +191,7 @@ class RewardModelingParameters(Parameters):
     """
 
     reward: RewardParameters = RewardParameters()
+    clip: float | None = Field(None, gt=0)
     normalisation: Literal["none", "standardise"] = "none"
     start: str = "sft_model"
     centering: float = Field(0.01, ge=0)
@@ -190,12 +206,18 @@ class MethodParameters(Parameters):
         objective: A name of `rao_kedro.objectives.objective_names()`.
         parameters: The objective's own parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
         training: Parameters of the loop.
+        responses_per_prompt: Responses of a group that the method may see, at least 2: the chosen one, the rejected
+            one, and then the others in their order; all where it is null.
+        pairs: Of a pairwise method: the `one` pair of the chosen and the rejected response, or `all` pairs of
+            differently rated responses, whose mean is the loss of a group.
         rollout: What an on-policy method samples: set it for `ppo`, and for no other.
     """
 
     objective: str
     parameters: dict[str, float | str | bool] = {}
     training: TrainingParameters
+    responses_per_prompt: int | None = Field(None, ge=2)
+    pairs: Literal["one", "all"] = "one"
     rollout: RolloutParameters | None = None
 
     @model_validator(mode="after")
@@ -203,7 +225,14 @@ class MethodParameters(Parameters):
         # The objectives themselves know their parameters, so nothing is written twice.
         from rao_kedro.objectives import make_objective
 
-        make_objective(self.objective, **self.parameters)
+        objective = make_objective(self.objective, **self.parameters)
+        if self.pairs == "all" and not getattr(objective, "pairwise", False):
+            raise ValueError(
+                f"objective {self.objective}: pairs: all is for the pairwise methods, and this one reads no pairs: "
+                "leave it out"
+            )
+        if self.responses_per_prompt is not None and self.objective == "ppo":
+            raise ValueError("objective ppo: it samples its own responses: leave responses_per_prompt out")
         if (self.rollout is not None) != (self.objective == "ppo"):
             raise ValueError(f"objective {self.objective}: rollout is for ppo, which needs it, and for no other")
         return self

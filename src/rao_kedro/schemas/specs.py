@@ -111,12 +111,16 @@ class AlignmentSpec(TrainingSpec):
         reference_path: Parquet of reference log-probs.
         objective: Name of the objective.
         objective_parameters: Its parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
+        responses_per_prompt: Responses of a group that training sees at most; None for all.
+        pairs: Whether a pairwise objective takes one pair of a group, or all of differently rated responses.
         kl: How evaluations measure how far the policy is from the reference.
     """
 
     reference_path: Path
     objective: str
     objective_parameters: dict[str, float | str | bool]
+    responses_per_prompt: int | None = Field(None, ge=2)
+    pairs: Literal["one", "all"] = "one"
     kl: KLParameters = KLParameters()
 
 
@@ -161,7 +165,7 @@ class PolicyScoringSpec(ScoringSpec):
         reference_dir: The reference model.
         reference_path: Parquet of its log-probs on the groups of `groups_path`.
         reward: Scores the generations.
-        held_out_path: Parquet to write: the policy's log-probs on the held-out groups of `groups_path`.
+        held_out_path: Parquet to write: the policy's log-probs on the `test` groups of `groups_path`.
     """
 
     generations_path: Path

@@ -7,7 +7,8 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
 
-SPLITS = ["train", "test"]
+# Training evaluates on `validation`, which may choose a checkpoint; `test` is only reported.
+SPLITS = ["train", "validation", "test"]
 
 
 def _numbers_are_finite(values: Sequence[float]) -> bool:
@@ -26,13 +27,13 @@ class Prompts(_Table):
 
     prompt_id: Series[str] = pa.Field(unique=True)
     template: Series[str]
-    split: Series[str] = pa.Field(isin=SPLITS)
+    split: Series[str] = pa.Field(isin=["train", "test"])
     messages: Series[object]
     requirements: Series[object]
 
 
 class EvaluationPrompts(_Table):
-    """One row per held-out prompt of the evaluation; `requirements` as JSON, "[]" where nothing can be checked."""
+    """One row per prompt of the evaluation; `requirements` as JSON, "[]" where nothing can be checked."""
 
     prompt_id: Series[str] = pa.Field(unique=True)
     messages: Series[object]
@@ -108,14 +109,16 @@ class TokenizedGroups(_Table):
 class RewardAnnotated(TokenizedGroups):
     """Tokenised groups with a reward per response, and what gave it.
 
-    `rewards` are those to train with, normalised if that was asked for, `raw_rewards` as they were given; `truncated`
-    says which responses were read in part only. Mean, standard deviation and quantiles (`rewards.annotation.QUANTILES`)
-    are those of all rewards of the table.
+    `rewards` are those to train with, `raw_rewards` as they were given, and `reward_transforms` the JSON list of what
+    made the first of the second, in order: clip (low, high), standardise (mean, std); it is the same in every row.
+    `truncated` says which responses were read in part only. Mean, standard deviation and quantiles
+    (`rewards.annotation.QUANTILES`) are those of all rewards of the table.
     """
 
     raw_rewards: Series[object]
     truncated: Series[object]
     reward_model: Series[str]
+    reward_transforms: Series[str]
     rewards: Series[object]
     reward_mean: Series[float]
     reward_std: Series[float] = pa.Field(ge=0)
@@ -169,7 +172,7 @@ class ScoredGenerations(_Table):
 
 
 class HeldOutLogps(_Table):
-    """One row per held-out group, the chosen response first: rewards, and log-probs under policy and reference."""
+    """One row per `test` group, the chosen response first: rewards, and log-probs under policy and reference."""
 
     group_id: Series[str] = pa.Field(unique=True)
     rewards: Series[object]
@@ -181,6 +184,7 @@ class Leaderboard(_Table):
     """One row per method, with 95 % bootstrap intervals over held-out prompts; gains and wins are paired with SFT's.
 
     `unscored` counts responses that got no reward, which leave rewards and the wins by them to the others.
+    `responses_seen` is the mean number of responses to a prompt that a method was trained on, where its log says it.
     """
 
     method: Series[str] = pa.Field(unique=True)
@@ -204,6 +208,7 @@ class Leaderboard(_Table):
     kl_to_reference: Series[float]
     chosen_likelihood_fell: Series[float] = pa.Field(ge=0, le=1)
     unscored: Series[int] = pa.Field(ge=0)
+    responses_seen: Series[float] = pa.Field(nullable=True, ge=1)
 
 
 class BenchmarkAnswers(_Table):

@@ -69,8 +69,8 @@ class TrainingParameters(BaseModel):
         optimizer: AdamW, or bitsandbytes' with 8-bit states, on CUDA only.
         activation_checkpointing: Computes each layer again in the backward pass: less memory, a third more compute.
         compile: Compiles each decoder layer (`torch.compile`): less memory and a little faster, after a minute or two.
-        lr_scheduler: A scheduler name of transformers.
-        warmup_ratio: Share of the steps over which the learning rate rises.
+        lr_scheduler: How the learning rate goes on after the warm-up; see `rao_kedro.training.schedule`.
+        warmup_ratio: Share of the steps over which the learning rate rises; that of the first step is not 0.
         weight_decay: AdamW's decoupled weight decay.
         adam_beta2: AdamW's second-moment decay.
         max_grad_norm: Gradients are clipped to this norm.

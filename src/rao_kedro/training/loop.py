@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
-from transformers import get_scheduler
 
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.adapters import merged
@@ -29,6 +28,7 @@ from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, 
 from rao_kedro.training.interruption import Interruption
 from rao_kedro.training.options import make_optimizer, prepared
 from rao_kedro.training.progress import MetricsLog, Progress
+from rao_kedro.training.schedule import make_schedule, warmup_remark
 from rao_kedro.training.task import Task
 
 
@@ -62,14 +62,16 @@ class _Run:
         passes = task.passes_per_step
         self.steps_per_epoch = math.ceil(len(task.train_groups) / parameters.groups_per_step) * passes
         self.n_steps = self.steps_per_epoch * parameters.epochs
-        warmup = math.ceil(parameters.warmup_ratio * self.n_steps)
-        self.schedule = get_scheduler(parameters.lr_scheduler, optimizer, warmup, self.n_steps)
+        self.responses_per_prompt = task.responses_per_prompt
+        self.schedule = make_schedule(optimizer, parameters, self.n_steps)
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
         accelerator.register_for_checkpointing(self.schedule)
         self.passes = _Passes(task, accelerator, self.module, parameters.max_tokens_per_batch)
 
         task.prepare(self.module)
         accelerator.print(forecast(task, accelerator, self.module, parameters), flush=True)
+        if remark := warmup_remark(parameters, self.n_steps):
+            accelerator.print(f"{WARNING_PREFIX}{remark}", flush=True)
         dtype = torch.bfloat16 if parameters.mixed_precision == "bf16" else torch.float32
         flops = flops_per_token(self.module) / (matmul_peak(accelerator.device, dtype) * accelerator.num_processes)
         self.checkpoints = Checkpoints(accelerator, workspace, parameters.checkpoints_kept)
@@ -109,7 +111,9 @@ class _Run:
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.parameters.max_grad_norm)
         metrics["grad_norm"] = float(norm)
         _refuse_non_finite(metrics, groups, self.step, self.workspace)
-        metrics["learning_rate"] = self.schedule.get_last_lr()[0]
+        metrics["learning_rate"] = float(self.schedule.get_last_lr()[0])
+        if self.responses_per_prompt is not None:
+            metrics["responses_per_prompt"] = self.responses_per_prompt
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()

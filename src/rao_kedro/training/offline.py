@@ -20,9 +20,11 @@ from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 from rao_kedro.models.logprobs import GroupLogProbs, PackedLogProbs
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
 from rao_kedro.objectives import GroupLogps, Objective, make_objective
-from rao_kedro.objectives.calibration import raising_log_z0, solved
+from rao_kedro.objectives.calibration import raising_log_z0
 from rao_kedro.objectives.metrics import finished
+from rao_kedro.objectives.pairwise import AllPairs, PairwiseObjective
 from rao_kedro.objectives.rao import RAO
+from rao_kedro.rewards.outliers import outlier_remark
 from rao_kedro.schemas.specs import AlignmentSpec
 from rao_kedro.training.distributed import process_state, sharding
 from rao_kedro.training.reference_cache import refuse_stale, scoring_key
@@ -36,18 +38,23 @@ STEP_ZERO_TOLERANCE = {"no": 0.01, "bf16": 1.5}
 
 
 def build_objective(spec: AlignmentSpec, groups: Sequence[TokenizedGroup]) -> Objective:
-    """Return the spec's objective, with `log_z0: auto` solved from the rewards of `groups`.
+    """Return the spec's objective, with `log_z0: auto` solved from the rewards of `groups`, on the pairs it asks for.
 
     Raises:
         ParameterError: The objective or one of its parameters is unknown or out of range.
     """
-    parameters = solved(spec.objective_parameters, [group.rewards or [] for group in groups])
-    if parameters != spec.objective_parameters:
-        process_state().print(f"log_z0 solved from {len(groups)} groups: {parameters['log_z0']:.3f} nats", flush=True)
     try:
-        return make_objective(spec.objective, **parameters)
+        objective: Objective = make_objective(spec.objective, **spec.objective_parameters)
     except ValueError as error:
         raise ParameterError(str(error)) from error
+    if isinstance(objective, RAO) and objective.log_z0 == "auto":
+        objective = objective.calibrate([group.rewards or [] for group in groups])
+        process_state().print(f"log_z0 solved from {len(groups)} groups: {objective.log_z0:.3f} nats", flush=True)
+    if spec.pairs == "one":
+        return objective
+    if not isinstance(objective, PairwiseObjective):
+        raise ParameterError(f"objective {spec.objective}: pairs: all is for the pairwise methods")
+    return AllPairs(objective)
 
 
 class OfflineAlignment(Task):
@@ -63,9 +70,13 @@ class OfflineAlignment(Task):
         key = scoring_key(spec.model_dir, spec.groups_path, spec.training.mixed_precision, spec.t0_length)
         refuse_stale(spec.reference_path, key)
         self.reference = read_reference(spec.reference_path, spec.groups_path)
-        train_groups = read_groups(spec.groups_path, "train", "rewards")
+        train_groups, eval_groups = (
+            read_groups(spec.groups_path, split, "rewards", spec.responses_per_prompt)
+            for split in ("train", "validation")
+        )
         self.objective = build_objective(spec, train_groups)
-        eval_groups = read_groups(spec.groups_path, "test", "rewards")
+        rated = read_groups(spec.groups_path, None, "ratings") if spec.pairs == "all" else []
+        self.ratings = {group.group_id: group.rewards or [] for group in rated}
         self.train_groups, self.eval_groups = self._columns(train_groups), self._columns(eval_groups)
         self.progress = 0.0
         self.sampler = Sampler(spec.model_dir, spec.kl.max_tokens)
@@ -150,6 +161,7 @@ class OfflineAlignment(Task):
         device = packed.input_ids.device
         rewards = [torch.tensor(group.rewards) for group in groups]
         reference = [torch.tensor(self.reference[g.group_id][1][: len(g.response_ids)]) for g in groups]
+        ratings = [torch.tensor(self.ratings[g.group_id][: len(g.response_ids)]) for g in groups if self.ratings]
         return GroupLogps(
             policy=policy.responses,
             lengths=packed.lengths,
@@ -158,6 +170,7 @@ class OfflineAlignment(Task):
             policy_prompt=policy.prompts,
             reference_prompt=torch.tensor([self.reference[g.group_id][0] for g in groups], device=device),
             rewards=pad_sequence(rewards, batch_first=True).to(device),
+            ratings=pad_sequence(ratings, batch_first=True).to(device) if ratings else None,
             progress=self.progress,
         )
 
@@ -188,8 +201,7 @@ class OfflineAlignment(Task):
 
     def remark(self, metrics: Mapping[str, float]) -> str | None:
         """Say that the chosen responses become less likely, and which log_z0 of RAO would stop it."""
-        beta = getattr(self.objective, "temperature", RAO.beta)  # SimPO, say, has none
-        return likelihood_remark(self.spec.objective, metrics, self.train_groups, beta)
+        return likelihood_remark(self.spec.objective, metrics, self.train_groups, self.objective.temperature)
 
     def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
         """Write the policy."""
@@ -226,7 +238,7 @@ def target_remark(objective: Objective, groups: Sequence[TokenizedGroup]) -> str
 
 
 def likelihood_remark(
-    name: str, metrics: Mapping[str, float], groups: Sequence[TokenizedGroup], beta: float
+    name: str, metrics: Mapping[str, float], groups: Sequence[TokenizedGroup], beta: float | None
 ) -> str | None:
     """Return a sentence if most held-out chosen responses became less likely, and which log_z0 of RAO would stop it.
 
@@ -234,14 +246,24 @@ def likelihood_remark(
         name: The method.
         metrics: Of an evaluation.
         groups: Training groups with their rewards.
-        beta: Reward units per nat for RAO.
+        beta: The method's own reward units per nat; None where it has none.
     """
     h, fell = metrics["log_ratio_chosen"], metrics["chosen_likelihood_fell"]
     if h >= 0 or fell <= 0.5:
         return None
-    bound = raising_log_z0([(group.rewards or [])[0] for group in groups], beta)
+    bound = raising_log_z0([(group.rewards or [])[0] for group in groups], beta or 1.0)
+    rao, limit = (f"RAO with beta {beta:g}", f"{bound:.2f}") if beta else ("RAO", f"{bound:.2f} / beta")
     return (
         f"{name} pushes the chosen responses down: {fell:.0%} of the held-out ones became less likely, mean "
-        f"log-ratio {h:.2f} nats. RAO with beta {beta:g} aims at raising the mean chosen response where "
-        f"log_z0 <= {bound:.2f} nats."
+        f"log-ratio {h:.2f} nats. {rao} aims at raising the mean chosen response where log_z0 <= {limit} nats."
     )
+
+
+def reward_remark(spec: AlignmentSpec, objective: Objective, groups: Sequence[TokenizedGroup]) -> str | None:
+    """Return a sentence if a method that learns from rewards has training rewards that lie far from all others."""
+    if isinstance(objective, PairwiseObjective | AllPairs):
+        return None
+    asked = make_objective(spec.objective, **spec.objective_parameters)
+    auto = isinstance(asked, RAO) and asked.log_z0 == "auto"
+    solve = (lambda rewards: float(asked.calibrate(rewards).log_z0)) if auto else None
+    return outlier_remark({group.group_id: group.rewards or [] for group in groups}, objective.temperature, solve)

@@ -23,7 +23,6 @@ from rao_kedro.models.value_head import PolicyAndTokenValues, TokenValues
 from rao_kedro.objectives import GroupLogps, make_objective
 from rao_kedro.objectives.metrics import pair_metrics
 from rao_kedro.objectives.ppo import Rollout
-from rao_kedro.objectives.rao import RAO
 from rao_kedro.processes import worker_main
 from rao_kedro.rewards.registry import build_reward
 from rao_kedro.schemas.specs import PPOSpec
@@ -55,7 +54,7 @@ class PPOTask(Task):
         self.reward = build_reward(how.reward)
         self.texts = {group.group_id: group for group in read_prompt_groups(spec.groups_path)}
         self.train_groups, self.eval_groups = (
-            read_groups(spec.groups_path, split, "rewards") for split in ("train", "test")
+            read_groups(spec.groups_path, split, "rewards") for split in ("train", "validation")
         )
         key = scoring_key(spec.model_dir, spec.groups_path, spec.training.mixed_precision, spec.t0_length)
         refuse_stale(spec.reference_path, key)
@@ -64,6 +63,10 @@ class PPOTask(Task):
         self.prompts: Sequence[TokenizedGroup] = []
         self.rollout_groups: Sequence[TokenizedGroup] = []
         self.rollouts: dict[str, tuple[Rollout, dict[str, float]]] = {}
+
+    @property
+    def responses_per_prompt(self) -> None:
+        """The responses of the data are not learned from."""
 
     def load(self) -> nn.Module:
         """Return the policy and a value network that starts as the reward model.
@@ -192,7 +195,7 @@ class PPOTask(Task):
 
     def remark(self, metrics: Mapping[str, float]) -> str | None:
         """Say that the chosen responses become less likely, and which log_z0 of RAO would stop it."""
-        return likelihood_remark("ppo", metrics, self.train_groups, self.objective.beta or RAO.beta)
+        return likelihood_remark("ppo", metrics, self.train_groups, self.objective.temperature)
 
     def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
         """Return the clipped losses of a pack of the rollout."""

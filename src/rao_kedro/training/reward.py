@@ -60,7 +60,7 @@ class RewardModeling(Task):
         self.tokenizer.pad_token_id = padding_token_id(self.tokenizer, self.end_of_turn_ids)
         self.train_groups, self.eval_groups = (
             [g for g in read_groups(spec.groups_path, split, "ratings") if len(set(g.rewards or [])) > 1]
-            for split in ("train", "test")
+            for split in ("train", "validation")
         )
 
     def load(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Scores one policy for the evaluation: log-probs and rewards of what it wrote, log-probs of held-out responses.
+"""Scores one policy for the evaluation: log-probs and rewards of what it wrote, log-probs of `test` groups.
 
 One worker for all of it, since a start costs more than a forward pass over a small model.
 """
@@ -24,7 +24,7 @@ def main(spec_path: str) -> None:
     """Write `prompt_id, logps, reference_logps, rewards, failures` per prompt, and the table of `HeldOutLogps`."""
     spec = PolicyScoringSpec.model_validate_json(Path(spec_path).read_text())
     written, texts = read_generations(spec.generations_path)
-    held_out = read_groups(spec.groups_path, "test", "rewards")
+    reported = read_groups(spec.groups_path, "test", "rewards")
     key = scoring_key(spec.reference_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
     refuse_stale(spec.reference_path, key)
     known = read_reference(spec.reference_path, spec.groups_path)
@@ -33,7 +33,7 @@ def main(spec_path: str) -> None:
     if spec.reference_dir == spec.model_dir:
         on_held_out, reference = known, logps
     else:
-        on_held_out = {name: (p, r) for name, (p, r) in group_logps(policy, held_out, spec).items()}
+        on_held_out = {name: (p, r) for name, (p, r) in group_logps(policy, reported, spec).items()}
         del policy
         reference = group_logps(PackedLogProbs(load_causal_lm(spec.reference_dir)), written, spec)
     rewards = build_reward(spec.reward).annotate(texts)
@@ -45,7 +45,7 @@ def main(spec_path: str) -> None:
                 "logps": on_held_out[g.group_id][1],
                 "reference_logps": known[g.group_id][1],
             }
-            for g in held_out
+            for g in reported
         ],
         spec.held_out_path,
     )

@@ -34,7 +34,7 @@ class SupervisedFinetuning(Task):
                 replace(group, response_ids=group.response_ids[:1])
                 for group in read_groups(spec.groups_path, split, None)
             ]
-            for split in ("train", "test")
+            for split in ("train", "validation")
         )
 
     def load(self) -> nn.Module:

@@ -6,16 +6,20 @@ import pyarrow.parquet as pq
 
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.preferences.tokenize import response_order
 from rao_kedro.rewards.base import PromptGroup
 
 
-def read_groups(path: Path, split: str | None, rewards_from: str | None) -> list[TokenizedGroup]:
+def read_groups(
+    path: Path, split: str | None, rewards_from: str | None, responses: int | None = None
+) -> list[TokenizedGroup]:
     """Read tokenised groups with the chosen response first, the rejected one second and the others behind.
 
     Args:
         path: Parquet with the columns of `TokenizedGroups`.
         split: Only rows of this split; None for all.
         rewards_from: Column whose values become `TokenizedGroup.rewards`: ratings, rewards, or None.
+        responses: Responses of a group at most, the first in this order; None for all.
     """
     columns = ["group_id", "split", "prompt_ids", "response_ids", "chosen", "rejected"]
     table = pq.read_table(path, columns=[*columns, *([rewards_from] if rewards_from else [])])
@@ -23,7 +27,7 @@ def read_groups(path: Path, split: str | None, rewards_from: str | None) -> list
     for row in table.to_pylist():
         if split is not None and row["split"] != split:
             continue
-        order = _column_order(row)
+        order = _column_order(row)[:responses]
         groups.append(
             TokenizedGroup(
                 group_id=row["group_id"],
@@ -62,5 +66,4 @@ def read_reference(path: Path, groups_path: Path) -> dict[str, tuple[float, list
 
 
 def _column_order(row: dict) -> list[int]:
-    first = [row["chosen"], row["rejected"]]
-    return first + [i for i in range(len(row["response_ids"])) if i not in first]
+    return response_order(row["chosen"], row["rejected"], len(row["response_ids"]))

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -33,6 +34,11 @@ class Task(ABC):
     selection_metric: str
     greater_is_better: bool
     passes_per_step: int = 1  # optimizer steps on the same groups
+
+    @property
+    def responses_per_prompt(self) -> float | None:
+        """Mean responses to a training prompt that are learned from; None where the task samples its own."""
+        return fmean(len(group.response_ids) for group in self.train_groups)
 
     @abstractmethod
     def load(self) -> nn.Module:

@@ -55,7 +55,8 @@ def align(
         rollout = method.rollout.model_copy(update={"reward": reward})
         spec = PPOSpec(**common, reward_model_dir=reward_model, rollout=rollout)
     else:
-        spec = AlignmentSpec(**common, objective=method.objective, kl=kl)
+        seen = {"responses_per_prompt": method.responses_per_prompt, "pairs": method.pairs}
+        spec = AlignmentSpec(**common, **seen, objective=method.objective, kl=kl)
     task = "alignment" if method.rollout is None else "ppo"
     launch(task, spec, accelerate_config, metric_prefix=f"{workspace.name}.")
     return workspace / "model", read_training_log(workspace)

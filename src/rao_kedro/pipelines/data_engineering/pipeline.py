@@ -18,13 +18,13 @@ def create_pipeline() -> Pipeline:
             Node(
                 collect_preferences,
                 inputs=["params:data", "prompts", "base_model", "accelerate_config", "collection_workspace"],
-                outputs=["preference_groups", "unreadable_rows", "evaluation_prompts@pandas"],
+                outputs=["preference_groups", "unreadable_rows"],
                 name="collect_preferences",
             ),
             Node(
                 tokenize,
-                inputs=["preference_groups", "unreadable_rows", "base_model", "params:data"],
-                outputs=["tokenized_groups@pandas", "quarantined_rows", "data_report"],
+                inputs=["preference_groups", "unreadable_rows", "prompts", "base_model", "params:data"],
+                outputs=["tokenized_groups@pandas", "evaluation_prompts@pandas", "quarantined_rows", "data_report"],
                 name="tokenize",
             ),
         ],

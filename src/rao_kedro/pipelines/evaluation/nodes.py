@@ -81,9 +81,9 @@ def score_responses(
 
 
 def compare_methods(evaluation: EvaluationParameters, **tables: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the leaderboard from `scored_generations_{policy}` and `held_out_logps_{policy}`."""
+    """Return the leaderboard from `scored_generations_*`, `held_out_logps_*` and `training_log_*`."""
     generations, held_out = (by_policy(tables, prefix) for prefix in ("scored_generations_", "held_out_logps_"))
-    return leaderboard(generations, held_out, evaluation.seed)
+    return leaderboard(generations, held_out, evaluation.seed, by_policy(tables, "training_log_"))
 
 
 def plot_training(**tables: pd.DataFrame | None) -> go.Figure:

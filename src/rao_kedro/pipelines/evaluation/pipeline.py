@@ -173,7 +173,7 @@ def _comparison(methods: Sequence[str]) -> Pipeline:
         [
             Node(
                 compare_methods,
-                inputs={"evaluation": "params:evaluation", **scored, **held_out},
+                inputs={"evaluation": "params:evaluation", **scored, **held_out, **logs},
                 outputs="leaderboard",
                 name="compare_methods",
             ),

@@ -47,8 +47,8 @@ def train_runs(
 
 
 def summarise(logs: pd.DataFrame, reward_annotated: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per run: where the likelihoods of chosen and rejected held-out responses ended."""
-    return likelihood_summary(logs, n=int((reward_annotated["split"] == "test").sum()))
+    """Return a row per run: where the likelihoods of chosen and rejected validation responses ended."""
+    return likelihood_summary(logs, n=int((reward_annotated["split"] == "validation").sum()))
 
 
 def plot_runs(logs: pd.DataFrame, study: LikelihoodStudyParameters) -> go.Figure:

@@ -26,15 +26,18 @@ def measure_runs(
     accelerate_config: Path | None,
     workspace: Path,
 ) -> pd.DataFrame:
-    """Train every reward model of the study, and score the held-out groups with it; finished ones are kept.
+    """Train every reward model of the study, and score the `test` groups with it; finished ones are kept.
+
+    Training evaluates on, and may choose a checkpoint by, the `validation` groups.
 
     Returns:
-        Loss and accuracy of each held-out group, with columns `form, size, train_groups, seed`.
+        Loss and accuracy of each `test` group, with columns `form, size, train_groups, seed`.
     """
-    held_out = tokenized_groups[tokenized_groups["split"] == "test"]
-    trained_on = tokenized_groups[tokenized_groups["split"] == "train"]
+    trained_on, validation, reported = (
+        tokenized_groups[tokenized_groups["split"] == part] for part in ("train", "validation", "test")
+    )
     content = combined_hash(tokenized_groups.to_json(), *map(content_hash, (base_model, sft_model)))
-    baseline = length_outcomes(held_out).assign(form=LENGTH_ONLY, size="", train_groups=0, seed=0)
+    baseline = length_outcomes(reported).assign(form=LENGTH_ONLY, size="", train_groups=0, seed=0)
     outcomes = [baseline]
     for form, size, seed in study.runs():
         n = min(study.sizes[size] or len(trained_on), len(trained_on))
@@ -43,14 +46,14 @@ def measure_runs(
         if not finished.exists():
             run = workspace / f"{form}-{size}-{seed}"
             run.mkdir(parents=True, exist_ok=True)
-            groups = pd.concat([trained_on.sample(n, random_state=seed), held_out])
+            groups = pd.concat([trained_on.sample(n, random_state=seed), validation])
             groups.assign(rewards=groups["ratings"]).to_parquet(run / "groups.parquet")
             train = _train_implicit if form == "dpo_implicit" else _train_reward_model
             start = base_model if form == "base" else sft_model
             reward = train(start, run, study, seed, data.t0_length, accelerate_config)
-            held_out.to_parquet(run / "held_out.parquet")
+            reported.to_parquet(run / "test.parquet")
             rewards = _scored(reward, run, accelerate_config)
-            group_outcomes(held_out, rewards).to_parquet(finished)
+            group_outcomes(reported, rewards).to_parquet(finished)
             shutil.rmtree(run)  # a study is about the accuracies; its models would fill the disk
         found = pd.read_parquet(finished)
         outcomes.append(found.assign(form=form, size=size, train_groups=n, seed=seed))
@@ -91,6 +94,8 @@ def _train_implicit(
         reference_path=reference,
         objective=study.dpo.objective,
         objective_parameters=study.dpo.parameters,
+        responses_per_prompt=study.dpo.responses_per_prompt,
+        pairs=study.dpo.pairs,
         kl=KLParameters(prompts=0),
     )
     launch("alignment", spec, accelerate_config, metric_prefix=f"{run.name}.")
@@ -110,7 +115,7 @@ def _seeded(training: TrainingParameters, seed: int) -> TrainingParameters:
 def _scored(reward: RewardParameters, run: Path, accelerate_config: Path | None) -> pd.DataFrame:
     output = run / "rewards.parquet"
     spec = AnnotationSpec(
-        workspace=run / "scoring", groups_path=run / "held_out.parquet", reward=reward, output_path=output
+        workspace=run / "scoring", groups_path=run / "test.parquet", reward=reward, output_path=output
     )
     launch("annotate", spec, accelerate_config)
     return pd.read_parquet(output)

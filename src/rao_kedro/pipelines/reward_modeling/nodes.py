@@ -1,5 +1,6 @@
 """Nodes of reward modelling."""
 
+import logging
 from pathlib import Path
 
 import pandas as pd
@@ -12,10 +13,19 @@ from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
 from rao_kedro.reporting.calibration_figures import reward_calibration
 from rao_kedro.rewards.annotation import annotate
-from rao_kedro.rewards.calibration import GRID_BETAS, accuracy_by_gap, calibration_report, target_grid
+from rao_kedro.rewards.calibration import (
+    GRID_BETAS,
+    accuracy_by_gap,
+    calibration_report,
+    target_grid,
+    training_rewards,
+)
+from rao_kedro.rewards.outliers import outlier_remark
 from rao_kedro.schemas.parameters import DataParameters, MethodParameters, RewardModelingParameters
 from rao_kedro.schemas.specs import AnnotationSpec, RewardTrainingSpec
 from rao_kedro.training.launch import launch, read_training_log
+
+logger = logging.getLogger(__name__)
 
 
 @alone_in_workspace
@@ -38,8 +48,9 @@ def train_reward_model(
     if start is None:
         start = local_checkpoint(parameters.start)
         check_settings(start)
+        parts = pd.read_parquet(tokenized_groups, columns=["group_id", "split"])
         tokenized_groups = workspace / "groups.parquet"
-        _tokenized_for(start, preference_groups, data).to_parquet(tokenized_groups)
+        _tokenized_for(start, preference_groups, parts, data).to_parquet(tokenized_groups)
     spec = RewardTrainingSpec(
         workspace=workspace,
         model_dir=start,
@@ -52,12 +63,15 @@ def train_reward_model(
     return workspace / "model", read_training_log(workspace)
 
 
-def _tokenized_for(model: Path, preference_groups: pd.DataFrame, data: DataParameters) -> pd.DataFrame:
-    """Return the groups as tokens of another model than the policy."""
+def _tokenized_for(
+    model: Path, preference_groups: pd.DataFrame, parts: pd.DataFrame, data: DataParameters
+) -> pd.DataFrame:
+    """Return the groups as tokens of another model than the policy, in the parts that they have for the policy."""
     limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens)
     chat = load_chat_format(model)
     check_tokens(chat.tokenizer, model)
-    return tokenize_groups(preference_groups, chat, limits, data.pairing, data.seed)[0]
+    groups = preference_groups.drop(columns="split").merge(parts, on="group_id", validate="one_to_one")
+    return tokenize_groups(groups, chat, limits, data.pairing, data.seed)[0]
 
 
 def annotate_responses(
@@ -79,18 +93,30 @@ def annotate_responses(
     output = workspace / "rewards.parquet"
     spec = AnnotationSpec(workspace=workspace, groups_path=tokenized_groups_path, reward=reward, output_path=output)
     launch("annotate", spec, accelerate_config)
-    return annotate(tokenized_groups, pd.read_parquet(output), parameters.normalisation, data.pairing, data.seed)
+    return annotate(
+        tokenized_groups, pd.read_parquet(output), parameters.normalisation, data.pairing, data.seed, parameters.clip
+    )
 
 
 def report_rewards(reward_annotated: pd.DataFrame, rao: MethodParameters) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return what a reader needs to trust the rewards, for the beta and log_z0 that RAO will be trained with.
 
+    A few rewards that lie implausibly far from all others, which would carry the targets, are told in the log.
+
     Returns:
         The report, and what RAO would aim at with other values of both.
     """
-    betas = {*GRID_BETAS, float(rao.parameters.get("beta", 0.1))}
-    grid = target_grid(reward_annotated, sorted(betas), margin=float(rao.parameters.get("margin", 0.0)))
-    return calibration_report(reward_annotated, rao.parameters), grid
+    from rao_kedro.objectives.rao import RAO  # its package imports torch
+
+    objective, responses = RAO(**rao.parameters), rao.responses_per_prompt  # type: ignore[arg-type]  # checked before
+    train = training_rewards(reward_annotated, responses)
+    groups = dict(zip(reward_annotated.loc[reward_annotated["split"] == "train", "group_id"], train, strict=True))
+    solve = (lambda rewards: float(objective.calibrate(rewards).log_z0)) if objective.log_z0 == "auto" else None
+    if remark := outlier_remark(groups, objective.beta, solve):
+        logger.warning("%s", remark)
+    betas = sorted({*GRID_BETAS, objective.beta})
+    grid = target_grid(reward_annotated, betas, rao=rao.parameters, responses=responses)
+    return calibration_report(reward_annotated, rao.parameters, responses=responses), grid
 
 
 def plot_calibration(reward_annotated: pd.DataFrame, grid: pd.DataFrame) -> go.Figure:

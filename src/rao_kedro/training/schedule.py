@@ -1,0 +1,59 @@
+"""The learning rate of each optimizer step. No step has a rate of 0: neither the first nor the last trains nothing."""
+
+import math
+from functools import partial
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from rao_kedro.schemas.training import TrainingParameters
+
+
+def warmup_steps(parameters: TrainingParameters, n_steps: int) -> int:
+    """Return how many of `n_steps` optimizer steps come before the learning rate has reached its peak."""
+    return math.ceil(parameters.warmup_ratio * n_steps)
+
+
+def learning_rate_factor(step: int, lr_scheduler: str, warmup: int, n_steps: int) -> float:
+    """Return by what the peak learning rate is multiplied at a step, in (0, 1].
+
+    It is that of transformers' schedulers, except for the warm-up, which starts at 0 there.
+
+    Args:
+        step: Steps done, from 0 on.
+        lr_scheduler: `linear` falls to 0, which it would reach one step after the last; `cosine` does so along a half
+            cosine; `constant_with_warmup` stays.
+        warmup: Steps before the peak; the factor is (step + 1) / (warmup + 1).
+        n_steps: All steps of the run.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, n_steps - warmup)
+    match lr_scheduler:
+        case "linear":
+            return max(0.0, 1 - done)
+        case "cosine":
+            return max(0.0, 0.5 * (1 + math.cos(math.pi * done)))
+        case "constant_with_warmup":
+            return 1.0
+    raise ValueError(f"unknown lr_scheduler {lr_scheduler!r}")
+
+
+def make_schedule(optimizer: Optimizer, parameters: TrainingParameters, n_steps: int) -> LambdaLR:
+    """Return the schedule of an optimizer over `n_steps` steps."""
+    warmup = warmup_steps(parameters, n_steps)
+    factor = partial(learning_rate_factor, lr_scheduler=parameters.lr_scheduler, warmup=warmup, n_steps=n_steps)
+    return LambdaLR(optimizer, factor)
+
+
+def warmup_remark(parameters: TrainingParameters, n_steps: int) -> str | None:
+    """Return a sentence if the warm-up is as long as training, so that the peak learning rate is never reached."""
+    warmup = warmup_steps(parameters, n_steps)
+    if warmup < n_steps:
+        return None
+    highest = parameters.learning_rate * learning_rate_factor(n_steps - 1, parameters.lr_scheduler, warmup, n_steps)
+    return (
+        f"warmup_ratio {parameters.warmup_ratio:g} makes the warm-up as long as training, {n_steps} optimizer steps: "
+        f"the learning rate goes up to {highest:.3g} and never reaches {parameters.learning_rate:g}. Take more steps "
+        "(a smaller groups_per_step, more epochs), or set warmup_ratio: 0"
+    )

@@ -1,0 +1,114 @@
+"""The nodes that train reward models: which part of the data they train on, evaluate on, and report."""
+
+import pandas as pd
+
+from rao_kedro.models.tiny import build_tiny_checkpoint
+from rao_kedro.pipelines.reward_model_study import nodes as study_nodes
+from rao_kedro.pipelines.reward_modeling import nodes
+from rao_kedro.schemas.parameters import (
+    DataParameters,
+    MethodParameters,
+    RewardModelingParameters,
+    RewardModelStudyParameters,
+)
+from rao_kedro.schemas.rewards import RewardParameters
+
+TRAINING = {"learning_rate": 1e-3}
+LIMITS = {"max_prompt_tokens": 64, "max_response_tokens": 64, "evaluation_prompts": 1}
+SOURCES = {"train": {"path": "x"}, "test": {"path": "x"}}
+DATA = DataParameters(source="preferences", preferences=SOURCES, **LIMITS)
+
+
+def tokenized():
+    row = {"ratings": [1.0, 0.0], "response_ids": [[5, 5], [5]], "chosen": 0, "rejected": 1}
+    parts = ["train", "train", "validation", "test"]
+    return pd.DataFrame([{"group_id": f"{part}{i}", "split": part, **row} for i, part in enumerate(parts)])
+
+
+def test_the_study_trains_with_the_validation_groups_and_measures_on_the_test_groups(
+    tmp_path, tiny_checkpoint, monkeypatch
+):
+    seen = {}
+
+    def train(start, run, *_):
+        seen["training"] = list(pd.read_parquet(run / "groups.parquet")["split"])
+        return RewardParameters()
+
+    def score(reward, run, _):
+        groups = pd.read_parquet(run / "test.parquet")
+        seen["scored"] = list(groups["split"])
+        return groups[["group_id"]].assign(rewards=[[1.0, 0.0]] * len(groups))
+
+    monkeypatch.setattr(study_nodes, "_train_reward_model", train)
+    monkeypatch.setattr(study_nodes, "_scored", score)
+    dpo = {"objective": "dpo", "training": TRAINING}
+    study = RewardModelStudyParameters(forms="sft", sizes={"all": None}, seeds=1, training=TRAINING, dpo=dpo)
+    models = (tiny_checkpoint, tiny_checkpoint)
+    outcomes = study_nodes.measure_runs(*models, tokenized(), study, DATA, None, tmp_path)
+    assert sorted(seen["training"]) == ["train", "train", "validation"] and seen["scored"] == ["test"]
+    assert set(outcomes["group_id"]) == {"test3"}
+
+
+def test_a_reward_model_of_another_family_trains_on_the_parts_that_the_policy_has(
+    tmp_path, tiny_checkpoint, monkeypatch
+):
+    """Readers know one held-out part; the fourth group did not fit the policy."""
+    other = build_tiny_checkpoint(tmp_path / "other")
+    groups = pd.DataFrame(
+        [
+            {
+                "group_id": name,
+                "split": split,
+                "messages": [{"role": "user", "content": f"the dog {name}"}],
+                "responses": ["a", "b"],
+                "ratings": [1.0, 0.0],
+                "finished": [True, True],
+                "source": "file:1",
+                "requirements": "[]",
+            }
+            for name, split in (("a", "train"), ("b", "test"), ("c", "test"), ("d", "test"))
+        ]
+    )
+    parts = pd.DataFrame({"group_id": ["a", "b", "c"], "split": ["train", "validation", "test"]})
+    parts.to_parquet(tmp_path / "tokenized.parquet")
+    specs = []
+    monkeypatch.setattr(nodes, "launch", lambda task, spec, *_, **__: specs.append(spec))
+    monkeypatch.setattr(nodes, "read_training_log", lambda _: None)
+    parameters = RewardModelingParameters(start=str(other), training=TRAINING)
+    paths = (tiny_checkpoint, tiny_checkpoint, tmp_path / "tokenized.parquet")
+    nodes.train_reward_model(*paths, groups, parameters, DATA, None, tmp_path)
+    found = pd.read_parquet(specs[0].groups_path)
+    assert dict(zip(found["group_id"], found["split"], strict=True)) == {"a": "train", "b": "validation", "c": "test"}
+
+
+def test_the_report_of_rewards_warns_once_of_an_outlier_and_of_nothing_else(caplog):
+    def report(*far):
+        rows = [
+            {
+                "group_id": f"g{i}",
+                "split": "train" if i else "test",
+                "rewards": [1.0 + i % 3, 0.0],
+                "ratings": [1.0, 0.0],
+                "response_ids": [[5, 5], [5]],
+                "chosen": 0,
+                "rejected": 1,
+                "truncated": [False, False],
+                "reward_transforms": "[]",
+            }
+            for i in range(36)
+        ]
+        for i in far:
+            rows[i]["rewards"][0] = 1e6
+        table = pd.DataFrame(rows)
+        caplog.clear()
+        rao = MethodParameters(objective="rao", parameters={"beta": 0.5, "log_z0": "auto"}, training=TRAINING)
+        found, _ = nodes.report_rewards(table.assign(raw_rewards=table["rewards"]), rao)
+        return found.set_index(["split", "metric"])["value"], [record.getMessage() for record in caplog.records]
+
+    plain, said = report()
+    assert said == [] and plain["train", "outliers"] == 0
+    found, said = report(7)
+    assert len(said) == 1 and "1 of 70 training rewards" in said[0] and "g7 (1e+06)" in said[0]
+    solved = found["train", "suggested_log_z0"]
+    assert f"auto solves to {solved:.6g} nats" in said[0] and solved > 1e4
+    assert found["train", "outliers"] == 1 / 70 and found["test", "outliers"] == 0
