@@ -1,10 +1,12 @@
 """Kedro's settings of this project."""
 
+from rao_kedro.context import StudyContext
 from rao_kedro.hooks import CredentialsHooks, MissingInputHooks
 from rao_kedro.session import StudySession
 
 HOOKS = (CredentialsHooks(), MissingInputHooks())
 SESSION_CLASS = StudySession
+CONTEXT_CLASS = StudyContext
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

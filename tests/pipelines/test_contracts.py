@@ -61,13 +61,9 @@ def test_every_dataset_of_every_pipeline_is_catalogued(env):
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_parameter_is_there_and_valid(env):
-    found = context(env).params  # Kedro validates the pydantic annotations of all nodes here
+    catalog = context(env).catalog  # all parameters are validated here
     needed = {name for name in everything().inputs() if name.startswith("params:")}
-    for name in needed:
-        value = found
-        for key in name.removeprefix("params:").split("."):
-            value = value[key] if isinstance(value, dict) else getattr(value, key)
-        assert value is not None
+    assert {name for name in needed if name not in catalog} == set()
 
 
 def test_the_layers_of_kedro_viz_point_one_way():
@@ -141,6 +137,10 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
         ({"likelihood_study": {"only": "rao roa"}}, "likelihood_study.only names runs that are not there: roa"),
         ({"reward_model_study": {"forms": "sft magic"}}, "reward_model_study.forms: magic: choose of base, sft"),
         ({"data": {"source": "prefs"}}, "'sampled' or 'preferences'"),
+        ({"data": {"t0_lenght": 3}}, "parameter data.t0_lenght: Extra inputs are not permitted"),
+        ({"evaluation": {"exmples": 3}}, "parameter evaluation.exmples: Extra"),
+        ({"reward_modeling": {"centring": 0.0}}, "parameter reward_modeling.centring: Extra"),
+        ({"btea": 0.1}, "parameter btea: Extra"),
         ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
         (
             {"evaluation": {"benchmarks": {"names": "mmlu", "served_models": {"x": {"model": "m", "base_url": "u"}}}}},
@@ -179,7 +179,7 @@ def test_a_served_model_cannot_be_called_as_a_method_is(tmp_path):
     served = {"rao": {"model": "m", "base_url": "http://127.0.0.1:9/v1"}}
     evaluation = context("base", evaluation={"benchmarks": {"served_models": served}}).params["evaluation"]
     with pytest.raises(ParameterError, match="rao is the name of a method"):
-        answer_with_served_models(evaluation, None, tmp_path)
+        answer_with_served_models(evaluation.benchmarks.served_models, None, tmp_path)
 
 
 def test_keys_of_the_credentials_reach_the_environment_and_set_ones_stay(tmp_path, monkeypatch):

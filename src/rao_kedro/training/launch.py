@@ -20,7 +20,7 @@ from rao_kedro.errors import RaoKedroError, TrainingError
 from rao_kedro.files import only_one_in, write_text
 from rao_kedro.models.identity import combined_hash, flattened, named_files, path_hash
 from rao_kedro.processes import run_worker
-from rao_kedro.schemas.specs import PolicyScoringSpec, TrainingSpec, WorkerSpec
+from rao_kedro.schemas.specs import AnnotationSpec, PolicyScoringSpec, ScoringSpec, TrainingSpec, WorkerSpec
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ def _key(task: str, spec: WorkerSpec) -> str:
 def _outputs(spec: WorkerSpec) -> list[Path]:
     if isinstance(spec, TrainingSpec):
         return [spec.workspace / "model", spec.workspace / TRAINING_LOG]
+    assert isinstance(spec, ScoringSpec | AnnotationSpec)
     return [spec.output_path, *([spec.held_out_path] if isinstance(spec, PolicyScoringSpec) else [])]
 
 

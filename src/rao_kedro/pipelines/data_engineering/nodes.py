@@ -11,7 +11,7 @@ from rao_kedro.preferences.groups import read_preferences
 from rao_kedro.preferences.report import data_report
 from rao_kedro.preferences.sampled import evaluation_prompts, prompts_of_groups, prompts_to_sample, rate_by_rules
 from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
-from rao_kedro.schemas.parameters import DataParameters
+from rao_kedro.schemas.parameters import PreferenceFiles, SampledResponses
 from rao_kedro.schemas.specs import ModelParameters
 
 
@@ -21,37 +21,48 @@ def prepare_base_model(model: ModelParameters, accelerate_config: Path | None, w
 
 
 def collect_preferences(
-    data: DataParameters, prompts: pd.DataFrame, base_model: Path, accelerate_config: Path | None, workspace: Path
+    source: str,
+    sampled: SampledResponses | None,
+    preferences: PreferenceFiles | None,
+    n_evaluation_prompts: int,
+    max_prompt_tokens: int,
+    prompts: pd.DataFrame,
+    base_model: Path,
+    accelerate_config: Path | None,
+    workspace: Path,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Sample and rate responses, or read preference data.
 
     Returns:
         Tables of `PreferenceGroups`, `QuarantinedRows` and `EvaluationPrompts`.
     """
-    if data.source == "preferences" and data.preferences is not None:
-        groups, unreadable = read_preferences(data.preferences)
+    if source == "preferences" and preferences is not None:
+        groups, unreadable = read_preferences(preferences)
         tokenizer = load_tokenizer(base_model)
-        return (
-            groups,
-            unreadable,
-            prompts_of_groups(groups, data.evaluation_prompts, tokenizer, data.max_prompt_tokens),
-        )
-    assert data.sampled is not None
-    chosen = prompts_to_sample(prompts, data.sampled.train_prompts, data.sampled.test_prompts)
+        return groups, unreadable, prompts_of_groups(groups, n_evaluation_prompts, tokenizer, max_prompt_tokens)
+    assert sampled is not None
+    chosen = prompts_to_sample(prompts, sampled.train_prompts, sampled.test_prompts)
     chosen.to_parquet(workspace / "prompts.parquet")
     spec = GenerationSpec(
         model_dir=base_model,
         prompts_path=workspace / "prompts.parquet",
         output_path=workspace / "generations.parquet",
-        **data.sampled.generation.model_dump(),
+        **sampled.generation.model_dump(),
     )
     generations = pd.read_parquet(generate(spec, in_process=accelerate_config is None))
     groups, unreadable = rate_by_rules(chosen, generations)
-    return groups, unreadable, evaluation_prompts(prompts, data.sampled.test_prompts, data.evaluation_prompts)
+    return groups, unreadable, evaluation_prompts(prompts, sampled.test_prompts, n_evaluation_prompts)
 
 
 def tokenize(
-    preference_groups: pd.DataFrame, unreadable_rows: pd.DataFrame, base_model: Path, data: DataParameters
+    preference_groups: pd.DataFrame,
+    unreadable_rows: pd.DataFrame,
+    base_model: Path,
+    max_prompt_tokens: int,
+    max_response_tokens: int,
+    t0_length: int,
+    pairing: str,
+    seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Tokenise the groups.
 
@@ -59,7 +70,7 @@ def tokenize(
         Tables of `TokenizedGroups` and `QuarantinedRows` (of reading and of tokenising), and the data report.
     """
     tokenizer = load_tokenizer(base_model)
-    limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens, data.t0_length)
-    tokenized, dropped = tokenize_groups(preference_groups, tokenizer, limits, data.pairing, data.seed)
+    limits = TokenLimits(max_prompt_tokens, max_response_tokens, t0_length)
+    tokenized, dropped = tokenize_groups(preference_groups, tokenizer, limits, pairing, seed)
     quarantined = pd.concat([unreadable_rows, dropped], ignore_index=True)
-    return tokenized, quarantined, data_report(preference_groups, quarantined, tokenized, tokenizer, data.t0_length)
+    return tokenized, quarantined, data_report(preference_groups, quarantined, tokenized, tokenizer, t0_length)

@@ -1,6 +1,8 @@
 """Nodes of reward modelling."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,8 +13,9 @@ from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
 from rao_kedro.reporting.calibration_figures import reward_calibration
 from rao_kedro.rewards.annotation import annotate
 from rao_kedro.rewards.calibration import GRID_BETAS, accuracy_by_gap, calibration_report, target_grid
-from rao_kedro.schemas.parameters import DataParameters, MethodParameters, RewardModelingParameters
+from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.specs import AnnotationSpec, RewardTrainingSpec
+from rao_kedro.schemas.training import TrainingParameters
 from rao_kedro.training.launch import launch, read_training_log
 
 
@@ -21,8 +24,14 @@ def train_reward_model(
     sft_model: Path,
     tokenized_groups: Path,
     preference_groups: pd.DataFrame,
-    parameters: RewardModelingParameters,
-    data: DataParameters,
+    start: str,
+    centering: float,
+    margin: float,
+    training: TrainingParameters,
+    max_prompt_tokens: int,
+    max_response_tokens: int,
+    pairing: str,
+    seed: int,
     accelerate_config: Path,
     workspace: Path,
 ) -> tuple[Path, pd.DataFrame]:
@@ -31,27 +40,23 @@ def train_reward_model(
     Returns:
         The finished checkpoint's directory and the training log.
     """
-    start = {"sft_model": sft_model, "base_model": base_model}.get(parameters.start)
-    if start is None:
-        start = local_checkpoint(parameters.start)
+    model_dir = {"sft_model": sft_model, "base_model": base_model}.get(start)
+    if model_dir is None:
+        model_dir = local_checkpoint(start)
         tokenized_groups = workspace / "groups.parquet"
-        _tokenized_for(start, preference_groups, data).to_parquet(tokenized_groups)
+        limits = TokenLimits(max_prompt_tokens, max_response_tokens)
+        groups, _ = tokenize_groups(preference_groups, load_tokenizer(model_dir), limits, pairing, seed)
+        groups.to_parquet(tokenized_groups)
     spec = RewardTrainingSpec(
         workspace=workspace,
-        model_dir=start,
+        model_dir=model_dir,
         groups_path=tokenized_groups,
-        training=parameters.training,
-        centering=parameters.centering,
-        margin=parameters.margin,
+        training=training,
+        centering=centering,
+        margin=margin,
     )
     launch("reward", spec, accelerate_config, metric_prefix="reward_model.")
     return workspace / "model", read_training_log(workspace)
-
-
-def _tokenized_for(model: Path, preference_groups: pd.DataFrame, data: DataParameters) -> pd.DataFrame:
-    """Return the groups as tokens of another model than the policy."""
-    limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens)
-    return tokenize_groups(preference_groups, load_tokenizer(model), limits, data.pairing, data.seed)[0]
 
 
 def annotate_responses(
@@ -59,8 +64,11 @@ def annotate_responses(
     reward_model: Path,
     tokenized_groups_path: Path,
     tokenized_groups: pd.DataFrame,
-    parameters: RewardModelingParameters,
-    data: DataParameters,
+    reward: RewardParameters,
+    mixed_precision: str,
+    normalisation: str,
+    pairing: str,
+    seed: int,
     accelerate_config: Path,
     workspace: Path,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -69,22 +77,22 @@ def annotate_responses(
     Returns:
         Tables of `RewardAnnotated`, and of `QuarantinedRows`: responses that could not be scored.
     """
-    reward = parameters.reward.with_defaults(reward_model, sft_model, parameters.training.mixed_precision, workspace)
+    reward = reward.with_defaults(reward_model, sft_model, mixed_precision, workspace)
     output = workspace / "rewards.parquet"
     spec = AnnotationSpec(workspace=workspace, groups_path=tokenized_groups_path, reward=reward, output_path=output)
     launch("annotate", spec, accelerate_config)
-    return annotate(tokenized_groups, pd.read_parquet(output), parameters.normalisation, data.pairing, data.seed)
+    return annotate(tokenized_groups, pd.read_parquet(output), normalisation, pairing, seed)
 
 
-def report_rewards(reward_annotated: pd.DataFrame, rao: MethodParameters) -> tuple[pd.DataFrame, pd.DataFrame]:
+def report_rewards(reward_annotated: pd.DataFrame, rao: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return what a reader needs to trust the rewards, for the beta and log_z0 that RAO will be trained with.
 
     Returns:
         The report, and what RAO would aim at with other values of both.
     """
-    betas = {*GRID_BETAS, float(rao.parameters.get("beta", 0.1))}
-    grid = target_grid(reward_annotated, sorted(betas), margin=float(rao.parameters.get("margin", 0.0)))
-    return calibration_report(reward_annotated, rao.parameters), grid
+    betas = {*GRID_BETAS, float(rao.get("beta", 0.1))}
+    grid = target_grid(reward_annotated, sorted(betas), margin=float(rao.get("margin", 0.0)))
+    return calibration_report(reward_annotated, rao), grid
 
 
 def plot_calibration(reward_annotated: pd.DataFrame, grid: pd.DataFrame) -> go.Figure:
