@@ -1,12 +1,24 @@
-"""Kedro's context, except that all parameters are checked as a whole, since nodes are given only parts of a block."""
+"""Kedro's parameters: each place that names a global has its own, and all are checked as a whole.
 
+As a whole, since nodes are given only parts of a block.
+"""
+
+from copy import deepcopy
 from typing import Any
 
+from kedro.config import OmegaConfigLoader
 from kedro.framework.context import KedroContext
 from pydantic import ValidationError
 
 from rao_kedro.errors import ParameterError
 from rao_kedro.schemas.parameters import ProjectParameters
+
+
+class StudyConfigLoader(OmegaConfigLoader):
+    """Gives every `${globals:...}` a copy: what `--params` changes for one method stays as it is for the others."""
+
+    def _get_globals_value(self, *args: Any) -> Any:
+        return deepcopy(super()._get_globals_value(*args))
 
 
 class StudyContext(KedroContext):

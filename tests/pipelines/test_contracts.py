@@ -103,6 +103,16 @@ def test_a_paper_environment_names_its_model_data_and_a_sharded_launch(env):
     assert (rao.training.keep, rao.training.lr_scheduler) == ("best", "cosine")
 
 
+def test_what_is_set_for_one_method_stays_as_it_is_for_the_others():
+    """They share a global: one that is changed in place is changed for all."""
+    training = {"training": {"learning_rate": 1.0, "epochs": 7}}
+    found = context("test", alignment={"rao": training}, reward_modeling=training).params
+    alignment = found["alignment"]
+    assert (alignment["rao"].training.learning_rate, alignment["rao"].training.epochs) == (1.0, 7)
+    assert {alignment[name].training.epochs for name in METHODS if name != "rao"} == {1}
+    assert (found["reward_modeling"].training.epochs, found["reward_model_study"].training.epochs) == (7, 1)
+
+
 @pytest.mark.parametrize(("lock", "extra"), [("requirements.txt", "cpu"), ("requirements-gpu.txt", "gpu")])
 def test_a_lock_holds_a_version_that_pyproject_allows_of_every_dependency(lock, extra):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -10,7 +10,7 @@ from rao_kedro.models.launch import import_model
 from rao_kedro.preferences.groups import read_preferences
 from rao_kedro.preferences.report import data_report
 from rao_kedro.preferences.sampled import evaluation_prompts, prompts_of_groups, prompts_to_sample, rate_by_rules
-from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
+from rao_kedro.preferences.tokenize import Pairing, TokenLimits, tokenize_groups
 from rao_kedro.schemas.parameters import PreferenceFiles, SampledResponses
 from rao_kedro.schemas.specs import ModelParameters
 
@@ -61,7 +61,7 @@ def tokenize(
     max_prompt_tokens: int,
     max_response_tokens: int,
     t0_length: int,
-    pairing: str,
+    pairing: Pairing,
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Tokenise the groups.

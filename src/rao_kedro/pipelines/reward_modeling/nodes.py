@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.hub import local_checkpoint
-from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
+from rao_kedro.preferences.tokenize import Pairing, TokenLimits, tokenize_groups
 from rao_kedro.reporting.calibration_figures import reward_calibration
-from rao_kedro.rewards.annotation import annotate
+from rao_kedro.rewards.annotation import Normalisation, annotate
 from rao_kedro.rewards.calibration import GRID_BETAS, accuracy_by_gap, calibration_report, target_grid
 from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.specs import AnnotationSpec, RewardTrainingSpec
@@ -30,7 +30,7 @@ def train_reward_model(
     training: TrainingParameters,
     max_prompt_tokens: int,
     max_response_tokens: int,
-    pairing: str,
+    pairing: Pairing,
     seed: int,
     accelerate_config: Path,
     workspace: Path,
@@ -66,8 +66,8 @@ def annotate_responses(
     tokenized_groups: pd.DataFrame,
     reward: RewardParameters,
     mixed_precision: str,
-    normalisation: str,
-    pairing: str,
+    normalisation: Normalisation,
+    pairing: Pairing,
     seed: int,
     accelerate_config: Path,
     workspace: Path,
