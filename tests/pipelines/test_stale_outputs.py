@@ -78,6 +78,13 @@ def stale(params=None, **options):
         return dict(created.stale_nodes(**options))
 
 
+@pytest.fixture(scope="module")
+def plain_session(project):
+    """A session without parameters of its own, which is asked for what is stale but not run."""
+    with session() as created:
+        yield created
+
+
 @contextmanager
 def kept(path):
     """Put a file or directory back, as it was."""
@@ -167,18 +174,20 @@ def edited_line(path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_file_makes_stale_what_depends_on_it(project, path, edit, expected):
+def test_a_file_makes_stale_what_depends_on_it(project, plain_session, path, edit, expected):
     path = project / path
-    if not path.exists():
+    new = not path.exists()
+    if new:
         path.touch()
+    with kept(path):
         edit(path)
-        assert set(stale()) == expected
+        assert set(plain_session.stale_nodes()) == expected
+    if new:
         path.unlink()
-    else:
-        with kept(path):
-            edit(path)
-            assert set(stale()) == expected
-    assert stale() == {}
+
+
+def test_what_was_put_back_is_fresh(project, plain_session):
+    assert plain_session.stale_nodes() == {}
 
 
 class Kill:
@@ -199,10 +208,9 @@ def test_a_kill_between_two_outputs_trains_nothing_again_and_passes_nothing_off_
     monkeypatch.setattr(Progress, "report", lambda self, step, **how: steps.append(step) or report(self, step, **how))
     changed = nested("alignment.rao.parameters.beta", 0.5)
     with kept(project / "data/test"):
-        with pytest.raises(KeyboardInterrupt):
-            with session(**changed) as created:
-                created._hook_manager.register(Kill("training_log_rao"))
-                created.run(only_stale_outputs=True)
+        with pytest.raises(KeyboardInterrupt), session(**changed) as created:
+            created._hook_manager.register(Kill("training_log_rao"))
+            created.run(only_stale_outputs=True)
         trained = len(steps)
         assert trained
         # The policy of beta 0.5 stands there, with the log of 0.05: neither passes for that of either.
