@@ -21,6 +21,7 @@ from rao_kedro.models.identity import flattened, named_files, path_hash
 
 RECORDS = ".made_from"
 NOT_KEPT = "is not kept in a plain file here"  # the identity of what nothing can be said of
+MADE_AGAIN = "is made again"  # the reason of what depends on something stale
 REASONS_SHOWN = 3
 # How many processes compute, which does not change what they compute.
 NO_INPUTS = ("accelerate_config",)
@@ -96,7 +97,7 @@ def edited(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
 
 def _reasons(node: Node, catalog: CatalogProtocol, made_again: set[str]) -> list[str]:
     missing = [f"{_stem(name)} does not exist" for name in node.outputs if not catalog.exists(name)]
-    again = [f"{name} is made again" for name in sorted({_stem(name) for name in node.inputs} & made_again)]
+    again = [f"{name} {MADE_AGAIN}" for name in sorted({_stem(name) for name in node.inputs} & made_again)]
     if missing or again:
         return missing + again
     now = made_from(node, catalog)

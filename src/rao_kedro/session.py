@@ -16,7 +16,7 @@ from kedro.io import MemoryDataset
 from kedro.pipeline import Pipeline
 
 from rao_kedro.errors import ParameterError
-from rao_kedro.freshness import described, edited, stale_nodes
+from rao_kedro.freshness import MADE_AGAIN, described, edited, stale_nodes
 from rao_kedro.hooks import left_out
 from rao_kedro.pipelines.evaluation.pipeline import BENCHMARKS
 from rao_kedro.pipelines.methods import METHODS, chosen_methods
@@ -123,7 +123,8 @@ class StudySession(KedroSession):
             return
         makers = every.to_outputs(*made_elsewhere)
         for node, reasons in self._stale(makers).items():
-            logger.warning("this run takes what is stale: %s", described(node, reasons))
+            if not all(reason.endswith(MADE_AGAIN) for reason in reasons):  # else another line says why
+                logger.warning("this run takes what is stale: %s", described(node, reasons))
 
 
 def _stems(names: set[str]) -> set[str]:
