@@ -99,7 +99,8 @@ def left_out(pipeline: Pipeline, catalog: CatalogProtocol) -> set[str]:
 
 
 def _refuse_wrong_reward(parameters: Any) -> None:
-    reward = getattr(getattr(parameters, "rollout", parameters), "reward", None)
+    within = getattr(parameters, "rollout", parameters)
+    reward = parameters if isinstance(parameters, RewardParameters) else getattr(within, "reward", None)
     if isinstance(reward, RewardParameters) and reward != RewardParameters():  # the usual one needs no check, nor torch
         build_reward(reward.with_defaults(Path(), Path(), "no", Path()))
 
