@@ -1,6 +1,7 @@
-"""Kedro hooks. Before anything runs: keys, what a comparison does not take, a missing input's maker, wrong rewards.
+"""Kedro hooks.
 
-After a node failed because no row was left: which rows were dropped, and why.
+Before anything runs: keys, what a comparison does not take, a missing input's maker, wrong rewards. Behind every node:
+what its artefacts were made from, or, where it failed because no row was left, which rows were dropped, and why.
 """
 
 import os
@@ -15,6 +16,7 @@ from kedro.io import CatalogProtocol, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.errors import DataError, ParameterError
+from rao_kedro.freshness import MadeFrom, forget, made_from, note
 from rao_kedro.pipelines.evaluation.pipeline import PER_POLICY
 from rao_kedro.pipelines.methods import METHODS, chosen_methods
 from rao_kedro.preferences.quarantine import NoGroupsLeftError
@@ -57,8 +59,8 @@ class MissingInputHooks:
         for name in pipeline.inputs():
             if name.startswith("params:"):
                 _refuse_wrong_reward(catalog.load(name))
-        for name in pipeline.inputs() & _compared(set(METHODS) - set(chosen_methods(catalog.load("params:methods")))):
-            catalog[name] = MemoryDataset(data=None)  # the comparison leaves out methods that were not chosen
+        for name in left_out(pipeline, catalog):
+            catalog[name] = MemoryDataset(data=None)
         missing = sorted(
             name for name in pipeline.inputs() if not name.startswith("params:") and not catalog.exists(name)
         )
@@ -87,8 +89,40 @@ class QuarantineHooks:
                 catalog.save(report, quarantine_report(error.quarantined))
 
 
+class FreshnessHooks:
+    """Writes beside every artefact what it was made from; see `rao_kedro.freshness`."""
+
+    def __init__(self) -> None:
+        """Start with no node running."""
+        self._running: dict[str, tuple[MadeFrom, CatalogProtocol, set[str]]] = {}
+
+    @hook_impl
+    def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
+        """See what the node is given: a file that is edited while it runs is not what it made its artefacts from."""
+        self._running[node.name] = (made_from(node, catalog), catalog, set(node.outputs))
+
+    @hook_impl
+    def after_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
+        """Take back what the records say, before the first artefact is replaced: the last one may never be."""
+        forget(node, catalog)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Write the records, once all artefacts of the node are saved."""
+        source, catalog, unsaved = self._running[node.name]
+        unsaved.discard(dataset_name)
+        if not unsaved:
+            note(node, catalog, source)
+
+
+def left_out(pipeline: Pipeline, catalog: CatalogProtocol) -> set[str]:
+    """Return the inputs for which a comparison gets None: of methods that the parameter `methods` does not name."""
+    return pipeline.inputs() & _compared(set(METHODS) - set(chosen_methods(catalog.get("params:methods").load())))
+
+
 def _refuse_wrong_reward(parameters: Any) -> None:
-    reward = getattr(getattr(parameters, "rollout", parameters), "reward", None)
+    within = getattr(parameters, "rollout", parameters)
+    reward = parameters if isinstance(parameters, RewardParameters) else getattr(within, "reward", None)
     if isinstance(reward, RewardParameters) and reward != RewardParameters():  # the usual one needs no check, nor torch
         build_reward(reward.with_defaults(Path(), Path(), "no", Path()))
 

@@ -1,11 +1,14 @@
 """Kedro's settings of this project."""
 
-from rao_kedro.hooks import CredentialsHooks, MissingInputHooks, QuarantineHooks
+from rao_kedro.context import StudyConfigLoader, StudyContext
+from rao_kedro.hooks import CredentialsHooks, FreshnessHooks, MissingInputHooks, QuarantineHooks
 from rao_kedro.session import StudySession
 
-HOOKS = (CredentialsHooks(), MissingInputHooks(), QuarantineHooks())
+HOOKS = (CredentialsHooks(), MissingInputHooks(), QuarantineHooks(), FreshnessHooks())
 SESSION_CLASS = StudySession
+CONTEXT_CLASS = StudyContext
 
+CONFIG_LOADER_CLASS = StudyConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

@@ -1,5 +1,6 @@
 """The generation worker: its table, its shards, and how it goes on after a kill."""
 
+import json
 import shutil
 
 import pandas as pd
@@ -99,6 +100,18 @@ def test_a_finished_table_is_kept_and_another_seed_makes_it_again(spec):
     again = Recorder()
     run(spec.model_copy(update={"sampling": SamplingParameters(n=2, max_tokens=8, seed=1)}), again)
     assert len(again.calls) == 3
+
+
+def test_a_checkpoint_with_another_stop_token_generates_again_and_one_with_another_readme_does_not(spec, tmp_path):
+    model = shutil.copytree(spec.model_dir, tmp_path / "model")
+    spec = spec.model_copy(update={"model_dir": model})
+    run(spec, Recorder())
+    (model / "README.md").write_text("changed")
+    run(spec, untouched := Recorder())
+    settings = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [0, 1]}))
+    run(spec, again := Recorder())
+    assert (len(untouched.calls), len(again.calls)) == (0, 3)
 
 
 @pytest.mark.parametrize(

@@ -61,13 +61,9 @@ def test_every_dataset_of_every_pipeline_is_catalogued(env):
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_parameter_is_there_and_valid(env):
-    found = context(env).params  # Kedro validates the pydantic annotations of all nodes here
+    catalog = context(env).catalog  # all parameters are validated here
     needed = {name for name in everything().inputs() if name.startswith("params:")}
-    for name in needed:
-        value = found
-        for key in name.removeprefix("params:").split("."):
-            value = value[key] if isinstance(value, dict) else getattr(value, key)
-        assert value is not None
+    assert {name for name in needed if name not in catalog} == set()
 
 
 def test_the_layers_of_kedro_viz_point_one_way():
@@ -105,6 +101,16 @@ def test_a_paper_environment_names_its_model_data_and_a_sharded_launch(env):
     assert rao.parameters == {"log_z0": 50.0, "beta": 0.1}
     assert (rao.training.learning_rate, rao.training.epochs) == (5e-7, 3)
     assert (rao.training.keep, rao.training.lr_scheduler) == ("best", "cosine")
+
+
+def test_what_is_set_for_one_method_stays_as_it_is_for_the_others():
+    """They share a global: one that is changed in place is changed for all."""
+    training = {"training": {"learning_rate": 1.0, "epochs": 7}}
+    found = context("test", alignment={"rao": training}, reward_modeling=training).params
+    alignment = found["alignment"]
+    assert (alignment["rao"].training.learning_rate, alignment["rao"].training.epochs) == (1.0, 7)
+    assert {alignment[name].training.epochs for name in METHODS if name != "rao"} == {1}
+    assert (found["reward_modeling"].training.epochs, found["reward_model_study"].training.epochs) == (7, 1)
 
 
 @pytest.mark.parametrize(("lock", "extra"), [("requirements.txt", "cpu"), ("requirements-gpu.txt", "gpu")])
@@ -147,6 +153,10 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
         ),
         ({"alignment": {"rao": {"pairs": "all"}}}, "objective rao: pairs: all is for the pairwise methods"),
         ({"alignment": {"dpo": {"responses_per_prompt": 1}}}, "greater than or equal to 2"),
+        ({"data": {"t0_lenght": 3}}, "parameter data.t0_lenght: Extra inputs are not permitted"),
+        ({"evaluation": {"exmples": 3}}, "parameter evaluation.exmples: Extra"),
+        ({"reward_modeling": {"centring": 0.0}}, "parameter reward_modeling.centring: Extra"),
+        ({"btea": 0.1}, "parameter btea: Extra"),
         ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
         (
             {"evaluation": {"benchmarks": {"names": "mmlu", "served_models": {"x": {"model": "m", "base_url": "u"}}}}},
@@ -185,7 +195,7 @@ def test_a_served_model_cannot_be_called_as_a_method_is(tmp_path):
     served = {"rao": {"model": "m", "base_url": "http://127.0.0.1:9/v1"}}
     evaluation = context("base", evaluation={"benchmarks": {"served_models": served}}).params["evaluation"]
     with pytest.raises(ParameterError, match="rao is the name of a method"):
-        answer_with_served_models(evaluation, None, tmp_path)
+        answer_with_served_models(evaluation.benchmarks.served_models, None, tmp_path)
 
 
 def test_keys_of_the_credentials_reach_the_environment_and_set_ones_stay(tmp_path, monkeypatch):

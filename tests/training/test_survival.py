@@ -2,20 +2,26 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import Accelerator
-from groups import log_of, parameters, write_groups
+from groups import log_of, parameters, reference, write_groups
 
 from rao_kedro.errors import BusyError, TrainingError
-from rao_kedro.files import only_one_in
+from rao_kedro.files import only_one_in, write_text
 from rao_kedro.models.loading import load_causal_lm
-from rao_kedro.schemas.specs import TrainingSpec
+from rao_kedro.rewards.bradley_terry import BradleyTerry
+from rao_kedro.schemas.rewards import RewardParameters
+from rao_kedro.schemas.specs import AnnotationSpec, PolicyScoringSpec, TrainingSpec
+from rao_kedro.training import launch as launching
 from rao_kedro.training.launch import launch
 from rao_kedro.training.progress import Progress
 
@@ -95,6 +101,107 @@ def test_the_last_checkpoints_are_kept_and_a_finished_run_leaves_none(
     assert found == ["step-000000002", "step-000000003"]
     launch("sft", spec, None)
     assert not (spec.workspace / "checkpoints").exists()
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Lists the steps of all runs."""
+    report, taken = Progress.report, []
+
+    def noted(self, step, **kwargs):
+        taken.append(step)
+        report(self, step, **kwargs)
+
+    monkeypatch.setattr(Progress, "report", noted)
+    return taken
+
+
+@pytest.mark.parametrize("changed", ["nothing", "parameters", "data", "start", "model", "log"])
+def test_a_finished_run_is_not_trained_again_unless_its_inputs_or_outputs_are_others(
+    tmp_path, tiny_checkpoint, groups_path, steps, changed, caplog
+):
+    start = shutil.copytree(tiny_checkpoint, tmp_path / "start")
+    spec = resumable_spec(tmp_path / "run", start, groups_path)
+    launch("sft", spec, None)
+    steps.clear()
+    match changed:
+        case "parameters":
+            spec = resumable_spec(tmp_path / "run", start, groups_path, learning_rate=1e-3)
+        case "data":
+            write_groups(groups_path, 13)
+        case "start":
+            (start / "generation_config.json").write_text('{"eos_token_id": [0, 1]}')
+        case "model":
+            (spec.workspace / "model/config.json").write_text("{}")
+        case "log":
+            (spec.workspace / "training_log.jsonl").unlink()
+    with caplog.at_level("INFO"):
+        launch("sft", spec, None)
+    assert steps == ([] if changed == "nothing" else [1, 2, 3, 4, 5, 6])
+    assert ("sft is finished in" in caplog.text) == (changed == "nothing")
+
+
+def test_a_kill_before_the_end_of_a_run_is_noted_repeats_its_last_steps_only(
+    tmp_path, tiny_checkpoint, groups_path, uninterrupted, steps, monkeypatch
+):
+    spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path)
+
+    def killed(path, text):
+        if "finished" in path.name:
+            raise KeyboardInterrupt
+        write_text(path, text)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(launching, "write_text", killed)
+        launch("sft", spec, None)
+    steps.clear()
+    launch("sft", spec, None)
+    assert steps == [6] and not (spec.workspace / "checkpoints").exists()
+    assert_same(uninterrupted, weights_of(spec.workspace))
+
+
+def test_finished_annotations_and_policy_scores_are_not_computed_again(
+    tmp_path, tiny_checkpoint, tiny_reward_model, groups_path, monkeypatch
+):
+    reward = RewardParameters(parameters={"model_dir": str(tiny_reward_model), "mixed_precision": "no"})
+    generations = [
+        {
+            "prompt_id": f"p{i}",
+            "messages": [{"role": "user", "content": "fox"}],
+            "requirements": "[]",
+            "response": "dog",
+            "finish_reason": "stop",
+            "prompt_ids": [1, 10, 11],
+            "response_ids": [12, 2],
+        }
+        for i in range(2)
+    ]
+    pq.write_table(pa.Table.from_pylist(generations), tmp_path / "generations.parquet")
+    common = {"workspace": tmp_path / "work", "groups_path": groups_path, "reward": reward}
+    specs = {
+        "annotate": AnnotationSpec(**common, output_path=tmp_path / "rewards.parquet"),
+        "score_policy": PolicyScoringSpec(
+            **common,
+            model_dir=tiny_checkpoint,
+            mixed_precision="no",
+            output_path=tmp_path / "scores.parquet",
+            generations_path=tmp_path / "generations.parquet",
+            reference_dir=tiny_checkpoint,
+            reference_path=reference(tmp_path, tiny_checkpoint, groups_path),
+            held_out_path=tmp_path / "held_out.parquet",
+        ),
+    }
+    for task, spec in specs.items():
+        launch(task, spec, None)
+    scored = []
+    annotate = BradleyTerry.annotate
+    monkeypatch.setattr(BradleyTerry, "annotate", lambda *args: scored.append(1) or annotate(*args))
+    for task, spec in specs.items():
+        launch(task, spec, None)
+    assert not scored
+    specs["score_policy"].held_out_path.unlink()
+    launch("score_policy", specs["score_policy"], None)
+    assert len(scored) == 1 and specs["score_policy"].held_out_path.exists()
 
 
 @pytest.mark.parametrize("damage", ["flipped byte", "missing file", "no manifest", "half-written"])

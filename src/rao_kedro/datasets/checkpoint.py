@@ -1,5 +1,12 @@
-"""A model checkpoint as a Kedro dataset: loads as a path, saves by renaming a finished directory into place."""
+"""A model checkpoint as a Kedro dataset: loads as a path, saves what a worker left in its workspace.
 
+The workspace keeps its model, without taking more disk: a node that is run again, say since a kill came before its next
+output was saved, finds it there.
+"""
+
+import errno
+import os
+import shutil
 from pathlib import Path
 
 from kedro.io import DatasetError
@@ -25,14 +32,31 @@ class CheckpointDataset(PathDataset):
         return self._filepath
 
     def save(self, data: Path) -> None:
-        """Move the finished directory `data` into place; a reader sees the old checkpoint or the new one.
+        """Publish the finished directory `data`, which stays; a reader sees the old checkpoint or the new one.
+
+        Weights are hard links, and copies where the file system has none.
 
         Raises:
             DatasetError: `data` is not a checkpoint.
         """
         if not (Path(data) / "config.json").exists():
             raise DatasetError(f"{data} is not a checkpoint: config.json is missing")
-        replace_directory(Path(data), self._filepath)
+        partial = self._filepath.with_name(self._filepath.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(data, partial, symlinks=True, copy_function=_link_weights)
+        replace_directory(partial, self._filepath)
 
     def _exists(self) -> bool:
         return (self._filepath / "config.json").exists()
+
+
+def _link_weights(source: str, target: str) -> None:
+    """Link weights, which nobody edits in place, and copy small files, which people do."""
+    if source.endswith(".safetensors"):
+        try:
+            os.link(source, target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS):
+                raise
+    shutil.copy2(source, target)

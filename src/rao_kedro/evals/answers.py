@@ -8,7 +8,7 @@ import pandas as pd
 from rao_kedro.evals.benchmark_files import read_json_rows
 from rao_kedro.evals.mt_bench import read_questions
 from rao_kedro.evals.mt_bench_judge import answered
-from rao_kedro.schemas.benchmarks import AnswersSpec, BenchmarkParameters
+from rao_kedro.schemas.benchmarks import AnsweredBenchmarks, AnswersSpec
 from rao_kedro.schemas.generation import SamplingParameters
 from rao_kedro.schemas.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
 
@@ -68,7 +68,7 @@ def write_benchmarks(spec: AnswersSpec, writer: Writer) -> None:
     samples.to_parquet(spec.downstream_samples_path)
 
 
-def _alpaca_eval(benchmarks: BenchmarkParameters, writer: Writer) -> list[dict[str, Any]]:
+def _alpaca_eval(benchmarks: AnsweredBenchmarks, writer: Writer) -> list[dict[str, Any]]:
     how = benchmarks.alpaca_eval
     instructions = [row["instruction"] for row in read_json_rows(how.baseline)[: benchmarks.limit]]
     sampling = SamplingParameters(temperature=how.temperature, max_tokens=how.max_tokens, seed=benchmarks.seed)
@@ -80,7 +80,7 @@ def _alpaca_eval(benchmarks: BenchmarkParameters, writer: Writer) -> list[dict[s
     ]
 
 
-def _mt_bench(benchmarks: BenchmarkParameters, writer: Writer) -> list[dict[str, Any]]:
+def _mt_bench(benchmarks: AnsweredBenchmarks, writer: Writer) -> list[dict[str, Any]]:
     how = benchmarks.mt_bench
     questions = read_questions(*map(read_json_rows, (how.questions, how.reference_answers)))[: benchmarks.limit]
 

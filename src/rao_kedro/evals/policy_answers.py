@@ -56,7 +56,7 @@ def _settings(spec: PolicyAnswersSpec) -> dict[str, Any]:
         "chat_template": tokenizer.chat_template,
         "stop_token_ids": end_of_turn_ids(how.model_dir, tokenizer),
         "held_out": how.model_dump(include={"sampling", "max_model_len", "shard_size"}),
-        "benchmarks": spec.benchmarks.model_dump(exclude={"judge", "second_judge", "served_models"}),
+        "benchmarks": spec.benchmarks.model_dump(),
         "versions": {name: number for name, number in installed.items() if number},
     }
 

@@ -1,33 +1,123 @@
-"""What a checkpoint or a table is, as a short content hash. Imports the standard library only."""
+"""What a checkpoint, a file or a directory is, as a content hash. Imports the standard library only."""
 
 import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from rao_kedro.errors import ModelError
+from rao_kedro.errors import DataError, ModelError
+from rao_kedro.files import write_text
+
+LARGE = 2**26  # bytes, from which on the hash of a file is kept for other processes
+# Keys of parameters whose value may name a file, also where it is a plain word.
+NAMES_A_FILE = ("path", "name", "start", "model")
 
 
 def content_hash(model_dir: str | Path) -> str:
-    """Return a short hash of what a checkpoint computes: its weights, configuration, tokenizer and chat template.
+    """Return a short hash of a checkpoint: of every file, at any depth, but READMEs and hidden files.
+
+    A stop token, a chat template or a vocabulary that changed makes another checkpoint, as other weights do. Links are
+    followed: what they point to counts.
 
     Raises:
         ModelError: The directory holds no safetensors file.
     """
     directory = Path(model_dir)
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
+    if not any(directory.glob("*.safetensors")):
         raise ModelError(f"{directory} holds no *.safetensors file, so it is not a checkpoint that can be used here")
-    digest = hashlib.sha256()
-    others = [directory / name for name in ("config.json", "tokenizer.json", "chat_template.jinja")]
-    for path in [*weights, *filter(Path.exists, others)]:
-        digest.update(path.name.encode() + _hash_of_state(path, path.stat().st_size, path.stat().st_mtime_ns))
-    return digest.hexdigest()[:16]
+    return directory_hash(directory)
+
+
+def directory_hash(directory: Path) -> str:
+    """Return a short hash of every file of a directory with its name, but of `*.md`, README, lock and hidden files."""
+    parts = [part for path in _files_of(directory) for part in (_name(path, directory), cached_hash(path))]
+    return combined_hash(*parts)
+
+
+def path_hash(path: Path) -> str:
+    """Return a short hash of a file, or of a directory."""
+    return directory_hash(path) if path.is_dir() else combined_hash(cached_hash(path))
+
+
+def named_files(values: Mapping[str, Any], but: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the hashes of the files and directories that parameters name.
+
+    A text names a file that exists if it has a slash or a dot in it, or if its key is one of `NAMES_A_FILE` or ends in
+    `_dir` or `_path`.
+
+    Args:
+        values: Parameters by their dotted name.
+        but: Last parts of names whose files do not count.
+    """
+    found = {}
+    for name, value in values.items():
+        key = name.rpartition(".")[2]
+        if key in but or not isinstance(value, str) or not value:
+            continue
+        if "/" in value or "." in value or key in NAMES_A_FILE or key.endswith(("_dir", "_path")):
+            path = Path(value).expanduser()
+            with suppress(OSError):  # a text that is too long to be a path
+                if path.exists():
+                    found[name] = path_hash(path)
+    return found
+
+
+def flattened(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries and lists by their dotted names."""
+    if isinstance(value, Mapping) and value:
+        return {n: leaf for key, part in value.items() for n, leaf in flattened(part, _dotted(name, key)).items()}
+    if isinstance(value, list) and value:
+        return {n: leaf for key, part in enumerate(value) for n, leaf in flattened(part, _dotted(name, key)).items()}
+    return {name: value}
+
+
+def _dotted(name: str, key: object) -> str:
+    return f"{name}.{key}" if name else str(key)
+
+
+def _files_of(directory: Path) -> Iterator[Path]:
+    """Yield the files that count, in the order of their names."""
+    for path in sorted(directory.iterdir()):
+        if path.name.startswith((".", "README")) or path.suffix in (".md", ".lock"):
+            continue
+        if not path.exists():
+            raise DataError(f"{path} is a link to {path.readlink()}, which does not exist")
+        if path.is_dir():
+            yield from _files_of(path)
+        else:
+            yield path
+
+
+def _name(path: Path, directory: Path) -> str:
+    return path.relative_to(directory).as_posix()
+
+
+def cached_hash(path: Path) -> bytes:
+    """Return the SHA-256 of a file that is asked for often; it is read again once its size, time or inode changed."""
+    state = path.stat()
+    return _hash_of_state(path.resolve(), state.st_size, state.st_mtime_ns, state.st_ino)
 
 
 @cache
-def _hash_of_state(path: Path, size: int, changed: int) -> bytes:
-    """Return the hash of a file that may be large and is asked for often; read again once it was changed."""
-    return file_hash(path)
+def _hash_of_state(path: Path, size: int, *state: int) -> bytes:
+    """Return the hash of a file in a state; that of a large file is kept in the user's cache directory."""
+    if size < LARGE:
+        return file_hash(path)
+    kept = _cache_directory() / combined_hash(str(path), str(size), *map(str, state))
+    with suppress(FileNotFoundError):
+        return bytes.fromhex(kept.read_text())
+    found = file_hash(path)
+    with suppress(OSError):  # a home that cannot be written to: the file is read again next time
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_text(kept, found.hex())
+    return found
+
+
+def _cache_directory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rao_kedro/hashes"
 
 
 def file_hash(path: Path) -> bytes:

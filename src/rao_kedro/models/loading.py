@@ -91,8 +91,8 @@ def new_reward_model(model_dir: str | Path, for_engine: bool = False) -> nn.Modu
     if any("SequenceClassification" in name for name in config.architectures or ()):
         return load_reward_model(model_dir, for_engine=for_engine)
     auto = AutoModelForSequenceClassification
-    how = {"dtype": torch.float32, "num_labels": 1}
-    return _packed(open_model(auto, model_dir, for_engine=for_engine, new_head=True, **how))
+    model = open_model(auto, model_dir, for_engine=for_engine, new_head=True, dtype=torch.float32, num_labels=1)
+    return _packed(model)
 
 
 def open_model(

@@ -4,7 +4,7 @@ A location is a local path, or an address that fsspec opens: `https://...`, `hf:
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -130,8 +130,8 @@ class TaskSource(_Parameters):
     revision: str | None = None
 
 
-class BenchmarkParameters(_Parameters):
-    """The benchmarks of the evaluation.
+class AnsweredBenchmarks(_Parameters):
+    """What models answer: all that decides what they are asked, and how.
 
     Attributes:
         names: Of `JUDGED` and `DOWNSTREAM`, with blanks between; none takes none.
@@ -140,10 +140,6 @@ class BenchmarkParameters(_Parameters):
         alpaca_eval: Files and sampling.
         mt_bench: Files.
         sources: Where rows of downstream tasks are, by name; in their usual datasets of the hub if not set.
-        judge: Who judges; needed for `JUDGED`.
-        second_judge: Who judges AlpacaEval as well, to see how far two judges agree; scores are those of `judge`.
-        served_models: Other models that are measured beside the policies, by the name that tables give them. Not on
-            MMLU, for which a chat server gives no log-probs.
         seed: Seeds sampling and the bootstrap.
     """
 
@@ -153,16 +149,37 @@ class BenchmarkParameters(_Parameters):
     alpaca_eval: AlpacaEvalParameters = AlpacaEvalParameters()
     mt_bench: MTBenchParameters = MTBenchParameters()
     sources: dict[str, TaskSource] = {}
-    judge: JudgeParameters | None = None
-    second_judge: JudgeParameters | None = None
-    served_models: dict[str, ServerParameters] = {}
     seed: int = 0
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> "BenchmarkParameters":
+    def _names_are_known(self) -> Self:
         known = (*JUDGED, *DOWNSTREAM)
         if unknown := [name for name in [*self.names.split(), *self.sources] if name not in known]:
             raise ValueError(f"benchmarks: unknown {', '.join(unknown)}; choose of {' '.join(known)}")
+        return self
+
+    @property
+    def downstream(self) -> list[str]:
+        """The chosen downstream tasks."""
+        return [name for name in self.names.split() if name in DOWNSTREAM]
+
+
+class BenchmarkParameters(AnsweredBenchmarks):
+    """The benchmarks of the evaluation.
+
+    Attributes:
+        judge: Who judges; needed for `JUDGED`.
+        second_judge: Who judges AlpacaEval as well, to see how far two judges agree; scores are those of `judge`.
+        served_models: Other models that are measured beside the policies, by the name that tables give them. Not on
+            MMLU, for which a chat server gives no log-probs.
+    """
+
+    judge: JudgeParameters | None = None
+    second_judge: JudgeParameters | None = None
+    served_models: dict[str, ServerParameters] = {}
+
+    @model_validator(mode="after")
+    def _judged_and_served_ones_can_be(self) -> Self:
         if self.judge is None and (judged := [name for name in JUDGED if name in self.names.split()]):
             raise ValueError(f"benchmarks: {' and '.join(judged)}: set evaluation.benchmarks.judge.model, the judge")
         if self.judge and self.second_judge and self.judge.model == self.second_judge.model:
@@ -173,11 +190,6 @@ class BenchmarkParameters(_Parameters):
                 "served_models without it"
             )
         return self
-
-    @property
-    def downstream(self) -> list[str]:
-        """The chosen downstream tasks."""
-        return [name for name in self.names.split() if name in DOWNSTREAM]
 
 
 class AnswersSpec(BaseModel):
@@ -192,7 +204,7 @@ class AnswersSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: str
-    benchmarks: BenchmarkParameters
+    benchmarks: AnsweredBenchmarks
     workspace: Path
 
     @property

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from rao_kedro.schemas.benchmarks import BenchmarkParameters
 from rao_kedro.schemas.generation import GenerationParameters
 from rao_kedro.schemas.rewards import RewardParameters
-from rao_kedro.schemas.training import RolloutParameters, TrainingParameters
+from rao_kedro.schemas.specs import ModelParameters
+from rao_kedro.schemas.training import KLParameters, RolloutParameters, TrainingParameters
 
 
 class Parameters(BaseModel):
@@ -263,10 +264,6 @@ class LikelihoodStudyParameters(Parameters):
                 raise ValueError(f"likelihood_study.{key} names runs that are not there: {', '.join(sorted(unknown))}")
         return self
 
-    def chosen_runs(self) -> dict[str, MethodParameters]:
-        """Return the runs to train."""
-        return self.runs if self.only is None else {name: self.runs[name] for name in self.only.split()}
-
 
 class RewardModelStudyParameters(Parameters):
     """The reward_model_study pipeline.
@@ -351,3 +348,35 @@ class EvaluationParameters(Parameters):
     max_tokens_per_batch: int = Field(2048, ge=1)
     seed: int = 0
     examples: int = Field(12, ge=0)
+
+
+class ProjectParameters(Parameters):
+    """All parameters: a block for each pipeline, and what several share. Nodes are given the parts that they read.
+
+    Attributes:
+        model: Where the base model comes from.
+        data: Of data_engineering.
+        supervised_finetuning: Of that pipeline.
+        reward_modeling: Of that pipeline.
+        methods: Names of methods with blanks between: what a run trains and compares.
+        reference: The forward pass of the reference model.
+        kl_to_reference: How evaluations in training measure it.
+        alignment: Methods by their names.
+        evaluation: Of that pipeline.
+        likelihood_study: Of that pipeline.
+        reward_model_study: Of that pipeline.
+        reward_benchmarks: Of that pipeline.
+    """
+
+    model: ModelParameters
+    data: DataParameters
+    supervised_finetuning: TrainingParameters
+    reward_modeling: RewardModelingParameters
+    methods: str
+    reference: ReferenceParameters
+    kl_to_reference: KLParameters
+    alignment: dict[str, MethodParameters]
+    evaluation: EvaluationParameters
+    likelihood_study: LikelihoodStudyParameters
+    reward_model_study: RewardModelStudyParameters
+    reward_benchmarks: RewardBenchmarksParameters

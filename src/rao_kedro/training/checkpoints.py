@@ -68,11 +68,6 @@ class Checkpoints:
                 shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
-    def discard(self) -> None:
-        """Remove the checkpoints of a finished run."""
-        if self.accelerator.is_main_process:
-            shutil.rmtree(self.directory, ignore_errors=True)
-
     def _newest_first(self) -> list[Path]:
         found = (path for path in self.directory.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
         return sorted(found, reverse=True)

@@ -1,25 +1,36 @@
 """The only way into training from a node: writes the task's spec and runs it under `accelerate launch`.
 
-Imports neither torch nor transformers, so that `kedro` commands start fast.
+What a workspace holds already, finished, of the same spec and inputs is not computed again. Imports neither torch nor
+transformers, so that `kedro` commands start fast.
 """
 
 import importlib
+import json
+import logging
 import os
 import shlex
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 
 from rao_kedro.errors import RaoKedroError, TrainingError
-from rao_kedro.models.identity import combined_hash, content_hash, file_hash
+from rao_kedro.files import write_text
+from rao_kedro.models.identity import combined_hash, flattened, named_files, path_hash
 from rao_kedro.processes import launching, run_worker
-from rao_kedro.schemas.specs import AlignmentSpec, PPOSpec, TrainingSpec, WorkerSpec
+from rao_kedro.schemas.specs import AnnotationSpec, PolicyScoringSpec, ScoringSpec, TrainingSpec, WorkerSpec
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+TRAINING_LOG = "training_log.jsonl"
+WRITTEN = ("workspace", "output_path", "held_out_path", "cache_dir")  # paths of specs that are no inputs
 
 
 def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_prefix: str = "") -> None:
-    """Run a task in processes of its own, and wait.
+    """Run a task in processes of its own, and wait; return at once where its outputs are those of a finished run.
 
     Where the environment variable RAO_KEDRO_LAUNCHER names a program, that is given the command to run it on every
     machine.
@@ -36,28 +47,63 @@ def launch(task: str, spec: WorkerSpec, accelerate_config: Path | None, metric_p
         BusyError: Another run is at work in the workspace.
     """
     spec_path, module = spec.workspace / "spec.json", f"rao_kedro.training.{task}"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config)]
-    launcher = shlex.split(os.environ.get("RAO_KEDRO_LAUNCHER", ""))
     with launching(spec_path, spec.model_dump_json(indent=2)):
-        if isinstance(spec, TrainingSpec):
-            _discard_checkpoint_of_another_run(spec)
+        run = _key(task, spec)
+        if _finished_run(spec) == run:
+            logger.info("%s is finished in %s, from the same parameters and inputs", task, spec.workspace)
+            return
+        _marker(spec).unlink(missing_ok=True)
+        _discard_checkpoint_of_another_run(spec.workspace, run)
         if accelerate_config is None:
             importlib.import_module(module).main(str(spec_path))
-            return
-        try:
-            run_worker([*launcher, *command, "-m", module, str(spec_path)], _environment(metric_prefix))
-        except RaoKedroError as error:
-            raise TrainingError(f"{task}: {error}") from error
+        else:
+            _run_on_every_process(task, module, spec_path, accelerate_config, metric_prefix)
+        outputs = {str(path): path_hash(path) for path in _outputs(spec)}
+        write_text(_marker(spec), json.dumps({"run": run, "outputs": outputs}, indent=2))
+        shutil.rmtree(spec.workspace / CHECKPOINTS, ignore_errors=True)  # last: a kill before this goes on from them
 
 
-def _discard_checkpoint_of_another_run(spec: TrainingSpec) -> None:
+def _run_on_every_process(task: str, module: str, spec_path: Path, accelerate_config: Path, metric_prefix: str) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config)]
+    launcher = shlex.split(os.environ.get("RAO_KEDRO_LAUNCHER", ""))
+    try:
+        run_worker([*launcher, *command, "-m", module, str(spec_path)], _environment(metric_prefix))
+    except RaoKedroError as error:
+        raise TrainingError(f"{task}: {error}") from error
+
+
+def _key(task: str, spec: WorkerSpec) -> str:
+    """Return a hash of all that a run depends on: its parameters, the content of its inputs, this package's version."""
+    inputs = named_files(flattened(spec.model_dump(mode="json")), but=WRITTEN)
+    return combined_hash(task, spec.model_dump_json(), json.dumps(inputs), version("rao_kedro"))
+
+
+def _outputs(spec: WorkerSpec) -> list[Path]:
+    if isinstance(spec, TrainingSpec):
+        return [spec.workspace / "model", spec.workspace / TRAINING_LOG]
+    assert isinstance(spec, ScoringSpec | AnnotationSpec)
+    return [spec.output_path, *([spec.held_out_path] if isinstance(spec, PolicyScoringSpec) else [])]
+
+
+def _marker(spec: WorkerSpec) -> Path:
+    """Return the file that says which run its outputs are finished of."""
+    return spec.workspace / f"{_outputs(spec)[0].name}.finished.json"
+
+
+def _finished_run(spec: WorkerSpec) -> str | None:
+    """Return the key of the run whose outputs are there as it left them, if there is one."""
+    if not _marker(spec).exists():
+        return None
+    finished = json.loads(_marker(spec).read_text())
+    there = {str(path): path_hash(path) for path in _outputs(spec) if path.exists()}
+    return finished["run"] if finished["outputs"] == there else None
+
+
+def _discard_checkpoint_of_another_run(workspace: Path, run: str) -> None:
     """Let a run resume only from a checkpoint that the same parameters and the same inputs made."""
-    tables = [spec.groups_path, *([spec.reference_path] if isinstance(spec, AlignmentSpec | PPOSpec) else [])]
-    models = [spec.model_dir, *([spec.reward_model_dir] if isinstance(spec, PPOSpec) else [])]
-    run = combined_hash(spec.model_dump_json(), *map(content_hash, models), *map(file_hash, tables))
-    made_by = spec.workspace / "checkpoints_made_by.txt"
+    made_by = workspace / "checkpoints_made_by.txt"
     if not made_by.exists() or made_by.read_text() != run:
-        shutil.rmtree(spec.workspace / "checkpoints", ignore_errors=True)
+        shutil.rmtree(workspace / CHECKPOINTS, ignore_errors=True)
         made_by.write_text(run)
 
 
@@ -87,4 +133,4 @@ def _environment(metric_prefix: str) -> dict[str, str]:
 
 def read_training_log(workspace: Path) -> pd.DataFrame:
     """Return the training log of a finished run: one row per step, and one per evaluation with `eval_*` columns."""
-    return pd.read_json(workspace / "training_log.jsonl", lines=True)
+    return pd.read_json(workspace / TRAINING_LOG, lines=True)

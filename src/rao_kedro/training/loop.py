@@ -99,8 +99,7 @@ class _Run:
             self._checkpoint_if_due()  # behind the evaluation, which a resumed run would skip
         if parameters.keep == "last" or self.best is None:
             self._publish()
-        self.accelerator.wait_for_everyone()
-        self.checkpoints.discard()
+        self.accelerator.wait_for_everyone()  # the launcher removes the checkpoints, once it has noted the end
 
     def _take_step(self, groups: Sequence[TokenizedGroup]) -> None:
         self.module.train()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.schemas.parameters import DataParameters, MethodParameters, ReferenceParameters
+from rao_kedro.schemas.parameters import MethodParameters, ReferenceParameters
 from rao_kedro.schemas.specs import AlignmentSpec, PPOSpec
 from rao_kedro.schemas.training import KLParameters
 from rao_kedro.training.launch import launch, read_training_log
@@ -15,12 +15,12 @@ def score_reference(
     sft_model: Path,
     reward_annotated: Path,
     parameters: ReferenceParameters,
-    data: DataParameters,
+    t0_length: int,
     accelerate_config: Path,
     cache: Path,
 ) -> pd.DataFrame:
     """Return the log-probs of all responses and prompts under the SFT model, computed once per content."""
-    return cached_reference_logprobs(sft_model, reward_annotated, parameters, data.t0_length, accelerate_config, cache)
+    return cached_reference_logprobs(sft_model, reward_annotated, parameters, t0_length, accelerate_config, cache)
 
 
 def align(
@@ -30,7 +30,7 @@ def align(
     reference_logprobs: Path,
     method: MethodParameters,
     kl: KLParameters,
-    data: DataParameters,
+    t0_length: int,
     accelerate_config: Path,
     workspace: Path,
 ) -> tuple[Path, pd.DataFrame]:
@@ -44,7 +44,7 @@ def align(
         "model_dir": sft_model,
         "groups_path": reward_annotated,
         "reference_path": reference_logprobs,
-        "t0_length": data.t0_length,
+        "t0_length": t0_length,
         "training": method.training,
         "objective_parameters": method.parameters,
     }

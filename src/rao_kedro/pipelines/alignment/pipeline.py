@@ -17,7 +17,7 @@ def create_pipeline(methods: Sequence[str] = METHODS) -> Pipeline:
             "sft_model": "sft_model",
             "reward_annotated": "reward_annotated@path",
             "parameters": "params:reference",
-            "data": "params:data",
+            "t0_length": "params:data.t0_length",
             "accelerate_config": "accelerate_config",
             "cache": "reference_cache",
         },
@@ -40,7 +40,7 @@ def _method(name: str) -> Pipeline:
                     "reference_logprobs": "reference_logprobs@path",
                     "method": "params:method",
                     "kl": "params:kl_to_reference",
-                    "data": "params:data",
+                    "t0_length": "params:data.t0_length",
                     "accelerate_config": "accelerate_config",
                     "workspace": "workspace",
                 },
@@ -54,5 +54,5 @@ def _method(name: str) -> Pipeline:
         inputs={dataset: dataset for dataset in shared},
         outputs={"training_log": f"training_log_{name}"},
         parameters={"params:method": f"params:alignment.{name}"}
-        | {shared: shared for shared in ("params:kl_to_reference", "params:data")},
+        | {shared: shared for shared in ("params:kl_to_reference", "params:data.t0_length")},
     )

@@ -18,8 +18,8 @@ from rao_kedro.preferences.splits import (
     quarantine_reported_prompts,
     require_every_part,
 )
-from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
-from rao_kedro.schemas.parameters import DataParameters
+from rao_kedro.preferences.tokenize import Pairing, TokenLimits, tokenize_groups
+from rao_kedro.schemas.parameters import PreferenceFiles, SampledResponses
 from rao_kedro.schemas.specs import ModelParameters
 
 
@@ -30,24 +30,31 @@ def prepare_base_model(model: ModelParameters, accelerate_config: Path | None, w
 
 @alone_in_workspace
 def collect_preferences(
-    data: DataParameters, prompts: pd.DataFrame, base_model: Path, accelerate_config: Path | None, workspace: Path
+    source: str,
+    sampled: SampledResponses | None,
+    preferences: PreferenceFiles | None,
+    n_evaluation_prompts: int,
+    prompts: pd.DataFrame,
+    base_model: Path,
+    accelerate_config: Path | None,
+    workspace: Path,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Sample and rate responses, or read preference data.
 
     Returns:
         Tables of `PreferenceGroups` and `QuarantinedRows`.
     """
-    if data.source == "preferences":
-        assert data.preferences is not None
-        return read_preferences(data.preferences)
-    assert data.sampled is not None
-    chosen = divide_prompts(prompts, data.sampled, data.evaluation_prompts, load_chat_format(base_model)).to_sample
+    if source == "preferences":
+        assert preferences is not None
+        return read_preferences(preferences)
+    assert sampled is not None
+    chosen = divide_prompts(prompts, sampled, n_evaluation_prompts, load_chat_format(base_model)).to_sample
     chosen.to_parquet(workspace / "prompts.parquet")
     spec = GenerationSpec(
         model_dir=base_model,
         prompts_path=workspace / "prompts.parquet",
         output_path=workspace / "generations.parquet",
-        **data.sampled.generation.model_dump(),
+        **sampled.generation.model_dump(),
     )
     generations = pd.read_parquet(generate(spec, in_process=accelerate_config is None))
     return rate_by_rules(chosen, generations)
@@ -58,7 +65,15 @@ def tokenize(
     unreadable_rows: pd.DataFrame,
     prompts: pd.DataFrame,
     base_model: Path,
-    data: DataParameters,
+    source: str,
+    sampled: SampledResponses | None,
+    preferences: PreferenceFiles | None,
+    n_evaluation_prompts: int,
+    max_prompt_tokens: int,
+    max_response_tokens: int,
+    t0_length: int,
+    pairing: Pairing,
+    seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Tokenise the groups, and divide them into what is trained on, evaluated on in training, and reported.
 
@@ -70,23 +85,23 @@ def tokenize(
         NoGroupsLeftError: A part has no group left; says why rows were dropped.
     """
     chat = load_chat_format(base_model)
-    limits = TokenLimits(data.max_prompt_tokens, data.max_response_tokens, data.t0_length)
+    limits = TokenLimits(max_prompt_tokens, max_response_tokens, t0_length)
     try:
-        tokenized, dropped = tokenize_groups(preference_groups, chat, limits, data.pairing, data.seed)
+        tokenized, dropped = tokenize_groups(preference_groups, chat, limits, pairing, seed)
     except NoGroupsLeftError as error:
         raise error.with_earlier(unreadable_rows) from error
-    if data.source == "preferences":
-        assert data.preferences is not None
-        if data.preferences.validation is None:
-            tokenized = divide_held_out(tokenized, data.evaluation_prompts)
-        sources = dict(zip(preference_groups["group_id"], preference_groups["source"], strict=True))
-        tokenized, leaked = quarantine_reported_prompts(tokenized, sources)
+    if source == "preferences":
+        assert preferences is not None
+        if preferences.validation is None:
+            tokenized = divide_held_out(tokenized, n_evaluation_prompts)
+        rows = dict(zip(preference_groups["group_id"], preference_groups["source"], strict=True))
+        tokenized, leaked = quarantine_reported_prompts(tokenized, rows)
         dropped = pd.concat([dropped, leaked], ignore_index=True)
-        evaluation = prompts_of_groups(tokenized, data.evaluation_prompts)
+        evaluation = prompts_of_groups(tokenized, n_evaluation_prompts)
     else:
-        assert data.sampled is not None
-        evaluation = divide_prompts(prompts, data.sampled, data.evaluation_prompts, chat).evaluation
+        assert sampled is not None
+        evaluation = divide_prompts(prompts, sampled, n_evaluation_prompts, chat).evaluation
     quarantined = pd.concat([unreadable_rows, dropped], ignore_index=True)
-    require_every_part(tokenized, data.source, quarantined)
-    report = data_report(preference_groups, quarantined, tokenized, evaluation, chat.tokenizer, data.t0_length)
+    require_every_part(tokenized, source, quarantined)
+    report = data_report(preference_groups, quarantined, tokenized, evaluation, chat.tokenizer, t0_length)
     return tokenized, evaluation, quarantined, report

@@ -1,6 +1,6 @@
 """Nodes of the benchmarks: answers of served models, judging, comparing, drawing."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,25 @@ from rao_kedro.pipelines.evaluation.nodes import by_policy
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.reporting.benchmark_report import benchmark_report
-from rao_kedro.schemas.benchmarks import ServedAnswersSpec
-from rao_kedro.schemas.parameters import EvaluationParameters
+from rao_kedro.schemas.benchmarks import (
+    AlpacaEvalParameters,
+    AnsweredBenchmarks,
+    BenchmarkParameters,
+    JudgeParameters,
+    MTBenchParameters,
+    ServedAnswersSpec,
+    ServerParameters,
+)
 from rao_kedro.schemas.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
 
 
 def answer_with_served_models(
-    evaluation: EvaluationParameters, accelerate_config: Path | None, workspace: Path
+    served_models: Mapping[str, ServerParameters],
+    accelerate_config: Path | None,
+    workspace: Path,
+    **benchmarks: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Let the models of `served_models` answer the chosen benchmarks.
+    """Let served models answer the chosen benchmarks, which are fields of `AnsweredBenchmarks`.
 
     Returns:
         Tables of `BenchmarkAnswers`, `DownstreamScores` and `DownstreamSamples`.
@@ -42,14 +52,14 @@ def answer_with_served_models(
     Raises:
         ParameterError: One is called as a method is.
     """
-    benchmarks = evaluation.benchmarks
-    if taken := {BASELINE, *METHODS} & {*benchmarks.served_models}:
+    if taken := {BASELINE, *METHODS} & {*served_models}:
         raise ParameterError(f"served_models: {', '.join(sorted(taken))} is the name of a method; choose another one")
     written: list[list[pd.DataFrame]] = [
         [schema.empty() for schema in (BenchmarkAnswers, DownstreamScores, DownstreamSamples)]
     ]
-    for name, server in benchmarks.served_models.items():
-        spec = ServedAnswersSpec(method=name, server=server, benchmarks=benchmarks, workspace=workspace / name)
+    asked = AnsweredBenchmarks(**benchmarks)
+    for name, server in served_models.items():
+        spec = ServedAnswersSpec(method=name, server=server, benchmarks=asked, workspace=workspace / name)
         answer(spec, in_process=accelerate_config is None)
         written.append([pd.read_parquet(path) for path in spec.paths])
     answers, scores, samples = map(_joined, zip(*written, strict=True))
@@ -58,7 +68,12 @@ def answer_with_served_models(
 
 @alone_in_workspace
 def judge_methods(
-    evaluation: EvaluationParameters, workspace: Path, **tables: pd.DataFrame | None
+    alpaca_eval: AlpacaEvalParameters,
+    mt_bench: MTBenchParameters,
+    judge: JudgeParameters | None,
+    second_judge: JudgeParameters | None,
+    workspace: Path,
+    **tables: pd.DataFrame | None,
 ) -> tuple[dict[str, list[dict[Hashable, Any]]], pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Let the judge look at what all methods answered.
 
@@ -67,11 +82,15 @@ def judge_methods(
         `MTBenchComparisons` and `JudgeUsage`.
     """
     answers = _joined([*by_policy(tables, "benchmark_answers_").values()])
-    return model_outputs(answers), *judge_answers(answers, evaluation.benchmarks, workspace)
+    how = BenchmarkParameters(alpaca_eval=alpaca_eval, mt_bench=mt_bench, judge=judge, second_judge=second_judge)
+    return model_outputs(answers), *judge_answers(answers, how, workspace)
 
 
 def compare_on_benchmarks(
-    evaluation: EvaluationParameters,
+    names: str,
+    limit: int | None,
+    alpaca_eval: AlpacaEvalParameters,
+    seed: int,
     annotations: pd.DataFrame,
     judgments: pd.DataFrame,
     comparisons: pd.DataFrame,
@@ -84,8 +103,8 @@ def compare_on_benchmarks(
     """
     scores, samples = (_joined([*by_policy(tables, f"downstream_{kind}_").values()]) for kind in ("scores", "samples"))
     results = Results(annotations, judgments, comparisons, scores, samples).by_method()
-    seed = evaluation.benchmarks.seed
-    return benchmark_scores(results, _length_control(evaluation), seed), judge_report(results, seed)
+    length_control = _length_control(alpaca_eval) if "alpaca_eval" in names.split() and limit is None else None
+    return benchmark_scores(results, length_control, seed), judge_report(results, seed)
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -93,11 +112,8 @@ def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 
-def _length_control(evaluation: EvaluationParameters) -> LengthControl | None:
-    """Return the inputs of the length-controlled win rate, where all instructions are answered and they are there."""
-    how, limit = evaluation.benchmarks.alpaca_eval, evaluation.benchmarks.limit
-    if "alpaca_eval" not in evaluation.benchmarks.names.split() or limit is not None:
-        return None
+def _length_control(how: AlpacaEvalParameters) -> LengthControl | None:
+    """Return the inputs of the length-controlled win rate, where they are there."""
     if how.instruction_difficulty is None or how.gamed is None:
         return None
     return LengthControl(read_csv(how.instruction_difficulty), read_csv(how.gamed))
@@ -109,7 +125,7 @@ def plot_benchmarks(scores: pd.DataFrame) -> tuple[go.Figure, go.Figure, go.Figu
 
 
 def write_benchmark_report(
-    evaluation: EvaluationParameters,
+    examples: int,
     scores: pd.DataFrame,
     judged: pd.DataFrame,
     usage: pd.DataFrame,
@@ -139,5 +155,5 @@ def write_benchmark_report(
         samples,
         annotations,
         judgments,
-        evaluation.examples,
+        examples,
     )

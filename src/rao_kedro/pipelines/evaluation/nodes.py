@@ -14,16 +14,30 @@ from rao_kedro.evals.policies import scored_generations
 from rao_kedro.inference import GenerationSpec
 from rao_kedro.reporting.figures import training_dynamics
 from rao_kedro.reporting.report import html_report
-from rao_kedro.schemas.benchmarks import PolicyAnswersSpec
-from rao_kedro.schemas.parameters import DataParameters, EvaluationParameters
+from rao_kedro.schemas.benchmarks import AnsweredBenchmarks, PolicyAnswersSpec
+from rao_kedro.schemas.generation import GenerationParameters
+from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.specs import PolicyScoringSpec
 from rao_kedro.training.launch import launch
 
 
 def generate_responses(
-    policy: Path, prompts: Path, evaluation: EvaluationParameters, accelerate_config: Path | None, workspace: Path
+    policy: Path,
+    prompts: Path,
+    generation: GenerationParameters,
+    accelerate_config: Path | None,
+    workspace: Path,
+    **benchmarks: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Let a policy, after which the workspace is named, answer the held-out prompts and the chosen benchmarks.
+
+    Args:
+        policy: Its checkpoint.
+        prompts: Table of `EvaluationPrompts`.
+        generation: How it answers the held-out prompts.
+        accelerate_config: None works inside this process.
+        workspace: The worker's own directory.
+        **benchmarks: Fields of `AnsweredBenchmarks`.
 
     Returns:
         Tables of `Generations`, `BenchmarkAnswers`, `DownstreamScores` and `DownstreamSamples`; and how they were
@@ -33,11 +47,10 @@ def generate_responses(
         model_dir=policy,
         prompts_path=prompts,
         output_path=workspace / "generations.parquet",
-        **evaluation.generation.model_dump(),
+        **generation.model_dump(),
     )
-    spec = PolicyAnswersSpec(
-        method=workspace.name, held_out=held_out, benchmarks=evaluation.benchmarks, workspace=workspace
-    )
+    asked = AnsweredBenchmarks(**benchmarks)
+    spec = PolicyAnswersSpec(method=workspace.name, held_out=held_out, benchmarks=asked, workspace=workspace)
     answer(spec, in_process=accelerate_config is None)
     generations, answers, scores, samples = map(pd.read_parquet, (held_out.output_path, *spec.paths))
     return generations, answers, scores, samples, json.loads(spec.settings_path.read_text())
@@ -51,8 +64,10 @@ def score_responses(
     generations_path: Path,
     reward_annotated: Path,
     reference_logprobs: Path,
-    evaluation: EvaluationParameters,
-    data: DataParameters,
+    reward: RewardParameters,
+    mixed_precision: str,
+    max_tokens_per_batch: int,
+    t0_length: int,
     accelerate_config: Path | None,
     workspace: Path,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -65,14 +80,14 @@ def score_responses(
         workspace=workspace,
         model_dir=policy,
         groups_path=reward_annotated,
-        t0_length=data.t0_length,
+        t0_length=t0_length,
         output_path=workspace / "scores.parquet",
-        max_tokens_per_batch=evaluation.max_tokens_per_batch,
-        mixed_precision=evaluation.mixed_precision,
+        max_tokens_per_batch=max_tokens_per_batch,
+        mixed_precision=mixed_precision,
         generations_path=generations_path,
         reference_dir=sft_model,
         reference_path=reference_logprobs,
-        reward=evaluation.reward.with_defaults(reward_model, sft_model, evaluation.mixed_precision, workspace),
+        reward=reward.with_defaults(reward_model, sft_model, mixed_precision, workspace),
         held_out_path=workspace / "held_out.parquet",
     )
     launch("score_policy", spec, accelerate_config)
@@ -80,10 +95,10 @@ def score_responses(
     return scored_generations(generations, scores), held_out
 
 
-def compare_methods(evaluation: EvaluationParameters, **tables: pd.DataFrame | None) -> pd.DataFrame:
+def compare_methods(seed: int, **tables: pd.DataFrame | None) -> pd.DataFrame:
     """Return the leaderboard from `scored_generations_*`, `held_out_logps_*` and `training_log_*`."""
     generations, held_out = (by_policy(tables, prefix) for prefix in ("scored_generations_", "held_out_logps_"))
-    return leaderboard(generations, held_out, evaluation.seed, by_policy(tables, "training_log_"))
+    return leaderboard(generations, held_out, seed, by_policy(tables, "training_log_"))
 
 
 def plot_training(**tables: pd.DataFrame | None) -> go.Figure:
@@ -101,7 +116,7 @@ def by_policy(tables: Mapping[str, pd.DataFrame | None], prefix: str) -> dict[st
 
 
 def write_report(
-    evaluation: EvaluationParameters,
+    examples: int,
     board: pd.DataFrame,
     scores: go.Figure,
     dynamics: go.Figure,
@@ -116,5 +131,5 @@ def write_report(
         {"Scores": scores, "Training": dynamics, "Rewards": calibration},
         by_policy(tables, "scored_generations_"),
         {"Reward model": reward_report, "Data": data_report},
-        evaluation.examples,
+        examples,
     )

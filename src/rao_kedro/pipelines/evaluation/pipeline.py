@@ -32,6 +32,16 @@ PER_POLICY = (
 )
 
 
+def _parameters(block: str, *names: str) -> dict[str, str]:
+    """Return inputs that are called as the parameters of a block are: a node is given what it reads, and no more."""
+    return {name: f"params:{block}.{name}" for name in names}
+
+
+ANSWERED = _parameters(
+    "evaluation.benchmarks", "names", "limit", "max_model_len", "alpaca_eval", "mt_bench", "sources", "seed"
+)
+
+
 def create_pipeline(methods: Sequence[str] = METHODS) -> Pipeline:
     """Return the pipeline from `{method}.policy` to the leaderboards and the reports."""
     policies = [BASELINE, *methods]
@@ -50,50 +60,53 @@ def _policy(name: str) -> Pipeline:
     inputs = {dataset: dataset for dataset in shared}
     if name == BASELINE:
         inputs["policy"] = "sft_model"
+    nodes = [
+        Node(
+            generate_responses,
+            inputs={
+                "policy": "policy",
+                "prompts": "evaluation_prompts@path",
+                **_parameters("evaluation", "generation"),
+                **ANSWERED,
+                "accelerate_config": "accelerate_config",
+                "workspace": "evaluation_workspace",
+            },
+            outputs=[
+                "generations@pandas",
+                "benchmark_answers",
+                "downstream_scores",
+                "downstream_samples",
+                "generation_settings",
+            ],
+            name="generate",
+        ),
+        Node(
+            score_responses,
+            inputs={
+                "policy": "policy",
+                "sft_model": "sft_model",
+                "reward_model": "reward_model",
+                "generations": "generations@pandas",
+                "generations_path": "generations@path",
+                "reward_annotated": "reward_annotated@path",
+                "reference_logprobs": "reference_logprobs@path",
+                **_parameters("evaluation", "reward", "mixed_precision", "max_tokens_per_batch"),
+                **_parameters("data", "t0_length"),
+                "accelerate_config": "accelerate_config",
+                "workspace": "evaluation_workspace",
+            },
+            outputs=["scored_generations", "held_out_logps"],
+            name="score",
+        ),
+    ]
+    parameters = {read: read for node in nodes for read in node.inputs if read.startswith("params:")}
     return Pipeline(
-        [
-            Node(
-                generate_responses,
-                inputs={
-                    "policy": "policy",
-                    "prompts": "evaluation_prompts@path",
-                    "evaluation": "params:evaluation",
-                    "accelerate_config": "accelerate_config",
-                    "workspace": "evaluation_workspace",
-                },
-                outputs=[
-                    "generations@pandas",
-                    "benchmark_answers",
-                    "downstream_scores",
-                    "downstream_samples",
-                    "generation_settings",
-                ],
-                name="generate",
-            ),
-            Node(
-                score_responses,
-                inputs={
-                    "policy": "policy",
-                    "sft_model": "sft_model",
-                    "reward_model": "reward_model",
-                    "generations": "generations@pandas",
-                    "generations_path": "generations@path",
-                    "reward_annotated": "reward_annotated@path",
-                    "reference_logprobs": "reference_logprobs@path",
-                    "evaluation": "params:evaluation",
-                    "data": "params:data",
-                    "accelerate_config": "accelerate_config",
-                    "workspace": "evaluation_workspace",
-                },
-                outputs=["scored_generations", "held_out_logps"],
-                name="score",
-            ),
-        ],
+        nodes,
         namespace=name,
         tags=["evaluation", name],
         inputs=inputs,
         outputs={table: f"{table}_{name}" for table in PER_POLICY},
-        parameters={"params:evaluation": "params:evaluation", "params:data": "params:data"},
+        parameters=parameters,
     )
 
 
@@ -116,14 +129,14 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
         "categories": "mt_bench_categories",
         "accuracies": "downstream_accuracies",
     }
-    evaluation = {"evaluation": "params:evaluation"}
     methods = [*policies, "served"]
     return Pipeline(
         [
             Node(
                 answer_with_served_models,
                 inputs={
-                    **evaluation,
+                    **ANSWERED,
+                    **_parameters("evaluation.benchmarks", "served_models"),
                     "accelerate_config": "accelerate_config",
                     "workspace": "served_models_workspace",
                 },
@@ -132,14 +145,18 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
             ),
             Node(
                 judge_methods,
-                inputs={**evaluation, "workspace": "judge_workspace", **_of_each(methods, answers)},
+                inputs={
+                    **_parameters("evaluation.benchmarks", "alpaca_eval", "mt_bench", "judge", "second_judge"),
+                    "workspace": "judge_workspace",
+                    **_of_each(methods, answers),
+                },
                 outputs=["alpaca_eval_outputs", *judgments.values()],
                 name="judge_methods",
             ),
             Node(
                 compare_on_benchmarks,
                 inputs={
-                    **evaluation,
+                    **_parameters("evaluation.benchmarks", "names", "limit", "alpaca_eval", "seed"),
                     **{name: judgments[name] for name in ("annotations", "judgments", "comparisons")},
                     **_of_each(methods, "downstream_scores", samples),
                 },
@@ -150,7 +167,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
             Node(
                 write_benchmark_report,
                 inputs={
-                    **evaluation,
+                    **_parameters("evaluation", "examples"),
                     "scores": "benchmark_scores",
                     "judged": "judge_report",
                     **{name: judgments[name] for name in ("annotations", "judgments", "usage")},
@@ -173,7 +190,7 @@ def _comparison(methods: Sequence[str]) -> Pipeline:
         [
             Node(
                 compare_methods,
-                inputs={"evaluation": "params:evaluation", **scored, **held_out, **logs},
+                inputs={**_parameters("evaluation", "seed"), **scored, **held_out, **logs},
                 outputs="leaderboard",
                 name="compare_methods",
             ),
@@ -182,7 +199,7 @@ def _comparison(methods: Sequence[str]) -> Pipeline:
             Node(
                 write_report,
                 inputs={
-                    "evaluation": "params:evaluation",
+                    **_parameters("evaluation", "examples"),
                     "board": "leaderboard",
                     "scores": "scores_by_method",
                     "dynamics": "training_dynamics",

@@ -1,6 +1,7 @@
 """Nodes of the likelihood study."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ from rao_kedro.files import alone_in_workspace, write_text
 from rao_kedro.models.identity import combined_hash, content_hash, file_hash
 from rao_kedro.pipelines.alignment.nodes import align
 from rao_kedro.reporting.figures import likelihood_dynamics
-from rao_kedro.schemas.parameters import DataParameters, LikelihoodStudyParameters
+from rao_kedro.schemas.parameters import MethodParameters
 from rao_kedro.schemas.training import KLParameters
 
 
@@ -21,9 +22,10 @@ def train_runs(
     reward_model: Path,
     reward_annotated: Path,
     reference_logprobs: Path,
-    study: LikelihoodStudyParameters,
+    runs: Mapping[str, MethodParameters],
+    only: str | None,
     kl: KLParameters,
-    data: DataParameters,
+    t0_length: int,
     accelerate_config: Path,
     workspace: Path,
 ) -> pd.DataFrame:
@@ -33,13 +35,14 @@ def train_runs(
         The training logs below each other, with a column `run`.
     """
     logs = []
-    for name, method in study.chosen_runs().items():
+    for name in runs if only is None else only.split():
+        method = runs[name]
         settings = (method.model_dump_json(), kl.model_dump_json())
         key = combined_hash(*settings, content_hash(sft_model), *map(file_hash, (reward_annotated, reference_logprobs)))
         finished = workspace / f"{name}-{key}.csv"
         if not finished.exists():
             models = (sft_model, reward_model, reward_annotated, reference_logprobs)
-            _, log = align(*models, method, kl, data, accelerate_config, workspace / name)
+            _, log = align(*models, method, kl, t0_length, accelerate_config, workspace / name)
             write_text(finished, log.to_csv(index=False))
             shutil.rmtree(workspace / name)  # a study is about the logs; its policies would fill the disk
         logs.append(pd.read_csv(finished).assign(run=name))
@@ -51,8 +54,8 @@ def summarise(logs: pd.DataFrame, reward_annotated: pd.DataFrame) -> pd.DataFram
     return likelihood_summary(logs, n=int((reward_annotated["split"] == "validation").sum()))
 
 
-def plot_runs(logs: pd.DataFrame, study: LikelihoodStudyParameters) -> go.Figure:
+def plot_runs(logs: pd.DataFrame, panels: Mapping[str, Sequence[str]]) -> go.Figure:
     """Return the log-ratios of chosen and rejected responses over the steps, a panel for each comparison."""
     trained = set(logs["run"])
-    panels = {title: [run for run in runs if run in trained] for title, runs in study.panels.items()}
-    return likelihood_dynamics(logs, {title: runs for title, runs in panels.items() if runs})
+    shown = {title: [run for run in runs if run in trained] for title, runs in panels.items()}
+    return likelihood_dynamics(logs, {title: runs for title, runs in shown.items() if runs})

@@ -8,7 +8,7 @@ import pandas as pd
 from rao_kedro.evals.reward_accuracy import LENGTH_ONLY, accuracy_table, group_outcomes, length_outcomes
 from rao_kedro.files import alone_in_workspace
 from rao_kedro.models.identity import combined_hash, content_hash
-from rao_kedro.schemas.parameters import DataParameters, ReferenceParameters, RewardModelStudyParameters
+from rao_kedro.schemas.parameters import ReferenceParameters, RewardModelStudyParameters
 from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.specs import AlignmentSpec, AnnotationSpec, RewardTrainingSpec
 from rao_kedro.schemas.training import KLParameters, TrainingParameters
@@ -22,7 +22,7 @@ def measure_runs(
     sft_model: Path,
     tokenized_groups: pd.DataFrame,
     study: RewardModelStudyParameters,
-    data: DataParameters,
+    t0_length: int,
     accelerate_config: Path | None,
     workspace: Path,
 ) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def measure_runs(
     for form, size, seed in study.runs():
         n = min(study.sizes[size] or len(trained_on), len(trained_on))
         settings = study.model_dump_json(include={"training", "centering", "dpo"})
-        finished = workspace / f"{form}-{n}-{seed}-{combined_hash(content, settings, data.model_dump_json())}.parquet"
+        finished = workspace / f"{form}-{n}-{seed}-{combined_hash(content, settings, str(t0_length))}.parquet"
         if not finished.exists():
             run = workspace / f"{form}-{size}-{seed}"
             run.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def measure_runs(
             groups.assign(rewards=groups["ratings"]).to_parquet(run / "groups.parquet")
             train = _train_implicit if form == "dpo_implicit" else _train_reward_model
             start = base_model if form == "base" else sft_model
-            reward = train(start, run, study, seed, data.t0_length, accelerate_config)
+            reward = train(start, run, study, seed, t0_length, accelerate_config)
             reported.to_parquet(run / "test.parquet")
             rewards = _scored(reward, run, accelerate_config)
             group_outcomes(reported, rewards).to_parquet(finished)

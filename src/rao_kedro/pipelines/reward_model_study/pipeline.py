@@ -17,7 +17,7 @@ def create_pipeline() -> Pipeline:
                     "sft_model": "sft_model",
                     "tokenized_groups": "tokenized_groups@pandas",
                     "study": "params:reward_model_study",
-                    "data": "params:data",
+                    "t0_length": "params:data.t0_length",
                     "accelerate_config": "accelerate_config",
                     "workspace": "reward_model_study_workspace",
                 },

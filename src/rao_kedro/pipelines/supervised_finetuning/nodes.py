@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.schemas.parameters import DataParameters
 from rao_kedro.schemas.specs import TrainingSpec
 from rao_kedro.schemas.training import TrainingParameters
 from rao_kedro.training.launch import launch, read_training_log
@@ -14,7 +13,7 @@ def train_sft(
     base_model: Path,
     tokenized_groups: Path,
     training: TrainingParameters,
-    data: DataParameters,
+    t0_length: int,
     accelerate_config: Path,
     workspace: Path,
 ) -> tuple[Path, pd.DataFrame]:
@@ -27,7 +26,7 @@ def train_sft(
         workspace=workspace,
         model_dir=base_model,
         groups_path=tokenized_groups,
-        t0_length=data.t0_length,
+        t0_length=t0_length,
         training=training,
     )
     launch("sft", spec, accelerate_config, metric_prefix="sft.")

@@ -16,7 +16,7 @@ def create_pipeline() -> Pipeline:
                     "base_model": "base_model",
                     "tokenized_groups": "tokenized_groups@path",
                     "training": "params:supervised_finetuning",
-                    "data": "params:data",
+                    "t0_length": "params:data.t0_length",
                     "accelerate_config": "accelerate_config",
                     "workspace": "sft_workspace",
                 },
