@@ -24,7 +24,7 @@ class TokenizedGroup:
     Attributes:
         group_id: Identifies the group across tables.
         prompt_ids: The prompt, generation header included.
-        response_ids: Per response its tokens, end-of-turn token included.
+        response_ids: Per response its tokens; a finished one ends with its end-of-turn token.
         rewards: Per response its explicit reward, if there is one.
     """
 
