@@ -15,9 +15,15 @@ from rao_kedro.files import only_one_in, write_text
 from rao_kedro.inference.launch import generate
 from rao_kedro.models.launch import import_model
 from rao_kedro.pipelines.evaluation.benchmark_nodes import judge_methods
-from rao_kedro.schemas.benchmarks import BenchmarkParameters, PolicyAnswersSpec, ServedAnswersSpec, ServerParameters
+from rao_kedro.schemas.benchmarks import (
+    AlpacaEvalParameters,
+    BenchmarkParameters,
+    MTBenchParameters,
+    PolicyAnswersSpec,
+    ServedAnswersSpec,
+    ServerParameters,
+)
 from rao_kedro.schemas.generation import GenerationSpec, SamplingParameters
-from rao_kedro.schemas.parameters import EvaluationParameters
 from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.specs import AnnotationSpec, ModelParameters, PolicyScoringSpec, ScoringSpec
 from rao_kedro.training.launch import launch
@@ -98,7 +104,7 @@ def test_nothing_is_launched_where_another_run_is_at_work(tmp_path, role):
 
 def test_judges_are_not_asked_twice_at_a_time(tmp_path):
     with only_one_in(tmp_path, "node"), pytest.raises(BusyError):
-        judge_methods(EvaluationParameters.model_construct(), tmp_path)
+        judge_methods(AlpacaEvalParameters(), MTBenchParameters(), None, None, tmp_path)
 
 
 @pytest.mark.parametrize(("rank", "status"), [("0", 1), ("1", 0)])

@@ -141,10 +141,10 @@ def test_rewards_are_studied_benchmarked_and_chosen_by_name(project):
     forms = [form for form in ("base", "sft", "dpo_implicit") for _ in ("small", "large")]
     assert list(table["form"]) == ["longer response", *forms]
     assert (table["n"] == annotated["split"].eq("test").sum()).all() and table["accuracy"].between(0, 1).all()
-    kept = sorted((data / "06_models/workspaces/reward_model_study").iterdir())
+    kept = sorted((data / "06_models/workspaces/reward_model_study").glob("*.parquet"))
     assert len(kept) == len(forms)
     run(project, "reward_model_study")
-    assert sorted((data / "06_models/workspaces/reward_model_study").iterdir()) == kept
+    assert sorted((data / "06_models/workspaces/reward_model_study").glob("*.parquet")) == kept
     pd.testing.assert_frame_equal(pd.read_csv(data / "08_reporting/reward_model_study.csv"), table)
 
     # A reward benchmark from a file.

@@ -49,8 +49,10 @@ def files(directory, **validation):
 def test_what_is_trained_on_evaluated_in_training_and_reported_share_no_prompt(source, tmp_path, tiny_checkpoint):
     data = sampled() if source == "sampled" else files(tmp_path, **({"validation": "pqrb"} if "with" in source else {}))
     prompts = pd.read_json(ROOT / "data/01_raw/prompts.jsonl", lines=True)
-    groups, unreadable = collect_preferences(data, prompts, tiny_checkpoint, None, tmp_path)
-    tokenized, evaluation, _, _ = tokenize(groups, unreadable, prompts, tiny_checkpoint, data)
+    where_from = (data.source, data.sampled, data.preferences, data.evaluation_prompts)
+    groups, unreadable = collect_preferences(*where_from, prompts, tiny_checkpoint, None, tmp_path)
+    limits = (data.max_prompt_tokens, data.max_response_tokens, data.t0_length, data.pairing, data.seed)
+    tokenized, evaluation, _, _ = tokenize(groups, unreadable, prompts, tiny_checkpoint, *where_from, *limits)
     TokenizedGroups.validate(tokenized).to_parquet(path := tmp_path / "groups.parquet")
     training = {"learning_rate": 1e-3, "mixed_precision": "no"}
     task = SupervisedFinetuning(

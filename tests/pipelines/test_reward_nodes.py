@@ -5,13 +5,9 @@ import pandas as pd
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.pipelines.reward_model_study import nodes as study_nodes
 from rao_kedro.pipelines.reward_modeling import nodes
-from rao_kedro.schemas.parameters import (
-    DataParameters,
-    MethodParameters,
-    RewardModelingParameters,
-    RewardModelStudyParameters,
-)
+from rao_kedro.schemas.parameters import DataParameters, RewardModelStudyParameters
 from rao_kedro.schemas.rewards import RewardParameters
+from rao_kedro.schemas.training import TrainingParameters
 
 TRAINING = {"learning_rate": 1e-3}
 LIMITS = {"max_prompt_tokens": 64, "max_response_tokens": 64, "evaluation_prompts": 1}
@@ -44,7 +40,7 @@ def test_the_study_trains_with_the_validation_groups_and_measures_on_the_test_gr
     dpo = {"objective": "dpo", "training": TRAINING}
     study = RewardModelStudyParameters(forms="sft", sizes={"all": None}, seeds=1, training=TRAINING, dpo=dpo)
     models = (tiny_checkpoint, tiny_checkpoint)
-    outcomes = study_nodes.measure_runs(*models, tokenized(), study, DATA, None, tmp_path)
+    outcomes = study_nodes.measure_runs(*models, tokenized(), study, DATA.t0_length, None, tmp_path)
     assert sorted(seen["training"]) == ["train", "train", "validation"] and seen["scored"] == ["test"]
     assert set(outcomes["group_id"]) == {"test3"}
 
@@ -74,9 +70,10 @@ def test_a_reward_model_of_another_family_trains_on_the_parts_that_the_policy_ha
     specs = []
     monkeypatch.setattr(nodes, "launch", lambda task, spec, *_, **__: specs.append(spec))
     monkeypatch.setattr(nodes, "read_training_log", lambda _: None)
-    parameters = RewardModelingParameters(start=str(other), training=TRAINING)
     paths = (tiny_checkpoint, tiny_checkpoint, tmp_path / "tokenized.parquet")
-    nodes.train_reward_model(*paths, groups, parameters, DATA, None, tmp_path)
+    how = {"start": str(other), "centering": 0.01, "margin": 0.0, "training": TrainingParameters(**TRAINING)}
+    how |= DATA.model_dump(include={"max_prompt_tokens", "max_response_tokens", "pairing", "seed"})
+    nodes.train_reward_model(*paths, groups, **how, accelerate_config=None, workspace=tmp_path)
     found = pd.read_parquet(specs[0].groups_path)
     assert dict(zip(found["group_id"], found["split"], strict=True)) == {"a": "train", "b": "validation", "c": "test"}
 
@@ -101,8 +98,8 @@ def test_the_report_of_rewards_warns_once_of_an_outlier_and_of_nothing_else(capl
             rows[i]["rewards"][0] = 1e6
         table = pd.DataFrame(rows)
         caplog.clear()
-        rao = MethodParameters(objective="rao", parameters={"beta": 0.5, "log_z0": "auto"}, training=TRAINING)
-        found, _ = nodes.report_rewards(table.assign(raw_rewards=table["rewards"]), rao)
+        rao = {"beta": 0.5, "log_z0": "auto"}
+        found, _ = nodes.report_rewards(table.assign(raw_rewards=table["rewards"]), rao, None)
         return found.set_index(["split", "metric"])["value"], [record.getMessage() for record in caplog.records]
 
     plain, said = report()

@@ -90,11 +90,13 @@ def kept(path):
     """Put a file or directory back, as it was."""
     copy = path.with_name(f".kept-{path.name}")
     (shutil.copytree if path.is_dir() else shutil.copy)(path, copy)
-    yield
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-    copy.rename(path)
+    try:
+        yield
+    finally:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        copy.rename(path)
 
 
 def nested(name, value):
@@ -230,6 +232,7 @@ def test_only_stale_outputs_trains_an_added_method_and_compares_again(project):
         assert found["compare_methods"] == [
             "held_out_logps_simpo is made again",
             "scored_generations_simpo is made again",
+            "training_log_simpo is made again",
         ]
         run(params=chosen, only_stale_outputs=True)
         leaderboard = pd.read_csv(project / "data/test/08_reporting/leaderboard.csv")
@@ -239,6 +242,7 @@ def test_only_stale_outputs_trains_an_added_method_and_compares_again(project):
         assert stale()["compare_methods"] == [
             "input held_out_logps_simpo is left out",
             "input scored_generations_simpo is left out",
+            "input training_log_simpo is left out",
         ]
 
 

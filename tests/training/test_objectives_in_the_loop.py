@@ -61,7 +61,7 @@ def test_an_objective_starts_at_its_known_loss_and_learns(name, workspace, tiny_
     if not make_objective(name).pairwise and name != "rpo_distill":
         wanted |= {"target_rmse", "target_correlation", "chosen_target_is_up", "log_target_mass", "infeasible"}
     assert wanted <= set(steps[0]) and {f"eval_{metric}" for metric in wanted} <= set(evaluations[0])
-    assert abs(evaluations[-1]["eval_kl_to_reference"]) > 1e-3
+    assert abs(evaluations[-1]["eval_kl_to_reference"]) > 1e-4
     load_causal_lm(spec.workspace / "model")
 
 

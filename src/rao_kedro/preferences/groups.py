@@ -155,7 +155,7 @@ class GroupBuilder:
     def _say_what_ratings_are(self) -> None:
         """Log where ratings come from, as a warning where groups differ in it: their scales may differ too."""
         counts = Counter((group["split"], group["rated_by"]) for group in self.groups)
-        for split in ("train", "test"):
+        for split in dict.fromkeys(split for split, _ in counts):
             fields = [f"{by} ({n} groups)" for (s, by), n in counts.items() if s == split]
             level = logging.WARNING if len(fields) > 1 else logging.INFO
             logger.log(level, "ratings of split %s come from %s", split, "; ".join(fields))
@@ -210,7 +210,7 @@ def _usable_responses(
             dropped[QuarantineReason.UNRATED_RESPONSE].append("")
         elif not math.isfinite(rating):
             dropped[QuarantineReason.NON_FINITE_RATING].append("")
-        elif text in responses:
+        elif (text, ended) in zip(responses, finished, strict=True):
             dropped[QuarantineReason.IDENTICAL_RESPONSES].append("")
         else:
             responses.append(text)
