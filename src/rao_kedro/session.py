@@ -117,6 +117,8 @@ class StudySession(KedroSession):
         """Say which inputs of a run, made by pipelines that it does not run, were made from something else."""
         pipeline = self._filtered(options)
         every = sum((pipelines[name] for name in pipelines if name != "__default__"), start=Pipeline([]))
+        others = set(METHODS) - set(chosen_methods(self.load_context().params["methods"])) - _namespaces(pipeline)
+        every = Pipeline([node for node in every.nodes if node.namespace not in others])
         made_elsewhere = _stems(pipeline.inputs() - left_out(pipeline, self.load_context().catalog))
         made_elsewhere = {name for name in every.all_outputs() if _stems({name}) <= made_elsewhere}
         if not made_elsewhere:
@@ -129,3 +131,7 @@ class StudySession(KedroSession):
 
 def _stems(names: set[str]) -> set[str]:
     return {name.split("@")[0] for name in names}
+
+
+def _namespaces(pipeline: Pipeline) -> set[str]:
+    return {str(node.namespace) for node in pipeline.nodes}

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,6 +113,7 @@ def generation_key(spec: GenerationSpec, prompts: list[dict]) -> str:
         "model": content_hash(spec.model_dir),
         "prompts": prompts,
         "backend": resolve_backend(spec.backend),
+        "version": version("rao_kedro"),
         **spec.model_dump(include={"sampling", "dtype", "max_model_len", "shard_size"}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -4,6 +4,7 @@ Looks at configuration, names of files and of weights. Knows nothing of chat tem
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,6 +135,10 @@ def check_tokens(tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:
         )
 
 
+# Masks and frequencies that older versions of transformers stored, and newer ones compute.
+CONSTANTS = re.compile(r"\.masked_bias$|\battn\.bias$|\battention\.bias$|rotary_emb\.inv_freq$")
+
+
 def weight_files(directory: Path) -> list[Path]:
     """Return the files of a checkpoint's weights.
 
@@ -192,7 +197,8 @@ def check_weights(
             f"{where}: {len(missing)} are missing, {', '.join(missing[:3])}, and would be random. Download or save the "
             f"checkpoint again, or correct config.json{tied}"
         )
-    if left := sorted(n for n in found["unexpected_keys"] if not is_head(n, body) or "lora_" in n):
+    left = sorted(n for n in found["unexpected_keys"] if not is_head(n, body) or "lora_" in n)
+    if left := [name for name in left if not CONSTANTS.search(name)]:
         raise ModelError(
             f"{where}: {len(left)} of them have no place in the model, {', '.join(left[:3])}, and would be ignored. "
             "Correct config.json, merge adapters first, or save the checkpoint again"

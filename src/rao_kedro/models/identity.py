@@ -13,7 +13,7 @@ from rao_kedro.files import write_text
 
 LARGE = 2**26  # bytes, from which on the hash of a file is kept for other processes
 # Keys of parameters whose value may name a file, also where it is a plain word.
-NAMES_A_FILE = ("path", "name", "start", "model")
+NAMES_A_FILE = ("path", "name", "start", "model", "chat_template")
 
 
 def content_hash(model_dir: str | Path) -> str:
@@ -96,9 +96,10 @@ def _name(path: Path, directory: Path) -> str:
 
 
 def cached_hash(path: Path) -> bytes:
-    """Return the SHA-256 of a file that is asked for often; it is read again once its size, time or inode changed."""
+    """Return the SHA-256 of a file that is asked for often; it is read again once its size, times or inode changed."""
     state = path.stat()
-    return _hash_of_state(path.resolve(), state.st_size, state.st_mtime_ns, state.st_ino)
+    times = state.st_mtime_ns, state.st_ctime_ns  # the second one cannot be set: `cp -p` onto a file changes it
+    return _hash_of_state(path.resolve(), state.st_size, *times, state.st_dev, state.st_ino)
 
 
 @cache

@@ -112,7 +112,7 @@ def import_checkpoint(source: Path, target: Path, template: str | None = None) -
             _save(dequantise_fp8(source), target)
             mends.remarks.append(f"the FP8 weights of {source} were dequantised")
         else:
-            mends.look_at_head(source, weights)
+            mends.look_at_model(source, weights)
             _link([*weights, *source.glob(INDEX)], source, target)
         _link(_small_files(source), source, target)
     mend(mends, target)
@@ -152,15 +152,28 @@ class Mends:
     files: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
-    def look_at_head(self, directory: Path, weights: list[Path]) -> None:
-        """Publish a head as what it is: not tied to the embeddings, whatever the configuration says.
+    def look_at_model(self, directory: Path, weights: list[Path]) -> None:
+        """Refuse what cannot be trained, and publish a head as what it is: untied, whatever the configuration says.
 
         Raises:
-            ModelError: The weights do not fill the model.
+            ModelError: The weights do not fill the model, or it cannot be trained on packed groups.
         """
+        from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
         from rao_kedro.models.loading import causal_lm_without_weights
+        from rao_kedro.models.packing import layers_that_do_not_pack
 
         model: Any = causal_lm_without_weights(directory)
+        if reason := layers_that_do_not_pack(model):
+            raise ModelError(
+                f"{directory} cannot be trained here: {type(model).__name__} cannot be computed on packed groups: "
+                f"{reason}. Name a model of another architecture"
+            )
+        if type(model.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            self.remarks.append(
+                f"transformers has no sequence classifier of {type(model).__name__}: let reward_modeling.start name "
+                "another model, or let the rewards come from elsewhere; dro has no value network"
+            )
         if model.config.get_text_config().tie_word_embeddings and _differ(weights, model._tied_weights_keys or {}):
             settings = read_settings(directory / "config.json")
             for part in (settings, settings.get("text_config", {})):

@@ -50,7 +50,7 @@ def causal_lm_without_weights(model_dir: str | Path) -> nn.Module:
     """
     from transformers import AutoModelForCausalLM
 
-    return open_model(AutoModelForCausalLM, model_dir, without_values=True, device_map="meta")
+    return _packed(open_model(AutoModelForCausalLM, model_dir, without_values=True, device_map="meta"))
 
 
 def load_reward_model(model_dir: str | Path, dtype: torch.dtype = torch.float32, for_engine: bool = False) -> nn.Module:

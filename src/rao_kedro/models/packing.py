@@ -149,7 +149,7 @@ def packed_hidden_states(model: nn.Module, batch: PackedGroups) -> Tensor:
         ModelError: Some of the model's layers mix tokens in another way than attention can mask, or a row is longer
             than its rotary embedding allows.
     """
-    if reason := _layers_that_do_not_pack(model):
+    if reason := layers_that_do_not_pack(model):
         raise ModelError(f"{type(model).__name__} cannot be computed on packed groups: {reason}")
     refuse_long_rows(model, batch.layout.longest_row, "a prompt and a response")
     packed = model.config._attn_implementation == PACKED
@@ -172,7 +172,7 @@ def _no_mask(batch: PackedGroups) -> Tensor:
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
-def _layers_that_do_not_pack(model: nn.Module) -> str | None:
+def layers_that_do_not_pack(model: nn.Module) -> str | None:
     """Return why a response would see more than its prompt and itself, as far as the configuration says."""
     config = model.config.get_text_config()
     others = set(getattr(config, "layer_types", None) or []) - PACKABLE_LAYERS
@@ -204,7 +204,7 @@ def why_not_packed(
         alone: The same of `[rows, tokens]` ids of prompts and responses of three tokens each.
     """
     if model not in _reasons:
-        reason = _layers_that_do_not_pack(model)
+        reason = layers_that_do_not_pack(model)
         # Weights that are elsewhere still (sharded loading, ZeRO-3) compute nothing yet.
         elsewhere = any(parameter.is_meta or hasattr(parameter, "ds_id") for parameter in model.parameters())
         _reasons[model] = reason if reason or elsewhere else _difference(model, packed, alone)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rao_kedro.errors import ModelError
 
@@ -104,13 +104,17 @@ def _check_turns(tokenizer: "PreTrainedTokenizerBase", template: str, source: st
         )
 
 
-def system_messages(tokenizer: "PreTrainedTokenizerBase", template: str) -> Literal["written", "left out", "refused"]:
-    """Return what a template does with a system message."""
+def system_messages(tokenizer: "PreTrainedTokenizerBase", template: str) -> str:
+    """Return what a template does with a system message, in words."""
+    turns = [("system", SYSTEM), ("user", USER)]
     try:
-        whole = _rendered(tokenizer, template, "", [("system", SYSTEM), ("user", USER)], header=True)
+        prompt = _rendered(tokenizer, template, "", turns, header=True)
+        whole = _rendered(tokenizer, template, "", [*turns, ("assistant", ANSWER)])
     except ModelError:
         return "refused"
-    return "written" if SYSTEM in whole else "left out"
+    if SYSTEM not in prompt:
+        return "left out"
+    return "written" if whole.startswith(prompt) else "moved once an answer is there, so that such rows are quarantined"
 
 
 def turn_end(tokenizer: "PreTrainedTokenizerBase", template: str) -> int | None:

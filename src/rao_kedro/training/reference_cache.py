@@ -3,6 +3,7 @@
 Imports neither torch nor transformers.
 """
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rao_kedro.errors import TrainingError
-from rao_kedro.models.identity import combined_hash, content_hash
+from rao_kedro.files import write_text
+from rao_kedro.models.identity import combined_hash, content_hash, file_hash
 from rao_kedro.schemas.parameters import ReferenceParameters
 from rao_kedro.schemas.specs import ScoringSpec
 from rao_kedro.training.launch import launch
@@ -33,11 +35,11 @@ def cached_reference_logprobs(
         parameters: Precision and batch size of the forward pass.
         t0_length: Tokens of the prefix t_0.
         accelerate_config: The accelerate file of the worker; None computes in this process.
-        cache: Directory of the cached tables.
+        cache: Directory of the cached tables. One that is not what was written there is computed again.
     """
     key = scoring_key(model_dir, groups_path, parameters.mixed_precision, t0_length)
-    path = cache / f"{key}.parquet"
-    if not path.exists():
+    path, written = cache / f"{key}.parquet", cache / f"{key}.sha256"
+    if not (path.exists() and written.exists() and written.read_text() == file_hash(path).hex()):
         spec = ScoringSpec(
             workspace=cache / "work",
             model_dir=model_dir,
@@ -48,13 +50,15 @@ def cached_reference_logprobs(
             mixed_precision=parameters.mixed_precision,
         )
         launch("reference", spec, accelerate_config)
+        write_text(written, file_hash(path).hex())
     return pd.read_parquet(path)
 
 
 def scoring_key(model_dir: Path, groups_path: Path, precision: str, t0_length: int) -> str:
-    """Return the hash of all that reference log-probs depend on: weights, token ids, t_0 and precision."""
+    """Return the hash of all that reference log-probs depend on: weights, token ids, t_0, precision, this package."""
     groups = pq.read_table(groups_path, columns=["group_id", "prompt_ids", "response_ids"])
-    return combined_hash(content_hash(model_dir), *map(_column_hash, groups.columns), precision, str(t0_length))
+    how = precision, str(t0_length), version("rao_kedro")
+    return combined_hash(content_hash(model_dir), *map(_column_hash, groups.columns), *how)
 
 
 def _column_hash(column: pa.ChunkedArray) -> str:
