@@ -1,6 +1,7 @@
 """Messages to tokens: generation header, end-of-turn token, control tokens in texts, errors of unusable directories."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from rao_kedro.errors import ModelError
 from rao_kedro.inference.generators import complete
 from rao_kedro.models.chat import (
     common_prefix,
+    dialogue_token_ids,
     end_of_turn_ids,
     load_chat_format,
     load_tokenizer,
@@ -152,6 +154,41 @@ def test_a_template_that_does_not_keep_the_prompt_or_the_text_is_refused(tmp_pat
         chat = chat_of(tmp_path / name, replace(STYLES["no end of turn"], template=template))
         with pytest.raises(ModelError, match=message):
             response_token_ids(chat, MESSAGES, "dog")
+
+
+CHANGING = {
+    "cuts reasoning": ("c.split('</think>')[-1]", "Hm.</think>Yes", "'Yes' in place of 'Hm.</think>Yes'"),
+    "replaces": ("c | replace('fox', 'dog')", "a fox<|im_end|>", "'dog<|im_end|>' in place of 'fox<|im_end|>'"),
+    "adds to the end": ("c | replace('fox', 'foxes')", "a fox", "'es' in place of ''"),
+    "cuts the end": ("c.rstrip('.')", "a fox.", "'' in place of '.'"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGING)
+@pytest.mark.parametrize("name", ["ChatML", "no end of turn"])
+def test_a_response_that_the_template_changes_is_refused(tmp_path, name, change):
+    """What is trained is what is in the data, but for white space around it."""
+    changed, text, message = CHANGING[change]
+    style = STYLES[name]
+    template = style.template.replace("{{ message['content']", "{% set c = message['content'] %}{{ " + changed)
+    chat = chat_of(tmp_path, replace(style, template=template))
+    for finished in (True, False):
+        if change != "cuts the end" or (finished and name == "ChatML"):  # else the response itself is what is written
+            with pytest.raises(ModelError, match=f"changes the text of the response: it writes {re.escape(message)}"):
+                response_token_ids(chat, MESSAGES, text, finished)
+        kept = chat.tokenizer.decode(response_token_ids(chat, MESSAGES, "the dog", finished))
+        assert kept.startswith("the dog")
+    assert "Yes" in chat.tokenizer.decode(dialogue_token_ids(chat, MESSAGES, "Hm.</think>Yes"))
+
+
+def test_an_ordinary_response_is_rendered_once(chatml, monkeypatch):
+    rendered_texts = []
+    render = chatml.tokenizer.apply_chat_template
+    monkeypatch.setattr(
+        chatml.tokenizer, "apply_chat_template", lambda *a, **k: rendered_texts.append(a) or render(*a, **k)
+    )
+    response_token_ids(chatml, MESSAGES, " the dog<|im_end|>\n")
+    assert len(rendered_texts) == 2  # the other is the prompt
 
 
 def test_text_that_is_no_unicode_and_tokens_without_an_embedding_are_refused(chatml):

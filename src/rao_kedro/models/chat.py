@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
+from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,9 +143,9 @@ def response_token_ids(
             without tokens.
 
     Raises:
-        ModelError: The template refuses the messages, they cannot be tokenised, or the prompt's tokens are not a
-            prefix of the whole dialogue's tokens, so that log-probs of the response given the prompt would not be well
-            defined.
+        ModelError: The template refuses the messages, they cannot be tokenised, the template changes more of the
+            response than white space around it, or the prompt's tokens are not a prefix of the whole dialogue's
+            tokens, so that log-probs of the response given the prompt would not be well defined.
     """
     shielded, marks = _shield(chat, [*messages, {"role": "assistant", "content": response}])
     prompt = _render(chat, shielded[:-1], generation_header=True)
@@ -152,9 +153,16 @@ def response_token_ids(
     whole = _render(chat, shielded, generation_header=False)
     ids = _ids_behind(chat, prompt, prompt_ids, whole, marks)
     text = list(takewhile(lambda token: token not in chat.end_of_turn_ids, ids))
+    content = shielded[-1]["content"].strip()
     if finished and len(text) < len(ids):
+        written = _before_end_of_turn(chat, whole[len(prompt) :]).strip()
+        if written != content and written.startswith(content):  # does what follows belong to the turn, or to the text?
+            written = _up_to_text_end(chat, shielded, whole, finished)[len(prompt) :]
+        _check_unchanged(written, content, marks)
         return ids[: len(text) + 1]
-    own = _ids_behind(chat, prompt, prompt_ids, _up_to_text_end(chat, shielded, whole, finished), marks)
+    up_to_end = _up_to_text_end(chat, shielded, whole, finished)
+    own = _ids_behind(chat, prompt, prompt_ids, up_to_end, marks)
+    _check_unchanged(up_to_end[len(prompt) :], content, marks)
     return [*own, chat.final_id] if finished or not own else own
 
 
@@ -189,6 +197,24 @@ def _ids_behind(
     if ids[: len(prompt_ids)] != prompt_ids:
         raise ModelError("the prompt's tokens are not a prefix of the tokens of prompt and response")
     return ids[len(prompt_ids) :]
+
+
+def _before_end_of_turn(chat: ChatFormat, text: str) -> str:
+    ends = [text.find(token) for token, id_ in chat.control_tokens.items() if id_ in chat.end_of_turn_ids]
+    return text[: min((end for end in ends if end >= 0), default=None)]
+
+
+def _check_unchanged(written: str, content: str, marks: Mapping[str, str]) -> None:
+    n = len(commonprefix([written := written.strip(), content]))
+    if written != content:
+        instead, own = (_spelled(text[n : n + 40], marks) for text in (written, content))
+        raise ModelError(
+            f"the chat template changes the text of the response: it writes {instead!r} in place of {own!r}"
+        )
+
+
+def _spelled(text: str, marks: Mapping[str, str]) -> str:
+    return "".join(marks.get(character, character) for character in text)
 
 
 def _up_to_text_end(chat: ChatFormat, messages: Sequence[Message], whole: str, finished: bool) -> str:
