@@ -118,14 +118,23 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def prompt_token_ids(chat: ChatFormat, messages: Sequence[Message]) -> list[int]:
+def prompt_token_ids(chat: ChatFormat, messages: Sequence[Message], every_message: bool = False) -> list[int]:
     """Return the ids of a prompt with its generation header; the template itself adds BOS where there is one.
+
+    Args:
+        chat: How the model writes a chat.
+        messages: The prompt.
+        every_message: Whether it is an error if the template leaves a message out or changes it, but for white space
+            around it and the reasoning of an earlier turn.
 
     Raises:
         ModelError: The template refuses the messages, or they cannot be tokenised.
     """
     shielded, marks = _shield(chat, messages)
-    return _encode(chat, _render(chat, shielded, generation_header=True), marks)
+    prompt = _render(chat, shielded, generation_header=True)
+    if every_message:
+        _check_all_written(shielded, prompt)
+    return _encode(chat, prompt, marks)
 
 
 def response_token_ids(
@@ -197,6 +206,20 @@ def _ids_behind(
     if ids[: len(prompt_ids)] != prompt_ids:
         raise ModelError("the prompt's tokens are not a prefix of the tokens of prompt and response")
     return ids[len(prompt_ids) :]
+
+
+def _check_all_written(messages: Sequence[Message], prompt: str) -> None:
+    """Look for every message, the longest first, where none of the others is: one can be a part of another."""
+    for message in sorted(messages, key=lambda message: len(message["content"].strip()), reverse=True):
+        text = message["content"].strip()
+        if text not in prompt and message["role"] == "assistant":
+            text = text.rpartition("</think>")[2].strip()  # templates drop the reasoning of earlier turns
+        if text not in prompt:
+            raise ModelError(
+                f"the chat template does not write the message of the role {message['role']} as it is; use a template "
+                "that does (model.chat_template)"
+            )
+        prompt = prompt.replace(text, "\0", 1) if text else prompt
 
 
 def _before_end_of_turn(chat: ChatFormat, text: str) -> str:
