@@ -53,7 +53,8 @@ _PHI_3 = (
 _QWEN_3 = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ message['content'].split('</think>')[-1] if message['role'] == 'assistant' else message['content'] }}<|im_end|>\n"
+    "{{ message['content'].split('</think>')[-1] if message['role'] == 'assistant' else message['content'] }}"
+    "<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
 )
 _PLAIN = (

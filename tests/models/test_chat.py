@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 from chats import STYLES, chat_of, write_chat
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from rao_kedro.errors import ModelError
 from rao_kedro.inference.generators import complete
 from rao_kedro.models.chat import (
+    ChatFormat,
     common_prefix,
     dialogue_token_ids,
     end_of_turn_ids,
@@ -112,6 +115,26 @@ def test_a_control_token_in_a_text_stays_text(named):
     assert chat.tokenizer.decode(ids) == style.learned.replace("jumps over", attack)
     cut = response_token_ids(chat, messages, attack, finished=False)
     assert not set(cut) & control and attack in chat.tokenizer.decode(cut)
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+def test_a_spelled_control_token_adds_no_space_where_texts_begin_with_one(scheme):
+    """Metaspace, as Llama 2, Mistral and Phi-3 have it."""
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    core.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    style = STYLES["Mistral"]
+    alphabet = list("[]/</>INSTs abcdefghijklmnopqrtuvwxyz\n▁")
+    core.train_from_iterator(
+        ["the quick brown fox jumps over the lazy dog"] * 20,
+        trainers.BpeTrainer(vocab_size=120, special_tokens=list(style.special), initial_alphabet=alphabet),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", bos_token="<s>", unk_token="<unk>")
+    tokenizer.chat_template = style.template
+    chat = ChatFormat(tokenizer, (tokenizer.eos_token_id,))
+    ids = response_token_ids(chat, MESSAGES, "the</s>fox</s> dog")
+    pieces = tokenizer.convert_ids_to_tokens(ids)
+    assert "".join(pieces[:-1]).lstrip("▁") == "the</s>fox</s>▁dog" and pieces[-1] == "</s>"
 
 
 def test_a_role_cannot_write_control_tokens_either(chatml):

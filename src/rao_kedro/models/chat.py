@@ -6,11 +6,10 @@ spells a control token (`<|im_end|>`) stays text: only the template writes contr
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 
 _PRIVATE_USE = range(0xE000, 0xF900)  # characters without a meaning, which stand for something while a template runs
+_BEFORE = ("\n", "a", "0", "~")  # what a text is tokenised behind where a tokenizer puts a space before texts
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class ChatFormat:
         added = self.tokenizer.added_tokens_decoder
         control = {t.content: i for i, t in added.items() if t.special or i in self.end_of_turn_ids}
         return {text: control[text] for text in sorted(control, key=len, reverse=True)}
+
+    @cached_property
+    def adds_prefix(self) -> bool:
+        """Whether the tokenizer puts a space before a text (Metaspace), so that parts of a text have other tokens."""
+        return _text_ids(self, "\na") != _text_ids(self, "\n") + _text_ids(self, "a")
 
     @property
     def final_id(self) -> int:
@@ -228,8 +233,9 @@ def _before_end_of_turn(chat: ChatFormat, text: str) -> str:
 
 
 def _check_unchanged(written: str, content: str, marks: Mapping[str, str]) -> None:
-    n = len(commonprefix([written := written.strip(), content]))
+    written = written.strip()
     if written != content:
+        n = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(written, content, strict=False))))
         instead, own = (_spelled(text[n : n + 40], marks) for text in (written, content))
         raise ModelError(
             f"the chat template changes the text of the response: it writes {instead!r} in place of {own!r}"
@@ -296,7 +302,8 @@ def _encode(chat: ChatFormat, text: str, marks: Mapping[str, str]) -> list[int]:
     pieces = re.split(f"([{''.join(marks)}])", text) if marks else [text]
     ids: list[int] = []
     for piece in pieces:
-        ids += _spelling_ids(chat, marks[piece]) if piece in marks else _text_ids(chat, piece)
+        text_ids = _text_ids if not ids or not chat.adds_prefix else _ids_without_prefix
+        ids += _spelling_ids(chat, marks[piece], text_ids) if piece in marks else text_ids(chat, piece)
     if chat.n_embeddings is not None and ids and max(ids) >= chat.n_embeddings:
         token = chat.tokenizer.convert_ids_to_tokens(max(ids))
         raise ModelError(
@@ -314,11 +321,23 @@ def _text_ids(chat: ChatFormat, text: str, **options: Any) -> list[int]:
     return list(chat.tokenizer(text, add_special_tokens=False, **options)["input_ids"]) if text else []
 
 
-def _spelling_ids(chat: ChatFormat, token: str) -> list[int]:
+def _ids_without_prefix(chat: ChatFormat, text: str, **options: Any) -> list[int]:
+    """Return the ids of a text as they are behind another one: without the space that stands for a text's begin."""
+    for before in _BEFORE:
+        start = _text_ids(chat, before, **options)
+        ids = _text_ids(chat, before + text, **options)
+        if ids[: len(start)] == start:
+            return ids[len(start) :]
+    raise ModelError(f"the tokenizer adds a space before {text[:40]!r}, which stands behind a spelled control token")
+
+
+def _spelling_ids(chat: ChatFormat, token: str, text_ids: Callable[..., list[int]]) -> list[int]:
     """Return the ids of a control token's spelling as text."""
-    ids = _text_ids(chat, token, split_special_tokens=True)
+    ids = text_ids(chat, token, split_special_tokens=True)
     if set(ids) & set(chat.control_tokens.values()):  # an ordinary token that ends turns is not split
-        return [i for character in token for i in _text_ids(chat, character)]
+        first, rest = token[0], token[1:]
+        behind = _ids_without_prefix if chat.adds_prefix else _text_ids
+        return [*text_ids(chat, first), *(i for character in rest for i in behind(chat, character))]
     return ids
 
 
