@@ -53,8 +53,9 @@ _PHI_3 = (
 _QWEN_3 = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{{ message['content'].split('</think>')[-1] if message['role'] == 'assistant' else message['content'] }}"
+    "<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
 )
 _PLAIN = (
     "{% for message in messages %}{{ message['role'] }}:\n{{ message['content'] | trim }}\n\n{% endfor %}"
@@ -94,7 +95,7 @@ STYLES = {
         IM,
         "<|im_end|>",
         ("<|im_end|>", "<|endoftext|>"),
-        "<think>\n\n</think>\n\njumps over<|im_end|>",
+        "jumps over<|im_end|>",
         ordinary=("<think>", "</think>"),
     ),
     "no end of turn": Style(_PLAIN, ("</s>",), "</s>", ("</s>",), "jumps over</s>"),

@@ -211,6 +211,44 @@ def test_a_response_that_the_template_refuses_leaves_the_others(chat):
     assert quarantined["detail"][0].startswith("1 of 3 responses dropped, the group is kept: the chat template refuses")
 
 
+def with_template(chat, template):
+    tokenizer = deepcopy(chat.tokenizer)
+    tokenizer.chat_template = template
+    return replace(chat, tokenizer=tokenizer)
+
+
+def with_messages(*turns):
+    table = groups("one")
+    table.at[0, "messages"] = [{"role": role, "content": text} for role, text in turns]
+    return PreferenceGroups.validate(table.assign(group_id="more", source="more:1"))
+
+
+def test_a_message_that_the_template_leaves_out_is_quarantined_with_its_role(chat):
+    users = CHATML.replace("in messages", "in messages if message['role'] != 'system'")
+    more = with_messages(("system", "the"), ("user", "the dog"))
+    tokenized, quarantined = tokenized_of(pd.concat([groups("one"), more]), with_template(chat, users))
+    assert list(tokenized["group_id"]) == ["train-0"]
+    assert list(quarantined["reason"]) == ["template_error"] and quarantined["source"][0] == "more:1"
+    assert "does not write the message of the role system" in quarantined["detail"][0]
+
+
+def test_messages_that_are_merged_trimmed_or_lose_earlier_reasoning_are_written(chat):
+    merging = (
+        "{% set first = messages[0]['content'] | trim + '\\n\\n' if messages[0]['role'] == 'system' else '' %}"
+        "{% for m in (messages[1:] if first else messages) %}<|im_start|>{{ m['role'] }}\n"
+        "{{ (first if loop.first else '') + (m['content'].split('</think>')[-1] | trim) }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    said = [("user", " a dog<|im_end|>\n"), ("assistant", "<think>hm</think>\n\nno"), ("user", "no")]
+    more = with_messages(("system", " be brief \n"), *said)
+    tokenized, quarantined = tokenized_of(more, with_template(chat, merging), TokenLimits(200, 12))
+    assert quarantined.empty
+    assert "user\nbe brief\n\na dog<|im_end|><|im_end|>" in chat.tokenizer.decode(tokenized["prompt_ids"][0])
+    cut = with_template(chat, merging.replace("['content'].split('</think>')[-1]", "['content'].split('hm')[-1]"))
+    with pytest.raises(DataError, match="does not write the message of the role assistant"):
+        tokenized_of(with_messages(("user", "a"), ("assistant", "ahm b"), ("user", "no")), cut)
+
+
 def test_a_row_with_tokens_that_the_model_has_no_embedding_for_is_quarantined(chat):
     table = groups("one", "quick brown", responses=("a", "b"))
     first, second = (max(ids) for ids in tokenized_of(table, chat)[0]["prompt_ids"])

@@ -6,7 +6,7 @@ spells a control token (`<|im_end|>`) stays text: only the template writes contr
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 
 _PRIVATE_USE = range(0xE000, 0xF900)  # characters without a meaning, which stand for something while a template runs
+_BEFORE = ("\n", "a", "0", "~")  # what a text is tokenised behind where a tokenizer puts a space before texts
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class ChatFormat:
         added = self.tokenizer.added_tokens_decoder
         control = {t.content: i for i, t in added.items() if t.special or i in self.end_of_turn_ids}
         return {text: control[text] for text in sorted(control, key=len, reverse=True)}
+
+    @cached_property
+    def adds_prefix(self) -> bool:
+        """Whether the tokenizer puts a space before a text (Metaspace), so that parts of a text have other tokens."""
+        return _text_ids(self, "\na") != _text_ids(self, "\n") + _text_ids(self, "a")
 
     @property
     def final_id(self) -> int:
@@ -117,14 +123,23 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def prompt_token_ids(chat: ChatFormat, messages: Sequence[Message]) -> list[int]:
+def prompt_token_ids(chat: ChatFormat, messages: Sequence[Message], every_message: bool = False) -> list[int]:
     """Return the ids of a prompt with its generation header; the template itself adds BOS where there is one.
+
+    Args:
+        chat: How the model writes a chat.
+        messages: The prompt.
+        every_message: Whether it is an error if the template leaves a message out or changes it, but for white space
+            around it and the reasoning of an earlier turn.
 
     Raises:
         ModelError: The template refuses the messages, or they cannot be tokenised.
     """
     shielded, marks = _shield(chat, messages)
-    return _encode(chat, _render(chat, shielded, generation_header=True), marks)
+    prompt = _render(chat, shielded, generation_header=True)
+    if every_message:
+        _check_all_written(shielded, prompt)
+    return _encode(chat, prompt, marks)
 
 
 def response_token_ids(
@@ -142,9 +157,9 @@ def response_token_ids(
             without tokens.
 
     Raises:
-        ModelError: The template refuses the messages, they cannot be tokenised, or the prompt's tokens are not a
-            prefix of the whole dialogue's tokens, so that log-probs of the response given the prompt would not be well
-            defined.
+        ModelError: The template refuses the messages, they cannot be tokenised, the template changes more of the
+            response than white space around it, or the prompt's tokens are not a prefix of the whole dialogue's
+            tokens, so that log-probs of the response given the prompt would not be well defined.
     """
     shielded, marks = _shield(chat, [*messages, {"role": "assistant", "content": response}])
     prompt = _render(chat, shielded[:-1], generation_header=True)
@@ -152,9 +167,16 @@ def response_token_ids(
     whole = _render(chat, shielded, generation_header=False)
     ids = _ids_behind(chat, prompt, prompt_ids, whole, marks)
     text = list(takewhile(lambda token: token not in chat.end_of_turn_ids, ids))
+    content = shielded[-1]["content"].strip()
     if finished and len(text) < len(ids):
+        written = _before_end_of_turn(chat, whole[len(prompt) :]).strip()
+        if written != content and written.startswith(content):  # does what follows belong to the turn, or to the text?
+            written = _up_to_text_end(chat, shielded, whole, finished)[len(prompt) :]
+        _check_unchanged(written, content, marks)
         return ids[: len(text) + 1]
-    own = _ids_behind(chat, prompt, prompt_ids, _up_to_text_end(chat, shielded, whole, finished), marks)
+    up_to_end = _up_to_text_end(chat, shielded, whole, finished)
+    own = _ids_behind(chat, prompt, prompt_ids, up_to_end, marks)
+    _check_unchanged(up_to_end[len(prompt) :], content, marks)
     return [*own, chat.final_id] if finished or not own else own
 
 
@@ -189,6 +211,39 @@ def _ids_behind(
     if ids[: len(prompt_ids)] != prompt_ids:
         raise ModelError("the prompt's tokens are not a prefix of the tokens of prompt and response")
     return ids[len(prompt_ids) :]
+
+
+def _check_all_written(messages: Sequence[Message], prompt: str) -> None:
+    """Look for every message, the longest first, where none of the others is: one can be a part of another."""
+    for message in sorted(messages, key=lambda message: len(message["content"].strip()), reverse=True):
+        text = message["content"].strip()
+        if text not in prompt and message["role"] == "assistant":
+            text = text.rpartition("</think>")[2].strip()  # templates drop the reasoning of earlier turns
+        if text not in prompt:
+            raise ModelError(
+                f"the chat template does not write the message of the role {message['role']} as it is; use a template "
+                "that does (model.chat_template)"
+            )
+        prompt = prompt.replace(text, "\0", 1) if text else prompt
+
+
+def _before_end_of_turn(chat: ChatFormat, text: str) -> str:
+    ends = [text.find(token) for token, id_ in chat.control_tokens.items() if id_ in chat.end_of_turn_ids]
+    return text[: min((end for end in ends if end >= 0), default=None)]
+
+
+def _check_unchanged(written: str, content: str, marks: Mapping[str, str]) -> None:
+    written = written.strip()
+    if written != content:
+        n = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(written, content, strict=False))))
+        instead, own = (_spelled(text[n : n + 40], marks) for text in (written, content))
+        raise ModelError(
+            f"the chat template changes the text of the response: it writes {instead!r} in place of {own!r}"
+        )
+
+
+def _spelled(text: str, marks: Mapping[str, str]) -> str:
+    return "".join(marks.get(character, character) for character in text)
 
 
 def _up_to_text_end(chat: ChatFormat, messages: Sequence[Message], whole: str, finished: bool) -> str:
@@ -247,7 +302,8 @@ def _encode(chat: ChatFormat, text: str, marks: Mapping[str, str]) -> list[int]:
     pieces = re.split(f"([{''.join(marks)}])", text) if marks else [text]
     ids: list[int] = []
     for piece in pieces:
-        ids += _spelling_ids(chat, marks[piece]) if piece in marks else _text_ids(chat, piece)
+        text_ids = _text_ids if not ids or not chat.adds_prefix else _ids_without_prefix
+        ids += _spelling_ids(chat, marks[piece], text_ids) if piece in marks else text_ids(chat, piece)
     if chat.n_embeddings is not None and ids and max(ids) >= chat.n_embeddings:
         token = chat.tokenizer.convert_ids_to_tokens(max(ids))
         raise ModelError(
@@ -265,11 +321,23 @@ def _text_ids(chat: ChatFormat, text: str, **options: Any) -> list[int]:
     return list(chat.tokenizer(text, add_special_tokens=False, **options)["input_ids"]) if text else []
 
 
-def _spelling_ids(chat: ChatFormat, token: str) -> list[int]:
+def _ids_without_prefix(chat: ChatFormat, text: str, **options: Any) -> list[int]:
+    """Return the ids of a text as they are behind another one: without the space that stands for a text's begin."""
+    for before in _BEFORE:
+        start = _text_ids(chat, before, **options)
+        ids = _text_ids(chat, before + text, **options)
+        if ids[: len(start)] == start:
+            return ids[len(start) :]
+    raise ModelError(f"the tokenizer adds a space before {text[:40]!r}, which stands behind a spelled control token")
+
+
+def _spelling_ids(chat: ChatFormat, token: str, text_ids: Callable[..., list[int]]) -> list[int]:
     """Return the ids of a control token's spelling as text."""
-    ids = _text_ids(chat, token, split_special_tokens=True)
+    ids = text_ids(chat, token, split_special_tokens=True)
     if set(ids) & set(chat.control_tokens.values()):  # an ordinary token that ends turns is not split
-        return [i for character in token for i in _text_ids(chat, character)]
+        first, rest = token[0], token[1:]
+        behind = _ids_without_prefix if chat.adds_prefix else _text_ids
+        return [*text_ids(chat, first), *(i for character in rest for i in behind(chat, character))]
     return ids
 
 

@@ -122,7 +122,7 @@ class _Response:
 
 def _prompt_ids(row: Mapping[str, Any], chat: ChatFormat, limits: TokenLimits) -> list[int]:
     try:
-        ids = prompt_token_ids(chat, list(row["messages"]))
+        ids = prompt_token_ids(chat, list(row["messages"]), every_message=True)
     except ModelError as error:
         raise UnusableRow(QuarantineReason.TEMPLATE_ERROR, str(error)) from error
     if not ids:
