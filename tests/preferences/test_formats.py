@@ -254,6 +254,20 @@ def test_columns_are_renamed_nested_or_left_out():
         rename_columns(row, {"chosen": "answer"})
 
 
+@pytest.mark.parametrize(
+    ("row", "known", "right"),
+    [
+        ({"prompt": "Hi?", "responses": ["a", "b"], "human_rank": [1, 2], "scores": [1, 2]}, "ratings", "ranks"),
+        ({"prompt": "Hi?", "response": "a", "human_rank": 1, "score": 3}, "rating", "rank"),
+    ],
+)
+def test_ranks_that_are_named_as_ratings_are_refused_and_read_under_their_own_name(row, known, right):
+    with pytest.raises(UnusableRow, match=f"bad_rating: .*highest is best: write `{right}: human_rank`"):
+        rename_columns(row, {known: "human_rank"})
+    renamed = rename_columns(row, PreferenceSource(path="x", columns={right: "human_rank"}).columns)
+    assert FORMATS[sniff(renamed)].read(renamed).ratings[0] == -1
+
+
 def test_an_unknown_target_of_a_column_is_refused():
     with pytest.raises(ValueError, match=r"columns\.choosen"):
         PreferenceSource(path="x", columns={"choosen": "a"})

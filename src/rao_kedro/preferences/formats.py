@@ -25,12 +25,21 @@ from rao_kedro.preferences.messages import (
     with_system,
 )
 from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow
-from rao_kedro.preferences.ratings import RATING_NAMES, Ratings, one_scale, rate_objects, rate_pair, read_ratings
+from rao_kedro.preferences.ratings import (
+    RATING_NAMES,
+    Ratings,
+    is_rank,
+    one_scale,
+    rate_objects,
+    rate_pair,
+    read_ratings,
+)
 
 # What columns are called, in the order in which they are looked for.
 PROMPTS = ("prompt", "messages", "conversations", "instruction", "question", "query", "input")
 RESPONSES = ("responses", "completions", "generations", "all_generated_responses", "answers", "candidates_completions")
 RATINGS = ("ratings", "scores", "rating", "score", "rewards", "all_rm_scores", "ranks", "ranking", "rank")
+RANKS = {"ratings": "ranks", "rating": "rank", "chosen_rating": "chosen_rank", "rejected_rating": "rejected_rank"}
 SINGLE = ("response", "completion", "output", "answer")
 _TEXT_KEYS = ("text", "response", "content", "output", "answer", "completion")
 
@@ -295,7 +304,7 @@ def rename_columns(row: Row, columns: Mapping[Any, str | None]) -> Row:
         columns: By known name, the row's own, which may be dotted; null for a column that is not to be read.
 
     Raises:
-        UnusableRow: The row has no such column.
+        UnusableRow: The row has no such column, or ranks, of which the lowest is best, are named as ratings.
     """
     renamed = {name: value for name, value in row.items() if name not in columns.values()}
     for known, own in columns.items():
@@ -305,7 +314,13 @@ def rename_columns(row: Row, columns: Mapping[Any, str | None]) -> Row:
         if own.split(".")[0] not in row and own not in row:
             detail = f"no column {own}, which `columns` names as {known}; the row has {', '.join(map(str, row))}"
             raise UnusableRow(QuarantineReason.MISSING_COLUMN, detail)
+        if known in RANKS and is_rank(own):
+            detail = f"`columns` names {own} as {known}, of which the highest is best: write `{RANKS[known]}: {own}`"
+            raise UnusableRow(QuarantineReason.BAD_RATING, detail)
         renamed[known] = look_up(row, own)
+    named = {known for known, own in columns.items() if own is not None}
+    if named & {*RATINGS, *RATING_NAMES}:  # the row's other ratings are not the ones that were asked for
+        renamed = {name: v for name, v in renamed.items() if name in named or name not in (*RATINGS, *RATING_NAMES)}
     return renamed
 
 

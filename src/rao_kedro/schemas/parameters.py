@@ -48,6 +48,7 @@ ColumnName = Literal[
     "responses",
     "ratings",
     "ranks",
+    "rank",
     "response",
     "rating",
     "completion",
