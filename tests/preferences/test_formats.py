@@ -321,7 +321,7 @@ def test_consecutive_rows_of_a_prompt_are_one_group(tmp_path):
     assert quarantined == [
         (group["source"], "unrated_response"),
         ("train.jsonl:4", "unpaired_response"),
-        ("train.jsonl:5 + train.jsonl:6", "identical_responses"),
+        ("train.jsonl:5 + train.jsonl:6", "contradictory_ratings"),
         ("train.jsonl:7", "unpaired_response"),
     ]
 

@@ -140,6 +140,7 @@ def test_completions_of_another_prompt_are_no_preference(prompt, contexts):
 def test_a_column_of_the_system_is_a_message():
     assert with_system({"system": "Be brief."}, [user()]) == [SYSTEM, user()]
     assert with_system({"system_prompt": "Be brief."}, [SYSTEM, user()]) == [SYSTEM, user()]
+    assert with_system({"system": "", "system_prompt": "Be brief."}, [user()]) == [SYSTEM, user()]
     assert with_system({"system": ""}, [user()]) == with_system({"system": None}, [user()]) == [user()]
     with pytest.raises(UnusableRow, match="bad_dialogue: column system says something else"):
         with_system({"system": "Be long."}, [SYSTEM, user()])

@@ -22,6 +22,7 @@ from rao_kedro.preferences.messages import (
     read_completion,
     read_dialogue,
     read_history,
+    text_of,
     with_system,
 )
 from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow
@@ -329,7 +330,7 @@ def _prompt(row: Row, names: Sequence[str] = PROMPTS) -> list[Message] | None:
     name = next((name for name in names if _holds(row.get(name))), None)
     messages = None if name is None else read_dialogue(row[name], name)
     if messages is not None and name == "instruction" and _holds(row.get("input")):
-        messages[-1]["content"] += f"\n{row['input']}"
+        messages[-1]["content"] += f"\n{text_of(row['input'], 'input')}"
     if _holds(row.get("history")):
         messages = [*read_history(row["history"]), *(messages or [])]
     return messages

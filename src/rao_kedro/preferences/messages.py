@@ -114,7 +114,8 @@ def with_system(row: Row, messages: list[Message]) -> list[Message]:
     Raises:
         UnusableRow: It is not text, or the messages have another system message.
     """
-    if (system := first_of(row, ("system", "system_prompt"))) is None or system == "":
+    system = next((row[name] for name in ("system", "system_prompt") if row.get(name) not in (None, "")), None)
+    if system is None:
         return messages
     if not isinstance(system, str):
         detail = "column system is not a text; `columns: {system: null}` leaves it out"
