@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from rao_kedro.preferences import groups
-from rao_kedro.preferences.formats import FORMATS, rename_columns, sniff
+from rao_kedro.preferences.formats import FORMATS, rename_columns, sniff, trl
 from rao_kedro.preferences.groups import GroupBuilder, read_preferences
 from rao_kedro.preferences.quarantine import UnusableRow
 from rao_kedro.schemas.parameters import FormatName, PreferenceFiles, PreferenceSource
@@ -172,6 +172,27 @@ def test_siblings_of_a_format_are_read_too(name, row, rated):
 def test_system_history_and_input_belong_to_the_prompt(row, messages):
     row |= {"chosen": "a", "rejected": "b"}
     assert FORMATS[sniff(row)].read(row).messages == messages
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        ({"prompt": "Hi", "input": "you?"}, [{"role": "user", "content": "Hi\nyou?"}]),
+        ({"question": "Hi", "context": "you?"}, [{"role": "user", "content": "Hi\nyou?"}]),
+        ({"prompt": "Hi?", "messages": [*EARLIER, *USER]}, [*EARLIER, *USER]),
+        ({"prompt": "Hi?", "question": "Hi?", "messages": [*USER, assistant("a")]}, USER),
+    ],
+)
+def test_no_column_of_the_prompt_is_lost(row, messages):
+    assert trl(row | {"chosen": "a", "rejected": "b"}).messages == messages
+
+
+@pytest.mark.parametrize("name", ["question", "query", "instruction", "messages", "conversations"])
+def test_a_second_prompt_is_said_and_can_be_left_out(name):
+    row = {"prompt": "Hi?", "chosen": "a", "rejected": "b", name: EARLIER[:1] if name[-1] == "s" else "Yo?"}
+    with pytest.raises(UnusableRow, match=f"bad_dialogue: column {name} holds text .*{name}: null"):
+        trl(row)
+    assert trl(rename_columns(row, PreferenceSource(path="x", columns={name: None}).columns)).messages == USER
 
 
 def test_an_explicit_prompt_stays_before_the_turns_that_completions_share():

@@ -5,6 +5,7 @@ Knows nothing about files. A format is added by adding a function and a line to 
 """
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -329,11 +330,44 @@ def _prompt(row: Row, names: Sequence[str] = PROMPTS) -> list[Message] | None:
     """Return the explicit prompt with the turns before it, or None."""
     name = next((name for name in names if _holds(row.get(name))), None)
     messages = None if name is None else read_dialogue(row[name], name)
-    if messages is not None and name == "instruction" and _holds(row.get("input")):
-        messages[-1]["content"] += f"\n{text_of(row['input'], 'input')}"
+    for other in ("messages", "conversations"):
+        if messages is not None and name != other and _holds(row.get(other)):
+            whole = _without_answer(read_dialogue(row[other], other))
+            messages = whole if whole[-len(messages) :] == messages else messages  # with the turns before it
+    for other in ("input", "context"):
+        if messages and messages[-1]["role"] == "user" and isinstance(row[str(name)], str) and other not in names[:1] and name != other:
+            text = row.get(other)
+            if not _holds(text) or (other == "context" and not isinstance(text, str)):
+                continue
+            text = text_of(text, other)
+            on_its_own = rf"(?:^|\n|:\s){re.escape(text.strip())}\s*(?:\n|$)"
+            if name == "instruction" or not re.search(on_its_own, messages[-1]["content"]):
+                messages[-1]["content"] += f"\n{text}"
     if _holds(row.get("history")):
         messages = [*read_history(row["history"]), *(messages or [])]
     return messages
+
+
+def _without_answer(messages: list[Message]) -> list[Message]:
+    return messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+
+
+def _check_prompt_columns(row: Row, messages: Sequence[Message]) -> None:
+    """Check that every column that may be the prompt is part of the prompt that was read.
+
+    Raises:
+        UnusableRow: One holds other text; says which.
+    """
+    read = " ".join(" ".join(message["content"] for message in messages).split())
+    for name in ("context", *PROMPTS):
+        value = row.get(name)
+        if not _holds(value) or not (isinstance(value, str) or is_chat(value)):
+            continue
+        for message in _without_answer(read_dialogue(value, name)):
+            if " ".join(message["content"].split()) not in read:
+                detail = f"column {name} holds text that is not in the prompt that was read from the other columns"
+                left_out = f"`columns: {{{name}: null}}` leaves it out"
+                raise UnusableRow(QuarantineReason.BAD_DIALOGUE, f"{detail}; {left_out}")
 
 
 def _holds(value: Any) -> bool:
@@ -433,4 +467,5 @@ def _group(
         detail = f"no prompt: none of the columns {', '.join(PROMPTS)}"
         raise first_problem or UnusableRow(empty or QuarantineReason.MISSING_COLUMN, detail)
     messages = with_system(row, join_context(prompt, contexts))
+    _check_prompt_columns(row, messages)
     return RawGroup(messages, responses, ratings, finished=finished, rated_by=rated.by)
