@@ -195,6 +195,13 @@ def test_a_second_prompt_is_said_and_can_be_left_out(name):
     assert trl(rename_columns(row, PreferenceSource(path="x", columns={name: None}).columns)).messages == USER
 
 
+def test_a_completion_of_several_messages_is_not_several_responses():
+    row = {"prompt": "Hi?", "chosen": [assistant("a"), assistant("b")], "rejected": "c"}
+    problem, good = trl(row).responses
+    assert problem.reason == "bad_dialogue" and "two messages of the assistant" in problem.detail and good == "c"
+    assert trl(row | {"chosen_rating": [3, 2], "rejected_rating": 1}).responses == ["a", "b", "c"]
+
+
 def test_an_explicit_prompt_stays_before_the_turns_that_completions_share():
     turns = [assistant("Which?"), {"role": "user", "content": "That."}]
     row = {"prompt": USER, "chosen": [*turns, assistant("a")], "rejected": [*turns, assistant("b")]}

@@ -176,6 +176,23 @@ def test_a_prompt_is_a_dialogue_that_the_user_begins_and_ends(messages, reason):
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n",
+        "<s>[INST] Hi? [/INST]",
+        "<|prompter|>Hi?<|endoftext|><|assistant|>",
+        "### Human: Hi?\n### Assistant:",
+        "Below is an instruction.\n\n### Instruction:\nHi?\n\n### Response:\n",
+    ],
+)
+def test_a_prompt_with_a_template_applied_is_none(text):
+    with pytest.raises(UnusableRow, match="bad_dialogue: a chat template is applied to the prompt already"):
+        check_prompt([user(text)])
+    check_prompt([user("What does <|im_start|>user mean?")])
+    check_prompt([user("### Instruction: write a poem")])
+
+
 def test_text_of_no_width_is_no_text():
     hidden = ["", " \n\t", "\u200b\ufeff", "\u00ad\u2060", "\x00\x07", "\u3164", "\u2800", "\ufe0f", "\U000e0041"]
     assert not any(map(is_visible, hidden))

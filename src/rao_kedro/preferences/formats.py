@@ -99,7 +99,9 @@ def trl(row: Row, rating_key: str | None = None) -> RawGroup:
     such as `score_chosen` and `chosen-rating`, in the row or in its `metadata`; without any, 1 and 0. Also reads the
     binarised UltraFeedback of HuggingFaceH4, whose chosen and rejected chats repeat the prompt.
     """
-    chosen, rejected = (_several(required(row, name)) for name in ("chosen", "rejected"))
+    chosen, rejected = _several(required(row, "chosen")), _several(required(row, "rejected"))
+    if len(chosen) > 1 and is_chat(row["chosen"]) and not _rated_each(row, len(chosen)):
+        chosen = [row["chosen"]]  # one response of several messages
     rated = rate_pair(row, rating_key, len(chosen), len(rejected))
     finished = finished_of_pair(row, len(chosen), len(rejected))
     names = ["chosen"] * len(chosen) + ["rejected"] * len(rejected)
@@ -335,7 +337,13 @@ def _prompt(row: Row, names: Sequence[str] = PROMPTS) -> list[Message] | None:
             whole = _without_answer(read_dialogue(row[other], other))
             messages = whole if whole[-len(messages) :] == messages else messages  # with the turns before it
     for other in ("input", "context"):
-        if messages and messages[-1]["role"] == "user" and isinstance(row[str(name)], str) and other not in names[:1] and name != other:
+        if (
+            messages
+            and messages[-1]["role"] == "user"
+            and isinstance(row[str(name)], str)
+            and other not in names[:1]
+            and name != other
+        ):
             text = row.get(other)
             if not _holds(text) or (other == "context" and not isinstance(text, str)):
                 continue
@@ -379,6 +387,12 @@ def _several(value: Any) -> list[Any]:
     if not is_list(value) or (is_chat(value) and not _only_answers(value)):
         return [value]
     return list(value)
+
+
+def _rated_each(row: Row, n: int) -> bool:
+    """Say whether a row has a list of ratings for `n` chosen responses."""
+    lists = [value for name, value in row.items() if "chosen" in str(name).lower() and name != "chosen"]
+    return any(is_list(value) and len(value) == n for value in lists)
 
 
 def _only_answers(messages: Sequence[Mapping[str, Any]]) -> bool:
