@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from rao_kedro.preferences import groups
-from rao_kedro.preferences.formats import FORMATS, rename_columns, sniff
+from rao_kedro.preferences.formats import FORMATS, rename_columns, sniff, trl
 from rao_kedro.preferences.groups import GroupBuilder, read_preferences
 from rao_kedro.preferences.quarantine import UnusableRow
 from rao_kedro.schemas.parameters import FormatName, PreferenceFiles, PreferenceSource
@@ -174,6 +174,34 @@ def test_system_history_and_input_belong_to_the_prompt(row, messages):
     assert FORMATS[sniff(row)].read(row).messages == messages
 
 
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        ({"prompt": "Hi", "input": "you?"}, [{"role": "user", "content": "Hi\nyou?"}]),
+        ({"question": "Hi", "context": "you?"}, [{"role": "user", "content": "Hi\nyou?"}]),
+        ({"prompt": "Hi?", "messages": [*EARLIER, *USER]}, [*EARLIER, *USER]),
+        ({"prompt": "Hi?", "question": "Hi?", "messages": [*USER, assistant("a")]}, USER),
+    ],
+)
+def test_no_column_of_the_prompt_is_lost(row, messages):
+    assert trl(row | {"chosen": "a", "rejected": "b"}).messages == messages
+
+
+@pytest.mark.parametrize("name", ["question", "query", "instruction", "messages", "conversations"])
+def test_a_second_prompt_is_said_and_can_be_left_out(name):
+    row = {"prompt": "Hi?", "chosen": "a", "rejected": "b", name: EARLIER[:1] if name[-1] == "s" else "Yo?"}
+    with pytest.raises(UnusableRow, match=f"bad_dialogue: column {name} holds text .*{name}: null"):
+        trl(row)
+    assert trl(rename_columns(row, PreferenceSource(path="x", columns={name: None}).columns)).messages == USER
+
+
+def test_a_completion_of_several_messages_is_not_several_responses():
+    row = {"prompt": "Hi?", "chosen": [assistant("a"), assistant("b")], "rejected": "c"}
+    problem, good = trl(row).responses
+    assert problem.reason == "bad_dialogue" and "two messages of the assistant" in problem.detail and good == "c"
+    assert trl(row | {"chosen_rating": [3, 2], "rejected_rating": 1}).responses == ["a", "b", "c"]
+
+
 def test_an_explicit_prompt_stays_before_the_turns_that_completions_share():
     turns = [assistant("Which?"), {"role": "user", "content": "That."}]
     row = {"prompt": USER, "chosen": [*turns, assistant("a")], "rejected": [*turns, assistant("b")]}
@@ -254,6 +282,20 @@ def test_columns_are_renamed_nested_or_left_out():
         rename_columns(row, {"chosen": "answer"})
 
 
+@pytest.mark.parametrize(
+    ("row", "known", "right"),
+    [
+        ({"prompt": "Hi?", "responses": ["a", "b"], "human_rank": [1, 2], "scores": [1, 2]}, "ratings", "ranks"),
+        ({"prompt": "Hi?", "response": "a", "human_rank": 1, "score": 3}, "rating", "rank"),
+    ],
+)
+def test_ranks_that_are_named_as_ratings_are_refused_and_read_under_their_own_name(row, known, right):
+    with pytest.raises(UnusableRow, match=f"bad_rating: .*highest is best: write `{right}: human_rank`"):
+        rename_columns(row, {known: "human_rank"})
+    renamed = rename_columns(row, PreferenceSource(path="x", columns={right: "human_rank"}).columns)
+    assert FORMATS[sniff(renamed)].read(renamed).ratings[0] == -1
+
+
 def test_an_unknown_target_of_a_column_is_refused():
     with pytest.raises(ValueError, match=r"columns\.choosen"):
         PreferenceSource(path="x", columns={"choosen": "a"})
@@ -307,7 +349,7 @@ def test_consecutive_rows_of_a_prompt_are_one_group(tmp_path):
     assert quarantined == [
         (group["source"], "unrated_response"),
         ("train.jsonl:4", "unpaired_response"),
-        ("train.jsonl:5 + train.jsonl:6", "identical_responses"),
+        ("train.jsonl:5 + train.jsonl:6", "contradictory_ratings"),
         ("train.jsonl:7", "unpaired_response"),
     ]
 

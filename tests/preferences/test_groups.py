@@ -119,7 +119,9 @@ def test_unknown_columns_are_named_with_the_formats_that_are_known(tmp_path):
         (pair(prompt="new", rejected=" \n"), "empty_response"),
         (pair(prompt="new", chosen="bad"), "identical_responses"),
         (pair(prompt="new", score_chosen=5, score_rejected=5), "equal_ratings"),
-        (pair(prompt="new", score_chosen=float("nan"), score_rejected=5), "non_finite_rating"),
+        (pair(prompt="new", score_chosen=float("nan"), score_rejected=5), "unrated_response"),
+        ({"prompt": "new", "responses": ["a", "b"], "ratings": [float("nan"), 1]}, "non_finite_rating"),
+        ({"instruction": "new", "input": ["x"], "chosen": "a", "rejected": "b"}, "bad_type"),
         (pair(prompt="new", score_chosen="many", score_rejected=5), "bad_rating"),
         (pair(), "duplicate_row"),
         (pair(prompt="held out"), "held_out_prompt_in_train"),
@@ -149,6 +151,22 @@ def test_a_group_loses_only_its_unusable_responses_and_they_are_counted(tmp_path
         reason: "1 of 5 responses dropped, the group is kept"
         for reason in ("empty_response", "identical_responses", "unrated_response")
     }
+
+
+def test_one_response_with_two_ratings_is_dropped_with_both_copies(tmp_path):
+    groups, quarantined = read(tmp_path, [{"prompt": "a", "responses": ["x", "y", "x", "z"], "ratings": [1, 2, 3, 1]}])
+    assert groups[groups.split == "train"].responses.item() == ["y", "z"]
+    assert list(quarantined.reason) == ["contradictory_ratings"]
+    assert "2 of 4 responses dropped" in quarantined.detail[0] and "rated 1.0 and 3.0" in quarantined.detail[0]
+
+
+def test_nan_of_pandas_is_null(tmp_path):
+    names = ("input", "system", "history", "tools", "finish_reason", "chosen_rating", "rejected_rating")
+    row = {"instruction": "q", "chosen": "a", "rejected": "b", **dict.fromkeys(names, float("nan"))}
+    groups, quarantined = read(tmp_path, [row])
+    group = groups.iloc[0]
+    assert quarantined.empty and group["messages"] == [{"role": "user", "content": "q"}]
+    assert group["ratings"] == [1, 0]
 
 
 def test_a_file_of_a_directory_is_read_once(tmp_path):

@@ -140,6 +140,7 @@ def test_completions_of_another_prompt_are_no_preference(prompt, contexts):
 def test_a_column_of_the_system_is_a_message():
     assert with_system({"system": "Be brief."}, [user()]) == [SYSTEM, user()]
     assert with_system({"system_prompt": "Be brief."}, [SYSTEM, user()]) == [SYSTEM, user()]
+    assert with_system({"system": "", "system_prompt": "Be brief."}, [user()]) == [SYSTEM, user()]
     assert with_system({"system": ""}, [user()]) == with_system({"system": None}, [user()]) == [user()]
     with pytest.raises(UnusableRow, match="bad_dialogue: column system says something else"):
         with_system({"system": "Be long."}, [SYSTEM, user()])
@@ -173,6 +174,23 @@ def test_a_prompt_is_a_dialogue_that_the_user_begins_and_ends(messages, reason):
     with pytest.raises(UnusableRow) as caught:
         check_prompt(messages)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n",
+        "<s>[INST] Hi? [/INST]",
+        "<|prompter|>Hi?<|endoftext|><|assistant|>",
+        "### Human: Hi?\n### Assistant:",
+        "Below is an instruction.\n\n### Instruction:\nHi?\n\n### Response:\n",
+    ],
+)
+def test_a_prompt_with_a_template_applied_is_none(text):
+    with pytest.raises(UnusableRow, match="bad_dialogue: a chat template is applied to the prompt already"):
+        check_prompt([user(text)])
+    check_prompt([user("What does <|im_start|>user mean?")])
+    check_prompt([user("### Instruction: write a poem")])
 
 
 def test_text_of_no_width_is_no_text():

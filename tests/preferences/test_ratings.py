@@ -44,11 +44,17 @@ def test_ratings_of_different_scales_are_no_preference(values):
         read_ratings("score", values)
 
 
-@pytest.mark.parametrize("name", ["rank", "Ranking", "ranks", "gpt4_rank", "meta.rank"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("rank", "Ranking", "ranks", "gpt4_rank", "meta.rank", "rank.gpt4", "ranks.gpt4", "humanRank"),
+        *("rank_gpt4", "rank_of_human", "HUMAN-RANK", "rankByHuman", "gpt4.rankings.mean"),
+    ],
+)
 def test_of_ranks_the_lowest_is_best_and_that_is_said(name):
     ratings = read_ratings(name, [1, "2", 3])
     assert (list(ratings.values), ratings.by) == ([-1.0, -2.0, -3.0], f"{name}, of which the lowest is best")
-    assert list(read_ratings("frank", [1]).values) == [1.0]
+    assert list(read_ratings("frank", [1]).values) == list(read_ratings("cranky.score", [1]).values) == [1.0]
 
 
 def test_a_group_is_rated_by_one_field():

@@ -5,6 +5,7 @@ Knows nothing about what a field means.
 
 import ast
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,6 +29,17 @@ def look_up(row: Any, name: str) -> Any:
     if first == "*":
         return [look_up(value, rest) if rest else value for value in row.values()]
     return look_up(row.get(first), rest) if rest else None
+
+
+def without_nan(value: Any) -> Any:
+    """Return a row in which NaN, as pandas writes what is missing, is null; numbers of a list stay what they are."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: without_nan(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [without_nan(one) if isinstance(one, Mapping | list) else one for one in value]
+    return value
 
 
 def first_of(row: Row, names: Iterable[str]) -> Any:

@@ -5,6 +5,7 @@ Knows nothing about files. A format is added by adding a function and a line to 
 """
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,15 +23,25 @@ from rao_kedro.preferences.messages import (
     read_completion,
     read_dialogue,
     read_history,
+    text_of,
     with_system,
 )
 from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow
-from rao_kedro.preferences.ratings import RATING_NAMES, Ratings, one_scale, rate_objects, rate_pair, read_ratings
+from rao_kedro.preferences.ratings import (
+    RATING_NAMES,
+    Ratings,
+    is_rank,
+    one_scale,
+    rate_objects,
+    rate_pair,
+    read_ratings,
+)
 
 # What columns are called, in the order in which they are looked for.
 PROMPTS = ("prompt", "messages", "conversations", "instruction", "question", "query", "input")
 RESPONSES = ("responses", "completions", "generations", "all_generated_responses", "answers", "candidates_completions")
 RATINGS = ("ratings", "scores", "rating", "score", "rewards", "all_rm_scores", "ranks", "ranking", "rank")
+RANKS = {"ratings": "ranks", "rating": "rank", "chosen_rating": "chosen_rank", "rejected_rating": "rejected_rank"}
 SINGLE = ("response", "completion", "output", "answer")
 _TEXT_KEYS = ("text", "response", "content", "output", "answer", "completion")
 
@@ -88,7 +99,9 @@ def trl(row: Row, rating_key: str | None = None) -> RawGroup:
     such as `score_chosen` and `chosen-rating`, in the row or in its `metadata`; without any, 1 and 0. Also reads the
     binarised UltraFeedback of HuggingFaceH4, whose chosen and rejected chats repeat the prompt.
     """
-    chosen, rejected = (_several(required(row, name)) for name in ("chosen", "rejected"))
+    chosen, rejected = _several(required(row, "chosen")), _several(required(row, "rejected"))
+    if len(chosen) > 1 and is_chat(row["chosen"]) and not _rated_each(row, len(chosen)):
+        chosen = [row["chosen"]]  # one response of several messages
     rated = rate_pair(row, rating_key, len(chosen), len(rejected))
     finished = finished_of_pair(row, len(chosen), len(rejected))
     names = ["chosen"] * len(chosen) + ["rejected"] * len(rejected)
@@ -295,7 +308,7 @@ def rename_columns(row: Row, columns: Mapping[Any, str | None]) -> Row:
         columns: By known name, the row's own, which may be dotted; null for a column that is not to be read.
 
     Raises:
-        UnusableRow: The row has no such column.
+        UnusableRow: The row has no such column, or ranks, of which the lowest is best, are named as ratings.
     """
     renamed = {name: value for name, value in row.items() if name not in columns.values()}
     for known, own in columns.items():
@@ -305,7 +318,13 @@ def rename_columns(row: Row, columns: Mapping[Any, str | None]) -> Row:
         if own.split(".")[0] not in row and own not in row:
             detail = f"no column {own}, which `columns` names as {known}; the row has {', '.join(map(str, row))}"
             raise UnusableRow(QuarantineReason.MISSING_COLUMN, detail)
+        if known in RANKS and is_rank(own):
+            detail = f"`columns` names {own} as {known}, of which the highest is best: write `{RANKS[known]}: {own}`"
+            raise UnusableRow(QuarantineReason.BAD_RATING, detail)
         renamed[known] = look_up(row, own)
+    named = {known for known, own in columns.items() if own is not None}
+    if named & {*RATINGS, *RATING_NAMES}:  # the row's other ratings are not the ones that were asked for
+        renamed = {name: v for name, v in renamed.items() if name in named or name not in (*RATINGS, *RATING_NAMES)}
     return renamed
 
 
@@ -313,11 +332,50 @@ def _prompt(row: Row, names: Sequence[str] = PROMPTS) -> list[Message] | None:
     """Return the explicit prompt with the turns before it, or None."""
     name = next((name for name in names if _holds(row.get(name))), None)
     messages = None if name is None else read_dialogue(row[name], name)
-    if messages is not None and name == "instruction" and _holds(row.get("input")):
-        messages[-1]["content"] += f"\n{row['input']}"
+    for other in ("messages", "conversations"):
+        if messages is not None and name != other and _holds(row.get(other)):
+            whole = _without_answer(read_dialogue(row[other], other))
+            messages = whole if whole[-len(messages) :] == messages else messages  # with the turns before it
+    for other in ("input", "context"):
+        if (
+            messages
+            and messages[-1]["role"] == "user"
+            and isinstance(row[str(name)], str)
+            and other not in names[:1]
+            and name != other
+        ):
+            text = row.get(other)
+            if not _holds(text) or (other == "context" and not isinstance(text, str)):
+                continue
+            text = text_of(text, other)
+            on_its_own = rf"(?:^|\n|:\s){re.escape(text.strip())}\s*(?:\n|$)"
+            if name == "instruction" or not re.search(on_its_own, messages[-1]["content"]):
+                messages[-1]["content"] += f"\n{text}"
     if _holds(row.get("history")):
         messages = [*read_history(row["history"]), *(messages or [])]
     return messages
+
+
+def _without_answer(messages: list[Message]) -> list[Message]:
+    return messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+
+
+def _check_prompt_columns(row: Row, messages: Sequence[Message]) -> None:
+    """Check that every column that may be the prompt is part of the prompt that was read.
+
+    Raises:
+        UnusableRow: One holds other text; says which.
+    """
+    read = " ".join(" ".join(message["content"] for message in messages).split())
+    for name in ("context", *PROMPTS):
+        value = row.get(name)
+        if not _holds(value) or not (isinstance(value, str) or is_chat(value)):
+            continue
+        for message in _without_answer(read_dialogue(value, name)):
+            if " ".join(message["content"].split()) not in read:
+                detail = f"column {name} holds text that is not in the prompt that was read from the other columns"
+                left_out = f"`columns: {{{name}: null}}` leaves it out"
+                raise UnusableRow(QuarantineReason.BAD_DIALOGUE, f"{detail}; {left_out}")
 
 
 def _holds(value: Any) -> bool:
@@ -329,6 +387,12 @@ def _several(value: Any) -> list[Any]:
     if not is_list(value) or (is_chat(value) and not _only_answers(value)):
         return [value]
     return list(value)
+
+
+def _rated_each(row: Row, n: int) -> bool:
+    """Say whether a row has a list of ratings for `n` chosen responses."""
+    lists = [value for name, value in row.items() if "chosen" in str(name).lower() and name != "chosen"]
+    return any(is_list(value) and len(value) == n for value in lists)
 
 
 def _only_answers(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -417,4 +481,5 @@ def _group(
         detail = f"no prompt: none of the columns {', '.join(PROMPTS)}"
         raise first_problem or UnusableRow(empty or QuarantineReason.MISSING_COLUMN, detail)
     messages = with_system(row, join_context(prompt, contexts))
+    _check_prompt_columns(row, messages)
     return RawGroup(messages, responses, ratings, finished=finished, rated_by=rated.by)

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from rao_kedro.models.identity import combined_hash
-from rao_kedro.preferences.fields import Row
+from rao_kedro.preferences.fields import Row, without_nan
 from rao_kedro.preferences.formats import FORMATS, RawGroup, Rows, rename_columns, sniff, unknown_format
 from rao_kedro.preferences.gathering import Gathered, Gathering
 from rao_kedro.preferences.messages import check_prompt, is_visible, text_of
@@ -25,6 +25,7 @@ from rao_kedro.preferences.quarantine import (
     quarantined_row,
     quarantined_table,
 )
+from rao_kedro.preferences.ratings import ORDER
 from rao_kedro.preferences.readers import RawRow, read_rows
 from rao_kedro.rewards.checks import score_response
 from rao_kedro.schemas.parameters import PreferenceFiles, PreferenceSource
@@ -166,7 +167,8 @@ def _content(row: RawRow, source: PreferenceSource) -> Row:
     if isinstance(row.content, str):
         known = row.problem == RawRow.problem
         raise UnusableRow(QuarantineReason.INVALID_JSON if known else QuarantineReason.UNREADABLE, row.problem)
-    return rename_columns(row.content, source.columns) if source.columns else row.content
+    content: Row = without_nan(row.content)
+    return rename_columns(content, source.columns) if source.columns else content
 
 
 def _format_of(row: Row, source: PreferenceSource, otherwise: str | None) -> str:
@@ -201,6 +203,10 @@ def _usable_responses(
     finished: list[bool] = []
     dropped: dict[QuarantineReason, list[str]] = defaultdict(list)
     all_finished = [True] * len(raw.responses)
+    rated: dict[tuple[Any, bool], set[float]] = defaultdict(set)
+    for text, rating, ended in zip(raw.responses, raw.ratings, raw.finished or all_finished, strict=True):
+        if isinstance(text, str) and rating is not None and math.isfinite(rating):
+            rated[text, ended].add(rating)
     for text, rating, ended in zip(raw.responses, raw.ratings, raw.finished or all_finished, strict=True):
         if isinstance(text, UnusableRow):
             dropped[text.reason].append(text.detail)
@@ -210,6 +216,11 @@ def _usable_responses(
             dropped[QuarantineReason.UNRATED_RESPONSE].append("")
         elif not math.isfinite(rating):
             dropped[QuarantineReason.NON_FINITE_RATING].append("")
+        elif len(values := rated[text, ended]) > 1 and raw.rated_by != ORDER:
+            said = f"one response is rated {' and '.join(map(str, sorted(values)))}"
+            dropped[QuarantineReason.CONTRADICTORY_RATINGS].append(said)
+        elif len(values) > 1:
+            dropped[QuarantineReason.IDENTICAL_RESPONSES].append("it is both chosen and rejected")
         elif (text, ended) in zip(responses, finished, strict=True):
             dropped[QuarantineReason.IDENTICAL_RESPONSES].append("")
         else:

@@ -33,6 +33,12 @@ _NEMO_TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 _LOOKS_LIKE_A_CHAT = re.compile(
     r"\s*\[?\s*\{\s*(?:['\"](?:content|value|text)['\"]\s*:.*?,\s*)?['\"](?:role|from)['\"]\s*:\s*['\"](\w+)['\"]", re.S
 )
+# How prompts begin (some also end) to which a chat template was applied.
+_RENDERED = re.compile(
+    r"\s*(?:<\|im_start\|>\s*(?:system|user|assistant)\b|<s>\s*\[INST\]|<\|prompter\|>"
+    r"|(?:.*\n)?### (?:Human|Instruction):.*\n### (?:Assistant|Response):\s*$)",
+    re.DOTALL,
+)
 # Letters and symbols that are drawn as nothing; the others are of the Unicode categories below.
 _BLANKS = {"\u034f", "\u115f", "\u1160", "\u17b4", "\u17b5", "\u2800", "\u3164", "\uffa0"}
 _VARIATION_SELECTORS = re.compile("[\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
@@ -73,6 +79,8 @@ def read_completion(value: Any, name: str) -> list[Message]:
     if (role := messages[-1]["role"]) != "assistant":
         detail = f"the last message of {name} is of role {role}, not the assistant's"
         raise UnusableRow(QuarantineReason.BAD_DIALOGUE, detail)
+    if len(messages) > 1 and messages[-2]["role"] == "assistant":
+        raise UnusableRow(QuarantineReason.BAD_DIALOGUE, f"{name} ends with two messages of the assistant in turn")
     return messages
 
 
@@ -114,7 +122,8 @@ def with_system(row: Row, messages: list[Message]) -> list[Message]:
     Raises:
         UnusableRow: It is not text, or the messages have another system message.
     """
-    if (system := first_of(row, ("system", "system_prompt"))) is None or system == "":
+    system = next((row[name] for name in ("system", "system_prompt") if row.get(name) not in (None, "")), None)
+    if system is None:
         return messages
     if not isinstance(system, str):
         detail = "column system is not a text; `columns: {system: null}` leaves it out"
@@ -161,6 +170,9 @@ def check_prompt(messages: Sequence[Message]) -> None:
     """
     if not messages or not is_visible(messages[-1]["content"]):
         raise UnusableRow(QuarantineReason.EMPTY_PROMPT, "the prompt has no text")
+    if any(message["role"] == "user" and _RENDERED.match(message["content"]) for message in messages):
+        detail = "a chat template is applied to the prompt already: give messages, or the plain text of the user"
+        raise UnusableRow(QuarantineReason.BAD_DIALOGUE, detail)
     roles = [message["role"] for message in _without_system(messages)]
     expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(roles))]
     if roles == expected and roles[-1:] == ["user"]:

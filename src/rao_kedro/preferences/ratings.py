@@ -18,7 +18,8 @@ from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow
 RATING_NAMES = ("rating", "score", "reward", "avg_rating", "rm_score", "rank", "ranking")
 ORDER = "the order of chosen and rejected"
 
-_RANK = re.compile(r"(?:^|[_.-])rank(?:s|ing|ings)?$", re.IGNORECASE)
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of names such as rank.gpt4, human_rank and humanRank
+_RANKS = {"rank", "ranks", "ranking", "rankings"}
 _WRITTEN = re.compile(r"([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)(?:\s*(?:/|out of)\s*(\d+(?:\.\d+)?))?")
 _UNRATED = {"", "n/a", "na", "none", "null", "-"}
 
@@ -37,6 +38,11 @@ class Ratings:
     by: str
 
 
+def is_rank(name: str) -> bool:
+    """Say whether a word of a field's name is rank or ranking: the lowest of its values is best."""
+    return any(word.lower() in _RANKS for word in _WORD.findall(name))
+
+
 def read_ratings(name: str, values: Sequence[Any]) -> Ratings:
     """Read the ratings that the responses of a group have in one field; ranks become negative ratings.
 
@@ -48,7 +54,7 @@ def read_ratings(name: str, values: Sequence[Any]) -> Ratings:
     if len(scales) > 1:
         detail = f"ratings of {name} are on different scales: {', '.join(sorted(repr(v) for v in values))}"
         raise UnusableRow(QuarantineReason.BAD_RATING, detail)
-    if not _RANK.search(name):
+    if not is_rank(name):
         return Ratings([value for value, _ in read], name if scales <= {None} else f"{name} (of {scales.pop()})")
     return Ratings([-v if isinstance(v, float) else v for v, _ in read], f"{name}, of which the lowest is best")
 

@@ -37,6 +37,13 @@ class SampledResponses(Parameters):
 # What `PreferenceSource.columns` can name; see docs/data.md.
 ColumnName = Literal[
     "prompt",
+    "messages",
+    "conversations",
+    "instruction",
+    "question",
+    "query",
+    "input",
+    "context",
     "system",
     "history",
     "chosen",
@@ -48,6 +55,7 @@ ColumnName = Literal[
     "responses",
     "ratings",
     "ranks",
+    "rank",
     "response",
     "rating",
     "completion",
