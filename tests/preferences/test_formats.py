@@ -246,6 +246,21 @@ def test_a_prompt_with_more_than_text_is_not_read_without_it(name):
             [False, True],
         ),
         ({"prompt": "Hi?", "chosen": "a", "rejected": "b", "finish_reason": None}, None),
+        (
+            {"prompt": "Hi?", "chosen": "a", "rejected": "b", "chosen_finish_reason": "", "stop_reason": float("nan")},
+            None,
+        ),
+        ({"prompt": "Hi?", "responses": ["a", "b"], "ratings": [1, 2], "stop_reason": [2, "</end>"]}, [True, True]),
+        (
+            {
+                "prompt": "Hi?",
+                "responses": [
+                    {"text": "a", "rating": 1, "finished": True, "finish_reason": "length"},
+                    {"text": "b", "rating": 2, "finish_reason": ""},
+                ],
+            },
+            [False, True],
+        ),
         ({"prompt": "Hi?", "response": "a", "rating": 1, "finish_reason": "length"}, [False]),
     ],
 )

@@ -55,7 +55,8 @@ def finished_of_pair(row: Row, n_chosen: int, n_rejected: int) -> list[bool] | N
 
 
 def _first(response: Row) -> bool | None:
-    return next((_read(field, response[field]) for field in _FIELDS if response.get(field) is not None), None)
+    said = [_read(field, response[field]) for field in _FIELDS if response.get(field) is not None]
+    return False if False in said else True if True in said else None  # what says that it was cut wins
 
 
 def _each(name: str, value: Any, n: int) -> list[Any]:
@@ -73,10 +74,12 @@ def _known(values: list[bool | None]) -> list[bool] | None:
 
 
 def _read(field: str, value: Any) -> bool | None:
-    if value is None:
-        return None
     said = str(value).strip().lower()
+    if value is None or said in ("", "nan"):
+        return None
     yes, no = {"finished": (_YES, _NO), "truncated": (_NO, _YES)}.get(field, (_ENDED, _CUT))
+    if field == "stop_reason" and said not in no:  # also the text or the token at which vLLM stopped
+        return True
     if said not in yes + no:
         detail = f"{field} {value!r} is none of {', '.join(yes + no)}"
         raise UnusableRow(QuarantineReason.BAD_TYPE, detail)
