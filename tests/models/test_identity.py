@@ -9,7 +9,7 @@ import pytest
 
 from rao_kedro.errors import DataError
 from rao_kedro.models import identity
-from rao_kedro.models.identity import cached_hash, content_hash, file_hash, flattened, named_files
+from rao_kedro.models.identity import cached_hash, content_hash, file_hash, flattened, named_files, path_hash
 
 COUNT = [
     "config.json",
@@ -123,3 +123,15 @@ def test_parameters_name_the_files_that_are_there(tmp_path, monkeypatch):
     assert {name for name in found if found[name] != again[name]} == {"data.path", "parts.0.model_dir"}
     shutil.rmtree(tmp_path / "broken")
     assert set(named_files(flattened(values))) == {"data.path", "parts.0.model_dir", "parts.1.cache_dir"}
+
+
+def test_a_file_that_was_replaced_with_one_of_its_size_and_time_is_another(tmp_path):
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_text("one")
+    before = path_hash(path)
+    other.write_text("two")
+    os.utime(other, ns=(path.stat().st_mtime_ns,) * 2)
+    with path.open("r+") as file:  # in place, as `cp -p` does
+        file.write("two")
+    os.utime(path, ns=(other.stat().st_mtime_ns,) * 2)
+    assert path_hash(path) == path_hash(other) != before

@@ -21,11 +21,20 @@ from changed_checkpoints import (
     with_templates,
 )
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GraniteConfig,
+    GraniteForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+)
 from transformers.utils import chat_template_utils
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
+from rao_kedro.models.checks import check_weights
 from rao_kedro.models.hub import CHECKPOINT_FILES, LEFT_OUT, SETTINGS_FILES
 from rao_kedro.models.identity import content_hash
 from rao_kedro.models.importing import main
@@ -474,3 +483,30 @@ def test_a_model_that_is_neither_here_nor_on_the_hub_is_named(tmp_path, monkeypa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="'no-one/no-model' is neither a directory nor"):
         imported(tmp_path, "no-one/no-model")
+
+
+def test_layers_that_cannot_be_packed_are_refused_before_anything_is_sampled(tmp_path, tiny_checkpoint):
+    tokenizer, size = load_tokenizer(tiny_checkpoint), {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    MambaForCausalLM(MambaConfig(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path / "mamba")
+    tokenizer.save_pretrained(tmp_path / "mamba")
+    with pytest.raises(
+        ModelError, match="MambaForCausalLM cannot be computed on packed groups: .* another architecture"
+    ):
+        imported(tmp_path, tmp_path / "mamba")
+
+
+def test_a_model_without_a_sequence_classifier_is_told_of_before_sft(tmp_path, tiny_checkpoint, capsys):
+    tokenizer, size = load_tokenizer(tiny_checkpoint), {"hidden_size": 16, "intermediate_size": 16}
+    size |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    GraniteForCausalLM(GraniteConfig(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path / "granite")
+    tokenizer.save_pretrained(tmp_path / "granite")
+    imported(tmp_path, tmp_path / "granite")
+    assert "no sequence classifier of GraniteForCausalLM: let reward_modeling.start name" in capsys.readouterr().out
+
+
+def test_constants_that_older_versions_stored_are_no_weights_left_over():
+    found = {"mismatched_keys": [], "missing_keys": [], "unexpected_keys": ["model.layers.0.attn.masked_bias"]}
+    check_weights("m", "model", found)
+    found["unexpected_keys"].append("model.layers.0.attn.extra")
+    with pytest.raises(ModelError, match="1 of them have no place in the model, model.layers.0.attn.extra"):
+        check_weights("m", "model", found)

@@ -4,7 +4,9 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import partial
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,11 +17,12 @@ from rao_kedro.errors import ModelError, TrainingError
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.schemas.parameters import ReferenceParameters
 from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.training import scoring
 from rao_kedro.training.launch import launch
-from rao_kedro.training.reference_cache import scoring_key
+from rao_kedro.training.reference_cache import cached_reference_logprobs, scoring_key
 
 
 @pytest.fixture
@@ -166,3 +169,13 @@ def test_a_reward_model_that_has_learnt_nothing_annotates_no_table(
     spec = spec.model_copy(update={"reward": RewardParameters(name="implicit", parameters=same)})
     with pytest.raises(ModelError, match="15 different responses are all 0"):
         launch("annotate", spec, None)
+
+
+def test_cached_reference_log_probs_that_are_not_what_was_written_are_computed_again(tmp_path, tiny_checkpoint):
+    groups = write_groups(tmp_path / "groups.parquet", 4)
+    how = ReferenceParameters(mixed_precision="no")
+    ask = partial(cached_reference_logprobs, tiny_checkpoint, groups, how, 1, None, tmp_path / "cache")
+    right = ask()
+    (kept,) = (tmp_path / "cache").glob("*.parquet")
+    right.assign(prompt_logp=-1.0).to_parquet(kept)
+    pd.testing.assert_frame_equal(ask(), right)
