@@ -245,6 +245,14 @@ def test_a_prompt_with_more_than_text_is_not_read_without_it(name):
             {"prompt": "Hi?", "chosen": "a", "rejected": "b", "truncated-chosen": True, "truncated-rejected": 0},
             [False, True],
         ),
+        (
+            {
+                "prompt": "Hi?",
+                "chosen": [*USER, {**assistant("a"), "finish_reason": "length"}],
+                "rejected": [*USER, assistant("b")],
+            },
+            [False, True],
+        ),
         ({"prompt": "Hi?", "chosen": "a", "rejected": "b", "finish_reason": None}, None),
         (
             {"prompt": "Hi?", "chosen": "a", "rejected": "b", "chosen_finish_reason": "", "stop_reason": float("nan")},

@@ -13,7 +13,7 @@ from rao_kedro.preferences.ratings import ORDER, one_scale, rate_objects, rate_p
     ("written", "values", "by"),
     [
         ([1, 2.5, Decimal("3")], [1.0, 2.5, 3.0], "score"),
-        (["4", " 4.5 ", "-1e-1"], [4.0, 4.5, -0.1], "score"),
+        (["4", " 4.5 ", "-1e-1", ".9"], [4.0, 4.5, -0.1, 0.9], "score"),
         (["5/10", "4.5 / 10", "3 out of 10"], [5.0, 4.5, 3.0], "score (of 10)"),
         ([None, "N/A", ""], [None, None, None], "score"),
     ],

@@ -16,7 +16,8 @@ _CUT += ("content_filter", "abort")
 
 def finished_of_objects(responses: Sequence[Any]) -> list[bool] | None:
     """Return whether each response was finished, by fields of its own; None where no response has one."""
-    return _known([_first(response) if isinstance(response, Mapping) else None for response in responses])
+    last = [response[-1] if isinstance(response, list) and response else response for response in responses]
+    return _known([_first(response) if isinstance(response, Mapping) else None for response in last])
 
 
 def finished_of_row(row: Row, n: int) -> list[bool] | None:

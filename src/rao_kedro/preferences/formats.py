@@ -104,6 +104,8 @@ def trl(row: Row, rating_key: str | None = None) -> RawGroup:
         chosen = [row["chosen"]]  # one response of several messages
     rated = rate_pair(row, rating_key, len(chosen), len(rejected))
     finished = finished_of_pair(row, len(chosen), len(rejected))
+    if (of_messages := finished_of_objects([*chosen, *rejected])) is not None:
+        finished = [all(both) for both in zip(of_messages, finished or of_messages, strict=True)]
     names = ["chosen"] * len(chosen) + ["rejected"] * len(rejected)
     prompt = _prompt(row)
     if prompt and prompt[-1]["role"] == "assistant" and not _holds(row.get("prompt")) and _holds(row.get("messages")):

@@ -20,7 +20,7 @@ ORDER = "the order of chosen and rejected"
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of names such as rank.gpt4, human_rank and humanRank
 _RANKS = {"rank", "ranks", "ranking", "rankings"}
-_WRITTEN = re.compile(r"([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)(?:\s*(?:/|out of)\s*(\d+(?:\.\d+)?))?")
+_WRITTEN = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)(?:\s*(?:/|out of)\s*(\d+(?:\.\d+)?))?")
 _UNRATED = {"", "n/a", "na", "none", "null", "-"}
 
 
