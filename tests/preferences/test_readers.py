@@ -122,10 +122,27 @@ def test_files_that_are_called_like_splits_are_splits_and_others_are_read_togeth
         for i, name in enumerate(names):
             (tmp_path / folder / f"{name}.jsonl").write_text(json.dumps(ROWS[i]))
     assert contents(tmp_path / "splits") == ROWS[:1] and contents(tmp_path / "splits", split="test") == [ROWS[1]]
-    assert contents(tmp_path / "parts", split="test") == ROWS[:2]
+    assert contents(tmp_path / "parts") == ROWS[:2]
+    with pytest.raises(DataError, match=r"no file's name tells its split, .* of split 'test': a\.jsonl, b\.jsonl"):
+        read(tmp_path / "parts", split="test")
     assert contents(tmp_path / "alone") == ROWS[:1]
     with pytest.raises(DataError, match="its splits are test"):
         read(tmp_path / "alone", split="train")
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("helpful-base.train", "helpful-base.test"),
+        ("prefs_train", "prefs_test"),
+        ("training", "testing"),
+        ("v1.0-train", "v1.0-test"),
+    ],
+)
+def test_a_split_is_known_by_a_word_of_a_files_name(tmp_path, train, test):
+    for i, name in enumerate((train, test)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(ROWS[i]))
+    assert contents(tmp_path, split="train") == ROWS[:1] and contents(tmp_path, split="test") == [ROWS[1]]
 
 
 def test_hidden_files_are_left_out_and_the_home_directory_is_found(tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ COMPRESSIONS: dict[str, Callable[[Path], Any]] = {
 # How repositories of the hub name splits: data/train-00000-of-00001.parquet, test.jsonl, default/train/0000.parquet.
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 _SPLITS = re.compile(r"(train|test|valid|validation|val|dev|eval|evaluation)(_\w+)?$")
+_WORDS = re.compile(r"(?:^|[-._ \d])(train|test|valid|validation|val|dev|eval|evaluation)(?:ing)?(?=[-._ \d]|$)", re.I)
 _ABOUT_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")  # not data themselves
 _BEGINNINGS_OF_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -124,8 +125,14 @@ def _files_of_split(directory: Path, source: PreferenceSource) -> list[Path]:
     files = data_files(directory)
     splits = {file: _split_of(file.relative_to(directory)) for file in files}
     there = sorted({split for split in splits.values() if split})
-    alone = len(set(splits.values())) == 1 and "split" not in source.model_fields_set
-    if not there or alone:
+    asked = "split" in source.model_fields_set
+    if len(files) > 1 and not there and asked:
+        raise DataError(
+            f"{directory}: no file's name tells its split, so that none is known to be of split {source.split!r}: "
+            f"{', '.join(file.name for file in files[:5])}. Set `path` to one of the files, or leave `split` out to "
+            "read them all"
+        )
+    if not there or (len(set(splits.values())) == 1 and not asked):
         return files
     if source.split not in there:
         raise DataError(
@@ -137,10 +144,15 @@ def _files_of_split(directory: Path, source: PreferenceSource) -> list[Path]:
 
 def _split_of(file: Path) -> str | None:
     """Return the split that a file's name or its folder's tells; None if they tell none."""
-    stem = file.name.removesuffix("".join(file.suffixes))
+    stem = file.name
+    for ending in (*COMPRESSIONS, *ENDINGS):
+        stem = stem.removesuffix(ending)
     if shard := _SHARD.match(stem):
         return shard["split"]
-    return next((name for name in (stem, file.parent.name) if _SPLITS.match(name)), None)
+    if whole := next((name for name in (stem, file.parent.name) if _SPLITS.match(name)), None):
+        return whole
+    words = _WORDS.search(stem) or _WORDS.search(file.parent.name)
+    return words[1].lower() if words else None
 
 
 def _saved_rows(path: Path, source: PreferenceSource) -> Iterator[RawRow]:
