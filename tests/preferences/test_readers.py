@@ -151,6 +151,7 @@ def test_hidden_files_are_left_out_and_the_home_directory_is_found(tmp_path, mon
     (tmp_path / "prefs/rows.jsonl").write_text(LINES, encoding="utf-8")
     (tmp_path / "prefs/._rows.jsonl").write_bytes(b"\x00\x05")
     (tmp_path / "prefs/.DS_Store").write_bytes(b"\x00")
+    (tmp_path / "prefs/config.json").write_text('{"a": 1}')
     assert contents("~/prefs") == contents("~/prefs/rows.jsonl") == ROWS
 
 
