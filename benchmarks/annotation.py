@@ -25,7 +25,7 @@ from engine_report import machine
 from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
 from rao_kedro.models.loading import load_reward_model, new_reward_model, save_checkpoint
-from rao_kedro.models.reward_head import READ_AT, padding_token_id
+from rao_kedro.models.reward_head import padding_token_id
 from rao_kedro.preferences.formats import rated
 from rao_kedro.preferences.readers import read_rows
 from rao_kedro.rewards import PromptGroup, make_reward
@@ -80,7 +80,6 @@ def reward_model(directory: Path) -> Path:
     model, chat = new_reward_model(base), load_chat_format(base)
     tokenizer = chat.tokenizer
     tokenizer.pad_token_id = model.config.pad_token_id = padding_token_id(tokenizer, chat.end_of_turn_ids)
-    setattr(model.config, READ_AT, "end_of_turn")
     save_checkpoint(model, tokenizer, directory / "model")
     return directory / "model"
 

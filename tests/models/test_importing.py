@@ -510,3 +510,15 @@ def test_constants_that_older_versions_stored_are_no_weights_left_over():
     found["unexpected_keys"].append("model.layers.0.attn.extra")
     with pytest.raises(ModelError, match="1 of them have no place in the model, model\.layers\.0\.attn\.extra"):
         check_weights("m", "model", found)
+
+
+def test_a_system_message_that_moves_once_an_answer_is_there_is_told_of(tmp_path, tiny_checkpoint, capsys):
+    """As in the template of Mistral-Instruct v0.3."""
+    moving = (
+        "{% for m in messages %}{% if m.role != 'system' %}{{ '<|im_start|>' + m.role + '\\n' }}"
+        "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content + '\\n' }}{% endif %}"
+        "{{ m.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    imported(tmp_path, with_template(tiny_checkpoint, tmp_path / "moving", moving))
+    assert "system messages are moved once an answer is there" in capsys.readouterr().out

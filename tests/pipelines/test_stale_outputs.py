@@ -277,3 +277,11 @@ def test_kedro_run_keeps_its_own_options_and_has_one_more(project):
         result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
         assert result.exit_code == 0
         assert report.stat().st_mtime_ns > before[0] and board.stat().st_mtime_ns == before[1]
+
+
+def test_no_run_warns_of_methods_that_nobody_chose(project, caplog):
+    with session(**nested("evaluation.generation.sampling.max_tokens", 20)) as created:
+        options = created._options() | {"node_names": [*created.stale_nodes()]}
+        assert "write_report" in options["node_names"] and "plot_training" not in options["node_names"]
+        created._warn_about_stale_inputs(options)
+    assert "cal_dpo" not in caplog.text
