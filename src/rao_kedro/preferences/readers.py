@@ -34,8 +34,10 @@ COMPRESSIONS: dict[str, Callable[[Path], Any]] = {
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 _SPLITS = re.compile(r"(train|test|valid|validation|val|dev|eval|evaluation)(_\w+)?$")
 _WORDS = re.compile(r"(?:^|[-._ \d])(train|test|valid|validation|val|dev|eval|evaluation)(?:ing)?(?=[-._ \d]|$)", re.I)
-_ABOUT_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")  # not data themselves
-_ABOUT_DATA += ("config.json", "metadata.json")
+_ABOUT_DATA = (  # not data themselves
+    *("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"),
+    *("config.json", "metadata.json"),
+)
 _BEGINNINGS_OF_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 csv.field_size_limit(sys.maxsize)  # a dialogue can be longer than the 131,072 characters that are the limit otherwise
