@@ -1,7 +1,7 @@
 """Kedro hooks.
 
-Before anything runs: keys, what a comparison does not take, a missing input's maker, wrong rewards. Behind every node:
-what its artefacts were made from, or, where it failed because no row was left, which rows were dropped, and why.
+Before anything runs: keys, a missing input's maker, wrong rewards. Behind every node: what its artefacts were made
+from, or, where it failed because no row was left, which rows were dropped, and why.
 """
 
 import os
@@ -12,13 +12,11 @@ from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import CatalogProtocol, MemoryDataset
+from kedro.io import CatalogProtocol
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.freshness import MadeFrom, forget, made_from, note
-from rao_kedro.pipelines.evaluation.pipeline import PER_POLICY
-from rao_kedro.pipelines.methods import METHODS, chosen_methods
 from rao_kedro.preferences.quarantine import NoGroupsLeftError
 from rao_kedro.preferences.report import quarantine_report
 from rao_kedro.rewards.registry import build_reward
@@ -59,8 +57,6 @@ class MissingInputHooks:
         for name in pipeline.inputs():
             if name.startswith("params:"):
                 _refuse_wrong_reward(catalog.load(name))
-        for name in left_out(pipeline, catalog):
-            catalog[name] = MemoryDataset(data=None)
         missing = sorted(
             name for name in pipeline.inputs() if not name.startswith("params:") and not catalog.exists(name)
         )
@@ -115,21 +111,11 @@ class FreshnessHooks:
             note(node, catalog, source)
 
 
-def left_out(pipeline: Pipeline, catalog: CatalogProtocol) -> set[str]:
-    """Return the inputs for which a comparison gets None: of methods that the parameter `methods` does not name."""
-    return pipeline.inputs() & _compared(set(METHODS) - set(chosen_methods(catalog.get("params:methods").load())))
-
-
 def _refuse_wrong_reward(parameters: Any) -> None:
     within = getattr(parameters, "rollout", parameters)
     reward = parameters if isinstance(parameters, RewardParameters) else getattr(within, "reward", None)
     if isinstance(reward, RewardParameters) and reward != RewardParameters():  # the usual one needs no check, nor torch
         build_reward(reward.with_defaults(Path(), Path(), "no", Path()))
-
-
-def _compared(methods: set[str]) -> set[str]:
-    """Return the datasets of `methods` that are compared with those of other methods."""
-    return {f"{table}_{m}" for table in (*PER_POLICY, "training_log") for m in methods}
 
 
 def _remedy(dataset: str) -> str:
@@ -139,7 +125,7 @@ def _remedy(dataset: str) -> str:
         if name != "__default__" and _stem(dataset) in {_stem(output) for output in pipeline.all_outputs()}
     ]
     if makers:
-        return f"run `kedro run --pipeline {makers[0]}` first (in the same --env)"
+        return f"run `kedro run --pipelines {makers[0]}` first (in the same --env)"
     return "no pipeline makes it: put the file where the catalog expects it (`kedro catalog describe-datasets`)"
 
 

@@ -1,5 +1,7 @@
 """The project's pipelines, in the order in which a study runs them."""
 
+from collections.abc import Mapping
+
 from kedro.pipeline import Pipeline
 
 from rao_kedro.pipelines import (
@@ -12,32 +14,38 @@ from rao_kedro.pipelines import (
     reward_modeling,
     supervised_finetuning,
 )
-from rao_kedro.pipelines.evaluation.pipeline import BENCHMARKS
-from rao_kedro.pipelines.methods import DEFAULT_METHODS
-
-BY_METHOD = {"alignment": alignment, "evaluation": evaluation}
+from rao_kedro.pipelines.methods import DEFAULT_METHODS, METHODS
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return the pipelines by name; `study` is the whole chain, `__default__` with two methods and no benchmarks.
+    """Return the pipelines with all methods; `__default__` is the study with two, since sixteen are hard to look at.
 
-    `kedro run` runs `study` with the methods of the parameter `methods` and the benchmarks that are chosen (see
-    `rao_kedro.session`); sixteen methods at once would be too much to look at in kedro-viz.
+    Once parameters are loaded, those of the runs that they choose take their place; see `rao_kedro.context`.
+    """
+    default = build_pipelines({method: method for method in DEFAULT_METHODS}, benchmarks=False)
+    return build_pipelines({method: method for method in METHODS}) | {"__default__": default["__default__"]}
+
+
+def build_pipelines(objectives: Mapping[str, str], benchmarks: bool = True) -> dict[str, Pipeline]:
+    """Return the pipelines by name, for exactly these runs; `study` and `__default__` are the whole chain.
+
+    Args:
+        objectives: The objective of each run of a method.
+        benchmarks: Whether answers to benchmarks are judged and compared.
     """
     chain = {
         "data_engineering": data_engineering.create_pipeline(),
         "supervised_finetuning": supervised_finetuning.create_pipeline(),
         "reward_modeling": reward_modeling.create_pipeline(),
-        "alignment": alignment.create_pipeline(),
-        "evaluation": evaluation.create_pipeline(),
+        "alignment": alignment.create_pipeline(objectives),
+        "evaluation": evaluation.create_pipeline([*objectives], benchmarks),
     }
-    default = chain | {name: module.create_pipeline(DEFAULT_METHODS) for name, module in BY_METHOD.items()}
-    shown = sum(default.values(), start=Pipeline([]))
+    study = sum(chain.values(), start=Pipeline([]))
     return {
-        "__default__": shown - shown.only_nodes_with_tags(BENCHMARKS),
+        "__default__": study,
         **chain,
         "likelihood_study": likelihood_study.create_pipeline(),
         "reward_model_study": reward_model_study.create_pipeline(),
         "reward_benchmarks": reward_benchmarks.create_pipeline(),
-        "study": sum(chain.values(), start=Pipeline([])),
+        "study": study,
     }

@@ -8,12 +8,15 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import torch
 from kedro.framework.project import configure_project
 from kedro.framework.startup import bootstrap_project
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rao_kedro.errors import DataError, ModelError, ParameterError
 from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.schemas.runs import method_of
 from rao_kedro.session import StudySession
 
 ROOT = Path(__file__).parents[2]
@@ -37,15 +40,30 @@ def project(tmp_path, monkeypatch):
         mlflow.end_run()
 
 
-def run(project, pipeline=None, env="test", **options):
+def run(project, *pipelines, env="test", **options):
     runtime = options.pop("params", None)
     with StudySession.create(project, env=env, runtime_params=runtime) as session:
-        session.run(pipeline_names=[pipeline] if pipeline else None, **options)
+        session.run(pipeline_names=[*pipelines], **options)
 
 
 def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
-    run(project)
+    # A policy by its name, from nothing: what it needs and nothing else.
     data = project / "data/test"
+    run(project, to_outputs=["simpo.policy"])
+    AutoModelForCausalLM.from_pretrained(data / "06_models/simpo")
+    assert {path.name for path in (data / "06_models").iterdir() if path.name[0] != "."} == {
+        "base_model",
+        "sft",
+        "reward_model",
+        "simpo",
+        "workspaces",
+    }
+    assert not (data / "05_model_input/reference_logprobs.parquet").exists()
+    assert not (data / "08_reporting/leaderboard.csv").exists()
+    log = pd.read_csv(data / "07_model_output/simpo_training_log.csv")
+    assert "log_ratio_chosen" not in log and log["eval_log_ratio_chosen"].notna().any()
+
+    run(project)
     leaderboard = pd.read_csv(data / "08_reporting/leaderboard.csv")
     columns = "method n rule_score rule_score_low rule_score_high reward win_rate_vs_sft mean_length kl_to_reference"
     assert set(columns.split()) <= set(leaderboard)
@@ -73,7 +91,8 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
 
     # One namespace runs alone; every method of the study does.
     before = (data / "06_models/rao/model.safetensors").stat().st_mtime_ns
-    shutil.rmtree(data / "06_models/dpo")
+    for method in ("dpo", "simpo"):
+        shutil.rmtree(data / "06_models" / method)
     for method in METHODS[1:]:
         assert not (data / "06_models" / method / "model.safetensors").exists()
         run(project, "alignment", namespaces=[method])
@@ -89,12 +108,22 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
     run(project, "likelihood_study")
     assert [path.stat().st_mtime_ns for path in logs] == written and len(logs) == len(study)
 
-    # The comparison takes the methods that the parameter names.
+    # The comparison takes the methods that the parameter names, each with all of its seeds.
     run(project, "evaluation", namespaces=["simpo"])
-    run(project, "evaluation", params={"methods": "simpo rao"})
+    seeds = {"alignment": {"rao": {"seeds": "0 1"}}}
+    run(project, "alignment", namespaces=["rao_seed_1"], params=seeds)
+    run(project, "evaluation", params={"methods": "simpo rao", **seeds})
     leaderboard = pd.read_csv(data / "08_reporting/leaderboard.csv")
-    assert set(leaderboard["method"]) == {"sft", "rao", "simpo"}
+    assert {method_of(run) for run in leaderboard["method"]} == {"sft", "rao", "simpo"}
     assert (data / "06_models/rao/model.safetensors").stat().st_mtime_ns == before
+    runs = ("rao", "rao_seed_1")
+    first, second = (load_file(data / f"06_models/{run}/model.safetensors") for run in runs)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    answers = [pd.read_parquet(data / f"07_model_output/{run}_scored_generations.parquet") for run in runs]
+    assert list(answers[0]["prompt_id"]) == list(answers[1]["prompt_id"])
+    assert list(answers[0]["logp"]) != list(answers[1]["logp"])
+    assert "rao_seed_1" in (data / "08_reporting/training_dynamics.json").read_text()
+    assert "rao_seed_1" in (data / "08_reporting/report.html").read_text()
 
 
 def test_an_unknown_method_is_named_with_the_known_ones(project):
@@ -104,7 +133,7 @@ def test_an_unknown_method_is_named_with_the_known_ones(project):
 
 def test_a_pipeline_before_its_inputs_says_what_is_missing_and_what_makes_it(project):
     with pytest.raises(
-        DataError, match=r"reward_annotated.* does not exist: run `kedro run --pipeline reward_modeling`"
+        DataError, match=r"reward_annotated.* does not exist: run `kedro run --pipelines reward_modeling`"
     ):
         run(project, "alignment")
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from kedro.config import OmegaConfigLoader
-from kedro.framework.project import configure_project, pipelines
+from kedro.framework.project import configure_project
 from kedro.framework.startup import bootstrap_project
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from rao_kedro.datasets import PathDataset
 from rao_kedro.errors import ParameterError
 from rao_kedro.objectives import objective_names
+from rao_kedro.pipeline_registry import register_pipelines
 from rao_kedro.pipelines.evaluation.benchmark_nodes import answer_with_served_models
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.session import StudySession
@@ -42,8 +43,8 @@ def context(env, **runtime):
 
 
 def everything():
-    others = ("likelihood_study", "reward_model_study", "reward_benchmarks")
-    return sum((pipelines[name] for name in others), start=pipelines["study"])
+    registered = register_pipelines()  # with all methods
+    return sum(registered.values(), start=registered["study"])
 
 
 def datasets():
@@ -229,7 +230,7 @@ def test_all_methods_have_the_same_shape():
 
 
 def test_the_default_pipeline_is_the_study_with_two_methods():
-    default, study = pipelines["__default__"], pipelines["study"]
+    default, study = (register_pipelines()[name] for name in ("__default__", "study"))
     assert {node.namespace for node in default.nodes} == {None, "sft", "rao", "dpo"}
     assert {node.name for node in default.nodes} <= {node.name for node in study.nodes}
     assert default.inputs() <= study.inputs()

@@ -16,7 +16,7 @@ from kedro.framework.startup import bootstrap_project
 
 from rao_kedro.cli import cli
 from rao_kedro.errors import ParameterError
-from rao_kedro.session import StudySession
+from rao_kedro.session import StudySession, warn_about_stale_inputs
 from rao_kedro.training.progress import Progress
 
 ROOT = Path(__file__).parents[2]
@@ -134,14 +134,28 @@ def test_nothing_of_a_finished_chain_is_stale(project):
         ("methods", "dpo rao", set()),
         ("methods", "rao", COMPARED | {"plot_training"}),
         ("methods", "rao dpo simpo", method("simpo")),
+        ("alignment.rao.seeds", [0, 1], method("rao_seed_1")),
     ],
 )
 def test_a_parameter_makes_stale_what_depends_on_it(project, name, value, expected):
     found = stale(nested(name, value))
     assert set(found) == expected
-    if expected and name != "methods":
+    if expected and name not in ("methods", "alignment.rao.seeds"):
         first = next(iter(found.values()))
         assert first[0].startswith(f"parameter {name} was ") and first[0].endswith(f", is {value}")
+
+
+def test_another_first_seed_makes_the_method_itself_stale(project):
+    found = stale(nested("alignment.rao.seeds", [5]))
+    assert set(found) == method("rao")
+    assert found["rao.train"] == ["parameter alignment.rao.training.seed was 0, is 5"]
+
+
+def test_of_a_named_method_only_its_own_nodes_are_stale(plain_session):
+    own = {f"simpo.{node}" for node in ("train", "plot_training", "generate", "score")}
+    assert set(plain_session.stale_nodes(namespaces=["simpo"])) == own
+    assert set(plain_session.stale_nodes(to_outputs=["simpo.policy"])) == {"simpo.train"}
+    assert plain_session.stale_nodes(to_outputs=["rao.policy"]) == {}
 
 
 def edited_json(path):
@@ -281,7 +295,8 @@ def test_kedro_run_keeps_its_own_options_and_has_one_more(project):
 
 def test_no_run_warns_of_methods_that_nobody_chose(project, caplog):
     with session(**nested("evaluation.generation.sampling.max_tokens", 20)) as created:
-        options = created._options() | {"node_names": [*created.stale_nodes()]}
-        assert "write_report" in options["node_names"] and "plot_training" not in options["node_names"]
-        created._warn_about_stale_inputs(options)
+        pipeline = created.selected().only_nodes(*created.stale_nodes())
+        names = [node.name for node in pipeline.nodes]
+        assert "write_report" in names and "plot_training" not in names
+        warn_about_stale_inputs(pipeline, created.load_context().catalog)
     assert "cal_dpo" not in caplog.text

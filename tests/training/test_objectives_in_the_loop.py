@@ -4,7 +4,7 @@ import pytest
 import torch
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 
-from rao_kedro.errors import TrainingError
+from rao_kedro.errors import ParameterError, TrainingError
 from rao_kedro.models.loading import load_causal_lm, new_reward_model
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.models.value_head import ValueNetwork, pack_prompts
@@ -63,6 +63,25 @@ def test_an_objective_starts_at_its_known_loss_and_learns(name, workspace, tiny_
     assert wanted <= set(steps[0]) and {f"eval_{metric}" for metric in wanted} <= set(evaluations[0])
     assert abs(evaluations[-1]["eval_kl_to_reference"]) > 1e-4
     load_causal_lm(spec.workspace / "model")
+
+
+def test_an_objective_without_a_reference_trains_the_same_and_still_measures_log_ratios(workspace, tiny_checkpoint):
+    logs = []
+    for name in ("with", "without"):
+        spec = alignment_spec(workspace / name, tiny_checkpoint, workspace / "groups.parquet", "simpo", parameters())
+        known = workspace / "reference.parquet" if name == "with" else None
+        launch("alignment", spec.model_copy(update={"reference_path": known}), None)
+        logs.append(log_of(spec.workspace))
+    (steps, evaluations), (steps_without, evaluations_without) = logs
+    assert [step["loss"] for step in steps_without] == [step["loss"] for step in steps]
+    assert "log_ratio_chosen" in steps[0] and "log_ratio_chosen" not in steps_without[0]
+    for metric in ("eval_loss", "eval_log_ratio_chosen", "eval_reward_correlation"):
+        measured = [evaluated[metric] for evaluated in evaluations_without]
+        assert measured == pytest.approx([evaluated[metric] for evaluated in evaluations], abs=1e-4)
+    assert abs(evaluations_without[-1]["eval_log_ratio_chosen"]) > 1e-3
+    spec = alignment_spec(workspace / "none", tiny_checkpoint, workspace / "groups.parquet")
+    with pytest.raises(ParameterError, match="objective rao needs reference log-probs"):
+        launch("alignment", spec.model_copy(update={"reference_path": None}), None)
 
 
 @pytest.mark.parametrize("prompt_term", ["attached", "none"])

@@ -119,6 +119,11 @@ class Objective(Protocol):
     pairwise: ClassVar[bool]
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether the loss reads log-probs of the reference."""
+        ...
+
+    @property
     def prompt_gradient(self) -> Literal["none", "detached", "attached"]:
         """Whether prompt log-probs are needed, and whether gradients flow through them."""
         ...

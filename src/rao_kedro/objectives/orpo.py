@@ -1,6 +1,7 @@
 """Odds Ratio Preference Optimization (Hong et al. 2024, eq. 6): SFT and preference in one, no reference model."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ class ORPO(PairwiseObjective):
     """
 
     lambda_: float = 0.1
+
+    needs_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the parameters.

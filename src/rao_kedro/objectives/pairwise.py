@@ -15,6 +15,7 @@ class PairwiseObjective(ABC):
     """Mean over groups of a loss of the pair in columns 0 (chosen) and 1 (rejected); other columns are not read."""
 
     pairwise: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
     prompt_gradient: ClassVar[Literal["none"]] = "none"
 
     @property
@@ -67,6 +68,11 @@ class AllPairs:
 
     pairwise: ClassVar[bool] = False
     prompt_gradient: ClassVar[Literal["none"]] = "none"
+
+    @property
+    def needs_reference(self) -> bool:
+        """Return that of the objective."""
+        return self.objective.needs_reference
 
     @property
     def temperature(self) -> float | None:

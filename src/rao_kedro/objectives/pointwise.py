@@ -30,6 +30,7 @@ class PointwiseObjective(ABC):
     """Regression of `beta h` on rewards less a baseline; any K >= 2, groups may be ragged."""
 
     pairwise: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = True
     prompt_gradient: ClassVar[Literal["none"]] = "none"
 
     @property

@@ -4,6 +4,7 @@ Unlike the other objectives it reads tokens, not groups: N sampled responses of 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +50,8 @@ class PPO:
     clip_range: float = 0.2
     value_clip_range: float = 0.2
     value_coefficient: float = 0.1
+
+    needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the parameters.

@@ -20,6 +20,7 @@ class RewardDistillation:
     beta: float = 0.1
 
     pairwise: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = True
     prompt_gradient: ClassVar[Literal["none"]] = "none"
 
     def __post_init__(self) -> None:

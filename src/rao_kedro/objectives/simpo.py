@@ -1,6 +1,7 @@
 """Simple Preference Optimization (Meng et al. 2024, eq. 6): length-normalised, without a reference model."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +21,8 @@ class SimPO(PairwiseObjective):
 
     beta: float = 2.0
     gamma: float = 1.0
+
+    needs_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the parameters.

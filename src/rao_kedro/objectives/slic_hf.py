@@ -1,6 +1,7 @@
 """Sequence likelihood calibration with human feedback, SLiC-HF (Zhao et al. 2023, arXiv 2305.10425)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,8 @@ class SLiCHF(PairwiseObjective):
 
     delta: float = 1.0
     lambda_: float = 0.1
+
+    needs_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the parameters.

@@ -29,7 +29,7 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
     Args:
         logs: Training logs by the name of the run.
     """
-    columns = set().union(*(log.columns for log in logs.values()))
+    columns = {str(column).removeprefix("eval_") for log in logs.values() for column in log.columns}
     panels = [panel for panel in PANELS if any(column in columns for column, _, _ in panel[1])]
     rows = -(-len(panels) // 2)
     titles = [title for title, _ in panels]

@@ -3,11 +3,12 @@
 import itertools
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from rao_kedro.schemas.benchmarks import BenchmarkParameters
 from rao_kedro.schemas.generation import GenerationParameters
 from rao_kedro.schemas.rewards import RewardParameters
+from rao_kedro.schemas.runs import run_names
 from rao_kedro.schemas.specs import ModelParameters
 from rao_kedro.schemas.training import KLParameters, RolloutParameters, TrainingParameters
 
@@ -247,6 +248,41 @@ class MethodParameters(Parameters):
         return self
 
 
+def _numbers(seeds: object) -> object:
+    """Read seeds with blanks between: `--params` cuts a list at its commas."""
+    return seeds.split() if isinstance(seeds, str) else seeds
+
+
+class SeededMethodParameters(MethodParameters):
+    """One method of the alignment pipeline, and how often it is trained.
+
+    Attributes:
+        seeds: The method is trained once with each, in place of `training.seed`, and each policy is evaluated; the run
+            of the first has the method's own name, the others are called `rao_seed_1` and so on. A list, or numbers
+            with blanks between; null trains once.
+    """
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]] | None, BeforeValidator(_numbers)] = None
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int] | None) -> list[int] | None:
+        if seeds is not None and not seeds:
+            raise ValueError("no seed is named: null trains once, with training.seed")
+        if seeds is not None and (twice := sorted({seed for seed in seeds if seeds.count(seed) > 1})):
+            raise ValueError(f"{', '.join(map(str, twice))} is there twice: two runs would be the same")
+        return seeds
+
+    def runs(self, name: str) -> dict[str, MethodParameters]:
+        """Return the method's runs by their names, each with its seed as `training.seed`."""
+        block = self.model_dump(exclude={"seeds"})
+        seeds = self.seeds or [self.training.seed]
+        return {
+            run: MethodParameters(**(block | {"training": self.training.model_copy(update={"seed": seed})}))
+            for run, seed in zip(run_names(name, seeds), seeds, strict=True)
+        }
+
+
 # What MLflow and every file system take.
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]
 
@@ -361,6 +397,8 @@ class EvaluationParameters(Parameters):
 class ProjectParameters(Parameters):
     """All parameters: a block for each pipeline, and what several share. Nodes are given the parts that they read.
 
+    A method with several seeds is one block here; nodes and `context.params` have a block for each of its runs.
+
     Attributes:
         model: Where the base model comes from.
         data: Of data_engineering.
@@ -383,7 +421,7 @@ class ProjectParameters(Parameters):
     methods: str
     reference: ReferenceParameters
     kl_to_reference: KLParameters
-    alignment: dict[str, MethodParameters]
+    alignment: dict[str, SeededMethodParameters]
     evaluation: EvaluationParameters
     likelihood_study: LikelihoodStudyParameters
     reward_model_study: RewardModelStudyParameters

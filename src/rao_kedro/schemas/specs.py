@@ -108,7 +108,7 @@ class AlignmentSpec(TrainingSpec):
     """A policy.
 
     Attributes:
-        reference_path: Parquet of reference log-probs.
+        reference_path: Parquet of reference log-probs; None for an objective that needs none.
         objective: Name of the objective.
         objective_parameters: Its parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
         responses_per_prompt: Responses of a group that training sees at most; None for all.
@@ -116,7 +116,7 @@ class AlignmentSpec(TrainingSpec):
         kl: How evaluations measure how far the policy is from the reference.
     """
 
-    reference_path: Path
+    reference_path: Path | None
     objective: str
     objective_parameters: dict[str, float | str | bool]
     responses_per_prompt: int | None = Field(None, ge=2)

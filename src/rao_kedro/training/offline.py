@@ -64,17 +64,25 @@ class OfflineAlignment(Task):
     greater_is_better = False
 
     def __init__(self, spec: AlignmentSpec) -> None:
-        """Read the groups and the reference log-probs that the spec names."""
+        """Read the groups and the reference log-probs that the spec names.
+
+        Raises:
+            ParameterError: The objective needs reference log-probs, and the spec names none.
+        """
         self.spec = spec
         self.tokenizer = load_tokenizer(spec.model_dir)
-        key = scoring_key(spec.model_dir, spec.groups_path, spec.training.mixed_precision, spec.t0_length)
-        refuse_stale(spec.reference_path, key)
-        self.reference = read_reference(spec.reference_path, spec.groups_path)
+        self.reference: Mapping[str, tuple[float, list[float]]] = {}
+        if spec.reference_path is not None:
+            key = scoring_key(spec.model_dir, spec.groups_path, spec.training.mixed_precision, spec.t0_length)
+            refuse_stale(spec.reference_path, key)
+            self.reference = read_reference(spec.reference_path, spec.groups_path)
         train_groups, eval_groups = (
             read_groups(spec.groups_path, split, "rewards", spec.responses_per_prompt)
             for split in ("train", "validation")
         )
         self.objective = build_objective(spec, train_groups)
+        if self.objective.needs_reference and spec.reference_path is None:
+            raise ParameterError(f"objective {spec.objective} needs reference log-probs: set reference_path")
         rated = read_groups(spec.groups_path, None, "ratings") if spec.pairs == "all" else []
         self.ratings = {group.group_id: group.rewards or [] for group in rated}
         self.train_groups, self.eval_groups = self._columns(train_groups), self._columns(eval_groups)
@@ -92,7 +100,9 @@ class OfflineAlignment(Task):
         return PackedLogProbs(without_dropout(load_causal_lm(self.spec.model_dir, for_engine=True)))
 
     def prepare(self, module: nn.Module) -> None:
-        """Refuse before the first step what an evaluation could not sample from.
+        """Refuse before the first step what an evaluation could not sample from; compute what it compares with.
+
+        Without reference log-probs, those of the validation groups come from the policy, which is the reference still.
 
         Raises:
             ModelError: A prompt with `kl.max_tokens` is longer than the model's rotary embedding allows.
@@ -100,6 +110,10 @@ class OfflineAlignment(Task):
         prompts = [group.prompt_ids for group in self.eval_groups[: self.spec.kl.prompts]]
         if prompts and not sharding():
             refuse_long_prompts(self.policy_of(module).model, prompts, self.spec.kl.max_tokens)
+        if self.spec.reference_path is None:
+            training = self.spec.training
+            how = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)
+            self.reference = group_logps(module, self.eval_groups, how)
 
     def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count the units that the objective's mean runs over: groups, or responses for a flat reduction."""
@@ -157,18 +171,19 @@ class OfflineAlignment(Task):
     def with_reference(
         self, policy: GroupLogProbs, packed: PackedGroups, groups: Sequence[TokenizedGroup]
     ) -> GroupLogps:
-        """Return the policy's log-probs with the reference's log-probs and the rewards of the same responses."""
+        """Return the policy's log-probs with the rewards of the same responses and, where known, the reference's."""
         device = packed.input_ids.device
         rewards = [torch.tensor(group.rewards) for group in groups]
-        reference = [torch.tensor(self.reference[g.group_id][1][: len(g.response_ids)]) for g in groups]
+        known = [self.reference[g.group_id] for g in groups if g.group_id in self.reference]
+        reference = [torch.tensor(of[1][: len(g.response_ids)]) for of, g in zip(known, groups, strict=False)]
         ratings = [torch.tensor(self.ratings[g.group_id][: len(g.response_ids)]) for g in groups if self.ratings]
         return GroupLogps(
             policy=policy.responses,
             lengths=packed.lengths,
             mask=packed.mask,
-            reference=pad_sequence(reference, batch_first=True).to(device),
+            reference=pad_sequence(reference, batch_first=True).to(device) if reference else None,
             policy_prompt=policy.prompts,
-            reference_prompt=torch.tensor([self.reference[g.group_id][0] for g in groups], device=device),
+            reference_prompt=torch.tensor([of[0] for of in known], device=device) if known else None,
             rewards=pad_sequence(rewards, batch_first=True).to(device),
             ratings=pad_sequence(ratings, batch_first=True).to(device) if ratings else None,
             progress=self.progress,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rao_kedro.errors import ParameterError
 from rao_kedro.schemas.parameters import MethodParameters, ReferenceParameters
 from rao_kedro.schemas.specs import AlignmentSpec, PPOSpec
 from rao_kedro.schemas.training import KLParameters
@@ -25,16 +26,27 @@ def score_reference(
 
 def align(
     sft_model: Path,
-    reward_model: Path,
     reward_annotated: Path,
-    reference_logprobs: Path,
     method: MethodParameters,
     kl: KLParameters,
     t0_length: int,
     accelerate_config: Path,
     workspace: Path,
+    reference_logprobs: Path | None = None,
+    reward_model: Path | None = None,
 ) -> tuple[Path, pd.DataFrame]:
     """Train a policy with one method: on annotated responses, or on rollouts that a reward scores.
+
+    Args:
+        sft_model: Where the policy starts; it is the reference too.
+        reward_annotated: Parquet of `RewardAnnotated`.
+        method: The method.
+        kl: How evaluations measure the KL divergence.
+        t0_length: Tokens of the prefix t_0.
+        accelerate_config: None trains in this process.
+        workspace: The run's own directory.
+        reference_logprobs: Parquet of `ReferenceLogprobs`; None for an objective that needs none.
+        reward_model: Of an on-policy method.
 
     Returns:
         The finished checkpoint's directory and the training log.
@@ -50,6 +62,8 @@ def align(
     }
     spec: PPOSpec | AlignmentSpec
     if method.rollout is not None:
+        if reward_model is None or reference_logprobs is None:
+            raise ParameterError(f"objective {method.objective} needs the reward model and the reference log-probs")
         precision = method.training.mixed_precision
         reward = method.rollout.reward.with_defaults(reward_model, sft_model, precision, workspace)
         rollout = method.rollout.model_copy(update={"reward": reward})

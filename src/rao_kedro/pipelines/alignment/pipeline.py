@@ -1,16 +1,21 @@
-"""Alignment as a pipeline: one reference pass, then one namespace per method."""
+"""Alignment as a pipeline: one reference pass, then one namespace per run of a method."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.pipelines.alignment.nodes import align, score_reference
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.methods import ON_POLICY, WITHOUT_REFERENCE
 from rao_kedro.reporting.figures import training_dynamics_of_one
+from rao_kedro.schemas.runs import method_of
 
 
-def create_pipeline(methods: Sequence[str] = METHODS) -> Pipeline:
-    """Return the pipeline from `reward_annotated` to `{method}.policy`."""
+def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:
+    """Return the pipeline from `reward_annotated` to `{run}.policy`.
+
+    Args:
+        objectives: The objective of each run.
+    """
     reference = Node(
         score_reference,
         inputs={
@@ -24,25 +29,29 @@ def create_pipeline(methods: Sequence[str] = METHODS) -> Pipeline:
         outputs="reference_logprobs@pandas",
         name="score_reference",
     )
-    return sum(map(_method, methods), start=Pipeline([reference], tags="alignment"))
+    return sum(map(_run, objectives, objectives.values()), start=Pipeline([reference], tags="alignment"))
 
 
-def _method(name: str) -> Pipeline:
-    shared = ["sft_model", "reward_model", "reward_annotated@path", "reference_logprobs@path", "accelerate_config"]
+def _run(name: str, objective: str) -> Pipeline:
+    shared = ["sft_model", "reward_annotated@path", "accelerate_config"]
+    needed = {}  # last: Kedro matches what a node reads with the names of its function by their order
+    if objective not in WITHOUT_REFERENCE:
+        needed["reference_logprobs"] = "reference_logprobs@path"
+    if objective in ON_POLICY:
+        needed["reward_model"] = "reward_model"
     return Pipeline(
         [
             Node(
                 align,
                 inputs={
                     "sft_model": "sft_model",
-                    "reward_model": "reward_model",
                     "reward_annotated": "reward_annotated@path",
-                    "reference_logprobs": "reference_logprobs@path",
                     "method": "params:method",
                     "kl": "params:kl_to_reference",
                     "t0_length": "params:data.t0_length",
                     "accelerate_config": "accelerate_config",
                     "workspace": "workspace",
+                    **needed,
                 },
                 outputs=["policy", "training_log"],
                 name="train",
@@ -50,8 +59,8 @@ def _method(name: str) -> Pipeline:
             Node(training_dynamics_of_one, inputs="training_log", outputs="training_dynamics", name="plot_training"),
         ],
         namespace=name,
-        tags=["alignment", name],
-        inputs={dataset: dataset for dataset in shared},
+        tags=["alignment", name, method_of(name)],
+        inputs={dataset: dataset for dataset in (*shared, *needed.values())},
         outputs={"training_log": f"training_log_{name}"},
         parameters={"params:method": f"params:alignment.{name}"}
         | {shared: shared for shared in ("params:kl_to_reference", "params:data.t0_length")},

@@ -35,6 +35,7 @@ from rao_kedro.schemas.benchmarks import (
     ServedAnswersSpec,
     ServerParameters,
 )
+from rao_kedro.schemas.runs import method_of
 from rao_kedro.schemas.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
 
 
@@ -52,8 +53,8 @@ def answer_with_served_models(
     Raises:
         ParameterError: One is called as a method is.
     """
-    if taken := {BASELINE, *METHODS} & {*served_models}:
-        raise ParameterError(f"served_models: {', '.join(sorted(taken))} is the name of a method; choose another one")
+    if taken := sorted(name for name in served_models if method_of(name) in {BASELINE, *METHODS}):
+        raise ParameterError(f"served_models: {', '.join(taken)} is the name of a method; choose another one")
     written: list[list[pd.DataFrame]] = [
         [schema.empty() for schema in (BenchmarkAnswers, DownstreamScores, DownstreamSamples)]
     ]
@@ -73,7 +74,7 @@ def judge_methods(
     judge: JudgeParameters | None,
     second_judge: JudgeParameters | None,
     workspace: Path,
-    **tables: pd.DataFrame | None,
+    **tables: pd.DataFrame,
 ) -> tuple[dict[str, list[dict[Hashable, Any]]], pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Let the judge look at what all methods answered.
 
@@ -94,7 +95,7 @@ def compare_on_benchmarks(
     annotations: pd.DataFrame,
     judgments: pd.DataFrame,
     comparisons: pd.DataFrame,
-    **tables: pd.DataFrame | None,
+    **tables: pd.DataFrame,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare methods on the chosen benchmarks.
 
@@ -134,7 +135,7 @@ def write_benchmark_report(
     win_rates: go.Figure,
     categories: go.Figure,
     accuracies: go.Figure,
-    **tables: pd.DataFrame | None,
+    **tables: pd.DataFrame,
 ) -> str:
     """Return the HTML report on the chosen benchmarks."""
     figures = {"AlpacaEval 2": win_rates, "MT-Bench": categories, "Accuracies": accuracies}

@@ -95,24 +95,20 @@ def score_responses(
     return scored_generations(generations, scores), held_out
 
 
-def compare_methods(seed: int, **tables: pd.DataFrame | None) -> pd.DataFrame:
+def compare_methods(seed: int, **tables: pd.DataFrame) -> pd.DataFrame:
     """Return the leaderboard from `scored_generations_*`, `held_out_logps_*` and `training_log_*`."""
     generations, held_out = (by_policy(tables, prefix) for prefix in ("scored_generations_", "held_out_logps_"))
     return leaderboard(generations, held_out, seed, by_policy(tables, "training_log_"))
 
 
-def plot_training(**tables: pd.DataFrame | None) -> go.Figure:
+def plot_training(**tables: pd.DataFrame) -> go.Figure:
     """Return the training dynamics of all methods in one figure, from `training_log_{method}`."""
     return training_dynamics(by_policy(tables, "training_log_"))
 
 
-def by_policy(tables: Mapping[str, pd.DataFrame | None], prefix: str) -> dict[str, pd.DataFrame]:
-    """Return the tables of one kind by policy; methods that were not chosen have none."""
-    return {
-        name.removeprefix(prefix): table
-        for name, table in tables.items()
-        if name.startswith(prefix) and table is not None
-    }
+def by_policy(tables: Mapping[str, pd.DataFrame], prefix: str) -> dict[str, pd.DataFrame]:
+    """Return the tables of one kind by policy."""
+    return {name.removeprefix(prefix): table for name, table in tables.items() if name.startswith(prefix)}
 
 
 def write_report(
@@ -123,7 +119,7 @@ def write_report(
     calibration: go.Figure,
     reward_report: pd.DataFrame,
     data_report: pd.DataFrame,
-    **tables: pd.DataFrame | None,
+    **tables: pd.DataFrame,
 ) -> str:
     """Return the HTML report."""
     return html_report(

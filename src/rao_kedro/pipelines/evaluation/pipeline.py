@@ -1,4 +1,4 @@
-"""Evaluation as a pipeline: one namespace per method and one for SFT, then the comparison."""
+"""Evaluation as a pipeline: one namespace per run of a method and one for SFT, then the comparison."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,10 @@ from rao_kedro.pipelines.evaluation.nodes import (
     score_responses,
     write_report,
 )
-from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.reporting.figures import scores_by_method
+from rao_kedro.schemas.runs import method_of
 
-BENCHMARKS = "benchmarks"  # the tag of nodes that only a run with benchmarks takes
+BENCHMARKS = "benchmarks"  # the tag of the nodes that judge and compare
 PER_POLICY = (
     "scored_generations",
     "held_out_logps",
@@ -42,10 +42,16 @@ ANSWERED = _parameters(
 )
 
 
-def create_pipeline(methods: Sequence[str] = METHODS) -> Pipeline:
-    """Return the pipeline from `{method}.policy` to the leaderboards and the reports."""
-    policies = [BASELINE, *methods]
-    return sum(map(_policy, policies), start=_comparison(methods) + _benchmarks(policies))
+def create_pipeline(runs: Sequence[str], benchmarks: bool) -> Pipeline:
+    """Return the pipeline from `{run}.policy` to the leaderboards and the reports.
+
+    Args:
+        runs: Names of the runs that are compared with each other and with SFT.
+        benchmarks: Whether to judge and compare what the policies answer to benchmarks.
+    """
+    policies = [BASELINE, *runs]
+    compared = _comparison(runs) + _benchmarks(policies) if benchmarks else _comparison(runs)
+    return sum(map(_policy, policies), start=compared)
 
 
 def _policy(name: str) -> Pipeline:
@@ -103,7 +109,7 @@ def _policy(name: str) -> Pipeline:
     return Pipeline(
         nodes,
         namespace=name,
-        tags=["evaluation", name],
+        tags=["evaluation", name, method_of(name)],
         inputs=inputs,
         outputs={table: f"{table}_{name}" for table in PER_POLICY},
         parameters=parameters,
@@ -182,10 +188,10 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
     )
 
 
-def _comparison(methods: Sequence[str]) -> Pipeline:
-    policies = [BASELINE, *methods]
+def _comparison(runs: Sequence[str]) -> Pipeline:
+    policies = [BASELINE, *runs]
     scored, held_out = _of_each(policies, "scored_generations"), _of_each(policies, "held_out_logps")
-    logs = {name: name for name in (f"training_log_{method}" for method in methods)}
+    logs = {name: name for name in (f"training_log_{run}" for run in runs)}
     return Pipeline(
         [
             Node(

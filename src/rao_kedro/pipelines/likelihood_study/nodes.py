@@ -41,8 +41,8 @@ def train_runs(
         key = combined_hash(*settings, content_hash(sft_model), *map(file_hash, (reward_annotated, reference_logprobs)))
         finished = workspace / f"{name}-{key}.csv"
         if not finished.exists():
-            models = (sft_model, reward_model, reward_annotated, reference_logprobs)
-            _, log = align(*models, method, kl, t0_length, accelerate_config, workspace / name)
+            how = method, kl, t0_length, accelerate_config, workspace / name
+            _, log = align(sft_model, reward_annotated, *how, reference_logprobs, reward_model)
             write_text(finished, log.to_csv(index=False))
             shutil.rmtree(workspace / name)  # a study is about the logs; its policies would fill the disk
         logs.append(pd.read_csv(finished).assign(run=name))
