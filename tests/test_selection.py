@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from kedro.framework.project import configure_project, pipelines
 from kedro.framework.startup import bootstrap_project
+from kedro_viz.integrations.kedro.data_loader import load_data
 
 from rao_kedro.datasets import CheckpointDataset
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.objectives import make_objective, objective_names
 from rao_kedro.pipelines.methods import METHODS, ON_POLICY, WITHOUT_REFERENCE
-from rao_kedro.schemas.runs import method_of
 from rao_kedro.session import StudySession
 
 ROOT = Path(__file__).parents[1]
@@ -196,6 +196,10 @@ def test_an_input_of_another_pipeline_is_refused_before_anything_runs_with_what_
             {"pipeline_names": ["evaluation"], "to_outputs": ["simpo.policy"]},
             "--to-outputs simpo.policy: it is not in evaluation, but in alignment: name that in --pipelines too",
         ),
+        (
+            {"pipeline_names": ["alignment"], "from_inputs": ["reward_model"]},
+            "--from-inputs reward_model: no method of this run has it; name one that has",
+        ),
         ({"tags": ["benchmarks"]}, "--tags benchmarks: evaluation.benchmarks.names names no benchmark"),
         ({"namespaces": ["rao_seed_7"]}, "rao has no run with this seed: name it in the parameter alignment.rao.seeds"),
         (
@@ -232,6 +236,10 @@ def test_a_method_is_trained_and_evaluated_once_per_seed_and_all_are_compared(se
     by_tag = taken(SEEDS, pipeline_names=["alignment"], tags=["rao"])
     assert {name.split(".")[0] for name in by_tag if "." in name} == {"rao", "rao_seed_1"}
     assert {node.namespace for node in pipelines["alignment"].nodes} == {None, "rao", "rao_seed_1"}
+    judged = {node.name: node.inputs for node in sessions(SEEDS | BENCHMARKED).selected().nodes}
+    assert {f"benchmark_answers_{run}" for run in ("sft", *runs)} <= {*judged["judge_methods"]}
+    assert {f"downstream_scores_{run}" for run in ("sft", *runs)} <= {*judged["compare_on_benchmarks"]}
+    assert {f"training_log_{run}" for run in runs} == {*judged["plot_training"]}
     assert "dpo_seed_1.policy" in sessions(SEEDS).load_context().catalog
 
 
@@ -261,8 +269,9 @@ def test_pipelines_know_which_objectives_read_what_without_loading_torch():
     assert {*ON_POLICY} == {"ppo"}
 
 
-def test_the_graph_of_kedro_viz_shows_what_a_run_takes(sessions):
-    sessions({"methods": "simpo"}).load_context().pipelines_of(["simpo"])
-    StudySession.create(sessions().load_context().project_path, env="test").load_context()
-    assert {node.namespace for node in pipelines["__default__"].nodes} == {None, "sft", "rao", "dpo"}
-    assert {method_of(str(node.namespace)) for node in pipelines["study"].nodes} == {"None", "sft", "rao", "dpo"}
+def test_kedro_viz_shows_what_a_run_takes(empty):
+    """It loads the context without this project's hooks and sessions."""
+    for parameters, shown in (({}, {"rao", "dpo"}), (SEEDS, {"rao", "rao_seed_1", "dpo", "dpo_seed_1"})):
+        catalog, graphs, _ = load_data(empty, "test", extra_params=parameters)
+        assert {node.namespace for node in graphs["__default__"].nodes} == {None, "sft", *shown}
+        assert {f"params:alignment.{run}" for run in shown} <= {*catalog.keys()}

@@ -12,6 +12,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from rao_kedro.errors import ParameterError
+from rao_kedro.pipelines.evaluation.pipeline import BENCHMARKS
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.schemas.runs import method_of
 
@@ -135,8 +136,10 @@ def _known(option: str, pipeline: Pipeline) -> set[str]:
 
 def _reason(option: str, name: str, asked: Sequence[str], every: Mapping[str, Pipeline]) -> str:
     """Say why no node matches a name."""
-    if name in _known(option, combined(asked, every)):  # but not in that of this run
+    if name in _known(option, (whole := combined(asked, every)).only_nodes_with_tags(BENCHMARKS)):
         return "evaluation.benchmarks.names names no benchmark, so nothing is judged and compared on one"
+    if name in _known(option, whole):
+        return "no method of this run has it; name one that has, with --namespaces"
     parts = {part: pipeline for part, pipeline in every.items() if part not in ("__default__", "study")}
     if elsewhere := [part for part, pipeline in parts.items() if name in _known(option, pipeline)]:
         return f"it is not in {' '.join(asked)}, but in {elsewhere[0]}: name that in --pipelines too"

@@ -109,7 +109,6 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
     assert [path.stat().st_mtime_ns for path in logs] == written and len(logs) == len(study)
 
     # The comparison takes the methods that the parameter names, each with all of its seeds.
-    run(project, "evaluation", namespaces=["simpo"])
     seeds = {"alignment": {"rao": {"seeds": "0 1"}}}
     run(project, "alignment", namespaces=["rao_seed_1"], params=seeds)
     run(project, "evaluation", params={"methods": "simpo rao", **seeds})

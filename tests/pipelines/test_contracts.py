@@ -21,9 +21,10 @@ from packaging.utils import canonicalize_name
 from rao_kedro.datasets import PathDataset
 from rao_kedro.errors import ParameterError
 from rao_kedro.objectives import objective_names
-from rao_kedro.pipeline_registry import register_pipelines
+from rao_kedro.pipeline_registry import build_pipelines, register_pipelines
 from rao_kedro.pipelines.evaluation.benchmark_nodes import answer_with_served_models
 from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.selection import combined
 from rao_kedro.session import StudySession
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +44,7 @@ def context(env, **runtime):
 
 
 def everything():
-    registered = register_pipelines()  # with all methods
-    return sum(registered.values(), start=registered["study"])
+    return combined(every := build_pipelines({method: method for method in METHODS}), every)
 
 
 def datasets():
