@@ -88,6 +88,30 @@ def test_every_catalog_entry_is_used_by_a_pipeline():
     assert unused == set()
 
 
+def test_every_file_that_a_node_writes_is_written_whole_or_not_at_all():
+    config = OmegaConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")
+    others = {name for name, entry in config["catalog"].items() if not entry["type"].startswith("rao_kedro.datasets.")}
+    assert others == everything().inputs() & {"prompts"}
+
+
+def test_data_may_lie_elsewhere_if_the_workspaces_do_not(tmp_path):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    settings = tmp_path / "conf/local/globals.yml"
+    settings.write_text("data: memory://bucket/study")
+    with StudySession.create(tmp_path) as session, pytest.raises(ParameterError) as refused:
+        _ = session.load_context().catalog
+    first, *_, last = str(refused.value).splitlines()
+    assert first.startswith("catalog entry reference_cache: memory://bucket/study/04_feature/reference_cache is not on")
+    assert "set `workspaces` in globals.yml" in first and re.fullmatch(r"and \d+ more entries", last)
+    settings.write_text("data: memory://bucket/study\nworkspaces: work")
+    with StudySession.create(tmp_path) as session:
+        catalog = session.load_context().catalog
+    assert catalog.get("rao.workspace")._filepath == tmp_path / "work/06_models/workspaces/rao"
+    assert catalog.get("rao.policy")._protocol == catalog.get("leaderboard")._protocol == "memory"
+    assert not catalog.exists("rao.policy")
+
+
 @pytest.mark.parametrize("env", PAPER)
 def test_a_paper_environment_names_its_model_data_and_a_sharded_launch(env):
     loaded = context(env)
