@@ -19,7 +19,7 @@ from kedro.pipeline import Node, Pipeline
 from rao_kedro.datasets.locations import refuse_unusable_locations
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.freshness import MadeFrom, forget, made_from, note
-from rao_kedro.pipelines.evaluation.pipeline import PER_POLICY
+from rao_kedro.pipelines.evaluation.pipeline import BENCHMARK_FILES, PER_POLICY
 from rao_kedro.pipelines.methods import METHODS, chosen_methods
 from rao_kedro.preferences.quarantine import NoGroupsLeftError
 from rao_kedro.preferences.report import quarantine_report
@@ -131,8 +131,11 @@ class FreshnessHooks:
 
 
 def left_out(pipeline: Pipeline, catalog: CatalogProtocol) -> set[str]:
-    """Return the inputs for which a comparison gets None: of methods that the parameter `methods` does not name."""
-    return pipeline.inputs() & _compared(set(METHODS) - set(chosen_methods(catalog.get("params:methods").load())))
+    """Return the inputs that are None: of methods that `methods` does not name, and the files of no benchmark."""
+    without = _compared(set(METHODS) - set(chosen_methods(catalog.get("params:methods").load())))
+    if not catalog.get("params:evaluation.benchmarks.names").load().strip():
+        without.add(BENCHMARK_FILES)
+    return pipeline.inputs() & without
 
 
 def _refuse_wrong_reward(parameters: Any) -> None:

@@ -249,6 +249,7 @@ def test_a_model_directory_without_a_chat_template_is_refused_by_name(project, t
 
 
 def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project, monkeypatch):
+    from rao_kedro.evals import benchmark_files as reading
     from rao_kedro.evals import policy_answers
     from rao_kedro.inference import generators
 
@@ -262,6 +263,10 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
         return generators.make_generator(*model, **how)
 
     monkeypatch.setattr(policy_answers.main, "__defaults__", (counted,))
+    opened, open_file = Counter(), reading._opened
+    monkeypatch.setattr(
+        reading, "_opened", lambda location, *how: opened.update([Path(location)]) or open_file(location, *how)
+    )
 
     def answer(request, number):
         asked = request["messages"][-1]["content"]
@@ -282,6 +287,18 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
         run(project, "evaluation", params={"methods": "rao", "evaluation": {"benchmarks": benchmarks}})
     asked = Counter((request["model"], request["max_tokens"]) for request in requests)
     assert len(starts) == 2
+    # Files of benchmarks are read once for all models, and kept with their hashes.
+    files = ("baseline.json", "question.jsonl", "gpt-4.jsonl", "judge_prompts.jsonl")
+    assert {name: opened[project / name] for name in files} == dict.fromkeys(files, 1)
+    manifest = json.loads((project / "data/test/01_raw/benchmarks/manifest.json").read_text())
+    assert {name: entry["rows"] for name, entry in manifest.items()} == {
+        "alpaca_eval.baseline": 3,
+        "mt_bench.questions": 2,
+        "mt_bench.reference_answers": 1,
+        "mt_bench.judge_prompts": 8,
+        "sources.gsm8k": 1,
+        "sources.arc_easy": 2,
+    }
     assert asked["served", 8] == 3 + 2 * 2 and asked["served", 512] == 3  # AlpacaEval, MT-Bench's turns, downstream
     # AlpacaEval in both orders by both judges; MT-Bench graded, and in both orders compared with SFT; each once, though
     # sft and rao may answer the same.

@@ -102,7 +102,9 @@ def test_data_may_lie_elsewhere_if_the_workspaces_do_not(tmp_path):
     with StudySession.create(tmp_path) as session, pytest.raises(ParameterError) as refused:
         _ = session.load_context().catalog
     first, *_, last = str(refused.value).splitlines()
-    assert first.startswith("catalog entry reference_cache: memory://bucket/study/04_feature/reference_cache is not on")
+    assert first.startswith(
+        "catalog entry annotation_workspace: memory://bucket/study/06_models/workspaces/annotation is"
+    )
     assert "set `workspaces` in globals.yml" in first and re.fullmatch(r"and \d+ more entries", last)
     settings.write_text("data: memory://bucket/study\nworkspaces: work")
     with StudySession.create(tmp_path) as session:
@@ -219,7 +221,7 @@ def test_a_served_model_cannot_be_called_as_a_method_is(tmp_path):
     served = {"rao": {"model": "m", "base_url": "http://127.0.0.1:9/v1"}}
     evaluation = context("base", evaluation={"benchmarks": {"served_models": served}}).params["evaluation"]
     with pytest.raises(ParameterError, match="rao is the name of a method"):
-        answer_with_served_models(evaluation.benchmarks.served_models, None, tmp_path)
+        answer_with_served_models(evaluation.benchmarks.served_models, tmp_path, None, tmp_path)
 
 
 def test_keys_of_the_credentials_reach_the_environment_and_set_ones_stay(tmp_path, monkeypatch):
@@ -256,4 +258,4 @@ def test_the_default_pipeline_is_the_study_with_two_methods():
     default, study = pipelines["__default__"], pipelines["study"]
     assert {node.namespace for node in default.nodes} == {None, "sft", "rao", "dpo"}
     assert {node.name for node in default.nodes} <= {node.name for node in study.nodes}
-    assert default.inputs() <= study.inputs()
+    assert default.inputs() - {"benchmark_files"} <= study.inputs()  # which no benchmark needs

@@ -26,7 +26,7 @@ def refuse_unusable_locations(catalog: Mapping[str, Any]) -> None:
     Raises:
         ParameterError: Names entries that cannot be kept there, and says why.
     """
-    problems = [f"catalog entry {name}: {problem}" for name, problem in _problems(catalog)]
+    problems = [f"catalog entry {name}: {problem}" for name, problem in sorted(_problems(catalog))]
     if more := problems[SHOWN:]:
         problems[SHOWN:] = [f"and {len(more)} more entries"]
     if problems:

@@ -25,6 +25,7 @@ def generate_responses(
     policy: Path,
     prompts: Path,
     generation: GenerationParameters,
+    benchmark_files: Path | None,
     accelerate_config: Path | None,
     workspace: Path,
     **benchmarks: Any,
@@ -35,6 +36,7 @@ def generate_responses(
         policy: Its checkpoint.
         prompts: Table of `EvaluationPrompts`.
         generation: How it answers the held-out prompts.
+        benchmark_files: What `collect_benchmark_files` read; None where no benchmark is chosen.
         accelerate_config: None works inside this process.
         workspace: The worker's own directory.
         **benchmarks: Fields of `AnsweredBenchmarks`.
@@ -50,7 +52,8 @@ def generate_responses(
         **generation.model_dump(),
     )
     asked = AnsweredBenchmarks(**benchmarks)
-    spec = PolicyAnswersSpec(method=workspace.name, held_out=held_out, benchmarks=asked, workspace=workspace)
+    about = {"benchmarks": asked, "files": benchmark_files, "workspace": workspace}
+    spec = PolicyAnswersSpec(method=workspace.name, held_out=held_out, **about)
     answer(spec, in_process=accelerate_config is None)
     generations, answers, scores, samples = map(pd.read_parquet, (held_out.output_path, *spec.paths))
     return generations, answers, scores, samples, json.loads(spec.settings_path.read_text())

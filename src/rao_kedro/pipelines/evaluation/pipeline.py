@@ -7,6 +7,7 @@ from kedro.pipeline import Node, Pipeline
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.pipelines.evaluation.benchmark_nodes import (
     answer_with_served_models,
+    collect_benchmark_files,
     compare_on_benchmarks,
     judge_methods,
     plot_benchmarks,
@@ -23,6 +24,7 @@ from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.reporting.figures import scores_by_method
 
 BENCHMARKS = "benchmarks"  # the tag of nodes that only a run with benchmarks takes
+BENCHMARK_FILES = "benchmark_files"  # what the first of them makes; others get None in its place
 PER_POLICY = (
     "scored_generations",
     "held_out_logps",
@@ -55,6 +57,7 @@ def _policy(name: str) -> Pipeline:
         "evaluation_prompts@path",
         "reward_annotated@path",
         "reference_logprobs@path",
+        BENCHMARK_FILES,
         "accelerate_config",
     ]
     inputs = {dataset: dataset for dataset in shared}
@@ -68,6 +71,7 @@ def _policy(name: str) -> Pipeline:
                 "prompts": "evaluation_prompts@path",
                 **_parameters("evaluation", "generation"),
                 **ANSWERED,
+                BENCHMARK_FILES: BENCHMARK_FILES,
                 "accelerate_config": "accelerate_config",
                 "workspace": "evaluation_workspace",
             },
@@ -133,10 +137,20 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
     return Pipeline(
         [
             Node(
+                collect_benchmark_files,
+                inputs={
+                    **_parameters("evaluation.benchmarks", "names", "limit", "alpaca_eval", "mt_bench", "sources"),
+                    "workspace": "benchmark_files_workspace",
+                },
+                outputs=BENCHMARK_FILES,
+                name="collect_benchmark_files",
+            ),
+            Node(
                 answer_with_served_models,
                 inputs={
                     **ANSWERED,
                     **_parameters("evaluation.benchmarks", "served_models"),
+                    BENCHMARK_FILES: BENCHMARK_FILES,
                     "accelerate_config": "accelerate_config",
                     "workspace": "served_models_workspace",
                 },
@@ -147,6 +161,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                 judge_methods,
                 inputs={
                     **_parameters("evaluation.benchmarks", "alpaca_eval", "mt_bench", "judge", "second_judge"),
+                    BENCHMARK_FILES: BENCHMARK_FILES,
                     "workspace": "judge_workspace",
                     **_of_each(methods, answers),
                 },
@@ -157,6 +172,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                 compare_on_benchmarks,
                 inputs={
                     **_parameters("evaluation.benchmarks", "names", "limit", "alpaca_eval", "seed"),
+                    BENCHMARK_FILES: BENCHMARK_FILES,
                     **{name: judgments[name] for name in ("annotations", "judgments", "comparisons")},
                     **_of_each(methods, "downstream_scores", samples),
                 },
