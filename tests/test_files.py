@@ -1,13 +1,16 @@
 """A reader sees the old thing or the new one, wherever the writer ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from rao_kedro import files
 from rao_kedro.files import beside, replace_directory, write_parquet, write_text
 
 
@@ -63,3 +66,19 @@ def test_what_a_link_points_to_is_replaced_and_the_link_stays(tmp_path):
         assert (tmp_path / "rao").is_symlink() and (tmp_path / "disk/rao/config.json").read_text() == text
         assert (tmp_path / "file").is_symlink() and (tmp_path / "disk/file").read_text() == text
     assert {path.name for path in tmp_path.rglob("*")} == {"disk", "rao", "file", "new", "config.json"}
+
+
+def test_files_are_written_through_this_module_or_into_a_directory_that_is_renamed_as_a_whole():
+    writes = re.compile(
+        r"\.write_(text|bytes|json|html|image)\(|\.to_(parquet|csv|json)\((?!index|\))|json\.dump\(|write_table\("
+    )
+    ours = re.compile(r"(?<![.\w])write_(text|parquet)\(")
+    source = Path(files.__file__).parent
+    found = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        if any(writes.search(ours.sub("", line)) for line in path.read_text().splitlines())
+    }
+    renamed = {"training/checkpoints.py", "evals/benchmark_files.py", "evals/downstream/sources.py"}
+    replaced = {"files.py", "training/scoring.py", "training/score_policy.py", "inference/worker.py"}
+    assert found == renamed | replaced

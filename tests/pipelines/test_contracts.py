@@ -161,6 +161,10 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
     assert set(yaml.safe_load(path.read_text())) <= set(vars(config)) | {"distributed_type", "compute_environment"}
 
 
+def served(*names):
+    return {"evaluation": {"benchmarks": {"served_models": {name: {"model": "m", "base_url": "u"} for name in names}}}}
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -193,6 +197,12 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
             "judge and second_judge are the same model",
         ),
         ({"evaluation": {"generation": {"backend": "llamacpp"}}}, "'auto', 'vllm' or 'transformers'"),
+        (served("../../x"), r"served_models.*'\.\./\.\./x' becomes the name of a file: use up to 100 letters"),
+        (served(".made_from"), "'.made_from' becomes the name of a file"),
+        (served("x" * 101), "becomes the name of a file"),
+        (served("api", "API"), "'api' and 'API' become the same file where case does not count"),
+        ({"likelihood_study": {"runs": {"..": {}}}}, r"likelihood_study.runs.*'\.\.' becomes the name of a file"),
+        ({"reward_model_study": {"sizes": {"a/b": 3}}}, r"'a/b' becomes the name of a file"),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_name_before_anything_runs(override, message):
@@ -217,10 +227,10 @@ def test_the_parameters_that_the_docs_show_are_valid():
     assert len(shown) == 1 and benchmarks.mt_bench.compare_with_sft and set(benchmarks.served_models) == {"gpt4"}
 
 
-def test_a_served_model_cannot_be_called_as_a_method_is(tmp_path):
-    served = {"rao": {"model": "m", "base_url": "http://127.0.0.1:9/v1"}}
-    evaluation = context("base", evaluation={"benchmarks": {"served_models": served}}).params["evaluation"]
-    with pytest.raises(ParameterError, match="rao is the name of a method"):
+@pytest.mark.parametrize("name", ["rao", "sft", "rao_seed_1"])
+def test_a_served_model_cannot_be_called_as_a_method_is(tmp_path, name):
+    evaluation = context("base", **served(name)).params["evaluation"]
+    with pytest.raises(ParameterError, match=f"{name} is the name of a method"):
         answer_with_served_models(evaluation.benchmarks.served_models, tmp_path, None, tmp_path)
 
 

@@ -4,11 +4,12 @@ A location is a local path, or an address that fsspec opens: `https://...`, `hf:
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rao_kedro.schemas.generation import GenerationSpec
+from rao_kedro.schemas.names import DIFFERENT_NAMES, FileName
 
 JUDGED = ("alpaca_eval", "mt_bench")
 DOWNSTREAM = ("gsm8k", "arc_easy", "arc_challenge", "mathqa", "socialiqa", "mmlu")
@@ -180,7 +181,7 @@ class BenchmarkParameters(AnsweredBenchmarks):
 
     judge: JudgeParameters | None = None
     second_judge: JudgeParameters | None = None
-    served_models: dict[str, ServerParameters] = {}
+    served_models: Annotated[dict[FileName, ServerParameters], DIFFERENT_NAMES] = {}
 
     @model_validator(mode="after")
     def _judged_and_served_ones_can_be(self) -> Self:

@@ -35,6 +35,7 @@ from rao_kedro.schemas.benchmarks import (
     ServedAnswersSpec,
     ServerParameters,
 )
+from rao_kedro.schemas.runs import method_of
 from rao_kedro.schemas.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
 
 
@@ -65,7 +66,7 @@ def answer_with_served_models(
     Raises:
         ParameterError: One is called as a method is.
     """
-    if taken := {BASELINE, *METHODS} & {*served_models}:
+    if taken := {name for name in served_models if method_of(name) in (BASELINE, *METHODS)}:
         raise ParameterError(f"served_models: {', '.join(sorted(taken))} is the name of a method; choose another one")
     written: list[list[pd.DataFrame]] = [
         [schema.empty() for schema in (BenchmarkAnswers, DownstreamScores, DownstreamSamples)]
