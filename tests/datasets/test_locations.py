@@ -149,6 +149,8 @@ def test_a_checkpoint_is_put_there_fetched_once_and_again_when_it_changed(place,
         assert CheckpointDataset(**place("rao")).load() == first and fetched == []
         monkeypatch.undo()
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    dataset.save(model)
+    assert dataset.load() == first  # else a killed training that read it would start over
     (model / "model.safetensors").write_text("trained")
     (model / "sub/old.txt").unlink()
     dataset.save(model)

@@ -2,17 +2,20 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path, PurePosixPath
 
 from fsspec import AbstractFileSystem
 
-from rao_kedro.models.identity import combined_hash
+from rao_kedro.files import write_text
+from rao_kedro.models.identity import combined_hash, file_hash
 
 
 def fetch(fs: AbstractFileSystem, path: str) -> Path:
     """Return a local copy of a file or directory; one is made for each state in which it was seen there.
 
-    Copies lie in the user's cache directory and are never changed: a worker may go on reading an old one.
+    Copies lie in the user's cache directory, by their content: what is put there once more, unchanged, has the same
+    path, so that a killed training that read it goes on. They are never changed: a worker may still read an old one.
 
     Args:
         fs: Where it is.
@@ -25,20 +28,25 @@ def fetch(fs: AbstractFileSystem, path: str) -> Path:
     root = PurePosixPath(fs._strip_protocol(path))
     files = [path] if fs.isfile(path) else sorted(fs.find(path))
     state = combined_hash(*(part for name in files for part in (name, fs.ukey(name), str(fs.info(name).get("ETag")))))
-    copy = cache_directory() / state / root.name
-    if not copy.exists():
-        partial = cache_directory() / f".{state}.{os.getpid()}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        for name in files:
-            target = partial / root.name / PurePosixPath(fs._strip_protocol(name)).relative_to(root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(name, str(target))
-        try:
-            partial.rename(copy.parent)
-        except OSError:
-            shutil.rmtree(partial)
-            if not copy.exists():  # else another process was faster
-                raise
+    seen = cache_directory() / "states" / state
+    if seen.exists() and (copy := cache_directory() / seen.read_text() / root.name).exists():
+        return copy
+    partial = cache_directory() / f".{state}.{os.getpid()}-{threading.get_ident()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    content = [root.name]
+    for name in files:
+        inside = PurePosixPath(root.name, PurePosixPath(fs._strip_protocol(name)).relative_to(root))
+        (partial / inside).parent.mkdir(parents=True, exist_ok=True)
+        fs.get_file(name, str(partial / inside))
+        content += [str(inside), file_hash(partial / inside).hex()]
+    copy = cache_directory() / combined_hash(*content) / root.name
+    try:
+        partial.rename(copy.parent)
+    except OSError:
+        shutil.rmtree(partial)
+        if not copy.exists():  # else the same content is there already
+            raise
+    write_text(seen, copy.parent.name)
     return copy
 
 
