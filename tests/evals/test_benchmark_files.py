@@ -3,6 +3,9 @@
 import gzip
 import hashlib
 import json
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import fsspec
 import pytest
@@ -144,6 +147,42 @@ def test_the_net_is_tried_again_and_a_wrong_name_is_not(web, tmp_path):
     with pytest.raises(DataError, match=r"^evaluation\.benchmarks\.mt_bench\.judge_prompts: .*set the parameter"):
         collect_files(benchmarks, tmp_path / "files")
     assert len(web.read) == 4 and (tmp_path / "files/manifest.json").read_text() == before
+
+
+@contextmanager
+def web_server(*statuses):
+    """Serve `[]` behind these statuses, the last of them for ever; yield the URL and what was asked."""
+    asked, left = [], list(statuses)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(left.pop(0) if len(left) > 1 else left[0])
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+        def do_HEAD(self):
+            self.send_error(405)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/rows.json", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("status", "tries"), [(503, 3), (404, 1)])
+def test_a_web_server_is_asked_again_if_it_is_away_and_not_if_it_has_no_such_file(monkeypatch, status, tries):
+    monkeypatch.setattr(benchmark_files, "PAUSES", (0.0, 0.0))
+    with web_server(status) as (url, asked), pytest.raises(DataError, match=f"cannot be had .*{status}"):
+        benchmark_files._content(url)
+    assert len(asked) == tries
+    with web_server(status, 200) as (url, asked):
+        if status == 503:
+            assert benchmark_files._content(url) == b"[]"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from kedro.framework.startup import bootstrap_project
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rao_kedro.errors import DataError, ModelError, ParameterError
+from rao_kedro.models.identity import path_hash
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.session import StudySession
 
@@ -299,6 +300,8 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
         "sources.gsm8k": 1,
         "sources.arc_easy": 2,
     }
+    record = json.loads((project / "data/test/07_model_output/.made_from/rao_generations.parquet.json").read_text())
+    assert record["inputs"]["benchmark_files"] == path_hash(project / "data/test/01_raw/benchmarks")
     assert asked["served", 8] == 3 + 2 * 2 and asked["served", 512] == 3  # AlpacaEval, MT-Bench's turns, downstream
     # AlpacaEval in both orders by both judges; MT-Bench graded, and in both orders compared with SFT; each once, though
     # sft and rao may answer the same.

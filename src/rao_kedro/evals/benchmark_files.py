@@ -19,11 +19,12 @@ import pandas as pd
 from rao_kedro.errors import DataError
 from rao_kedro.files import beside, replace_directory
 from rao_kedro.models.identity import file_hash
-from rao_kedro.schemas.benchmarks import AnsweredBenchmarks
+from rao_kedro.schemas.benchmarks import AnsweredBenchmarks, TaskSource
 
 MANIFEST = "manifest.json"
 COMMIT = re.compile(r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])")  # in a location: what lies there does not change
 PAUSES = (1.0, 5.0)  # seconds before another try
+FINAL_STATUSES = (401, 403, 404)
 NOT_A_FAULT_OF_THE_NET = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 Benchmarks = TypeVar("Benchmarks", bound=AnsweredBenchmarks)
@@ -68,14 +69,16 @@ def with_collected_files(benchmarks: Benchmarks, directory: Path | None) -> Benc
 def _local(benchmarks: Benchmarks, directory: Path, manifest: dict[str, dict[str, Any]]) -> Benchmarks:
     paths = {name: str(directory / entry["file"]) for name, entry in manifest.items()}
 
-    def of(block: str) -> dict[str, Any]:
+    def of(block: str) -> dict[str, str]:
         return {name.removeprefix(f"{block}."): path for name, path in paths.items() if name.startswith(f"{block}.")}
 
-    values = benchmarks.model_dump(exclude={"sources"})
-    values["sources"] = benchmarks.sources | {task: {"path": path} for task, path in of("sources").items()}
-    for block in ("alpaca_eval", "mt_bench"):
-        values[block] |= of(block)
-    return type(benchmarks).model_validate(values)
+    return benchmarks.model_copy(
+        update={
+            "alpaca_eval": benchmarks.alpaca_eval.model_copy(update=of("alpaca_eval")),
+            "mt_bench": benchmarks.mt_bench.model_copy(update=of("mt_bench")),
+            "sources": benchmarks.sources | {task: TaskSource(path=path) for task, path in of("sources").items()},
+        }
+    )
 
 
 def _needed(benchmarks: AnsweredBenchmarks) -> dict[str, str]:
@@ -114,16 +117,23 @@ def _collect_file(location: str, folder: Path, directory: Path, kept: dict[str, 
 
 
 def _content(location: str) -> bytes:
-    """Return the bytes of a file; the net is tried three times."""
-    for pause in (*PAUSES, None):
+    """Return the bytes of a file; the net is tried three times, by the hub's library if it is on the hub."""
+    for pause in (*(() if location.startswith("hf://") else PAUSES), None):
         try:
             with _opened(location, "rb", None) as file:
                 return file.read()
         except DataError as error:
-            if pause is None or isinstance(error.__cause__, (*NOT_A_FAULT_OF_THE_NET, ImportError)):
+            if pause is None or _is_final(error.__cause__):
                 raise
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")
+
+
+def _is_final(error: BaseException | None) -> bool:
+    """Say whether another try is of no use."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:  # so fsspec calls all that HTTP may answer
+        return getattr(error.__cause__, "status", None) in FINAL_STATUSES
+    return isinstance(error, (ImportError, *NOT_A_FAULT_OF_THE_NET))
 
 
 @contextmanager
@@ -211,6 +221,10 @@ def _opened(location: str, mode: str = "rt", compression: str | None = "infer") 
             yield file
     except (OSError, ImportError) as error:  # fsspec's errors of the net are OSErrors too
         raise DataError(
-            f"{location} cannot be had ({type(error).__name__}: {error}): check the name and the net, or download it "
-            "and set the parameter to the local path"
+            f"{location} cannot be had ({_said(error)}): check the name and the net, or download it and set the "
+            "parameter to the local path"
         ) from error
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if error.__cause__ is None else _said(error.__cause__)
