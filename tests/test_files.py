@@ -49,23 +49,26 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
 FRAME = pd.DataFrame({"x": [1, 2]})
 
 
-def test_what_a_link_points_to_is_replaced_and_the_link_stays(tmp_path):
-    for name in ("disk/rao", "new"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "config.json").write_text(name)
-    (tmp_path / "disk/file").write_text("old")
+def test_the_directory_that_a_link_points_to_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "disk/rao").mkdir(parents=True)
     (tmp_path / "rao").symlink_to(tmp_path / "disk/rao")
-    (tmp_path / "file").symlink_to(tmp_path / "disk/file")
     for text in ("first", "second"):  # the second one found a link called rao.old in its way
         partial = beside(tmp_path / "rao", "partial")
         assert partial == tmp_path / "disk/rao.partial"  # on the file system of the target, where it can be renamed
         partial.mkdir()
         (partial / "config.json").write_text(text)
         replace_directory(partial, tmp_path / "rao")
-        write_text(tmp_path / "file", text)
         assert (tmp_path / "rao").is_symlink() and (tmp_path / "disk/rao/config.json").read_text() == text
-        assert (tmp_path / "file").is_symlink() and (tmp_path / "disk/file").read_text() == text
-    assert {path.name for path in tmp_path.rglob("*")} == {"disk", "rao", "file", "new", "config.json"}
+    assert {path.name for path in tmp_path.rglob("*")} == {"disk", "rao", "config.json"}
+
+
+def test_a_link_to_a_file_is_replaced_and_that_file_is_left_alone(tmp_path):
+    """An imported checkpoint links to files of its original, some of which are changed in the import."""
+    (tmp_path / "original.json").write_text("original")
+    (tmp_path / "import.json").symlink_to(tmp_path / "original.json")
+    write_text(tmp_path / "import.json", "changed")
+    assert (tmp_path / "import.json").read_text() == "changed"
+    assert (tmp_path / "original.json").read_text() == "original"
 
 
 def test_files_are_written_through_this_module_or_into_a_directory_that_is_renamed_as_a_whole():

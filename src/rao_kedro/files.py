@@ -1,6 +1,7 @@
 """Atomic replacement on disk, where a reader sees the old thing or the new one, and locks of directories.
 
-Links are followed: what a link points to is replaced, and the link stays. Knows nothing of what is in the files.
+A link to a directory is followed: what it points to is replaced, and the link stays. A link to a file is replaced: an
+imported checkpoint is made of links to files that belong to somebody else. Knows nothing of what is in the files.
 """
 
 import fcntl
@@ -47,7 +48,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Several may write the same file: the last one stays.
     """
-    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:

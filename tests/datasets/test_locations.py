@@ -213,6 +213,13 @@ def test_a_write_that_ends_in_the_middle_leaves_the_old_file(place, monkeypatch,
     assert dataset._fs.cat_file(dataset._filepath.as_posix()) == before
 
 
+def test_a_file_that_the_catalog_names_may_be_a_link_to_a_larger_disk(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "table.csv").symlink_to(tmp_path / "disk/table.csv")
+    CSVDataset(filepath=str(tmp_path / "table.csv")).save(pd.DataFrame({"x": [1]}))
+    assert (tmp_path / "table.csv").is_symlink() and (tmp_path / "disk/table.csv").read_text() == "x\n1\n"
+
+
 def test_threads_save_at_the_same_time_as_with_async(place):
     """Kedro hints at `--async`, which saves the outputs of a node in threads that share a file system."""
     datasets = [TableDataset(**place(f"table_{i}.parquet")) for i in range(8)]

@@ -4,6 +4,7 @@ On this machine a file is written beside and renamed; elsewhere it is written he
 may save at the same time: nothing is shared, as a transaction of a file system would be.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -47,7 +48,10 @@ class AtomicFiles:
         if arguments.get("compression") == "infer":
             arguments["compression"] = infer_compression(path)
         if isinstance(self.wrapped, LocalFileSystem):
-            with replacing(Path(path)) as partial, self.wrapped.open(str(partial), mode, **arguments) as file:
+            with (
+                replacing(Path(os.path.realpath(path))) as partial,
+                self.wrapped.open(str(partial), mode, **arguments) as file,
+            ):
                 yield file
             return
         here = {name: arguments.pop(name) for name in OPEN_ARGUMENTS if name in arguments}
