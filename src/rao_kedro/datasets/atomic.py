@@ -48,10 +48,8 @@ class AtomicFiles:
         if arguments.get("compression") == "infer":
             arguments["compression"] = infer_compression(path)
         if isinstance(self.wrapped, LocalFileSystem):
-            with (
-                replacing(Path(os.path.realpath(path))) as partial,
-                self.wrapped.open(str(partial), mode, **arguments) as file,
-            ):
+            target = Path(os.path.realpath(path))  # which may be on another disk
+            with replacing(target) as partial, self.wrapped.open(str(partial), mode, **arguments) as file:
                 yield file
             return
         here = {name: arguments.pop(name) for name in OPEN_ARGUMENTS if name in arguments}
