@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from engine_report import machine
 
+from rao_kedro.files import write_text
 from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
 from rao_kedro.models.loading import load_reward_model, new_reward_model, save_checkpoint
@@ -69,8 +70,8 @@ def main() -> None:
     command = " ".join(["python benchmarks/annotation.py", *sys.argv[1:]]) if sys.argv[1:] else "make bench-annotation"
     report = {"command": command, **about, "runs": runs}
     options.results.mkdir(exist_ok=True)
-    (options.results / "annotation.json").write_text(json.dumps(report, indent=2) + "\n")
-    (options.results / "annotation.md").write_text(markdown(report))
+    write_text(options.results / "annotation.json", json.dumps(report, indent=2) + "\n")
+    write_text(options.results / "annotation.md", markdown(report))
 
 
 def reward_model(directory: Path) -> Path:

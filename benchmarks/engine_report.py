@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rao_kedro.files import replacing, write_text
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.training.forecast import matmul_peak
 
@@ -100,8 +101,8 @@ def machine(model: Path) -> dict[str, Any]:
 def write_report(report: dict[str, Any], directory: Path) -> None:
     """Write `engine.json`, `engine.md` and `engine.png`."""
     directory.mkdir(exist_ok=True)
-    (directory / "engine.json").write_text(json.dumps(report, indent=2) + "\n")
-    (directory / "engine.md").write_text(markdown(report))
+    write_text(directory / "engine.json", json.dumps(report, indent=2) + "\n")
+    write_text(directory / "engine.md", markdown(report))
     draw(report["runs"], directory / "engine.png")
 
 
@@ -174,4 +175,5 @@ def draw(runs: Runs, path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(runs)), list(runs))
     panels[0].invert_yaxis()
-    figure.savefig(path, dpi=150)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=150, format=path.suffix[1:])

@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 from engine_report import machine
 
+from rao_kedro.files import write_text
 from rao_kedro.inference.vllm_backend import SamplingParams, VllmGenerator
 from rao_kedro.inference.worker import generate_table
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
@@ -71,8 +72,8 @@ def main() -> None:
         for (kind, way), of in runs.items()
     ]
     options.results.mkdir(exist_ok=True)
-    (options.results / "generation.json").write_text(json.dumps(report, indent=2) + "\n")
-    (options.results / "generation.md").write_text(markdown(report))
+    write_text(options.results / "generation.json", json.dumps(report, indent=2) + "\n")
+    write_text(options.results / "generation.md", markdown(report))
 
 
 def _vllm_version() -> str:

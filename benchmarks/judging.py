@@ -17,6 +17,7 @@ from unittest.mock import patch
 import pandas as pd
 
 from rao_kedro.evals.alpaca_judge import judged
+from rao_kedro.files import write_text
 from rao_kedro.inference.chat_completions import Answer, ChatServer, Token
 from rao_kedro.inference.judge import Judge
 
@@ -52,7 +53,7 @@ def main() -> None:
         "",
         "Goal: seconds.",
     ]
-    (options.results / "judging.md").write_text("\n".join(lines) + "\n")
+    write_text(options.results / "judging.md", "\n".join(lines) + "\n")
 
 
 def seconds(compared: pd.DataFrame, cache: Path) -> float:

@@ -1,6 +1,7 @@
 """Atomic replacement on disk, where a reader sees the old thing or the new one, and locks of directories.
 
-Knows nothing of what is in them.
+A link to a directory is followed: what it points to is replaced, and the link stays. A link to a file is replaced: an
+imported checkpoint is made of links to files that belong to somebody else. Knows nothing of what is in the files.
 """
 
 import fcntl
@@ -12,17 +13,21 @@ from contextlib import contextmanager
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from rao_kedro.errors import BusyError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def replace_directory(source: Path, target: Path) -> None:
-    """Rename `source` to `target`, replacing what is there."""
-    old = target.with_name(target.name + ".old")
+    """Rename `source`, which lies beside `target` (see `beside`), to it, replacing what is there."""
+    target = Path(os.path.realpath(target))
+    old = beside(target, "old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.replace(target, old)
@@ -31,11 +36,37 @@ def replace_directory(source: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def beside(target: Path, suffix: str) -> Path:
+    """Return a name beside what `target` is, or points to if it is a link: on the same file system."""
+    target = Path(os.path.realpath(target))
+    return target.with_name(f"{target.name}.{suffix}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a hidden file to write in place of `path`, which it becomes at the end, and not where that fails.
+
+    Several may write the same file: the last one stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, beside and renamed; several may write the same file."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    """Write `text` to `path`, beside and renamed."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_parquet(path: Path, table: "pd.DataFrame") -> None:
+    """Write a table to `path`, beside and renamed."""
+    with replacing(path) as partial:
+        table.to_parquet(partial)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Kedro hooks.
 
-Before anything runs: keys, a missing input's maker, wrong rewards. Behind every node: what its artefacts were made
-from, or, where it failed because no row was left, which rows were dropped, and why.
+Before anything runs: keys, places that cannot be used, a missing input's maker, wrong rewards. Behind every node: what
+its artefacts were made from, or, where it failed because no row was left, which rows were dropped, and why.
 """
 
 import os
@@ -15,6 +15,7 @@ from kedro.framework.project import pipelines
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Node, Pipeline
 
+from rao_kedro.datasets.locations import refuse_unusable_locations
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.freshness import MadeFrom, forget, made_from, note
 from rao_kedro.preferences.quarantine import NoGroupsLeftError
@@ -41,6 +42,19 @@ class CredentialsHooks:
             if not isinstance(key, str):
                 raise ParameterError(f"credentials: api_keys.{name} is not text: put it in quotes")
             os.environ.setdefault(name, key)
+
+
+class LocationHooks:
+    """Checks where the entries of the catalog are kept."""
+
+    @hook_impl(tryfirst=True)  # kedro-mlflow's makes every dataset
+    def after_catalog_created(self, conf_catalog: dict[str, Any]) -> None:
+        """Refuse what cannot be read or written there.
+
+        Raises:
+            ParameterError: Names the entries, and says why.
+        """
+        refuse_unusable_locations(conf_catalog)
 
 
 class MissingInputHooks:

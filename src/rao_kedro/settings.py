@@ -1,10 +1,10 @@
 """Kedro's settings of this project."""
 
 from rao_kedro.context import StudyConfigLoader, StudyContext
-from rao_kedro.hooks import CredentialsHooks, FreshnessHooks, MissingInputHooks, QuarantineHooks
+from rao_kedro.hooks import CredentialsHooks, FreshnessHooks, LocationHooks, MissingInputHooks, QuarantineHooks
 from rao_kedro.session import StudySession
 
-HOOKS = (CredentialsHooks(), MissingInputHooks(), QuarantineHooks(), FreshnessHooks())
+HOOKS = (CredentialsHooks(), LocationHooks(), MissingInputHooks(), QuarantineHooks(), FreshnessHooks())
 SESSION_CLASS = StudySession
 CONTEXT_CLASS = StudyContext
 

@@ -155,11 +155,11 @@ def test_without_a_source_the_usual_datasets_of_the_hub_are_asked(monkeypatch):
     current = "socialiqa"
     read_items(current, TaskSource(hub_id="allenai/social_i_qa", revision="refs/convert/parquet"))
     assert asked == [
-        ("openai/gsm8k", "main", "test", None),
-        ("allenai/ai2_arc", "ARC-Easy", "test", None),
+        ("openai/gsm8k", "main", "test", "740312add88f781978c0658806c59bc2815b9866"),
+        ("allenai/ai2_arc", "ARC-Easy", "test", "210d026faf9955653af8916fad021475a3f00453"),
         ("regisss/math_qa", None, "test", None),
-        ("lighteval/siqa", None, "validation", None),
-        ("cais/mmlu", None, "test", None),
+        ("lighteval/siqa", None, "validation", "54c6a1f8cb6daf4f5abf24a601852612fb35eb25"),
+        ("cais/mmlu", None, "test", "c30699e8356da336a370243923dbaf21066bb9fe"),
         ("cais/mmlu", "anatomy", "test", "old"),
         ("cais/mmlu", "anatomy", "dev", "old"),
         ("allenai/social_i_qa", None, "validation", "refs/convert/parquet"),

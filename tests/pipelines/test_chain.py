@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rao_kedro.errors import DataError, ModelError, ParameterError
+from rao_kedro.models.identity import path_hash
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.schemas.runs import method_of
 from rao_kedro.session import StudySession
@@ -277,6 +278,7 @@ def test_a_model_directory_without_a_chat_template_is_refused_by_name(project, t
 
 
 def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project, monkeypatch):
+    from rao_kedro.evals import benchmark_files as reading
     from rao_kedro.evals import policy_answers
     from rao_kedro.inference import generators
 
@@ -290,6 +292,10 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
         return generators.make_generator(*model, **how)
 
     monkeypatch.setattr(policy_answers.main, "__defaults__", (counted,))
+    opened, open_file = Counter(), reading._opened
+    monkeypatch.setattr(
+        reading, "_opened", lambda location, *how: opened.update([Path(location)]) or open_file(location, *how)
+    )
 
     def answer(request, number):
         asked = request["messages"][-1]["content"]
@@ -310,6 +316,20 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
         run(project, "evaluation", params={"methods": "rao", "evaluation": {"benchmarks": benchmarks}})
     asked = Counter((request["model"], request["max_tokens"]) for request in requests)
     assert len(starts) == 2
+    # Files of benchmarks are read once for all models, and kept with their hashes.
+    files = ("baseline.json", "question.jsonl", "gpt-4.jsonl", "judge_prompts.jsonl")
+    assert {name: opened[project / name] for name in files} == dict.fromkeys(files, 1)
+    manifest = json.loads((project / "data/test/01_raw/benchmarks/manifest.json").read_text())
+    assert {name: entry["rows"] for name, entry in manifest.items()} == {
+        "alpaca_eval.baseline": 3,
+        "mt_bench.questions": 2,
+        "mt_bench.reference_answers": 1,
+        "mt_bench.judge_prompts": 8,
+        "sources.gsm8k": 1,
+        "sources.arc_easy": 2,
+    }
+    record = json.loads((project / "data/test/07_model_output/.made_from/rao_generations.parquet.json").read_text())
+    assert record["inputs"]["benchmark_files"] == path_hash(project / "data/test/01_raw/benchmarks")
     assert asked["served", 8] == 3 + 2 * 2 and asked["served", 512] == 3  # AlpacaEval, MT-Bench's turns, downstream
     # AlpacaEval in both orders by both judges; MT-Bench graded, and in both orders compared with SFT; each once, though
     # sft and rao may answer the same.

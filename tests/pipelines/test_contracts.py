@@ -89,6 +89,32 @@ def test_every_catalog_entry_is_used_by_a_pipeline():
     assert unused == set()
 
 
+def test_every_file_that_a_node_writes_is_written_whole_or_not_at_all():
+    config = OmegaConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")
+    others = {name for name, entry in config["catalog"].items() if not entry["type"].startswith("rao_kedro.datasets.")}
+    assert others == everything().inputs() & {"prompts"}
+
+
+def test_data_may_lie_elsewhere_if_the_workspaces_do_not(tmp_path):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    settings = tmp_path / "conf/local/globals.yml"
+    settings.write_text("data: memory://bucket/study")
+    with StudySession.create(tmp_path) as session, pytest.raises(ParameterError) as refused:
+        _ = session.load_context().catalog
+    first, *_, last = str(refused.value).splitlines()
+    assert first.startswith(
+        "catalog entry annotation_workspace: memory://bucket/study/06_models/workspaces/annotation is"
+    )
+    assert "set `workspaces` in globals.yml" in first and re.fullmatch(r"and \d+ more entries", last)
+    settings.write_text("data: memory://bucket/study\nworkspaces: work")
+    with StudySession.create(tmp_path) as session:
+        catalog = session.load_context().catalog
+    assert catalog.get("rao.workspace")._filepath == tmp_path / "work/06_models/workspaces/rao"
+    assert catalog.get("rao.policy")._protocol == catalog.get("leaderboard")._protocol == "memory"
+    assert not catalog.exists("rao.policy")
+
+
 @pytest.mark.parametrize("env", PAPER)
 def test_a_paper_environment_names_its_model_data_and_a_sharded_launch(env):
     loaded = context(env)
@@ -136,6 +162,10 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
     assert set(yaml.safe_load(path.read_text())) <= set(vars(config)) | {"distributed_type", "compute_environment"}
 
 
+def served(*names):
+    return {"evaluation": {"benchmarks": {"served_models": {name: {"model": "m", "base_url": "u"} for name in names}}}}
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -168,6 +198,12 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
             "judge and second_judge are the same model",
         ),
         ({"evaluation": {"generation": {"backend": "llamacpp"}}}, "'auto', 'vllm' or 'transformers'"),
+        (served("../../x"), r"served_models.*'\.\./\.\./x' becomes the name of a file: use up to 100 letters"),
+        (served(".made_from"), "'.made_from' becomes the name of a file"),
+        (served("x" * 101), "becomes the name of a file"),
+        (served("api", "API"), "'api' and 'API' become the same file where case does not count"),
+        ({"likelihood_study": {"runs": {"..": {}}}}, r"likelihood_study.runs.*'\.\.' becomes the name of a file"),
+        ({"reward_model_study": {"sizes": {"a/b": 3}}}, r"'a/b' becomes the name of a file"),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_name_before_anything_runs(override, message):
@@ -192,11 +228,11 @@ def test_the_parameters_that_the_docs_show_are_valid():
     assert len(shown) == 1 and benchmarks.mt_bench.compare_with_sft and set(benchmarks.served_models) == {"gpt4"}
 
 
-def test_a_served_model_cannot_be_called_as_a_method_is(tmp_path):
-    served = {"rao": {"model": "m", "base_url": "http://127.0.0.1:9/v1"}}
-    evaluation = context("base", evaluation={"benchmarks": {"served_models": served}}).params["evaluation"]
-    with pytest.raises(ParameterError, match="rao is the name of a method"):
-        answer_with_served_models(evaluation.benchmarks.served_models, None, tmp_path)
+@pytest.mark.parametrize("name", ["rao", "sft", "rao_seed_1"])
+def test_a_served_model_cannot_be_called_as_a_method_is(tmp_path, name):
+    evaluation = context("base", **served(name)).params["evaluation"]
+    with pytest.raises(ParameterError, match=f"{name} is the name of a method"):
+        answer_with_served_models(evaluation.benchmarks.served_models, tmp_path, None, tmp_path)
 
 
 def test_keys_of_the_credentials_reach_the_environment_and_set_ones_stay(tmp_path, monkeypatch):
@@ -233,4 +269,4 @@ def test_the_default_pipeline_is_the_study_with_two_methods():
     default, study = (register_pipelines()[name] for name in ("__default__", "study"))
     assert {node.namespace for node in default.nodes} == {None, "sft", "rao", "dpo"}
     assert {node.name for node in default.nodes} <= {node.name for node in study.nodes}
-    assert default.inputs() <= study.inputs()
+    assert default.inputs() - {"benchmark_files"} <= study.inputs()  # which no benchmark needs

@@ -27,6 +27,14 @@ def test_a_step_reports_useful_tokens_mfu_and_the_time_left_with_every_pass_coun
     assert (row["mfu"], row["peak_memory_gb"]) == (0.5, 3.0)
 
 
+def test_a_log_whose_last_line_a_kill_cut_is_taken_up(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    log = MetricsLog(path, resume_at=2, is_main=True)
+    log.write(3, loss=0.5)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
 def test_bytes_that_a_forward_pass_keeps_are_counted_once_and_without_parameters():
     """tanh(x W) keeps x for the weight's gradient (4 x 8 floats) and its own output (4 x 6 floats)."""
     layer, x, kept = torch.nn.Linear(8, 6, bias=False), torch.randn(4, 8), []

@@ -1,7 +1,18 @@
-"""Kedro datasets of our own: checkpoints, tables, paths for workers, resumable workspaces."""
+"""Kedro datasets: checkpoints, tables, paths for workers, resumable workspaces, and Kedro's own with atomic writes."""
 
-from rao_kedro.datasets.checkpoint import CheckpointDataset
+from rao_kedro.datasets.atomic import CSVDataset, JSONDataset, PartitionedDataset, TextDataset
+from rao_kedro.datasets.checkpoint import CheckpointDataset, DirectoryDataset
 from rao_kedro.datasets.paths import PathDataset, WorkspaceDataset
 from rao_kedro.datasets.table import TableDataset
 
-__all__ = ["CheckpointDataset", "PathDataset", "TableDataset", "WorkspaceDataset"]
+__all__ = [
+    "CSVDataset",
+    "CheckpointDataset",
+    "DirectoryDataset",
+    "JSONDataset",
+    "PartitionedDataset",
+    "PathDataset",
+    "TableDataset",
+    "TextDataset",
+    "WorkspaceDataset",
+]

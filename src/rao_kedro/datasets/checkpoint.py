@@ -1,62 +1,84 @@
-"""A model checkpoint as a Kedro dataset: loads as a path, saves what a worker left in its workspace.
+"""Directories, such as model checkpoints, as Kedro datasets: a node saves what a worker left, and loads a path.
 
 The workspace keeps its model, without taking more disk: a node that is run again, say since a kill came before its next
 output was saved, finds it there.
 """
 
-import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any, ClassVar
 
 from kedro.io import DatasetError
+from kedro.io.core import get_filepath_str
 
 from rao_kedro.datasets.paths import PathDataset
-from rao_kedro.files import replace_directory
+from rao_kedro.datasets.remote import put_directory
+from rao_kedro.files import beside, replace_directory
 
 
-class CheckpointDataset(PathDataset):
-    """A directory in Hugging Face's format: config.json, *.safetensors, tokenizer.
+class DirectoryDataset(PathDataset):
+    """A directory that is complete if it holds a file that is written last. Workers open the files themselves.
 
-    Workers open it themselves, so that no model travels through the pipeline's process.
+    Attributes:
+        marker: The name of that file.
     """
 
-    def load(self) -> Path:
-        """Return the directory.
-
-        Raises:
-            DatasetError: There is no checkpoint.
-        """
-        if not self._exists():
-            raise DatasetError(f"{self._filepath} holds no checkpoint (config.json is missing)")
-        return self._filepath
+    marker: ClassVar[str] = "manifest.json"
 
     def save(self, data: Path) -> None:
-        """Publish the finished directory `data`, which stays; a reader sees the old checkpoint or the new one.
+        """Publish the finished directory `data`, which stays; a reader sees the old one or the new one.
 
-        Weights are hard links, and copies where the file system has none.
+        Weights are hard links, and copies where the file system has none. Elsewhere than on this machine a reader sees
+        none while the files are put there.
 
         Raises:
-            DatasetError: `data` is not a checkpoint.
+            DatasetError: `data` is not complete.
         """
-        if not (Path(data) / "config.json").exists():
-            raise DatasetError(f"{data} is not a checkpoint: config.json is missing")
-        partial = self._filepath.with_name(self._filepath.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(data, partial, symlinks=True, copy_function=_link_weights)
-        replace_directory(partial, self._filepath)
-
-    def _exists(self) -> bool:
-        return (self._filepath / "config.json").exists()
-
-
-def _link_weights(source: str, target: str) -> None:
-    """Link weights, which nobody edits in place, and copy small files, which people do."""
-    if source.endswith(".safetensors"):
-        try:
-            os.link(source, target)
+        if not (Path(data) / self.marker).exists():
+            raise DatasetError(f"{data} is not complete: {self.marker} is missing")
+        target = get_filepath_str(self._get_save_path(), self._protocol)
+        if self._protocol != "file":
+            put_directory(Path(data), self._fs, target, self.marker)
             return
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS):
-                raise
-    shutil.copy2(source, target)
+        partial = beside(Path(target), "partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        _copy_directory(Path(data), partial, Path(data).resolve())
+        replace_directory(partial, Path(target))
+
+    def _missing(self) -> str:
+        return f"holds no {self.marker}"
+
+    def _is_there(self, path: Any) -> bool:
+        return bool(self._fs.exists(f"{path}/{self.marker}"))
+
+
+class CheckpointDataset(DirectoryDataset):
+    """A directory in Hugging Face's format: config.json, *.safetensors, tokenizer."""
+
+    marker = "config.json"
+
+    def _missing(self) -> str:
+        return "holds no checkpoint (config.json is missing)"
+
+
+def _copy_directory(source: Path, target: Path, whole: Path) -> None:
+    """Link weights and copy the rest, without times and permissions, which not every file system keeps."""
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        copy, real = target / path.name, path.resolve()
+        if path.is_dir():
+            _copy_directory(path, copy, whole)
+        elif path.is_symlink() and not real.is_relative_to(whole) and _linked(os.symlink, real, copy):
+            continue
+        elif not (path.suffix == ".safetensors" and _linked(os.link, real, copy)):
+            shutil.copyfile(path, copy)
+
+
+def _linked(link: Any, source: Path, target: Path) -> bool:
+    """Return whether the file system makes such links: else the file is copied, which fails if the disk is full."""
+    try:
+        link(source, target)
+    except OSError:
+        return False
+    return True

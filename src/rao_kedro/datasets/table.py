@@ -1,28 +1,26 @@
-"""A parquet table whose write is atomic and whose preview shows chats and token ids as text."""
+"""A parquet table that is written whole or not at all, and whose preview shows chats and token ids as text."""
 
 import json
 from typing import Any
 
-import pandas as pd
 import pyarrow.parquet as pq
+from kedro.io.core import get_filepath_str
 from kedro_datasets._typing import TablePreview
 from kedro_datasets.pandas import ParquetDataset
+
+from rao_kedro.datasets.atomic import AtomicWrites
 
 PREVIEW_CHARACTERS = 200
 
 
-class TableDataset(ParquetDataset):
+class TableDataset(AtomicWrites, ParquetDataset):
     """`pandas.ParquetDataset`, except that a killed run leaves the old table, and that any column can be previewed."""
-
-    def save(self, data: pd.DataFrame) -> None:
-        """Write beside and rename."""
-        with self._fs.transaction:
-            super().save(data)
 
     def preview(self, nrows: int = 10) -> TablePreview:
         """Return the first rows; nested values as JSON, cut at 200 characters."""
-        parquet = pq.ParquetFile(str(self._get_load_path()))
-        batch = next(parquet.iter_batches(batch_size=nrows), None)
+        with self._fs.open(get_filepath_str(self._get_load_path(), self._protocol), "rb") as file:
+            parquet = pq.ParquetFile(file)
+            batch = next(parquet.iter_batches(batch_size=nrows), None)
         rows = [] if batch is None else batch.to_pylist()
         columns = parquet.schema_arrow.names
         return TablePreview(

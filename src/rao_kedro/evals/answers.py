@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
-from rao_kedro.evals.benchmark_files import read_json_rows
+from rao_kedro.evals.benchmark_files import read_json_rows, with_collected_files
 from rao_kedro.evals.mt_bench import read_questions
 from rao_kedro.evals.mt_bench_judge import answered
+from rao_kedro.files import write_parquet
 from rao_kedro.schemas.benchmarks import AnsweredBenchmarks, AnswersSpec
 from rao_kedro.schemas.generation import SamplingParameters
 from rao_kedro.schemas.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
@@ -49,14 +50,14 @@ def write_benchmarks(spec: AnswersSpec, writer: Writer) -> None:
         DataError: A benchmark's files have no usable form.
         InferenceError: A prompt is too long, or the model cannot be had.
     """
-    benchmarks = spec.benchmarks
+    benchmarks = with_collected_files(spec.benchmarks, spec.files)
     rows = [
         {"method": spec.method, **row}
         for name, answer in ANSWERED.items()
         if name in benchmarks.names.split()
         for row in answer(benchmarks, writer)
     ]
-    (pd.DataFrame(rows) if rows else BenchmarkAnswers.empty()).to_parquet(spec.answers_path)
+    write_parquet(spec.answers_path, pd.DataFrame(rows) if rows else BenchmarkAnswers.empty())
     scores: pd.DataFrame = DownstreamScores.empty()
     samples: pd.DataFrame = DownstreamSamples.empty()
     if benchmarks.downstream:
@@ -64,8 +65,8 @@ def write_benchmarks(spec: AnswersSpec, writer: Writer) -> None:
 
         tables = harness.run(writer.harness_model(), benchmarks.downstream, benchmarks.sources, benchmarks.limit)
         scores, samples = (table.assign(method=spec.method) for table in tables)
-    scores.to_parquet(spec.downstream_scores_path)
-    samples.to_parquet(spec.downstream_samples_path)
+    write_parquet(spec.downstream_scores_path, scores)
+    write_parquet(spec.downstream_samples_path, samples)
 
 
 def _alpaca_eval(benchmarks: AnsweredBenchmarks, writer: Writer) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rao_kedro.evals.answers import Message, write_benchmarks
-from rao_kedro.files import write_text
+from rao_kedro.files import write_parquet, write_text
 from rao_kedro.inference.generators import Generator, make_generator, resolve_backend
 from rao_kedro.inference.worker import generate_table
 from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
@@ -89,7 +89,7 @@ class _Engine:
         self.workspace.mkdir(parents=True, exist_ok=True)
         prompts = self.workspace / f"{name}_prompts.parquet"
         rows = [{"prompt_id": key, "messages": list(of), "requirements": "[]"} for key, of in dialogues.items()]
-        pd.DataFrame(rows).to_parquet(prompts)
+        write_parquet(prompts, pd.DataFrame(rows))
         paths = {"prompts_path": prompts, "output_path": self.workspace / f"{name}.parquet"}
         spec = self.generation.model_copy(update={"sampling": sampling, **paths})
         generate_table(spec, self.made)

@@ -5,7 +5,6 @@ Knows files, shards and chat templates; how text is generated is a backend's bus
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rao_kedro.errors import DataError, InferenceError, ModelError
+from rao_kedro.files import replacing
 from rao_kedro.inference.generators import (
     Completion,
     Generator,
@@ -217,10 +217,8 @@ def _has_key(path: Path, key: str) -> bool:
 
 def _write(table: pa.Table, path: Path, key: str) -> None:
     """Write beside and rename; the key travels in the file."""
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata({KEY: key.encode()}), partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        pq.write_table(table.replace_schema_metadata({KEY: key.encode()}), partial)
 
 
 if __name__ == "__main__":

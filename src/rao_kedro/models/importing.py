@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rao_kedro.errors import ModelError
-from rao_kedro.files import replace_directory, write_text
+from rao_kedro.files import beside, replace_directory, write_text
 from rao_kedro.models.chat import open_tokenizer
 from rao_kedro.models.checks import (
     ADAPTER,
@@ -49,7 +49,7 @@ def main(spec_path: str) -> None:
         ModelError: There is no such model, or it cannot be used; says why and what to do.
     """
     spec = ModelImportSpec.model_validate_json(Path(spec_path).read_text())
-    partial = spec.output_dir.with_name(spec.output_dir.name + ".import")
+    partial = beside(spec.output_dir, "import")
     shutil.rmtree(partial, ignore_errors=True)
     template = _given_template(spec.model)
     match spec.model.source:

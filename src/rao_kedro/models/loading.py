@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rao_kedro.errors import ModelError
-from rao_kedro.files import replace_directory
+from rao_kedro.files import beside, replace_directory
 from rao_kedro.models.checks import check_settings, check_weights, is_head, weight_files
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def save_checkpoint(
         weights: The gathered state dict of a module that holds the model as its attribute `model`, where sharded
             training leaves the model only a part of its own; None takes the model's.
     """
-    partial = directory.with_name(directory.name + ".partial")
+    partial = beside(directory, "partial")
     shutil.rmtree(partial, ignore_errors=True)
     state_dict = None
     if weights is not None:

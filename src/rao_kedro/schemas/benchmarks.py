@@ -4,11 +4,12 @@ A location is a local path, or an address that fsspec opens: `https://...`, `hf:
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rao_kedro.schemas.generation import GenerationSpec
+from rao_kedro.schemas.names import DIFFERENT_NAMES, FileName
 
 JUDGED = ("alpaca_eval", "mt_bench")
 DOWNSTREAM = ("gsm8k", "arc_easy", "arc_challenge", "mathqa", "socialiqa", "mmlu")
@@ -66,6 +67,13 @@ class JudgeParameters(_AskedParameters):
         return self.model_dump(exclude={"prompt_price", "completion_price"}) | {"cache_dir": cache_dir}
 
 
+# Commits, so that these files stay what they are.
+ALPACA_EVAL = "hf://datasets/tatsu-lab/alpaca_eval@2edc6fad8be6b14ea7230aabfd08188da6b8b814"
+FASTCHAT = (
+    "https://raw.githubusercontent.com/lm-sys/FastChat/ae8abd20cbe1821100595d56d9ac4b137b31b53c/fastchat/llm_judge/data"
+)
+
+
 class AlpacaEvalParameters(_Parameters):
     """AlpacaEval 2.
 
@@ -80,15 +88,12 @@ class AlpacaEvalParameters(_Parameters):
         both_orders: Judge each pair in the other order as well, for the position-bias check; twice the cost.
     """
 
-    baseline: str = "hf://datasets/tatsu-lab/alpaca_eval/alpaca_eval_gpt4_baseline.json"
-    instruction_difficulty: str | None = "hf://datasets/tatsu-lab/alpaca_eval/instruction_difficulty.csv"
-    gamed: str | None = "hf://datasets/tatsu-lab/alpaca_eval/df_gamed.csv"
+    baseline: str = f"{ALPACA_EVAL}/alpaca_eval_gpt4_baseline.json"
+    instruction_difficulty: str | None = f"{ALPACA_EVAL}/instruction_difficulty.csv"
+    gamed: str | None = f"{ALPACA_EVAL}/df_gamed.csv"
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(2048, ge=1)
     both_orders: bool = False
-
-
-FASTCHAT = "https://raw.githubusercontent.com/lm-sys/FastChat/main/fastchat/llm_judge/data"
 
 
 class MTBenchParameters(_Parameters):
@@ -120,7 +125,7 @@ class TaskSource(_Parameters):
         hub_id: A dataset of the hub.
         subset: A configuration of it; of MMLU, the subject is.
         split: A split of it; the usual one if not set.
-        revision: A revision of it.
+        revision: A revision of it; that of the usual dataset is pinned, except MathQA's, which is the newest.
     """
 
     path: str | None = None
@@ -176,7 +181,7 @@ class BenchmarkParameters(AnsweredBenchmarks):
 
     judge: JudgeParameters | None = None
     second_judge: JudgeParameters | None = None
-    served_models: dict[str, ServerParameters] = {}
+    served_models: Annotated[dict[FileName, ServerParameters], DIFFERENT_NAMES] = {}
 
     @model_validator(mode="after")
     def _judged_and_served_ones_can_be(self) -> Self:
@@ -198,6 +203,7 @@ class AnswersSpec(BaseModel):
     Attributes:
         method: What tables call it.
         benchmarks: What it answers.
+        files: The files of the benchmarks, as `evals.benchmark_files` collected them; None reads them where they are.
         workspace: The worker's own directory.
     """
 
@@ -205,6 +211,7 @@ class AnswersSpec(BaseModel):
 
     method: str
     benchmarks: AnsweredBenchmarks
+    files: Path | None = None
     workspace: Path
 
     @property

@@ -3,10 +3,11 @@
 import itertools
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from rao_kedro.schemas.benchmarks import BenchmarkParameters
 from rao_kedro.schemas.generation import GenerationParameters
+from rao_kedro.schemas.names import DIFFERENT_NAMES, FileName
 from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.runs import run_names
 from rao_kedro.schemas.specs import ModelParameters
@@ -283,10 +284,6 @@ class SeededMethodParameters(MethodParameters):
         }
 
 
-# What MLflow and every file system take.
-RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]
-
-
 class LikelihoodStudyParameters(Parameters):
     """The likelihood_study pipeline.
 
@@ -296,7 +293,7 @@ class LikelihoodStudyParameters(Parameters):
         panels: Titles of the figure's panels, and the runs that each compares.
     """
 
-    runs: dict[RunName, MethodParameters]
+    runs: Annotated[dict[FileName, MethodParameters], DIFFERENT_NAMES]
     only: str | None = None
     panels: dict[str, list[str]]
 
@@ -323,7 +320,7 @@ class RewardModelStudyParameters(Parameters):
     """
 
     forms: str
-    sizes: dict[RunName, Annotated[int, Field(ge=1)] | None]
+    sizes: Annotated[dict[FileName, Annotated[int, Field(ge=1)] | None], DIFFERENT_NAMES]
     seeds: int = Field(3, ge=1)
     centering: float = Field(0.01, ge=0)
     training: TrainingParameters

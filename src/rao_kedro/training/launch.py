@@ -104,7 +104,7 @@ def _discard_checkpoint_of_another_run(workspace: Path, run: str) -> None:
     made_by = workspace / "checkpoints_made_by.txt"
     if not made_by.exists() or made_by.read_text() != run:
         shutil.rmtree(workspace / CHECKPOINTS, ignore_errors=True)
-        made_by.write_text(run)
+        write_text(made_by, run)
 
 
 # Most activations take megabytes: keep freed memory instead of giving it back to the system at once, which costs a CPU

@@ -17,6 +17,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from rao_kedro.errors import TrainingError
+from rao_kedro.files import write_text
 from rao_kedro.models.adapters import merged
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.models.rotary import refuse_long_groups
@@ -207,7 +208,7 @@ def _refuse_non_finite(
         return
     report = workspace / "non_finite_step.json"
     ids = [group.group_id for group in groups]
-    report.write_text(json.dumps({"step": step, "group_ids": ids, "metrics": dict(metrics)}, default=str))
+    write_text(report, json.dumps({"step": step, "group_ids": ids, "metrics": dict(metrics)}, default=str))
     raise TrainingError(
         f"step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; the group ids are in {report}. "
         "Lower the learning rate, or look for extreme rewards in these groups."

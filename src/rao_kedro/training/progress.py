@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rao_kedro.files import write_text
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.training.task import Task
 
@@ -23,9 +24,9 @@ class MetricsLog:
         """
         self.path, self.is_main = path, is_main
         if is_main:
-            lines = path.read_text().splitlines() if path.exists() and resume_at else []
-            kept = [line for line in lines if json.loads(line)["step"] <= resume_at]
-            path.write_text("".join(line + "\n" for line in kept))
+            lines = path.read_text().splitlines(keepends=True) if path.exists() and resume_at else []
+            whole = (line for line in lines if line.endswith("\n"))  # a kill may have left half of the last one
+            write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= resume_at))
         self.prefix = os.environ.get("RAO_KEDRO_METRIC_PREFIX", "")
         self.mlflow = None
         if is_main and os.environ.get("MLFLOW_RUN_ID"):

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from rao_kedro.errors import ModelError
+from rao_kedro.files import replacing
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
 from rao_kedro.models.rotary import refuse_long_groups
 from rao_kedro.schemas.specs import AnnotationSpec, ScoringSpec
@@ -186,7 +187,5 @@ def write_table(rows: list[dict], path: Path) -> None:
     """Write rows as parquet, beside and renamed; only the main process does."""
     if not process_state().is_main_process:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist(rows), partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows), partial)

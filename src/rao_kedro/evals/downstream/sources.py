@@ -4,10 +4,14 @@
 """
 
 import csv
+import hashlib
 import io
+import json
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from datasets.exceptions import DatasetNotFoundError
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals.downstream import formats
 from rao_kedro.evals.downstream.formats import Item, Row
+from rao_kedro.models.identity import file_hash
 from rao_kedro.preferences.readers import read_rows
 from rao_kedro.schemas.benchmarks import DOWNSTREAM, TaskSource
 from rao_kedro.schemas.parameters import PreferenceSource
@@ -28,19 +33,22 @@ class _Task:
     hub: TaskSource
 
 
-def _hub(hub_id: str, subset: str | None = None, split: str = "test") -> TaskSource:
-    return TaskSource(hub_id=hub_id, subset=subset, split=split)
+def _hub(hub_id: str, revision: str | None, subset: str | None = None, split: str = "test") -> TaskSource:
+    return TaskSource(hub_id=hub_id, subset=subset, split=split, revision=revision)
 
 
+GSM8K, ARC = "740312add88f781978c0658806c59bc2815b9866", "210d026faf9955653af8916fad021475a3f00453"
+SOCIALIQA, MMLU = "54c6a1f8cb6daf4f5abf24a601852612fb35eb25", "c30699e8356da336a370243923dbaf21066bb9fe"
 _TASKS = {
-    "gsm8k": _Task(formats.gsm8k, _hub("openai/gsm8k", "main")),
-    "arc_easy": _Task(formats.arc, _hub("allenai/ai2_arc", "ARC-Easy")),
-    "arc_challenge": _Task(formats.arc, _hub("allenai/ai2_arc", "ARC-Challenge")),
+    "gsm8k": _Task(formats.gsm8k, _hub("openai/gsm8k", GSM8K, "main")),
+    "arc_easy": _Task(formats.arc, _hub("allenai/ai2_arc", ARC, "ARC-Easy")),
+    "arc_challenge": _Task(formats.arc, _hub("allenai/ai2_arc", ARC, "ARC-Challenge")),
     # Copies without a loading script, which `datasets` no longer runs.
-    "mathqa": _Task(formats.mathqa, _hub("regisss/math_qa")),
-    "socialiqa": _Task(formats.socialiqa, _hub("lighteval/siqa", split="validation")),
-    "mmlu": _Task(formats.mmlu, _hub("cais/mmlu")),
+    "mathqa": _Task(formats.mathqa, _hub("regisss/math_qa", None)),
+    "socialiqa": _Task(formats.socialiqa, _hub("lighteval/siqa", SOCIALIQA, split="validation")),
+    "mmlu": _Task(formats.mmlu, _hub("cais/mmlu", MMLU)),
 }
+SUBJECTS = re.findall(r"subject: (\w+)\}", (Path(__file__).parent / "tasks/rao_mmlu.yaml").read_text())
 
 
 def read_items(task: str, source: TaskSource | None = None, subject: str = "", split: str | None = None) -> list[Item]:
@@ -58,20 +66,70 @@ def read_items(task: str, source: TaskSource | None = None, subject: str = "", s
     """
     if task not in _TASKS:
         raise ParameterError(f"unknown downstream task {task!r}: choose one of {', '.join(DOWNSTREAM)}")
-    known = _TASKS[task]
-    if source is None or not (source.path or source.hub_id):
-        source = known.hub.model_copy(update=source.model_dump(exclude_none=True) if source else {})
-    split = split or source.split or str(known.hub.split)
-    rows = _local_rows(source, subject, split) if source.path else _hub_rows(source, subject, split)
+    source = _whole(task, source)
+    split = split or source.split or str(_TASKS[task].hub.split)
+    rows = _local_rows(source, subject, split) if source.path else _HubRows(source).rows(subject, split)
+    return _items(task, rows, source, subject)
+
+
+def _items(task: str, rows: Iterable[Row], source: TaskSource, subject: str) -> list[Item]:
     items = []
     for number, row in enumerate(rows, start=1):
         try:
-            items.append(known.read(row, f"{subject}:{number}" if subject else str(number)))
+            items.append(_TASKS[task].read(row, f"{subject}:{number}" if subject else str(number)))
         except DataError as error:
             raise DataError(f"{source.path or source.hub_id}: row {number} is no row of {task}: {error}") from error
     if not items:
         raise DataError(f"{source.path or source.hub_id} has no rows of {task}")
     return items
+
+
+def _whole(task: str, source: TaskSource | None) -> TaskSource:
+    """Return a source with what it does not say, from the usual dataset of the hub."""
+    if source is not None and (source.path or source.hub_id):
+        return source
+    return _TASKS[task].hub.model_copy(update=source.model_dump(exclude_none=True) if source else {})
+
+
+def collect_rows(task: str, source: TaskSource | None, directory: Path) -> dict[str, Any]:
+    """Read the rows of a task once, check them, and write them to a file or, of MMLU, a directory that `path` can name.
+
+    Args:
+        task: One of `DOWNSTREAM`.
+        source: Where its rows are; the usual dataset of the hub if not set.
+        directory: Where to.
+
+    Returns:
+        Where they came from, the commit on the hub where it is known, the `file`, its `sha256` (of MMLU: of the hashes
+        of its files), and the number of `rows`.
+
+    Raises:
+        DataError: As for `read_items`.
+    """
+    source = _whole(task, source)
+    split = source.split or str(_TASKS[task].hub.split)
+    hub = None if source.path else _HubRows(source, together=source.hub_id == _TASKS["mmlu"].hub.hub_id)
+    if task == "mmlu":
+        parts = [(subject, part) for subject in SUBJECTS for part in (split, "dev")]
+        files = {part: directory / "mmlu/data" / part[1] / f"{part[0]}_{part[1]}.jsonl" for part in parts}
+    else:
+        files = {("", split): directory / f"{task}.jsonl"}
+    n = 0
+    for (subject, part), file in files.items():
+        rows = list(hub.rows(subject, part) if hub else _local_rows(source, subject, part))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        n += len(_items(task, rows, source, subject))
+    hashes = [file_hash(file) for file in files.values()]
+    return {
+        "location": source.path or source.hub_id,
+        "subset": source.subset,
+        "split": split,
+        "revision": hub.commit if hub else None,
+        "file": "mmlu" if task == "mmlu" else f"{task}.jsonl",
+        "sha256": (hashlib.sha256(b"".join(hashes)).digest() if len(hashes) > 1 else hashes[0]).hex(),
+        "rows": n,
+    }
 
 
 def load_task(
@@ -122,6 +180,9 @@ def _local_rows(source: TaskSource, subject: str, split: str) -> Iterator[Row]:
 
 def _mmlu_rows(path: Path, subject: str, split: str) -> Iterator[Row]:
     """Yield rows of `data/<split>/<subject>_<split>.csv`: question, four choices, letter; without a header."""
+    if (collected := path / "data" / split / f"{subject}_{split}.jsonl").is_file():
+        yield from map(json.loads, collected.read_text().splitlines())
+        return
     root = zipfile.Path(path) if path.is_file() else path
     if not (file := root / "data" / split / f"{subject}_{split}.csv").is_file():
         raise DataError(f"{path} has no data/{split}/{subject}_{split}.csv, as the archive of hendrycks/test has")
@@ -132,14 +193,36 @@ def _mmlu_rows(path: Path, subject: str, split: str) -> Iterator[Row]:
         yield {"question": row[0], "choices": row[1:5], "answer": row[5], "subject": subject}
 
 
-def _hub_rows(source: TaskSource, subject: str, split: str) -> Iterator[Row]:
-    subset = subject or source.subset
-    try:
-        rows = load_dataset(source.hub_id, subset, split=split, revision=source.revision)
-    except (DatasetNotFoundError, OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"the dataset {source.hub_id!r} (subset {subset!r}, split {split!r}) cannot be had from the hub now: check "
-            f"the name, or set `path` of the task's source to a local copy ({error})"
-        ) from error
-    for row in rows:
-        yield dict(row)
+class _HubRows:
+    """Rows of a dataset of the hub, each of whose subsets is loaded once.
+
+    Attributes:
+        commit: Of what was loaded last, where the hub's library tells.
+    """
+
+    def __init__(self, source: TaskSource, together: bool = False) -> None:
+        """Say where, and whether all subjects are together in a subset, as those of cais/mmlu are."""
+        self.source, self.together = source, together
+        self.commit: str | None = None
+        self._load = cache(self._loaded)
+
+    def rows(self, subject: str, split: str) -> Iterator[Row]:
+        """Yield the rows of a split; of a subject, if one is named."""
+        of_all = bool(subject) and self.together
+        for row in self._load("all" if of_all else subject or self.source.subset, split):
+            if not of_all or row["subject"] == subject:
+                yield dict(row)
+
+    def _loaded(self, subset: str | None, split: str) -> list[Row]:
+        source = self.source
+        try:
+            table = load_dataset(source.hub_id, subset, split=split, revision=source.revision)
+        except (DatasetNotFoundError, OSError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"the dataset {source.hub_id!r} (subset {subset!r}, split {split!r}) cannot be had from the hub now: "
+                f"check the name, or set `path` of the task's source to a local copy ({error})"
+            ) from error
+        files = " ".join(table.info.download_checksums or {})
+        found = re.search(r"@([0-9a-f]{40})/", files)  # hf://datasets/<name>@<commit>/<file>
+        self.commit = found.group(1) if found else source.revision
+        return list(table)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.files import alone_in_workspace
+from rao_kedro.files import alone_in_workspace, write_parquet
 from rao_kedro.inference import GenerationSpec, generate
 from rao_kedro.models.chat import load_chat_format
 from rao_kedro.models.launch import import_model
@@ -49,7 +49,7 @@ def collect_preferences(
         return read_preferences(preferences)
     assert sampled is not None
     chosen = divide_prompts(prompts, sampled, n_evaluation_prompts, load_chat_format(base_model)).to_sample
-    chosen.to_parquet(workspace / "prompts.parquet")
+    write_parquet(workspace / "prompts.parquet", chosen)
     spec = GenerationSpec(
         model_dir=base_model,
         prompts_path=workspace / "prompts.parquet",

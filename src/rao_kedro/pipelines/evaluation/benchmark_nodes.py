@@ -1,4 +1,4 @@
-"""Nodes of the benchmarks: answers of served models, judging, comparing, drawing."""
+"""Nodes of the benchmarks: their files, answers of served models, judging, comparing, drawing."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from rao_kedro.errors import ParameterError
 from rao_kedro.evals.alpaca_eval import model_outputs
-from rao_kedro.evals.benchmark_files import read_csv
+from rao_kedro.evals.benchmark_files import collect_files, read_csv, with_collected_files
 from rao_kedro.evals.benchmark_scores import (
     LengthControl,
     Results,
@@ -39,8 +39,21 @@ from rao_kedro.schemas.runs import method_of
 from rao_kedro.schemas.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
 
 
+@alone_in_workspace
+def collect_benchmark_files(workspace: Path, **benchmarks: Any) -> Path:
+    """Read the files of the chosen benchmarks, which are fields of `AnsweredBenchmarks`, once for all models.
+
+    Returns:
+        The directory of the files, with a manifest: where each came from, its revision, hash and number of rows.
+    """
+    directory = workspace / "files"
+    collect_files(AnsweredBenchmarks(**benchmarks), directory)
+    return directory
+
+
 def answer_with_served_models(
     served_models: Mapping[str, ServerParameters],
+    benchmark_files: Path,
     accelerate_config: Path | None,
     workspace: Path,
     **benchmarks: Any,
@@ -60,7 +73,8 @@ def answer_with_served_models(
     ]
     asked = AnsweredBenchmarks(**benchmarks)
     for name, server in served_models.items():
-        spec = ServedAnswersSpec(method=name, server=server, benchmarks=asked, workspace=workspace / name)
+        about = {"benchmarks": asked, "files": benchmark_files, "workspace": workspace / name}
+        spec = ServedAnswersSpec(method=name, server=server, **about)
         answer(spec, in_process=accelerate_config is None)
         written.append([pd.read_parquet(path) for path in spec.paths])
     answers, scores, samples = map(_joined, zip(*written, strict=True))
@@ -73,6 +87,7 @@ def judge_methods(
     mt_bench: MTBenchParameters,
     judge: JudgeParameters | None,
     second_judge: JudgeParameters | None,
+    benchmark_files: Path,
     workspace: Path,
     **tables: pd.DataFrame,
 ) -> tuple[dict[str, list[dict[Hashable, Any]]], pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -84,7 +99,7 @@ def judge_methods(
     """
     answers = _joined([*by_policy(tables, "benchmark_answers_").values()])
     how = BenchmarkParameters(alpaca_eval=alpaca_eval, mt_bench=mt_bench, judge=judge, second_judge=second_judge)
-    return model_outputs(answers), *judge_answers(answers, how, workspace)
+    return model_outputs(answers), *judge_answers(answers, with_collected_files(how, benchmark_files), workspace)
 
 
 def compare_on_benchmarks(
@@ -92,6 +107,7 @@ def compare_on_benchmarks(
     limit: int | None,
     alpaca_eval: AlpacaEvalParameters,
     seed: int,
+    benchmark_files: Path,
     annotations: pd.DataFrame,
     judgments: pd.DataFrame,
     comparisons: pd.DataFrame,
@@ -104,7 +120,8 @@ def compare_on_benchmarks(
     """
     scores, samples = (_joined([*by_policy(tables, f"downstream_{kind}_").values()]) for kind in ("scores", "samples"))
     results = Results(annotations, judgments, comparisons, scores, samples).by_method()
-    length_control = _length_control(alpaca_eval) if "alpaca_eval" in names.split() and limit is None else None
+    how = with_collected_files(AnsweredBenchmarks(alpaca_eval=alpaca_eval), benchmark_files).alpaca_eval
+    length_control = _length_control(how) if "alpaca_eval" in names.split() and limit is None else None
     return benchmark_scores(results, length_control, seed), judge_report(results, seed)
 
 

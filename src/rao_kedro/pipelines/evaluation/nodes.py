@@ -27,6 +27,7 @@ def generate_responses(
     generation: GenerationParameters,
     accelerate_config: Path | None,
     workspace: Path,
+    benchmark_files: Path | None = None,
     **benchmarks: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Let a policy, after which the workspace is named, answer the held-out prompts and the chosen benchmarks.
@@ -37,6 +38,7 @@ def generate_responses(
         generation: How it answers the held-out prompts.
         accelerate_config: None works inside this process.
         workspace: The worker's own directory.
+        benchmark_files: What `collect_benchmark_files` read; None where no benchmark is chosen.
         **benchmarks: Fields of `AnsweredBenchmarks`.
 
     Returns:
@@ -50,7 +52,8 @@ def generate_responses(
         **generation.model_dump(),
     )
     asked = AnsweredBenchmarks(**benchmarks)
-    spec = PolicyAnswersSpec(method=workspace.name, held_out=held_out, benchmarks=asked, workspace=workspace)
+    about = {"benchmarks": asked, "files": benchmark_files, "workspace": workspace}
+    spec = PolicyAnswersSpec(method=workspace.name, held_out=held_out, **about)
     answer(spec, in_process=accelerate_config is None)
     generations, answers, scores, samples = map(pd.read_parquet, (held_out.output_path, *spec.paths))
     return generations, answers, scores, samples, json.loads(spec.settings_path.read_text())

@@ -7,6 +7,7 @@ from kedro.pipeline import Node, Pipeline
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.pipelines.evaluation.benchmark_nodes import (
     answer_with_served_models,
+    collect_benchmark_files,
     compare_on_benchmarks,
     judge_methods,
     plot_benchmarks,
@@ -23,6 +24,7 @@ from rao_kedro.reporting.figures import scores_by_method
 from rao_kedro.schemas.runs import method_of
 
 BENCHMARKS = "benchmarks"  # the tag of the nodes that judge and compare
+BENCHMARK_FILES = "benchmark_files"  # what the first of them makes
 PER_POLICY = (
     "scored_generations",
     "held_out_logps",
@@ -51,10 +53,10 @@ def create_pipeline(runs: Sequence[str], benchmarks: bool) -> Pipeline:
     """
     policies = [BASELINE, *runs]
     compared = _comparison(runs) + _benchmarks(policies) if benchmarks else _comparison(runs)
-    return sum(map(_policy, policies), start=compared)
+    return sum((_policy(policy, benchmarks) for policy in policies), start=compared)
 
 
-def _policy(name: str) -> Pipeline:
+def _policy(name: str, benchmarks: bool) -> Pipeline:
     shared = [
         "sft_model",
         "reward_model",
@@ -63,7 +65,8 @@ def _policy(name: str) -> Pipeline:
         "reference_logprobs@path",
         "accelerate_config",
     ]
-    inputs = {dataset: dataset for dataset in shared}
+    files = {BENCHMARK_FILES: BENCHMARK_FILES} if benchmarks else {}
+    inputs = {dataset: dataset for dataset in (*shared, *files)}
     if name == BASELINE:
         inputs["policy"] = "sft_model"
     nodes = [
@@ -76,6 +79,7 @@ def _policy(name: str) -> Pipeline:
                 **ANSWERED,
                 "accelerate_config": "accelerate_config",
                 "workspace": "evaluation_workspace",
+                **files,
             },
             outputs=[
                 "generations@pandas",
@@ -139,10 +143,20 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
     return Pipeline(
         [
             Node(
+                collect_benchmark_files,
+                inputs={
+                    **_parameters("evaluation.benchmarks", "names", "limit", "alpaca_eval", "mt_bench", "sources"),
+                    "workspace": "benchmark_files_workspace",
+                },
+                outputs=BENCHMARK_FILES,
+                name="collect_benchmark_files",
+            ),
+            Node(
                 answer_with_served_models,
                 inputs={
                     **ANSWERED,
                     **_parameters("evaluation.benchmarks", "served_models"),
+                    BENCHMARK_FILES: BENCHMARK_FILES,
                     "accelerate_config": "accelerate_config",
                     "workspace": "served_models_workspace",
                 },
@@ -153,6 +167,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                 judge_methods,
                 inputs={
                     **_parameters("evaluation.benchmarks", "alpaca_eval", "mt_bench", "judge", "second_judge"),
+                    BENCHMARK_FILES: BENCHMARK_FILES,
                     "workspace": "judge_workspace",
                     **_of_each(methods, answers),
                 },
@@ -163,6 +178,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                 compare_on_benchmarks,
                 inputs={
                     **_parameters("evaluation.benchmarks", "names", "limit", "alpaca_eval", "seed"),
+                    BENCHMARK_FILES: BENCHMARK_FILES,
                     **{name: judgments[name] for name in ("annotations", "judgments", "comparisons")},
                     **_of_each(methods, "downstream_scores", samples),
                 },

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from rao_kedro.evals.reward_benchmarks import prompt_groups, read_benchmark, score_benchmark
-from rao_kedro.files import alone_in_workspace
+from rao_kedro.files import alone_in_workspace, write_parquet
 from rao_kedro.schemas.parameters import RewardBenchmarksParameters
 from rao_kedro.schemas.specs import AnnotationSpec
 from rao_kedro.training.launch import launch
@@ -29,7 +29,7 @@ def measure_reward(
     tables = []
     for name, (items, _) in read.items():
         groups, output = workspace / f"{name}.parquet", workspace / f"{name}_rewards.parquet"
-        pd.DataFrame(map(vars, prompt_groups(name, items))).to_parquet(groups)
+        write_parquet(groups, pd.DataFrame(map(vars, prompt_groups(name, items))))
         spec = AnnotationSpec(workspace=workspace, groups_path=groups, reward=reward, output_path=output)
         launch("annotate", spec, accelerate_config)
         rewards = pd.read_parquet(output)

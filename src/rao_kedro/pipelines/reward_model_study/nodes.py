@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from rao_kedro.evals.reward_accuracy import LENGTH_ONLY, accuracy_table, group_outcomes, length_outcomes
-from rao_kedro.files import alone_in_workspace
+from rao_kedro.files import alone_in_workspace, write_parquet
 from rao_kedro.models.identity import combined_hash, content_hash
 from rao_kedro.schemas.parameters import ReferenceParameters, RewardModelStudyParameters
 from rao_kedro.schemas.rewards import RewardParameters
@@ -47,13 +47,13 @@ def measure_runs(
             run = workspace / f"{form}-{size}-{seed}"
             run.mkdir(parents=True, exist_ok=True)
             groups = pd.concat([trained_on.sample(n, random_state=seed), validation])
-            groups.assign(rewards=groups["ratings"]).to_parquet(run / "groups.parquet")
+            write_parquet(run / "groups.parquet", groups.assign(rewards=groups["ratings"]))
             train = _train_implicit if form == "dpo_implicit" else _train_reward_model
             start = base_model if form == "base" else sft_model
             reward = train(start, run, study, seed, t0_length, accelerate_config)
-            reported.to_parquet(run / "test.parquet")
+            write_parquet(run / "test.parquet", reported)
             rewards = _scored(reward, run, accelerate_config)
-            group_outcomes(reported, rewards).to_parquet(finished)
+            write_parquet(finished, group_outcomes(reported, rewards))
             shutil.rmtree(run)  # a study is about the accuracies; its models would fill the disk
         found = pd.read_parquet(finished)
         outcomes.append(found.assign(form=form, size=size, train_groups=n, seed=seed))
@@ -84,7 +84,8 @@ def _train_implicit(
         mixed_precision=training.mixed_precision, max_tokens_per_batch=training.max_tokens_per_batch
     )
     reference = run / "reference.parquet"
-    cached_reference_logprobs(start, groups, how, t0_length, accelerate_config, run / "cache").to_parquet(reference)
+    logprobs = cached_reference_logprobs(start, groups, how, t0_length, accelerate_config, run / "cache")
+    write_parquet(reference, logprobs)
     spec = AlignmentSpec(
         workspace=run / "training",
         model_dir=start,

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from rao_kedro.files import alone_in_workspace
+from rao_kedro.files import alone_in_workspace, write_parquet
 from rao_kedro.models.chat import load_chat_format
 from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
@@ -64,7 +64,7 @@ def train_reward_model(
         groups = preference_groups.drop(columns="split").merge(parts, on="group_id", validate="one_to_one")
         limits = TokenLimits(max_prompt_tokens, max_response_tokens)
         tokenized_groups = workspace / "groups.parquet"
-        tokenize_groups(groups, chat, limits, pairing, seed)[0].to_parquet(tokenized_groups)
+        write_parquet(tokenized_groups, tokenize_groups(groups, chat, limits, pairing, seed)[0])
     spec = RewardTrainingSpec(
         workspace=workspace,
         model_dir=model_dir,

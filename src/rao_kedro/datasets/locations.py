@@ -1,0 +1,78 @@
+"""Refuses entries of the catalog whose files cannot be read or written where it says, before anything runs."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import fsspec
+from kedro.io import DatasetError
+from kedro.io.core import get_protocol_and_path, parse_dataset_definition
+
+from rao_kedro.datasets.checkpoint import DirectoryDataset
+from rao_kedro.datasets.paths import WorkspaceDataset, workspace_problem
+from rao_kedro.errors import ParameterError
+
+SAME_FILE = ("filepath", "versioned", "credentials", "fs_args")  # of all names that one file has
+SHOWN = 5  # problems: one setting in globals.yml moves all entries
+
+
+def refuse_unusable_locations(catalog: Mapping[str, Any]) -> None:
+    """Check where the entries of a catalog are kept.
+
+    Args:
+        catalog: Its configuration, factories (`{method}.policy`) included.
+
+    Raises:
+        ParameterError: Names entries that cannot be kept there, and says why.
+    """
+    problems = [f"catalog entry {name}: {problem}" for name, problem in sorted(_problems(catalog))]
+    if more := problems[SHOWN:]:
+        problems[SHOWN:] = [f"and {len(more)} more entries"]
+    if problems:
+        raise ParameterError("\n".join(problems))
+
+
+def _problems(catalog: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    of_one_file: dict[str, dict[str, list[Any]]] = defaultdict(dict)
+    for name, entry in catalog.items():
+        location = entry.get("filepath") or entry.get("path") if isinstance(entry, Mapping) else None
+        if not isinstance(location, str):
+            continue
+        if problem := _problem(entry, location):
+            yield name, problem
+        if "@" in name:
+            of_one_file[name.split("@")[0]][name] = [entry.get(key) for key in SAME_FILE]
+    for names in of_one_file.values():
+        (first, expected), *others = names.items()
+        for name, found in others:
+            for key, a, b in zip(SAME_FILE, expected, found, strict=True):
+                if a != b:
+                    yield name, f"its {key} is {b}, and that of {first}, which is the same file, is {a}"
+
+
+def _problem(entry: Mapping[str, Any], location: str) -> str | None:
+    protocol, path = get_protocol_and_path(location)
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ValueError as error:
+        return f"{location}: there is no file system called {protocol} ({error})"
+    except ImportError as error:
+        return f"{location}: {error}"
+    versioned, credentials = bool(entry.get("versioned")), entry.get("credentials") is not None
+    mounted = protocol == "file" and os.path.ismount(os.path.realpath(path))
+    if protocol == "file" and not (versioned or credentials or mounted):
+        return None  # as nearly all are: their classes need not be imported
+    kind = _class_of(entry)
+    if issubclass(kind, WorkspaceDataset):
+        return workspace_problem(location, versioned, credentials)
+    if issubclass(kind, DirectoryDataset) and mounted:
+        return f"{location} is where a file system is mounted, which cannot be renamed: choose a directory in it"
+    return None
+
+
+def _class_of(entry: Mapping[str, Any]) -> type:
+    try:
+        return parse_dataset_definition({"type": entry["type"]})[0]
+    except DatasetError:  # of a package that is not installed: Kedro says so, if the entry is needed
+        return object
