@@ -9,7 +9,7 @@ from rao_kedro.schemas.benchmarks import BenchmarkParameters
 from rao_kedro.schemas.generation import GenerationParameters
 from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.specs import ModelParameters
-from rao_kedro.schemas.training import KLParameters, RolloutParameters, TrainingParameters
+from rao_kedro.schemas.training import KLParameters, Precision, RolloutParameters, TrainingParameters
 
 
 class Parameters(BaseModel):
@@ -319,7 +319,7 @@ class RewardBenchmarksParameters(Parameters):
     names: str
     sources: dict[str, PreferenceSource] = {}
     reward: RewardParameters = RewardParameters()
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Precision = "bf16"
     seed: int = 0
 
 
@@ -331,7 +331,7 @@ class ReferenceParameters(Parameters):
         max_tokens_per_batch: Tokens of one packed forward pass.
     """
 
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Precision = "bf16"
     max_tokens_per_batch: int = Field(2048, ge=1)
 
 
@@ -352,7 +352,7 @@ class EvaluationParameters(Parameters):
     generation: GenerationParameters
     benchmarks: BenchmarkParameters = BenchmarkParameters()
     reward: RewardParameters = RewardParameters()
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Precision = "bf16"
     max_tokens_per_batch: int = Field(2048, ge=1)
     seed: int = 0
     examples: int = Field(12, ge=0)
