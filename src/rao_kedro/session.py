@@ -10,20 +10,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
-from kedro.io import MemoryDataset
+from kedro.io import CatalogProtocol, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from rao_kedro.errors import ParameterError
 from rao_kedro.freshness import MADE_AGAIN, described, edited, stale_nodes
-from rao_kedro.hooks import left_out
+from rao_kedro.hooks import left_out, nodes_that_run, refuse_bad_plan
 from rao_kedro.pipelines.evaluation.pipeline import BENCHMARKS
 from rao_kedro.pipelines.methods import METHODS, chosen_methods
+from rao_kedro.planning.table import plan_table
 
 logger = logging.getLogger(__name__)
 
-ONLY_STALE_OUTPUTS = "only_stale_outputs"  # the option of `rao_kedro.cli`, which the session's store holds
+# Options of `rao_kedro.cli`, which the session's store holds.
+ONLY_STALE_OUTPUTS = "only_stale_outputs"
+DRY_RUN = "dry_run"
 
 
 class StudySession(KedroSession):
@@ -37,21 +41,29 @@ class StudySession(KedroSession):
             self._context = super().load_context()
         return self._context
 
-    def run(self, *args: Any, only_stale_outputs: bool | None = None, **kwargs: Any) -> dict[str, Any]:
+    def run(
+        self, *args: Any, only_stale_outputs: bool | None = None, dry_run: bool | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Run pipelines; see `KedroSession.run`.
 
         Args:
             *args: As there.
             only_stale_outputs: Run only nodes whose outputs are missing or were made from something else, and what
                 depends on them; None takes what the command line says.
+            dry_run: Check the plan and print it; nothing runs, and nothing is written. None as above.
             **kwargs: As there.
 
         Raises:
             ParameterError: Only missing and only stale outputs are asked for.
+            PlanError: The run could not go as planned.
         """
+        if dry_run is None:
+            dry_run = self._is_asked_for(DRY_RUN)
+        if dry_run:
+            self._stop_before_anything_is_written()
         options = self._options(*args, **kwargs)
         if only_stale_outputs is None:
-            only_stale_outputs = self.store.get("cli", {}).get("params", {}).get(ONLY_STALE_OUTPUTS, False)
+            only_stale_outputs = self._is_asked_for(ONLY_STALE_OUTPUTS)
         if only_stale_outputs and options.get("only_missing_outputs"):
             raise ParameterError("only stale outputs are the missing ones too: ask for one of the two")
         if only_stale_outputs:
@@ -65,7 +77,21 @@ class StudySession(KedroSession):
         elif options.get("only_missing_outputs"):
             self._warn_about_what_is_not_missing(options)
         self._warn_about_stale_inputs(options)
-        return super().run(**options)
+        try:
+            return super().run(**options)
+        except _PlanIsMade as made:
+            print(plan_table(made.pipeline, made.catalog, self._stale(made.pipeline)))
+            return {}
+
+    def _is_asked_for(self, option: str) -> bool:
+        return bool(self.store.get("cli", {}).get("params", {}).get(option, False))
+
+    def _stop_before_anything_is_written(self) -> None:
+        """Stop the run once Kedro has made its pipeline and catalog; MLflow would begin an experiment before that."""
+        for plugin in self._hook_manager.get_plugins():
+            if type(plugin).__module__.startswith("kedro_mlflow"):
+                self._hook_manager.unregister(plugin)
+        self._hook_manager.register(_DryRunHooks())
 
     def stale_nodes(self, **options: Any) -> Mapping[str, list[str]]:
         """Return the reasons why nodes are stale, by their names, of those that `run` would run with these options."""
@@ -127,6 +153,22 @@ class StudySession(KedroSession):
         for node, reasons in self._stale(makers).items():
             if not all(reason.endswith(MADE_AGAIN) for reason in reasons):  # else another line says why
                 logger.warning("this run takes what is stale: %s", described(node, reasons))
+
+
+class _PlanIsMade(Exception):
+    """Ends a dry run where a run would begin."""
+
+    def __init__(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        super().__init__("the plan is made")
+        self.pipeline, self.catalog = pipeline, catalog
+
+
+class _DryRunHooks:
+    @hook_impl(tryfirst=True)  # the last one that is registered comes first
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        pipeline = nodes_that_run(run_params, pipeline, catalog)
+        refuse_bad_plan(pipeline, catalog)
+        raise _PlanIsMade(pipeline, catalog)
 
 
 def _stems(names: set[str]) -> set[str]:

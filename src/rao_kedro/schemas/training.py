@@ -6,6 +6,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rao_kedro.schemas.rewards import RewardParameters
 
+# Per parameter of a model that is trained, in fp32.
+WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES = 4, 4, 8
+
 # On a command line and in YAML, an unquoted `no` is false.
 Precision = Annotated[Literal["no", "bf16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
