@@ -164,6 +164,11 @@ def test_a_model_that_is_not_there_or_not_whole_is_refused_and_one_of_the_hub_is
 
     shutil.copytree(tiny_checkpoint, tmp_path / "model")
     assert found(tmp_path / "model", base=True) == []
+    for file in [*(tmp_path / "model").glob("tokenizer*")]:
+        file.rename(tmp_path / file.name)
+    assert "has no tokenizer" in found(tmp_path / "model")[0]
+    for file in [*tmp_path.glob("tokenizer*")]:
+        file.rename(tmp_path / "model" / file.name)
     (tmp_path / "model/model.safetensors").write_bytes(b"version https://git-lfs")
     assert "is a Git LFS pointer" in found(tmp_path / "model")[0]
     (tmp_path / "model/model.safetensors").unlink()
@@ -220,6 +225,22 @@ def test_preference_data_are_there_and_their_first_row_can_be_read(tmp_path):
     assert "there is no such file" in next(files.source_problems("x", PreferenceSource(path="nowhere.jsonl")))
     hub = PreferenceFiles(train={"hub_id": "a/b"}, test={"hub_id": "a/b"})
     assert list(files.preference_problems(hub)) == []
+
+
+def test_there_are_as_many_prompts_as_are_asked_for(tmp_path):
+    from kedro_datasets.pandas import JSONDataset
+
+    path = tmp_path / "prompts.jsonl"
+    splits = ["train"] * 8 + ["test"] * 36
+    path.write_text("".join(json.dumps({"prompt_id": str(i), "split": split}) + "\n" for i, split in enumerate(splits)))
+    known = Run((), DataCatalog({"prompts": JSONDataset(filepath=str(path), load_args={"lines": True})}))
+    assert list(files.prompt_problems(known, data().sampled, 20)) == []
+    (sentence,) = files.prompt_problems(known, data(train_prompts=9).sampled, 20)
+    assert sentence.startswith("prompts: 9 of split train are asked for, 8 are there")
+    (sentence,) = files.prompt_problems(known, data().sampled, 21)
+    assert sentence.startswith("prompts: 37 of split test are asked for, 36 are there")
+    path.write_text("{")
+    assert f"{path} cannot be read as prompts" in next(files.prompt_problems(known, data().sampled, 20))
 
 
 def test_a_large_file_is_opened_and_not_read(tmp_path, monkeypatch):
@@ -420,7 +441,8 @@ def test_only_what_the_nodes_of_a_run_need_is_checked():
 def test_one_response_makes_no_preference_and_a_backend_is_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     one = data(generation={"backend": "vllm", "max_model_len": 48, "sampling": {"n": 1, "max_tokens": 48}})
-    collecting = step("collect_preferences", source="sampled", sampled=one.sampled, preferences=None)
+    given = {"source": "sampled", "sampled": one.sampled, "preferences": None, "n_evaluation_prompts": 20}
+    collecting = step("collect_preferences", **given)
     found = list(checks._of_step(run(collecting), collecting))
     said = ("vLLM is not installed", "sampling.n is 1", "leaves no room")
     assert all(text in sentence for text, sentence in zip(said, found, strict=True))

@@ -80,6 +80,7 @@ def _of_collection(run: Run, step: Step) -> Iterator[str]:
         yield from files.preference_problems(step.given["preferences"])
         return
     sampled: SampledResponses = step.given["sampled"]
+    yield from files.prompt_problems(run, sampled, step.given["n_evaluation_prompts"])
     parameter, how = f"{step.named['sampled']}.generation", sampled.generation
     yield from _backend_problems(parameter, how.backend)
     if how.sampling.n < 2:

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from kedro.io import DatasetError
+
 from rao_kedro.errors import DataError
+from rao_kedro.planning.steps import Run
 from rao_kedro.preferences.readers import read_rows
 from rao_kedro.schemas.benchmarks import AnsweredBenchmarks
-from rao_kedro.schemas.parameters import PreferenceFiles, PreferenceSource
+from rao_kedro.schemas.parameters import PreferenceFiles, PreferenceSource, SampledResponses
 
 LARGE = 2**28  # bytes of a file of which not even the first row is read here: a JSON list is read as a whole
 _BENCHMARK_FILES = {
@@ -34,6 +37,24 @@ def source_problems(parameter: str, source: PreferenceSource) -> Iterator[str]:
             yield f"parameter {parameter}.path: {path} has no row{skipped}"
     except DataError as error:
         yield f"parameter {parameter}.path: {error}"
+
+
+def prompt_problems(run: Run, sampled: SampledResponses, n_evaluation: int) -> Iterator[str]:
+    """Yield why responses could not be sampled: prompts cannot be read, or are fewer than asked for."""
+    dataset = run.catalog.get("prompts")
+    if dataset is None or not dataset.exists():  # which is said of any input
+        return
+    try:
+        there = dataset.load()["split"].value_counts()
+    except (DatasetError, KeyError) as error:
+        yield f"prompts: {run.place('prompts')} cannot be read as prompts ({error})"
+        return
+    for split, wanted in (("train", sampled.train_prompts), ("test", sampled.validation_prompts + n_evaluation)):
+        if (found := int(there.get(split, 0))) < wanted:
+            yield (
+                f"prompts: {wanted} of split {split} are asked for, {found} are there: lower data.sampled.*_prompts or "
+                "data.evaluation_prompts, or add prompts"
+            )
 
 
 def benchmark_problems(benchmarks: AnsweredBenchmarks, judged: bool) -> Iterator[str]:

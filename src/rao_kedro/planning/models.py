@@ -15,6 +15,8 @@ from rao_kedro.models.gguf import find_packaged_gguf
 from rao_kedro.planning.steps import Run
 from rao_kedro.schemas.specs import ModelParameters
 
+# Of any kind of tokenizer, one of these at least.
+_TOKENIZERS = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "merges.txt", "*.tiktoken", "tekken.json")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -79,6 +81,8 @@ def checkpoint_problems(parameter: str, name: str, revision: str | None = None, 
         weight_files(directory)
         if not (directory / "config.json").exists():
             raise ModelError(f"{directory} is not a checkpoint: it needs a config.json and *.safetensors files")
+        if not any(True for pattern in _TOKENIZERS for _ in directory.glob(pattern)):
+            raise ModelError(f"{directory} has no tokenizer: save the one that belongs to the model beside it")
         if base:
             check_causal_lm(directory)
     except ModelError as error:

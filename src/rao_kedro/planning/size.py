@@ -71,8 +71,8 @@ def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
             known_tokens = None if groups is None else sum(group.tokens(None) for group in groups)
             return Size(rows=None if groups is None else len(groups), tokens=known_tokens)
         case "generate_responses":
-            prompts, sampling = run.path("evaluation_prompts@path"), given["generation"].sampling
-            rows = None if prompts is None else pq.read_metadata(prompts).num_rows * sampling.n
+            prompts, sampling = _evaluation_prompts(run), given["generation"].sampling
+            rows = None if prompts is None else prompts * sampling.n
             return Size(rows=rows, tokens=None if rows is None else rows * sampling.max_tokens)
     return Size()
 
@@ -81,6 +81,14 @@ def _of_sampling(sampled: SampledResponses) -> Size:
     prompts, sampling = sampled.train_prompts + sampled.validation_prompts + sampled.test_prompts, sampled.generation
     rows = prompts * sampling.sampling.n
     return Size(rows=rows, tokens=rows * sampling.sampling.max_tokens)
+
+
+def _evaluation_prompts(run: Run) -> int | None:
+    """Return how many held-out prompts are answered; of preference data it is known once they are tokenised."""
+    if (table := run.path("evaluation_prompts@path")) is not None:
+        return int(pq.read_metadata(table).num_rows)
+    data = run.parameter("data")
+    return data.evaluation_prompts if data.source == "sampled" else None
 
 
 def _groups(run: Run, step: Step) -> list[lengths.Group] | None:
