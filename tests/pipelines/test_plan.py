@@ -136,7 +136,7 @@ def test_no_environment_of_the_project_is_refused_on_the_machine_that_it_is_for(
     chosen = {None, "sft", "rao", "dpo", "simpo"}
     nodes = [node for node in pipelines["study"].nodes if node.namespace in chosen]
     names = {node.name for node in nodes}
-    assert {"train_sft", "rao.train", "sft.generate", "judge_methods"} <= names
+    assert {"train_sft", "rao.train", "sft.generate"} <= names
     assert problems(Pipeline(nodes), catalog) == []
 
 

@@ -438,6 +438,19 @@ def test_only_what_the_nodes_of_a_run_need_is_checked():
     assert list(checks._of_step(run(), step("plot_training"))) == []
 
 
+def test_what_a_model_may_write_too_much_is_a_remark_and_no_refusal():
+    how = {"max_tokens": 100, "samples_per_prompt": 2}
+    method = MethodParameters(objective="ppo", training=training(max_tokens_per_batch=455), rollout=how)
+    aligning = step("align", name="ppo.train", method=method)
+    (remark,) = checks._remarks(run(data__max_prompt_tokens=256), aligning)
+    assert remark.startswith("ppo.train: a rollout may have 456 tokens, more than max_tokens_per_batch (455)")
+    generation = GenerationParameters(sampling={"n": 2, "max_tokens": 100})
+    known = run(data__max_prompt_tokens=256, evaluation__generation=generation)
+    (remark,) = checks._remarks(known, step("score_responses", name="rao.score", max_tokens_per_batch=455))
+    assert "a prompt may have 456 tokens with its 2 responses" in remark
+    assert list(checks._remarks(known, step("score_responses", max_tokens_per_batch=456))) == []
+
+
 def test_one_response_makes_no_preference_and_a_backend_is_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     one = data(generation={"backend": "vllm", "max_model_len": 48, "sampling": {"n": 1, "max_tokens": 48}})
