@@ -21,6 +21,13 @@ from rao_kedro.schemas.training import TrainingParameters
 
 logger = logging.getLogger(__name__)
 
+ACCELERATE = "accelerate_config"
+# Functions of nodes that accelerate runs; other workers are single processes.
+_LAUNCHED = (
+    *("train_sft", "train_reward_model", "annotate_responses", "score_reference", "align", "score_responses"),
+    *("train_runs", "measure_runs", "measure_reward"),
+)
+
 
 def problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
     """Return why a run could not go as planned, a sentence each; what may go wrong is a warning in the log.
@@ -143,12 +150,13 @@ def _rewards(step: Step) -> Iterator[tuple[str, RewardParameters]]:
 
 def _of_launches(run: Run) -> Iterator[str]:
     """Yield what is wrong with the accelerate file, and with training under it."""
-    path = next((run.path(of) for step in run.steps for arg, of in step.datasets.items() if arg == ACCELERATE), None)
+    asked = any(ACCELERATE in step.datasets for step in run.steps)
+    path = run.path(ACCELERATE) if asked else None
     launch = None if path is None else machine.read_launch(path)
     if isinstance(launch, str):
         yield launch
         return
-    if path is not None and launch is not None and any(_launches(step) for step in run.steps):
+    if path is not None and launch is not None and any(step.function in _LAUNCHED for step in run.steps):
         yield from machine.launch_problems(path, launch)
     known = models.facts(run)
     for step in run.steps:
@@ -157,17 +165,6 @@ def _of_launches(run: Run) -> Iterator[str]:
             if known is not None:
                 needed = machine.state_bytes(training, known.weights, launch, models=2 if ppo else 1)
                 yield from machine.memory_problems(step.name, needed, launch)
-
-
-ACCELERATE = "accelerate_config"
-# What is run by accelerate; other workers are single processes.
-_LAUNCHED = {"train_sft", "train_reward_model", "annotate_responses", "score_reference", "align", "score_responses"} | {
-    *("train_runs", "measure_runs", "measure_reward")
-}
-
-
-def _launches(step: Step) -> bool:
-    return step.function in _LAUNCHED
 
 
 def trainings(step: Step) -> Iterator[tuple[str, TrainingParameters, bool]]:

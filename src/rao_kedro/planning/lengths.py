@@ -109,6 +109,8 @@ def responses_read(method: MethodParameters) -> int | None:
 
 def table_of(run: Run, step: Step) -> Path | None:
     """Return the table of tokenised groups that a step will read, if it is known now."""
+    if step.given.get("start", "sft_model") not in ("sft_model", "base_model"):
+        return None  # it has a tokenizer of its own
     names = ("reward_annotated@path", "reward_annotated@pandas", "tokenized_groups@path", "tokenized_groups@pandas")
     read = [name for name in names if name in step.datasets.values()]
     if not read:

@@ -49,7 +49,7 @@ def plan_table(pipeline: Pipeline, catalog: CatalogProtocol, stale: Mapping[str,
 
 
 def _launch(run: Run) -> machine.Launch | None:
-    path = next((run.path(of) for step in run.steps for arg, of in step.datasets.items() if arg == ACCELERATE), None)
+    path = run.path(ACCELERATE)
     found = None if path is None else machine.read_launch(path)
     return None if isinstance(found, str) else found
 
