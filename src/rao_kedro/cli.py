@@ -1,14 +1,16 @@
-"""`kedro run` with one option more; all other commands are Kedro's."""
+"""`kedro run` with options more; all other commands are Kedro's."""
 
 from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
 
-from rao_kedro.session import ONLY_STALE_OUTPUTS
+from rao_kedro.session import DRY_RUN, ONLY_STALE_OUTPUTS
 
 HELP = """Run only nodes whose outputs are missing or were made from something else than what is there now (inputs,
 files, parameters), and what depends on them; says why, node by node."""
+DRY_RUN_HELP = """Only check the plan and print it: nodes, rows, tokens, steps, memory, disk and time, as far as they
+can be known. Nothing is written."""
 
 
 @click.group(name="kedro")
@@ -17,14 +19,19 @@ def cli() -> None:
 
 
 def _run(**options: Any) -> Any:
-    del options[ONLY_STALE_OUTPUTS]  # the session finds it in the command line that Kedro stores
+    for name in (ONLY_STALE_OUTPUTS, DRY_RUN):  # the session finds them in the command line that Kedro stores
+        del options[name]
     assert kedro_run.callback is not None
     return kedro_run.callback(**options)
 
 
 run = click.Command(
     "run",
-    params=[*kedro_run.params, click.Option(["--only-stale-outputs"], is_flag=True, help=HELP)],
+    params=[
+        *kedro_run.params,
+        click.Option(["--only-stale-outputs"], is_flag=True, help=HELP),
+        click.Option(["--dry-run"], is_flag=True, help=DRY_RUN_HELP),
+    ],
     callback=_run,
     help=kedro_run.help,
 )

@@ -1,32 +1,77 @@
 """Kedro's parameters: each place that names a global has its own, and all are checked as a whole.
 
-As a whole, since nodes are given only parts of a block. What they say of methods makes the pipelines: exactly the runs
-that the parameter `methods` chooses, with the inputs that their objectives need.
+As a whole, since nodes are given only parts of a block. What `--params` gives of `globals.yml` counts wherever it is
+used. What parameters say of methods makes the pipelines: exactly the runs that `methods` chooses, with the inputs that
+their objectives need.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from copy import deepcopy
-from difflib import get_close_matches
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
+from kedro.config import MissingConfigException, OmegaConfigLoader
 from kedro.framework.context import KedroContext
 from kedro.framework.project import pipelines
 from kedro.pipeline import Pipeline
+from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from rao_kedro.errors import ParameterError
 from rao_kedro.pipeline_registry import build_pipelines
 from rao_kedro.pipelines.methods import METHODS, chosen_methods, runs_of
+from rao_kedro.schemas.globals import GlobalParameters
+from rao_kedro.schemas.parameter_errors import nearest, sentence, unknown_name
 from rao_kedro.schemas.parameters import ProjectParameters
+
+RUNTIME = Path("--params")  # where a value came from, beside the files of globals
 
 
 class StudyConfigLoader(OmegaConfigLoader):
-    """Gives every `${globals:...}` a copy: what `--params` changes for one method stays as it is for the others."""
+    """Takes globals from the runtime parameters, too, and gives every `${globals:...}` a copy.
 
-    def _get_globals_value(self, *args: Any) -> Any:
-        return deepcopy(super()._get_globals_value(*args))
+    A copy, so that what `--params` changes for one method stays as it is for the others.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """See `OmegaConfigLoader`."""
+        self.interpolated: set[str] = set()
+        super().__init__(*args, **kwargs)
+
+    def unused_globals(self) -> set[str]:
+        """Return the globals that neither this project knows nor any configuration uses."""
+        for key in self.config_patterns:
+            with suppress(MissingConfigException):
+                self[key]
+        return {*self["globals"]} - {*GlobalParameters.model_fields} - self.interpolated
+
+    def _get_globals_value(self, variable: str, *default: Any) -> Any:
+        self.interpolated.add(variable.split(".")[0])
+        return deepcopy(super()._get_globals_value(variable, *default))
+
+    def _resolve_from_raw_config(
+        self,
+        key: str,
+        base_configs: dict[Path, DictConfig],
+        env_configs: dict[Path, DictConfig],
+        *rest: Any,
+    ) -> dict[str, Any]:
+        if key == "globals" and self.runtime_params:
+            known = {name for config in (*base_configs.values(), *env_configs.values()) for name in config}
+            given = {name: value for name, value in self.runtime_params.items() if name in known}
+            runtime = {RUNTIME: OmegaConf.create(given)}
+            base_configs, env_configs = base_configs | runtime, env_configs | runtime
+        return super()._resolve_from_raw_config(key, base_configs, env_configs, *rest)
+
+    def _merge_and_resolve(self, key: str, config_per_file: dict[Path, DictConfig]) -> dict[str, Any]:
+        in_files = {name for config in config_per_file.values() for name in config}  # merging adds to them
+        merged: dict[str, Any] = super()._merge_and_resolve(key, config_per_file)
+        if key != "parameters":
+            return merged
+        return {name: value for name, value in merged.items() if name in in_files or name not in self._globals}
 
 
 class StudyContext(KedroContext):
@@ -41,19 +86,24 @@ class StudyContext(KedroContext):
     def params(self) -> dict[str, Any]:  # type: ignore[override]
         """The parameters, each block as its pydantic model; `alignment` has a block for each run of a method.
 
-        Kedro would check blocks against the annotations of nodes, one by one; here all are checked, with one message.
-
         Raises:
             ParameterError: Names every parameter that is wrong.
         """
+        # Kedro's own check, of what nodes annotate, would find less and say it at length.
+        globals_, wrong = self._wrong_globals()
+        # What is wrong with a global is wrong in all places that take it.
+        said = {_same_as(detail) for detail in globals_}
         try:
             checked = ProjectParameters.model_validate(self.config_loader["parameters"])
         except ValidationError as error:
-            wrong = (f"parameter {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ParameterError("\n".join(wrong)) from error
-        if unknown := sorted({*checked.alignment} - {*METHODS}):
-            nearest = get_close_matches(unknown[0], METHODS) or METHODS
-            raise ParameterError(f"parameter alignment.{unknown[0]}: no such method; choose from {' '.join(nearest)}")
+            details = [d for d in error.errors() if _same_as(d) not in said]
+            details = [d for d in details if not (said and d["type"] == "value_error")]
+            unknown = _unknown_methods({str(d["loc"][1]) for d in details if d["loc"][0] == "alignment"})
+            details = [d for d in details if d["loc"][:1] != ("alignment",) or d["loc"][1] not in unknown]
+            wrong += [sentence(detail, ProjectParameters, GlobalParameters) for detail in details]
+            raise ParameterError("\n".join([*wrong, *unknown.values()])) from error
+        if wrong := [*wrong, *_unknown_methods({*checked.alignment}).values()]:
+            raise ParameterError("\n".join(wrong))
         runs = {name: run for method, block in checked.alignment.items() for name, run in block.runs(method).items()}
         return {name: getattr(checked, name) for name in ProjectParameters.model_fields} | {"alignment": runs}
 
@@ -77,3 +127,30 @@ class StudyContext(KedroContext):
         if benchmarks is None:
             benchmarks = bool(parameters["evaluation"].benchmarks.names.strip())
         return build_pipelines({run: parameters["alignment"][run].objective for run in runs}, benchmarks)
+
+    def _wrong_globals(self) -> tuple[list[ErrorDetails], list[str]]:
+        """Return what is wrong with globals, as pydantic says it and in sentences."""
+        assert isinstance(self.config_loader, StudyConfigLoader)
+        found = self.config_loader["globals"]
+        try:
+            GlobalParameters.model_validate(found)
+            details = []
+        except ValidationError as error:
+            details = error.errors()
+        unused = [] if {*found} <= {*GlobalParameters.model_fields} else sorted(self.config_loader.unused_globals())
+        return details, [
+            *(sentence(detail, GlobalParameters) for detail in details),
+            *(f"globals.yml: {unknown_name([name], GlobalParameters)}" for name in unused),
+        ]
+
+
+def _same_as(detail: ErrorDetails) -> tuple[str, str]:
+    """Return what an error has in common with that of the global whose value it is about."""
+    unknown = detail["type"] == "extra_forbidden"
+    return detail["type"], str(detail["loc"][-1]) if unknown else repr(detail["input"])
+
+
+def _unknown_methods(names: set[str]) -> dict[str, str]:
+    """Return the sentences that refuse blocks of methods that are none, by their names."""
+    unknown, known = sorted(names - {*METHODS}), {*METHODS}
+    return {name: f"there is no method {name}: {nearest(name, ['alignment'], known)}" for name in unknown}

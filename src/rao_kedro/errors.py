@@ -30,3 +30,7 @@ class BusyError(RaoKedroError):
 
 class InferenceError(RaoKedroError):
     """Text generation failed."""
+
+
+class PlanError(ParameterError, DataError, ModelError):
+    """A run could not go as planned: lists all that is wrong, a line each, before anything runs."""

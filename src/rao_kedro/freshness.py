@@ -56,11 +56,12 @@ def forget(node: Node, catalog: CatalogProtocol) -> None:
         path.unlink(missing_ok=True)
 
 
-def note(node: Node, catalog: CatalogProtocol, source: MadeFrom) -> None:
-    """Write the records of a node's artefacts, all of which have been saved."""
+def note(node: Node, catalog: CatalogProtocol, source: MadeFrom, seconds: float) -> None:
+    """Write the records of a node's artefacts, all of which have been saved, with how long that took."""
     for name, path in _records(node, catalog).items():
         path.parent.mkdir(exist_ok=True)
         record = {**source._asdict(), "artefact": _identity(name, catalog), "version": version("rao_kedro")}
+        record["seconds"] = round(seconds, 1)
         write_text(path, json.dumps(record, indent=2))
 
 

@@ -1,10 +1,13 @@
 """Kedro hooks.
 
-Before anything runs: keys, places that cannot be used, a missing input's maker, wrong rewards. Behind every node: what
-its artefacts were made from, or, where it failed because no row was left, which rows were dropped, and why.
+Before anything runs: keys, places that cannot be used, and the plan, with a missing input's maker. Behind every node:
+what its artefacts were made from, or, where it failed because no row was left, which rows were dropped, and why.
 """
 
 import os
+import time
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,14 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Node, Pipeline
+from kedro.runner import SequentialRunner
 
 from rao_kedro.datasets.locations import refuse_unusable_locations
-from rao_kedro.errors import DataError, ParameterError
+from rao_kedro.errors import ParameterError, PlanError
 from rao_kedro.freshness import MadeFrom, forget, made_from, note
+from rao_kedro.planning.checks import ACCELERATE, length_problems, problems
 from rao_kedro.preferences.quarantine import NoGroupsLeftError
 from rao_kedro.preferences.report import quarantine_report
-from rao_kedro.rewards.registry import build_reward
-from rao_kedro.schemas.rewards import RewardParameters
 
 
 class CredentialsHooks:
@@ -58,24 +61,58 @@ class LocationHooks:
 
 
 class MissingInputHooks:
-    """Checks the inputs of a run."""
+    """Checks a run before anything of it is done."""
+
+    def __init__(self) -> None:
+        """Start with no run."""
+        self._unchecked: Pipeline | None = None
 
     @hook_impl(tryfirst=True)  # before MLflow's, so that a refused run leaves no entry there
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Refuse a run whose inputs do not exist yet.
+        """Refuse a run whose inputs do not exist yet, or that could not go as planned.
 
         Raises:
-            DataError: Names every missing dataset and the pipeline that makes it.
-            ParameterError: There is no such reward, or it does not take these parameters.
+            PlanError: Names all that is wrong, and every missing dataset with the pipeline that makes it.
         """
-        for name in pipeline.inputs():
-            if name.startswith("params:"):
-                _refuse_wrong_reward(catalog.load(name))
-        missing = sorted(
-            name for name in pipeline.inputs() if not name.startswith("params:") and not catalog.exists(name)
-        )
-        if missing:
-            raise DataError("\n".join(f"{name} does not exist: {_remedy(name)}" for name in missing))
+        pipeline = nodes_that_run(run_params, pipeline, catalog)
+        refuse_bad_plan(pipeline, catalog)
+        makes_groups = TOKENIZED in map(_stem, pipeline.all_outputs())
+        others = [node for node in pipeline.nodes if TOKENIZED not in map(_stem, node.outputs)]
+        self._unchecked = Pipeline(others) if makes_groups else None
+
+    @hook_impl
+    def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
+        """Check the lengths of what was tokenised, before anything is trained on it.
+
+        Raises:
+            PlanError: Names the groups that are longer than packs.
+        """
+        if self._unchecked is not None and TOKENIZED in map(_stem, node.inputs):
+            pipeline, self._unchecked = self._unchecked, None
+            if found := length_problems(pipeline, catalog):
+                raise PlanError("\n".join(found))
+
+
+TOKENIZED = "tokenized_groups"
+
+
+def nodes_that_run(run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> Pipeline:
+    """Return what the runner will run of a pipeline: all, or where that is asked for what makes missing outputs."""
+    if not run_params.get("only_missing_outputs"):
+        return pipeline
+    return SequentialRunner()._filter_pipeline_for_missing_outputs(pipeline, catalog)
+
+
+def refuse_bad_plan(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    """Refuse a run whose inputs do not exist yet, or that could not go as planned.
+
+    Raises:
+        PlanError: Names all that is wrong.
+    """
+    missing = sorted(name for name in pipeline.inputs() if not name.startswith("params:") and not catalog.exists(name))
+    found = [_missing(name, catalog) for name in missing] + problems(pipeline, catalog)
+    if found:
+        raise PlanError("\n".join(found))
 
 
 # What explains a failure of these nodes: the table of quarantined rows, and the report that counts them.
@@ -104,12 +141,12 @@ class FreshnessHooks:
 
     def __init__(self) -> None:
         """Start with no node running."""
-        self._running: dict[str, tuple[MadeFrom, CatalogProtocol, set[str]]] = {}
+        self._running: dict[str, tuple[MadeFrom, CatalogProtocol, set[str], float]] = {}
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
         """See what the node is given: a file that is edited while it runs is not what it made its artefacts from."""
-        self._running[node.name] = (made_from(node, catalog), catalog, set(node.outputs))
+        self._running[node.name] = (made_from(node, catalog), catalog, set(node.outputs), time.monotonic())
 
     @hook_impl
     def after_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
@@ -119,28 +156,27 @@ class FreshnessHooks:
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
         """Write the records, once all artefacts of the node are saved."""
-        source, catalog, unsaved = self._running[node.name]
+        source, catalog, unsaved, started = self._running[node.name]
         unsaved.discard(dataset_name)
         if not unsaved:
-            note(node, catalog, source)
+            note(node, catalog, source, time.monotonic() - started)
 
 
-def _refuse_wrong_reward(parameters: Any) -> None:
-    within = getattr(parameters, "rollout", parameters)
-    reward = parameters if isinstance(parameters, RewardParameters) else getattr(within, "reward", None)
-    if isinstance(reward, RewardParameters) and reward != RewardParameters():  # the usual one needs no check, nor torch
-        build_reward(reward.with_defaults(Path(), Path(), "no", Path()))
-
-
-def _remedy(dataset: str) -> str:
+def _missing(dataset: str, catalog: CatalogProtocol) -> str:
     makers = [
         name
         for name, pipeline in pipelines.items()
         if name != "__default__" and _stem(dataset) in {_stem(output) for output in pipeline.all_outputs()}
     ]
     if makers:
-        return f"run `kedro run --pipelines {makers[0]}` first (in the same --env)"
-    return "no pipeline makes it: put the file where the catalog expects it (`kedro catalog describe-datasets`)"
+        return f"{dataset} does not exist: run `kedro run --pipeline {makers[0]}` first (in the same --env)"
+    path = getattr(catalog.get(dataset), "_filepath", None)
+    if dataset == ACCELERATE and path is not None:
+        there = sorted(file.stem for file in Path(path).parent.glob("*.yaml"))
+        close = get_close_matches(Path(path).stem, there, 1)
+        meant = f"did you mean {close[0]}?" if close else f"choose of {', '.join(there)}"
+        return f"{dataset} does not exist: there is no file {path}, which the global accelerate names: {meant}"
+    return f"{dataset} does not exist: no pipeline makes it: put the file where the catalog expects it ({path})"
 
 
 def _stem(dataset: str) -> str:

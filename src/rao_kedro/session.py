@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from kedro.io import CatalogProtocol
@@ -16,11 +17,14 @@ from kedro.pipeline import Pipeline
 from rao_kedro.context import StudyContext
 from rao_kedro.errors import ParameterError
 from rao_kedro.freshness import MADE_AGAIN, described, edited, stale_nodes
+from rao_kedro.hooks import nodes_that_run, refuse_bad_plan
+from rao_kedro.planning.table import plan_table
 from rao_kedro.selection import OPTIONS, combined, named_runs, needed_nodes, select
 
 logger = logging.getLogger(__name__)
 
-ONLY_STALE_OUTPUTS = "only_stale_outputs"  # the option of `rao_kedro.cli`, which the session's store holds
+ONLY_STALE_OUTPUTS = "only_stale_outputs"  # options of `rao_kedro.cli`, which the session's store holds
+DRY_RUN = "dry_run"
 
 
 class StudySession(KedroSession):
@@ -36,21 +40,29 @@ class StudySession(KedroSession):
             self._context = context
         return self._context
 
-    def run(self, *args: Any, only_stale_outputs: bool | None = None, **kwargs: Any) -> dict[str, Any]:
+    def run(
+        self, *args: Any, only_stale_outputs: bool | None = None, dry_run: bool | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Run pipelines; see `KedroSession.run`.
 
         Args:
             *args: As there.
             only_stale_outputs: Run only nodes whose outputs are missing or were made from something else, and what
                 depends on them; None takes what the command line says.
+            dry_run: Check the plan and print it; nothing runs, and nothing is written. None as above.
             **kwargs: As there.
 
         Raises:
             ParameterError: Only missing and only stale outputs are asked for, or what is selected is not there.
+            PlanError: The run could not go as planned.
         """
+        if dry_run is None:
+            dry_run = self._is_asked_for(DRY_RUN)
+        if dry_run:
+            self._stop_before_anything_is_written()
         options = self._options(*args, **kwargs)
         if only_stale_outputs is None:
-            only_stale_outputs = self.store.get("cli", {}).get("params", {}).get(ONLY_STALE_OUTPUTS, False)
+            only_stale_outputs = self._is_asked_for(ONLY_STALE_OUTPUTS)
         if only_stale_outputs and options.get("only_missing_outputs"):
             raise ParameterError("only stale outputs are the missing ones too: ask for one of the two")
         chosen = self._chosen(options)
@@ -69,7 +81,21 @@ class StudySession(KedroSession):
         everything = combined(options["pipeline_names"] or ["__default__"], pipelines)
         if len(chosen.nodes) < len(everything.nodes):
             options["node_names"] = [node.name for node in chosen.nodes]
-        return super().run(**options)
+        try:
+            return super().run(**options)
+        except _PlanIsMade as made:
+            print(plan_table(made.pipeline, made.catalog, _stale(made.pipeline, made.catalog)))
+            return {}
+
+    def _is_asked_for(self, option: str) -> bool:
+        return bool(self.store.get("cli", {}).get("params", {}).get(option, False))
+
+    def _stop_before_anything_is_written(self) -> None:
+        """Stop the run once Kedro has made its pipeline and catalog; MLflow would begin an experiment before that."""
+        for plugin in self._hook_manager.get_plugins():
+            if type(plugin).__module__.startswith("kedro_mlflow"):
+                self._hook_manager.unregister(plugin)
+        self._hook_manager.register(_DryRunHooks())
 
     def selected(self, **options: Any) -> Pipeline:
         """Return the nodes that `run` would run with these options, fresh or not.
@@ -137,6 +163,22 @@ def warn_about_stale_inputs(pipeline: Pipeline, catalog: CatalogProtocol) -> Non
     for node, reasons in _stale(every.to_outputs(*made_elsewhere), catalog).items():
         if not all(reason.endswith(MADE_AGAIN) for reason in reasons):  # else another line says why
             logger.warning("this run takes what is stale: %s", described(node, reasons))
+
+
+class _PlanIsMade(Exception):
+    """Ends a dry run where a run would begin."""
+
+    def __init__(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        super().__init__("the plan is made")
+        self.pipeline, self.catalog = pipeline, catalog
+
+
+class _DryRunHooks:
+    @hook_impl(tryfirst=True)  # the last one that is registered comes first
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        pipeline = nodes_that_run(run_params, pipeline, catalog)
+        refuse_bad_plan(pipeline, catalog)
+        raise _PlanIsMade(pipeline, catalog)
 
 
 def _stems(names: set[str]) -> set[str]:

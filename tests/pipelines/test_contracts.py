@@ -184,10 +184,13 @@ def served(*names):
         ),
         ({"alignment": {"rao": {"pairs": "all"}}}, "objective rao: pairs: all is for the pairwise methods"),
         ({"alignment": {"dpo": {"responses_per_prompt": 1}}}, "greater than or equal to 2"),
-        ({"data": {"t0_lenght": 3}}, "parameter data.t0_lenght: Extra inputs are not permitted"),
-        ({"evaluation": {"exmples": 3}}, "parameter evaluation.exmples: Extra"),
-        ({"reward_modeling": {"centring": 0.0}}, "parameter reward_modeling.centring: Extra"),
-        ({"btea": 0.1}, "parameter btea: Extra"),
+        ({"data": {"t0_lenght": 3}}, "no parameter data.t0_lenght: did you mean data.t0_length"),
+        ({"evaluation": {"exmples": 3}}, "no parameter evaluation.exmples: did you mean evaluation.examples"),
+        (
+            {"reward_modeling": {"centring": 0.0}},
+            "did you mean reward_modeling.centering",
+        ),
+        ({"btea": 0.1}, "no parameter btea: did you mean beta"),
         ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
         (
             {"evaluation": {"benchmarks": {"names": "mmlu", "served_models": {"x": {"model": "m", "base_url": "u"}}}}},

@@ -13,9 +13,11 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import configure_project
 from kedro.framework.startup import bootstrap_project
+from transformers import AutoModelForCausalLM
 
 from rao_kedro.cli import cli
 from rao_kedro.errors import ParameterError
+from rao_kedro.planning.machine import size
 from rao_kedro.session import StudySession, warn_about_stale_inputs
 from rao_kedro.training.progress import Progress
 
@@ -277,9 +279,42 @@ def test_a_run_says_what_is_stale_of_what_it_does_not_make_again(project, caplog
             run(only_missing_outputs=True, only_stale_outputs=True)
 
 
-def test_kedro_run_keeps_its_own_options_and_has_one_more(project):
+def test_a_global_given_by_params_makes_stale_what_takes_it(project):
+    found = stale({"beta": 0.5})
+    assert set(found) == {"report_rewards", "plot_rewards"} | method("rao") | method("dpo")
+    assert found["dpo.train"][0] == "parameter alignment.dpo.parameters.beta was 0.05, is 0.5"
+
+
+def test_a_dry_run_tells_sizes_times_and_what_is_stale_and_writes_nothing(project, capsys):
+    files = {path: path.stat().st_mtime_ns for path in project.rglob("*") if path.is_file()}
+    with session(beta=0.5) as created:
+        assert created.run(dry_run=True) == {}
+    lines = capsys.readouterr().out.splitlines()
+    table = {line.split()[0]: line for line in lines[lines.index("") - len(ALL) : lines.index("")]}
+    assert set(table) == ALL and max(map(len, lines)) <= 80
+    states = {name: line.split()[1] for name, line in table.items()}
+    assert {name for name, state in states.items() if state == "stale"} == set(stale({"beta": 0.5}))
+    assert set(states.values()) == {"stale", "fresh"}
+    groups = pd.read_parquet(project / "data/test/05_model_input/tokenized_groups.parquet").query("split == 'train'")
+    tokens = sum(len(g.prompt_ids) + sum(map(len, g.response_ids)) for g in groups.itertuples())
+    weights = sum(
+        p.numel() for p in AutoModelForCausalLM.from_pretrained(project / "data/test/06_models/sft").parameters()
+    )
+    assert table["rao.train"].split()[2:5] == [str(len(groups)), f"{tokens:,}", str(-(-len(groups) // 8))]
+    assert size(16 * weights) in table["rao.train"] and size(4 * weights) in table["rao.train"]
+    assert not any("?" in line for line in lines)
+    with session(beta=0.5) as created:
+        created.run(dry_run=True, only_stale_outputs=True)
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines() if " stale" in line} == set(
+        stale({"beta": 0.5})
+    )
+    assert {path: path.stat().st_mtime_ns for path in project.rglob("*") if path.is_file()} == files
+
+
+def test_kedro_run_keeps_its_own_options_and_has_some_more(project):
     run_command = cli.commands["run"]
-    assert {p.name for p in run_command.params} - {p.name for p in kedro_run.params} == {"only_stale_outputs"}
+    more = {p.name for p in run_command.params} - {p.name for p in kedro_run.params}
+    assert more == {"only_stale_outputs", "dry_run"}
     assert {p.name for p in kedro_run.params} <= {p.name for p in run_command.params}
     with kept(project / "data/test"):
         report = project / "data/test/08_reporting/report.html"

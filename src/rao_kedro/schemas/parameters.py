@@ -11,7 +11,7 @@ from rao_kedro.schemas.names import DIFFERENT_NAMES, FileName
 from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.runs import run_names
 from rao_kedro.schemas.specs import ModelParameters
-from rao_kedro.schemas.training import KLParameters, RolloutParameters, TrainingParameters
+from rao_kedro.schemas.training import KLParameters, Precision, RolloutParameters, TrainingParameters
 
 
 class Parameters(BaseModel):
@@ -352,7 +352,7 @@ class RewardBenchmarksParameters(Parameters):
     names: str
     sources: dict[str, PreferenceSource] = {}
     reward: RewardParameters = RewardParameters()
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Precision = "bf16"
     seed: int = 0
 
 
@@ -364,7 +364,7 @@ class ReferenceParameters(Parameters):
         max_tokens_per_batch: Tokens of one packed forward pass.
     """
 
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Precision = "bf16"
     max_tokens_per_batch: int = Field(2048, ge=1)
 
 
@@ -385,7 +385,7 @@ class EvaluationParameters(Parameters):
     generation: GenerationParameters
     benchmarks: BenchmarkParameters = BenchmarkParameters()
     reward: RewardParameters = RewardParameters()
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Precision = "bf16"
     max_tokens_per_batch: int = Field(2048, ge=1)
     seed: int = 0
     examples: int = Field(12, ge=0)

@@ -1,10 +1,16 @@
 """Parameters of the training loop, the same for every task."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rao_kedro.schemas.rewards import RewardParameters
+
+# Per parameter of a model that is trained, in fp32.
+WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES = 4, 4, 8
+
+# On a command line and in YAML, an unquoted `no` is false.
+Precision = Annotated[Literal["no", "bf16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
 class RolloutParameters(BaseModel):
@@ -97,7 +103,7 @@ class TrainingParameters(BaseModel):
     weight_decay: float = Field(0.0, ge=0)
     adam_beta2: float = Field(0.999, gt=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Precision = "bf16"
     checkpoint_every: int = Field(0, ge=0)
     checkpoints_kept: int = Field(2, ge=1)
     eval_every_epochs: int = Field(1, ge=1)

@@ -12,12 +12,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.schemas.training import TrainingParameters
+from rao_kedro.schemas.training import ADAM_BYTES, GRADIENT_BYTES, TrainingParameters
 from rao_kedro.training.batching import packs
 from rao_kedro.training.distributed import sharding
 from rao_kedro.training.task import Task
-
-GRADIENT_AND_ADAM_BYTES = 4 + 8  # per parameter that is trained, in fp32
 
 
 def saved_bytes(forward: Callable[[], None]) -> int:
@@ -92,7 +90,7 @@ def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters
     module.zero_grad()
     n_processes, sharded_by = accelerator.num_processes, sharding()
     trained = sum(_n_elements(p) for p in module.parameters() if p.requires_grad)
-    states = GRADIENT_AND_ADAM_BYTES * trained // (n_processes if sharded_by else 1)
+    states = (GRADIENT_BYTES + ADAM_BYTES) * trained // (n_processes if sharded_by else 1)
     peak = in_use + states + kept + int(per_token * (longest - n))
     per_process = f" of each of {n_processes} processes" if n_processes > 1 else ""
     per_process += f", sharded by {sharded_by}" if sharded_by else ""

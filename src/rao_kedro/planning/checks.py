@@ -1,0 +1,211 @@
+"""All checks of a run, each of which looks only at what the nodes of the run will need."""
+
+import logging
+from collections.abc import Iterator
+
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+from pydantic import BaseModel
+
+from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.inference.generators import resolve_backend
+from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.planning import files, judges, lengths, machine, models
+from rao_kedro.planning.size import bytes_on_disk
+from rao_kedro.planning.steps import Run, Step, steps_of
+from rao_kedro.schemas.benchmarks import JUDGED, AnsweredBenchmarks
+from rao_kedro.schemas.parameters import SampledResponses
+from rao_kedro.schemas.rewards import RewardParameters
+from rao_kedro.schemas.training import TrainingParameters
+
+logger = logging.getLogger(__name__)
+
+ACCELERATE = "accelerate_config"
+# Functions of nodes that accelerate runs; other workers are single processes.
+_LAUNCHED = (
+    *("train_sft", "train_reward_model", "annotate_responses", "score_reference", "align", "score_responses"),
+    *("train_runs", "measure_runs", "measure_reward"),
+)
+
+
+def problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
+    """Return why a run could not go as planned, a sentence each; what may go wrong is a warning in the log.
+
+    Args:
+        pipeline: The nodes that will run.
+        catalog: Where their inputs and outputs are.
+    """
+    run = steps_of(pipeline, catalog)
+    found = [problem for step in run.steps for problem in _of_step(run, step)]
+    found += _of_launches(run)
+    if (place := run.place("base_model")) is not None:
+        found += machine.disk_problems(bytes_on_disk(run), place.parent)
+    if not found:
+        for remark in dict.fromkeys(remark for step in run.steps for remark in _remarks(run, step)):
+            logger.warning("%s", remark)
+    return list(dict.fromkeys(found))
+
+
+def length_problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
+    """Return which steps have no room for the groups that were tokenised meanwhile."""
+    run = steps_of(pipeline, catalog)
+    return list(dict.fromkeys(p for step in run.steps for p in lengths.pack_problems(run, step)))
+
+
+def _of_step(run: Run, step: Step) -> Iterator[str]:
+    given, named = step.given, step.named
+    match step.function:
+        case "prepare_base_model":
+            yield from models.base_model_problems(given["model"])
+        case "collect_preferences":
+            yield from _of_collection(run, step)
+        case "tokenize":
+            yield from lengths.t0_problems(given["max_prompt_tokens"], given["t0_length"])
+        case "train_reward_model" if given["start"] not in ("sft_model", "base_model"):
+            yield from models.checkpoint_problems(named["start"], given["start"])
+        case "generate_responses":
+            yield from _backend_problems(named["generation"], given["generation"].backend)
+            yield from lengths.generation_problems(run, step)
+            yield from files.benchmark_problems(_benchmarks(step), judged=False)
+        case "answer_with_served_models":
+            yield from _of_served_models(step)
+        case "judge_methods":
+            yield from _of_judges(run, step)
+        case "measure_reward":
+            for name, source in given["parameters"].sources.items():
+                if source.path is not None:
+                    parameter = f"{named['parameters']}.sources.{name}.path"
+                    yield from files.file_problems(parameter, source.path, or_directory=True)
+    for parameter, reward in _rewards(step):
+        yield from judges.reward_problems(parameter, reward)
+    yield from lengths.pack_problems(run, step)
+
+
+def _of_collection(run: Run, step: Step) -> Iterator[str]:
+    if step.given["source"] == "preferences":
+        yield from files.preference_problems(step.given["preferences"])
+        return
+    sampled: SampledResponses = step.given["sampled"]
+    yield from files.prompt_problems(run, sampled, step.given["n_evaluation_prompts"])
+    parameter, how = f"{step.named['sampled']}.generation", sampled.generation
+    yield from _backend_problems(parameter, how.backend)
+    if how.sampling.n < 2:
+        yield f"parameter {parameter}.sampling.n is {how.sampling.n}: a preference needs two responses at least"
+    if how.sampling.max_tokens >= how.max_model_len:
+        yield (
+            f"parameter {parameter}.max_model_len ({how.max_model_len}) leaves no room for a prompt beside "
+            f"{parameter}.sampling.max_tokens ({how.sampling.max_tokens}): raise it"
+        )
+    yield from lengths.position_problems(run, f"{parameter}.max_model_len", how.max_model_len, how.backend)
+
+
+def _backend_problems(parameter: str, backend: str) -> Iterator[str]:
+    if backend == "auto":
+        return
+    try:
+        resolve_backend(backend)
+    except (InferenceError, ParameterError) as error:
+        yield f"parameter {parameter}.backend: {error}"
+
+
+def _of_served_models(step: Step) -> Iterator[str]:
+    served = step.given["served_models"]
+    for name in sorted({BASELINE, *METHODS} & {*served}):
+        yield f"served_models: {name} is the name of a method; choose another one"
+    if served and step.given["names"].strip():
+        yield from files.benchmark_problems(_benchmarks(step), judged=False)
+        for name, server in served.items():
+            yield from judges.asked_problems(f"{step.named['served_models']}.{name}", server.model_dump())
+
+
+def _of_judges(run: Run, step: Step) -> Iterator[str]:
+    chosen = run.parameter("evaluation.benchmarks")
+    if not {*JUDGED} & {*chosen.names.split()}:
+        return
+    yield from files.benchmark_problems(chosen, judged=True)
+    for parameter, judge in _asked(step):
+        yield from judges.asked_problems(parameter, judge.model_dump())
+
+
+def _benchmarks(step: Step) -> AnsweredBenchmarks:
+    return AnsweredBenchmarks(**{k: v for k, v in step.given.items() if k in AnsweredBenchmarks.model_fields})
+
+
+def _asked(step: Step) -> Iterator[tuple[str, BaseModel]]:
+    for argument in ("judge", "second_judge"):
+        if step.given.get(argument) is not None:
+            yield step.named[argument], step.given[argument]
+
+
+def _rewards(step: Step) -> Iterator[tuple[str, RewardParameters]]:
+    """Yield the rewards that a step scores with."""
+    for argument, value in step.given.items():
+        rollout = getattr(value, "rollout", None)
+        places = {"": value, ".reward": getattr(value, "reward", None), ".rollout.reward": rollout and rollout.reward}
+        for place, reward in places.items():
+            if isinstance(reward, RewardParameters):
+                yield f"{step.named[argument]}{place}", reward
+
+
+def _of_launches(run: Run) -> Iterator[str]:
+    """Yield what is wrong with the accelerate file, and with training under it."""
+    asked = any(ACCELERATE in step.datasets for step in run.steps)
+    path = run.path(ACCELERATE) if asked else None
+    launch = None if path is None else machine.read_launch(path)
+    if isinstance(launch, str):
+        yield launch
+        return
+    if path is not None and launch is not None and any(step.function in _LAUNCHED for step in run.steps):
+        yield from machine.launch_problems(path, launch)
+    known = models.facts(run)
+    for step in run.steps:
+        for parameter, training, ppo in trainings(step):
+            yield from machine.training_problems(parameter, training, launch, ppo)
+            if known is not None:
+                needed = machine.state_bytes(training, known.weights, launch, models=2 if ppo else 1)
+                yield from machine.memory_problems(step.name, needed, launch)
+
+
+def trainings(step: Step) -> Iterator[tuple[str, TrainingParameters, bool]]:
+    """Yield the parameters of each training of a step by their name, and whether it samples from the policy."""
+    given, named = step.given, step.named
+    match step.function:
+        case "train_sft" | "train_reward_model":
+            yield named["training"], given["training"], False
+        case "align":
+            yield f"{named['method']}.training", given["method"].training, given["method"].rollout is not None
+        case "train_runs":
+            for name in given["only"].split() if given["only"] else given["runs"]:
+                method = given["runs"][name]
+                yield f"{named['runs']}.{name}.training", method.training, method.rollout is not None
+        case "measure_runs":
+            yield f"{named['study']}.training", given["study"].training, False
+            yield f"{named['study']}.dpo.training", given["study"].dpo.training, False
+
+
+def _remarks(run: Run, step: Step) -> Iterator[str]:
+    """Yield what may go wrong later, which nothing can tell now."""
+    if step.function == "judge_methods" and {*JUDGED} & {*run.parameter("evaluation.benchmarks").names.split()}:
+        for parameter, judge in _asked(step):
+            if url := getattr(judge, "base_url", None):
+                yield from judges.unreachable(parameter, url)
+    for parameter, reward in _rewards(step):
+        if reward.name == "generative" and (url := reward.parameters.get("base_url")):
+            yield from judges.unreachable(f"{parameter}.parameters", url)
+    if step.function == "align" and (rollout := step.given["method"].rollout) is not None:
+        room = step.given["method"].training.max_tokens_per_batch
+        tokens = run.parameter("data.max_prompt_tokens") + rollout.samples_per_prompt * rollout.max_tokens
+        if tokens > room:
+            yield (
+                f"{step.name}: a rollout may have {tokens} tokens, more than max_tokens_per_batch ({room}), at which "
+                "training would stop"
+            )
+    if step.function == "score_responses":
+        sampling = run.parameter("evaluation.generation").sampling
+        tokens = run.parameter("data.max_prompt_tokens") + sampling.n * sampling.max_tokens
+        if tokens > (room := step.given["max_tokens_per_batch"]):
+            yield (
+                f"{step.name}: a prompt may have {tokens} tokens with its {sampling.n} responses, more than "
+                f"evaluation.max_tokens_per_batch ({room}), at which scoring would stop"
+            )

@@ -1,0 +1,93 @@
+"""Whether files that parameters name are there and can be opened."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from kedro.io import DatasetError
+
+from rao_kedro.errors import DataError
+from rao_kedro.planning.steps import Run
+from rao_kedro.preferences.readers import read_rows
+from rao_kedro.schemas.benchmarks import AnsweredBenchmarks
+from rao_kedro.schemas.parameters import PreferenceFiles, PreferenceSource, SampledResponses
+
+LARGE = 2**28  # bytes of a file of which not even the first row is read here: a JSON list is read as a whole
+_BENCHMARK_FILES = {
+    "alpaca_eval": ("baseline", "instruction_difficulty", "gamed"),
+    "mt_bench": ("questions", "reference_answers", "judge_prompts"),
+}
+
+
+def preference_problems(preferences: PreferenceFiles) -> Iterator[str]:
+    """Yield why rows of preference data could not be read."""
+    for part, source in preferences:
+        if source is not None and source.path is not None:
+            yield from source_problems(f"data.preferences.{part}", source)
+
+
+def source_problems(parameter: str, source: PreferenceSource) -> Iterator[str]:
+    """Yield why the first row of a source on this machine could not be read."""
+    path = Path(str(source.path)).expanduser()
+    if path.is_file() and path.stat().st_size > LARGE:
+        yield from file_problems(f"{parameter}.path", str(path))
+        return
+    try:
+        if next(read_rows(source), None) is None:
+            skipped = f" behind the {source.skip_rows} of {parameter}.skip_rows" if source.skip_rows else ""
+            yield f"parameter {parameter}.path: {path} has no row{skipped}"
+    except DataError as error:
+        yield f"parameter {parameter}.path: {error}"
+
+
+def prompt_problems(run: Run, sampled: SampledResponses, n_evaluation: int) -> Iterator[str]:
+    """Yield why responses could not be sampled: prompts cannot be read, or are fewer than asked for."""
+    dataset = run.catalog.get("prompts")
+    if dataset is None or not dataset.exists():  # which is said of any input
+        return
+    try:
+        there = dataset.load()["split"].value_counts()
+    except (DatasetError, KeyError) as error:
+        yield f"prompts: {run.place('prompts')} cannot be read as prompts ({error})"
+        return
+    for split, wanted in (("train", sampled.train_prompts), ("test", sampled.validation_prompts + n_evaluation)):
+        if (found := int(there.get(split, 0))) < wanted:
+            yield (
+                f"prompts: {wanted} of split {split} are asked for, {found} are there: lower data.sampled.*_prompts or "
+                "data.evaluation_prompts, or add prompts"
+            )
+
+
+def benchmark_problems(benchmarks: AnsweredBenchmarks, judged: bool) -> Iterator[str]:
+    """Yield which files of the chosen benchmarks are not there.
+
+    Args:
+        benchmarks: Which are chosen, and where their files are.
+        judged: Whether answers are judged in this run, too, and not only written.
+    """
+    for name, files in _BENCHMARK_FILES.items():
+        if name in benchmarks.names.split():
+            for file in files if judged else files[:1]:
+                location = getattr(getattr(benchmarks, name), file, None)
+                if isinstance(location, str):
+                    yield from file_problems(f"evaluation.benchmarks.{name}.{file}", location)
+    for task in benchmarks.downstream:
+        source = benchmarks.sources.get(task)
+        if source is not None and source.path is not None:
+            yield from file_problems(f"evaluation.benchmarks.sources.{task}.path", source.path, or_directory=True)
+
+
+def file_problems(parameter: str, location: str, or_directory: bool = False) -> Iterator[str]:
+    """Yield why a file could not be opened; nothing of one that is not on this machine."""
+    if "://" in location:
+        return
+    path = Path(location).expanduser()
+    if or_directory and path.is_dir():
+        return
+    if not path.is_file():
+        yield f"parameter {parameter}: there is no file {path}"
+        return
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        yield f"parameter {parameter}: {path} cannot be opened ({error})"

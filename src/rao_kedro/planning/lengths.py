@@ -1,0 +1,260 @@
+"""Whether packs and engines hold what prompts and responses may become, or, once they are tokenised, are."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rao_kedro.planning import models
+from rao_kedro.planning.steps import Run, Step
+from rao_kedro.schemas.benchmarks import AnsweredBenchmarks
+from rao_kedro.schemas.generation import GenerationParameters
+from rao_kedro.schemas.parameters import DataParameters, MethodParameters, RewardModelStudyParameters
+
+
+class Group(NamedTuple):
+    """Lengths of a tokenised group.
+
+    Attributes:
+        id: Of the group.
+        split: Its part of the data.
+        prompt: Tokens of the prompt.
+        responses: Tokens of each response: the chosen one, the rejected one, the others.
+    """
+
+    id: str
+    split: str
+    prompt: int
+    responses: tuple[int, ...]
+
+    def tokens(self, responses: int | None) -> int:
+        """Return the tokens of the packed group with its first responses, or all."""
+        return self.prompt + sum(self.responses[:responses])
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Passes of a step over packed groups.
+
+    Attributes:
+        parameter: Name of `max_tokens_per_batch`.
+        room: Its value.
+        responses: How many of a group are read, the chosen one first; None for all.
+        splits: Of which parts of the data.
+        training: Whether it trains on the part `train`.
+    """
+
+    parameter: str
+    room: int
+    responses: int | None
+    splits: tuple[str, ...] = ("train", "validation")
+    training: bool = True
+
+
+def passes(step: Step) -> list[Pass]:
+    """Return a step's passes over groups; none for a step that packs no groups."""
+    given, named = step.given, step.named
+    match step.function:
+        case "train_sft":
+            return [_training(named["training"], given["training"], 1)]
+        case "train_reward_model":
+            return [_training(named["training"], given["training"], None)]
+        case "score_reference":
+            return [_scoring(named["parameters"], given["parameters"].max_tokens_per_batch, "train validation test")]
+        case "align":
+            return [_of_method(named["method"], given["method"])]
+        case "train_runs":
+            names = given["only"].split() if given["only"] else given["runs"]
+            return [_of_method(f"{named['runs']}.{name}", given["runs"][name]) for name in names]
+        case "measure_runs":
+            return _of_study(named["study"], given["study"])
+        case "score_responses":
+            return [_scoring(named["max_tokens_per_batch"].rpartition(".")[0], given["max_tokens_per_batch"], "test")]
+    return []
+
+
+def _training(name: str, training: Any, responses: int | None) -> Pass:
+    return Pass(f"{name}.max_tokens_per_batch", training.max_tokens_per_batch, responses)
+
+
+def _scoring(name: str, room: int, splits: str) -> Pass:
+    return Pass(f"{name}.max_tokens_per_batch", room, None, tuple(splits.split()), training=False)
+
+
+def _of_method(name: str, method: MethodParameters) -> Pass:
+    return _training(f"{name}.training", method.training, responses_read(method))
+
+
+def _of_study(name: str, study: RewardModelStudyParameters) -> list[Pass]:
+    trained = {"base", "sft"} & {*study.forms.split()}
+    found = [_training(f"{name}.training", study.training, None)] if trained else []
+    if "dpo_implicit" in study.forms.split():
+        found.append(_training(f"{name}.dpo.training", study.dpo.training, None))  # its reference reads all
+    return found
+
+
+def responses_read(method: MethodParameters) -> int | None:
+    """Return how many responses of a group a method reads; None for all."""
+    from rao_kedro.objectives import make_objective
+
+    if method.objective == "ppo":  # evaluations read all; rollouts have no responses yet
+        return None
+    pairwise = getattr(make_objective(method.objective, **method.parameters), "pairwise", False)
+    return 2 if pairwise and method.pairs == "one" else method.responses_per_prompt
+
+
+def table_of(run: Run, step: Step) -> Path | None:
+    """Return the table of tokenised groups that a step will read, if it is known now."""
+    if step.given.get("start", "sft_model") not in ("sft_model", "base_model"):
+        return None  # it has a tokenizer of its own
+    names = ("reward_annotated@path", "reward_annotated@pandas", "tokenized_groups@path", "tokenized_groups@pandas")
+    read = [name for name in names if name in step.datasets.values()]
+    if not read:
+        return None
+    return run.path(read[0]) or run.path("tokenized_groups@path")
+
+
+@cache
+def _read_groups(path: Path, modified: int) -> list[Group]:
+    from rao_kedro.preferences.tokenize import response_order
+
+    found = []
+    columns = ["group_id", "split", "prompt_ids", "response_ids", "chosen", "rejected"]
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=columns):
+        prompts = pc.list_value_length(batch["prompt_ids"]).to_pylist()
+        responses = pc.list_value_length(batch["response_ids"]).to_pylist()
+        lengths = iter(pc.list_value_length(pc.list_flatten(batch["response_ids"])).to_pylist())
+        about = (batch[name].to_pylist() for name in ("group_id", "split", "chosen", "rejected"))
+        for name, split, chosen, rejected, prompt, k in zip(*about, prompts, responses, strict=True):
+            of_group = [next(lengths) for _ in range(k)]
+            order = response_order(chosen, rejected, k)
+            found.append(Group(name, split, prompt, tuple(of_group[i] for i in order)))
+    return found
+
+
+def read_groups(path: Path) -> list[Group]:
+    """Return the lengths of the groups of a table."""
+    return _read_groups(path, path.stat().st_mtime_ns)
+
+
+def pack_problems(run: Run, step: Step) -> Iterator[str]:
+    """Yield which packs of a step hold not all groups: where they are not known, of the longest that may be."""
+    found = passes(step)
+    path = table_of(run, step) if found else None
+    for of_step in found:
+        if path is not None:
+            yield from _too_long(step, of_step, read_groups(path))
+        elif step.function != "score_responses":  # how many responses have a group in it is not known
+            yield from _too_small(step, of_step, run.parameter("data"))
+
+
+def _too_long(step: Step, of_step: Pass, groups: Sequence[Group]) -> Iterator[str]:
+    read = [group for group in groups if group.split in of_step.splits]
+    longest = max(read, key=lambda group: group.tokens(of_step.responses), default=None)
+    if longest is not None and (tokens := longest.tokens(of_step.responses)) > of_step.room:
+        yield (
+            f"{step.name}: group {longest.id} has {tokens} tokens, and {of_step.parameter} is {of_step.room}: raise it "
+            f"to {tokens}, or lower data.max_prompt_tokens or data.max_response_tokens"
+        )
+
+
+def _too_small(step: Step, of_step: Pass, data: DataParameters) -> Iterator[str]:
+    response, k = data.max_response_tokens, 2  # responses of a preference, at least
+    what = "data.max_response_tokens"
+    if data.source == "sampled":
+        assert data.sampled is not None
+        sampling = data.sampled.generation.sampling
+        k = sampling.n
+        if sampling.max_tokens < response:
+            response, what = sampling.max_tokens, "data.sampled.generation.sampling.max_tokens"
+    k = min(k, of_step.responses or k)
+    tokens = data.max_prompt_tokens + k * response
+    if tokens > of_step.room:
+        each = f"{k} responses of {what} ({response})" if k > 1 else f"a response of {what} ({response})"
+        yield (
+            f"{step.name}: {of_step.parameter} is {of_step.room}, and a group may have {tokens} tokens: a prompt of "
+            f"data.max_prompt_tokens ({data.max_prompt_tokens}) and {each}: raise it to {tokens}, or lower the others"
+        )
+
+
+def t0_problems(max_prompt_tokens: int, t0_length: int) -> Iterator[str]:
+    """Yield whether the common prefix leaves no room for a prompt."""
+    if t0_length >= max_prompt_tokens:
+        yield (
+            f"parameter data.t0_length ({t0_length}) leaves nothing of a prompt of at most data.max_prompt_tokens "
+            f"({max_prompt_tokens}): every prompt would be dropped"
+        )
+
+
+def generation_problems(run: Run, step: Step) -> Iterator[str]:
+    """Yield why an engine could not answer the held-out prompts, for lack of room."""
+    how: GenerationParameters = step.given["generation"]
+    yield from room_problems(run, step.named["generation"], how, longest_prompt(run, how))
+    benchmarks = AnsweredBenchmarks(
+        **{name: step.given[name] for name in AnsweredBenchmarks.model_fields if name in step.given}
+    )
+    yield from benchmark_problems(benchmarks)
+    longest = max(how.max_model_len, benchmarks.max_model_len if benchmarks.names.strip() else 0)
+    parameter = "evaluation.benchmarks" if longest > how.max_model_len else step.named["generation"]
+    yield from position_problems(run, f"{parameter}.max_model_len", longest, how.backend)
+
+
+def room_problems(run: Run, parameter: str, how: GenerationParameters, prompt: int | None) -> Iterator[str]:
+    """Yield whether `max_model_len` is too small for a prompt and its completion.
+
+    Args:
+        run: The run.
+        parameter: Name of the generation's block.
+        how: Its values.
+        prompt: Tokens of the longest prompt where they are known; else the limit of prompts counts.
+    """
+    most = run.parameter("data.max_prompt_tokens")
+    tokens = most if prompt is None else prompt
+    wanted = tokens + how.sampling.max_tokens
+    if wanted > how.max_model_len:
+        longest = f"a prompt may have data.max_prompt_tokens ({most})" if prompt is None else f"a prompt has {prompt}"
+        yield (
+            f"parameter {parameter}.max_model_len ({how.max_model_len}) is too small: {longest} tokens, and "
+            f"{parameter}.sampling.max_tokens ({how.sampling.max_tokens}) are written: set it to {wanted} or more"
+        )
+
+
+def longest_prompt(run: Run, how: GenerationParameters) -> int | None:
+    """Return the tokens of the longest held-out prompt, where they are known and it matters."""
+    prompts, model = run.path("evaluation_prompts@path"), run.path("base_model")
+    enough = how.max_model_len >= run.parameter("data.max_prompt_tokens") + how.sampling.max_tokens
+    if enough or prompts is None or model is None:
+        return None
+    from rao_kedro.models.chat import load_chat_format, prompt_token_ids
+
+    chat = load_chat_format(model)
+    return max(len(prompt_token_ids(chat, of)) for of in pq.read_table(prompts)["messages"].to_pylist())
+
+
+def benchmark_problems(benchmarks: AnsweredBenchmarks) -> Iterator[str]:
+    """Yield which benchmarks leave no room for a prompt."""
+    chosen = benchmarks.names.split()
+    for name in ("alpaca_eval", "mt_bench"):
+        tokens = getattr(benchmarks, name).max_tokens
+        if name in chosen and tokens >= benchmarks.max_model_len:
+            yield (
+                f"parameter evaluation.benchmarks.max_model_len ({benchmarks.max_model_len}) leaves no room for a "
+                f"prompt beside evaluation.benchmarks.{name}.max_tokens ({tokens}): raise it"
+            )
+
+
+def position_problems(run: Run, parameter: str, length: int, backend: str) -> Iterator[str]:
+    """Yield whether vLLM would refuse a length, since the model has no such positions."""
+    from importlib.util import find_spec
+
+    known = models.facts(run) if backend != "transformers" and find_spec("vllm") is not None else None
+    positions = known.positions if known is not None and not models.long_rows_are_allowed() else None
+    if positions is not None and length > positions:
+        yield (
+            f"parameter {parameter} ({length}) is more than the {positions} tokens that the model's positions allow, "
+            "which vLLM refuses: lower it"
+        )

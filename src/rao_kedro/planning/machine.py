@@ -1,0 +1,200 @@
+"""Whether this machine has what a run needs: GPUs, packages, memory, disk."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from rao_kedro.schemas.training import ADAM_BYTES, GRADIENT_BYTES, WEIGHT_BYTES, TrainingParameters
+
+_ON_GPUS = ("MULTI_GPU", "FSDP", "DEEPSPEED")
+_SHARDED = ("FSDP", "DEEPSPEED")
+
+
+class Launch(NamedTuple):
+    """What an accelerate file says of processes.
+
+    Attributes:
+        kind: `distributed_type`.
+        on_cpu: Whether GPUs are left alone.
+        processes: On all machines together.
+        machines: How many.
+        options: All that the file says.
+    """
+
+    kind: str
+    on_cpu: bool
+    processes: int
+    machines: int
+    options: dict[str, Any]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights, gradients and optimizer are divided among processes."""
+        return self.kind in _SHARDED
+
+    @property
+    def offloads(self) -> bool:
+        """Whether weights or optimizer are kept outside of the GPUs' memory."""
+        fsdp, deepspeed = (self.options.get(f"{name}_config") or {} for name in ("fsdp", "deepspeed"))
+        devices = [deepspeed.get(f"offload_{what}_device") for what in ("optimizer", "param")]
+        return bool(fsdp.get("fsdp_offload_params")) or any(device not in (None, "none") for device in devices)
+
+
+def read_launch(path: Path) -> Launch | str:
+    """Return what an accelerate file says, or in a sentence why it cannot be read."""
+    try:
+        options = yaml.safe_load(path.read_text())
+        kind = str(options["distributed_type"])
+        processes, machines = int(options.get("num_processes") or 1), int(options.get("num_machines") or 1)
+        return Launch(kind, bool(options.get("use_cpu")), processes, machines, options)
+    except (OSError, UnicodeError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        return f"{path} is no accelerate file ({error}): `accelerate config` writes one"
+
+
+def launch_problems(path: Path, launch: Launch) -> Iterator[str]:
+    """Yield why processes could not be started as an accelerate file says."""
+    if launch.kind == "DEEPSPEED" and find_spec("deepspeed") is None:
+        yield f"{path} asks for DeepSpeed, which is not installed: pip install deepspeed, or choose another file"
+    if launch.kind == "FSDP" and (launch.options.get("fsdp_config") or {}).get("fsdp_version", 1) != 2:
+        yield f"{path} asks for FSDP1: set fsdp_version: 2 in its fsdp_config"
+    found = visible_gpus()
+    if launch.on_cpu or launch.kind not in _ON_GPUS or found is None or os.environ.get("RAO_KEDRO_LAUNCHER"):
+        return
+    if (wanted := -(-launch.processes // launch.machines)) > found:
+        yield (
+            f"{path} starts {wanted} processes with a GPU each on this machine, which has {found or 'none'}: set "
+            "num_processes, or choose another file (accelerate: cpu, one_gpu ...)"
+        )
+
+
+def training_problems(
+    parameter: str, training: TrainingParameters, launch: Launch | None, samples: bool
+) -> Iterator[str]:
+    """Yield which options of training do not work here, or not with the accelerate file.
+
+    Args:
+        parameter: Name of the block.
+        training: Its values.
+        launch: What the accelerate file says; None where training runs inside the pipeline's process.
+        samples: Whether training samples from the policy (PPO).
+    """
+    on_cpu = (launch is not None and launch.on_cpu) or visible_gpus() == 0
+    if training.optimizer == "adamw_8bit" and (on_cpu or find_spec("bitsandbytes") is None):
+        missing = "a GPU" if on_cpu else "the package bitsandbytes"
+        yield f"parameter {parameter}.optimizer: adamw_8bit needs {missing}, which is not here: set it to adamw"
+    if training.compile and on_cpu and shutil.which(os.environ.get("CXX", "g++")) is None:
+        yield f"parameter {parameter}.compile needs a C++ compiler on a CPU, and there is none: turn it off"
+    if launch is None:
+        return
+    if training.compile and launch.kind == "DEEPSPEED":
+        yield f"parameter {parameter}.compile does not work with DeepSpeed: turn it off, or choose another accelerate"
+    fsdp = launch.options.get("fsdp_config") or {}
+    if training.activation_checkpointing and launch.kind == "FSDP" and fsdp.get("fsdp_activation_checkpointing"):
+        yield (
+            f"parameter {parameter}.activation_checkpointing is on, and so is fsdp_activation_checkpointing in the "
+            "accelerate file: turn one of them off"
+        )
+    if samples and launch.sharded:
+        yield (
+            f"{parameter.removesuffix('.training')}: ppo samples from the policy, which {launch.kind} would shard: use "
+            "an accelerate file with one process, or with data parallelism alone (accelerate: ddp)"
+        )
+
+
+def state_bytes(training: TrainingParameters, weights: int, launch: Launch | None, models: int = 1) -> int:
+    """Return the bytes that weights, gradients and optimizer take in each process, activations left out.
+
+    Args:
+        training: Parameters of the loop.
+        weights: Of the model.
+        launch: What the accelerate file says.
+        models: How many models of that size are trained at once.
+    """
+    adam = ADAM_BYTES // 4 if training.optimizer == "adamw_8bit" else ADAM_BYTES
+    of_each = WEIGHT_BYTES if training.lora else WEIGHT_BYTES + GRADIENT_BYTES + adam
+    return models * weights * of_each // (launch.processes if launch is not None and launch.sharded else 1)
+
+
+def memory_problems(step: str, needed: int, launch: Launch | None) -> Iterator[str]:
+    """Yield whether weights, gradients and optimizer alone are more than there is memory."""
+    if launch is not None and launch.offloads:
+        return
+    on_gpus = not (launch is None or launch.on_cpu) and visible_gpus() != 0
+    there, what = (gpu_memory(), "the smallest GPU has") if on_gpus else (main_memory(), "this machine has")
+    if there is not None and needed > there:
+        yield (
+            f"{step}: weights, gradients and optimizer take {size(needed)} of memory, and {what} {size(there)}: take a "
+            "smaller model, lora, or an accelerate file that shards over more GPUs"
+        )
+
+
+def disk_problems(needed: int, at: Path) -> Iterator[str]:
+    """Yield whether a disk has too little room for what will surely be written there."""
+    free = free_bytes(at)
+    if needed > free:
+        yield (
+            f"{at} has {size(free)} free, and the models and checkpoints of this run take {size(needed)}: make room, "
+            "set data_root to another disk, or lower checkpoints_kept"
+        )
+
+
+def free_bytes(at: Path) -> int:
+    """Return the free bytes of the disk on which a path is, or will be."""
+    there = next(path for path in (at, *at.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def visible_gpus() -> int | None:
+    """Return how many GPUs workers can use here; None where that is not plain."""
+    if sys.platform != "linux" or any(Path(other).exists() for other in ("/dev/dxg", "/dev/kfd")):
+        return None
+    found = len([path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)])
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return found
+    named = [name for name in chosen.split(",") if name.strip()]
+    if "MIG" in chosen:
+        return len(named) if found else 0
+    return min(found, named.index("-1") if "-1" in named else len(named))
+
+
+def gpu_memory() -> int | None:
+    """Return the bytes of the smallest GPU; None where nothing says."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        return min(int(line) for line in said.splitlines() if line.strip()) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def main_memory() -> int | None:
+    """Return the bytes of memory and swap that processes here may use; None where nothing says."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith("kB")}
+    there = kilobytes["MemTotal"] * 1024
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        there = min(there, int(text))
+    return there + kilobytes.get("SwapTotal", 0) * 1024
+
+
+def size(n_bytes: float) -> str:
+    """Return bytes as a reader wants them."""
+    units: Sequence[str] = ("B", "kB", "MB", "GB", "TB")
+    for unit in units[:-1]:
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if n_bytes >= 10 or unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} {units[-1]}"

@@ -1,0 +1,147 @@
+"""What can be known of a model without loading it: where it is, how many weights it has, how long its rows may be."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rao_kedro.errors import ModelError
+from rao_kedro.models.checks import ADAPTER, check_causal_lm, check_settings, read_settings, weight_files
+from rao_kedro.models.gguf import find_packaged_gguf
+from rao_kedro.planning.steps import Run
+from rao_kedro.schemas.specs import ModelParameters
+
+# Of any kind of tokenizer, one of these at least.
+_TOKENIZERS = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "merges.txt", "*.tiktoken", "tekken.json")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class ModelFacts(NamedTuple):
+    """What a model's files say.
+
+    Attributes:
+        weights: How many there are.
+        positions: Tokens of its longest row; None where that is not plainly said.
+    """
+
+    weights: int
+    positions: int | None
+
+
+def facts(run: Run) -> ModelFacts | None:
+    """Return what is known of the base model, from which all policies and reward models start; None if nothing is."""
+    imported = run.path("base_model")
+    if imported is not None:
+        return _facts_of_checkpoint(imported)
+    model: ModelParameters = run.parameter("model")
+    directory = Path(model.name).expanduser()
+    return _facts_of_checkpoint(directory) if model.source == "checkpoint" and directory.is_dir() else None
+
+
+def base_model_problems(model: ModelParameters) -> Iterator[str]:
+    """Yield why a base model could not be imported, as far as names and small files tell."""
+    try:
+        if model.source == "gguf_package":
+            find_packaged_gguf(model.name)
+        elif model.source == "checkpoint":
+            yield from checkpoint_problems("model.name", model.name, model.revision, base=True)
+    except ModelError as error:
+        yield f"parameter model.name: {error}"
+    if model.chat_template is not None:
+        yield from template_problems("model.chat_template", model.chat_template.expanduser())
+
+
+def checkpoint_problems(parameter: str, name: str, revision: str | None = None, base: bool = False) -> Iterator[str]:
+    """Yield why a checkpoint that a parameter names could not be used; nothing of what can only be known from the hub.
+
+    Args:
+        parameter: The parameter.
+        name: A directory or a hub name.
+        revision: A hub revision.
+        base: Whether it is to be the base model, which may be an adapter or FP8, and must be a causal LM.
+    """
+    directory = Path(name).expanduser()
+    if not directory.is_dir():
+        if not _HUB_NAME.fullmatch(name):
+            yield f"parameter {parameter}: {name!r} is neither a directory nor a name of the hub: correct it"
+        elif _offline() and not _is_cached(name, revision):
+            yield (
+                f"parameter {parameter}: {name!r} is no directory, HF_HUB_OFFLINE is set, and no such model was "
+                "downloaded before: correct the name, or unset HF_HUB_OFFLINE"
+            )
+        return
+    try:
+        if base and (directory / ADAPTER).exists() and not (directory / "config.json").exists():
+            return
+        check_settings(directory, quantised=("fp8",) if base else ())
+        weight_files(directory)
+        if not (directory / "config.json").exists():
+            raise ModelError(f"{directory} is not a checkpoint: it needs a config.json and *.safetensors files")
+        if not any(True for pattern in _TOKENIZERS for _ in directory.glob(pattern)):
+            raise ModelError(f"{directory} has no tokenizer: save the one that belongs to the model beside it")
+        if base:
+            check_causal_lm(directory)
+    except ModelError as error:
+        yield f"parameter {parameter}: {error}"
+
+
+def template_problems(parameter: str, path: Path) -> Iterator[str]:
+    """Yield why a Jinja file could not be used: it is not there, or its syntax is wrong."""
+    from jinja2 import Environment, TemplateSyntaxError
+
+    if not path.is_file():
+        yield f"parameter {parameter}: there is no file {path}"
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+        Environment(extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"]).parse(text)
+    except TemplateSyntaxError as error:
+        if "unknown tag" not in str(error):  # transformers knows one more
+            yield f"parameter {parameter}: {path}, line {error.lineno}: {error.message}"
+    except (OSError, UnicodeError) as error:
+        yield f"parameter {parameter}: {path} cannot be read ({error})"
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _is_cached(name: str, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("config.json", ADAPTER)
+    return any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in files)
+
+
+@cache
+def _facts_of_checkpoint(directory: Path) -> ModelFacts | None:
+    try:
+        files = weight_files(directory)
+        settings = read_settings(directory / "config.json")
+    except (ModelError, OSError):
+        return None
+    return ModelFacts(sum(map(_n_weights, files)), _positions(settings.get("text_config", settings)))
+
+
+def _n_weights(file: Path) -> int:
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _positions(settings: dict[str, Any]) -> int | None:
+    rotary = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    plain = rotary.get("rope_type", rotary.get("type", "default")) == "default" if "factor" not in rotary else False
+    found = settings.get("max_position_embeddings")
+    return found if plain and isinstance(found, int) else None
+
+
+def long_rows_are_allowed() -> bool:
+    """Return whether vLLM was told to take rows that are longer than the model says."""
+    return os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0") not in ("0", "")

@@ -1,0 +1,126 @@
+"""The plan of a run as a table for a terminal of 80 columns."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+
+from rao_kedro.planning import machine, models
+from rao_kedro.planning.checks import ACCELERATE
+from rao_kedro.planning.size import Size, bytes_on_disk, size_of
+from rao_kedro.planning.steps import Run, Step, steps_of
+
+UNKNOWN = "?"
+_WIDTHS = {"node": 27, "now": 5, "rows": 7, "tokens": 7, "steps": 6, "memory": 7, "disk": 7, "time": 7}
+_TRAINS = ("rows", "tokens", "steps", "memory", "disk", "time")
+# What a step has, by its function; of the others only what they took the last time is told.
+_HAS = {
+    "prepare_base_model": ("disk", "time"),
+    "collect_preferences": ("rows", "tokens", "time"),
+    "train_sft": _TRAINS,
+    "train_reward_model": _TRAINS,
+    "align": _TRAINS,
+    "annotate_responses": ("rows", "time"),
+    "score_reference": ("rows", "tokens", "time"),
+    "generate_responses": ("rows", "tokens", "time"),
+    "score_responses": ("time",),
+    "judge_methods": ("time",),
+    "train_runs": ("time",),
+    "measure_runs": ("time",),
+    "measure_reward": ("time",),
+    "tokenize": ("time",),
+}
+
+
+def plan_table(pipeline: Pipeline, catalog: CatalogProtocol, stale: Mapping[str, Sequence[str]]) -> str:
+    """Return the nodes of a run in their order, with what is known of each.
+
+    Args:
+        pipeline: The nodes that will run.
+        catalog: Where their inputs and outputs are.
+        stale: Names of the nodes whose outputs are missing or were made from something else.
+    """
+    run = steps_of(pipeline, catalog, kept={node.name for node in pipeline.nodes} - {*stale})
+    launch = _launch(run)
+    sizes = {step.name: size_of(run, step, launch) for step in run.steps}
+    rows = [[step.name, _state(step, catalog, stale), *_cells(step, sizes[step.name])] for step in run.steps]
+    lines = [_line([*_WIDTHS]), *map(_line, rows), "", *_totals(run, sizes)]
+    return "\n".join([*lines, *_notes(run, rows)])
+
+
+def _launch(run: Run) -> machine.Launch | None:
+    path = run.path(ACCELERATE)
+    found = None if path is None else machine.read_launch(path)
+    return None if isinstance(found, str) else found
+
+
+def _state(step: Step, catalog: CatalogProtocol, stale: Mapping[str, Sequence[str]]) -> str:
+    if not all(map(catalog.exists, step.outputs)):
+        return "new"
+    return "stale" if step.name in stale else "fresh"
+
+
+def _cells(step: Step, size: Size) -> list[str]:
+    shown = {
+        "rows": _number(size.rows),
+        "tokens": _number(size.tokens),
+        "steps": _number(size.steps),
+        "memory": None if size.memory is None else machine.size(size.memory),
+        "disk": None if size.disk is None else machine.size(size.disk),
+        "time": None if size.seconds is None else duration(size.seconds),
+    }
+    has = set(_HAS.get(step.function, ())) - ({"tokens"} if step.given.get("source") == "preferences" else set())
+    return [text or (UNKNOWN if name in has else "") for name, text in shown.items()]
+
+
+def _line(cells: Sequence[str]) -> str:
+    (name, first), *others = zip(cells, _WIDTHS.values(), strict=True)
+    name = name if len(name) <= first else f"{name[: first - 3]}..."
+    return " ".join([name.ljust(first), *(cell.rjust(width) for cell, width in others)]).rstrip()
+
+
+def _totals(run: Run, sizes: Mapping[str, Size]) -> Iterator[str]:
+    seconds = [size.seconds for size in sizes.values() if size.seconds is not None]
+    took = f", {duration(sum(seconds))} for those whose time is known" if seconds else ""
+    yield f"{len(run.steps)} nodes{took}"
+    memory = max((size.memory for size in sizes.values() if size.memory is not None), default=None)
+    if memory is not None:
+        there = machine.main_memory()
+        of = f"; this machine has {machine.size(there)}" if there is not None else ""
+        yield f"memory at most {machine.size(memory)} in a process, activations left out{of}"
+    place = run.place("base_model")
+    if place is not None and models.facts(run) is not None:
+        written, free = bytes_on_disk(run), machine.free_bytes(place)
+        yield f"disk at least {machine.size(written)} more for models and checkpoints; {machine.size(free)} are free"
+
+
+def _notes(run: Run, rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    columns = [*_WIDTHS]
+    unknown = {columns[i] for row in rows for i, cell in enumerate(row) if cell == UNKNOWN}
+    makers = {"tokenized_groups": {"rows", "tokens", "steps"}, "base_model": {"memory", "disk"}}
+    for dataset, of_dataset in makers.items():
+        if unknown & of_dataset:
+            names = ", ".join(name for name in columns if name in unknown & of_dataset)
+            maker = next((s.name for s in run.steps for o in s.outputs if o.split("@")[0] == dataset), None)
+            yield f"{UNKNOWN} {names}: not known before {maker or 'it'} has run"
+    if "time" in unknown:
+        yield f"{UNKNOWN} time: known from the second run on"
+
+
+def _number(value: int | None) -> str | None:
+    if value is None:
+        return None
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**5, "k")):
+        if value >= unit:
+            scale = 1000 if name == "k" else unit
+            return f"{value / scale:.0f} {name}" if value >= 100 * scale else f"{value / scale:.1f} {name}"
+    return f"{value:,}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a reader wants it."""
+    if seconds < 1:
+        return "< 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

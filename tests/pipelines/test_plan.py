@@ -1,0 +1,200 @@
+"""A run whose plan is bad stops before anything of it is done; a dry run only says what would be done."""
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import mlflow
+import pytest
+from click.testing import CliRunner
+from kedro.framework.project import configure_project, pipelines
+from kedro.framework.startup import bootstrap_project
+from kedro.pipeline import Pipeline
+
+from rao_kedro.cli import cli
+from rao_kedro.errors import DataError, ParameterError, PlanError
+from rao_kedro.planning import judges, machine, models
+from rao_kedro.planning.checks import problems
+from rao_kedro.planning.table import plan_table
+from rao_kedro.session import StudySession
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "llama3_8b", "qwen2_5_7b", "eurollm_9b"]
+PASSWORD = "hunter2secret"
+BENCHMARKS = "evaluation.benchmarks"
+JUDGED = f"{BENCHMARKS}.names=mt_bench,{BENCHMARKS}.judge.model=j,{BENCHMARKS}.judge.base_url="
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of its own with nothing made yet."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "data/01_raw").mkdir(parents=True)
+    shutil.copy(ROOT / "data/01_raw/prompts.jsonl", tmp_path / "data/01_raw")
+    (tmp_path / "src").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    bootstrap_project(tmp_path)
+    configure_project("rao_kedro")
+    while mlflow.active_run():
+        mlflow.end_run()
+    yield tmp_path
+    while mlflow.active_run():
+        mlflow.end_run()
+
+
+def run(project, pipelines=None, env="test", params=None, **options):
+    with StudySession.create(project, env=env, runtime_params=params) as session:
+        return session.run(pipeline_names=pipelines, **options)
+
+
+def refusal(*options):
+    """What `kedro run` with these options is refused for."""
+    result = CliRunner().invoke(cli, ["run", "--env", "test", *options])
+    assert result.exit_code != 0
+    return str(result.exception) if result.exception and str(result.exception) != "1" else result.output
+
+
+def written(project):
+    return {path for path in project.rglob("*") if path.is_file() and "conf" not in path.parts}
+
+
+def mlflow_runs(project):
+    database = project / "mlflow.db"
+    if not database.exists():
+        return 0
+    with sqlite3.connect(database) as connection:
+        return connection.execute("select count(*) from runs").fetchone()[0]
+
+
+def test_a_bad_plan_is_refused_with_all_that_is_wrong_before_anything_is_written(project):
+    before = written(project)
+    said = refusal(
+        "--params",
+        f"{JUDGED}https://judge.example.com/v1,evaluation.benchmarks.mt_bench.judge_prompts=nowhere.jsonl,"
+        "evaluation.generation.max_model_len=279,supervised_finetuning.max_tokens_per_batch=279,"
+        "reward_modeling.reward.name=magic,model.chat_template=no.jinja",
+    )
+    for part in (
+        "parameter model.chat_template: there is no file no.jinja",
+        "train_sft: supervised_finetuning.max_tokens_per_batch is 279, and a group may have 280 tokens",
+        "parameter evaluation.generation.max_model_len (279) is too small",
+        "parameter reward_modeling.reward: unknown reward 'magic'",
+        "parameter evaluation.benchmarks.mt_bench.judge_prompts: there is no file nowhere.jsonl",
+        "judge.example.com wants a key, and the environment variable OPENAI_API_KEY is not set",
+    ):
+        assert part in said
+    assert len(said.splitlines()) == 6
+    assert {path.name for path in written(project) - before} <= {"mlflow.db"} and mlflow_runs(project) == 0
+
+
+def test_a_password_in_an_address_is_refused_and_stands_nowhere(project):
+    before = written(project)
+    url = f"https://me:{PASSWORD}@judge.example.com/v1"
+    said = refusal("--params", f"{JUDGED}{url}")
+    assert "credentials" in said and PASSWORD not in said and mlflow_runs(project) == 0
+    assert not [path for path in written(project) - before if PASSWORD.encode() in path.read_bytes()]
+
+
+def test_a_run_that_does_not_need_what_is_missing_goes_on(project):
+    params = {
+        "evaluation": {"benchmarks": {"names": "mt_bench", "judge": {"model": "j", "base_url": "https://x.example/v1"}}}
+    }
+    run(project, ["data_engineering"], params=params, dry_run=True)
+    with pytest.raises(PlanError, match=r"x\.example wants a key"):
+        run(project, params=params, dry_run=True)
+
+
+def test_a_missing_input_and_a_missing_file_are_said_together(project):
+    shutil.rmtree(project / "data")
+    benchmarks = {"names": "gsm8k", "sources": {"gsm8k": {"path": "gone.jsonl"}}}
+    with pytest.raises(DataError) as refused:
+        run(project, ["evaluation"], params={"evaluation": {"benchmarks": benchmarks}})
+    said = str(refused.value)
+    assert "reward_annotated@path does not exist: run `kedro run --pipeline reward_modeling` first" in said
+    assert "evaluation.benchmarks.sources.gsm8k.path: there is no file gone.jsonl" in said
+    with pytest.raises(DataError, match=r"prompts does not exist: no pipeline makes it: .*data/01_raw/prompts.jsonl"):
+        run(project, ["data_engineering"])
+
+
+def test_an_accelerate_file_is_named_with_the_nearest(project):
+    with pytest.raises(PlanError, match=r"no file .*ddpp.yaml, which the global accelerate names: did you mean ddp\?"):
+        run(project, env="base", params={"accelerate": "ddpp"}, dry_run=True)
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_no_environment_of_the_project_is_refused_on_the_machine_that_it_is_for(project, env, monkeypatch):
+    monkeypatch.setattr(machine, "visible_gpus", lambda: 8)
+    monkeypatch.setattr(models, "_offline", lambda: False)
+    monkeypatch.setattr(judges, "unreachable", lambda *_: iter(()))
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    rated(project / "data/01_raw/rated_responses.jsonl", 402, 3, 1)  # a user's own
+    with StudySession.create(project, env=env) as session:
+        catalog = session.load_context().catalog
+    chosen = {None, "sft", "rao", "dpo", "simpo"}
+    nodes = [node for node in pipelines["study"].nodes if node.namespace in chosen]
+    names = {node.name for node in nodes}
+    assert {"train_sft", "rao.train", "sft.generate"} <= names
+    assert problems(Pipeline(nodes), catalog) == []
+
+
+def test_a_dry_run_prints_the_nodes_in_their_order_and_writes_nothing(project):
+    before = written(project)
+    result = CliRunner().invoke(cli, ["run", "--env", "test", "--dry-run", "--params", "methods=rao simpo"])
+    assert result.exit_code == 0, result.output
+    assert written(project) == before and not (project / "mlflow.db").exists()
+    table = result.output[result.output.index("node    ") :].splitlines()
+    assert max(map(len, table)) <= 80
+    names = [line.split()[0] for line in table[1 : table.index("")]]
+    assert names.index("prepare_base_model") < names.index("tokenize") < names.index("train_sft")
+    assert names.index("train_sft") < names.index("simpo.train") < names.index("compare_methods")
+    assert not any(name.startswith("dpo.") for name in names)
+    collected = next(line for line in table if line.startswith("collect_preferences"))
+    assert collected.split()[1:4] == ["new", "464", "11,136"]  # 56 + 40 + 20 prompts, four responses of 24 tokens
+    assert "? rows, tokens, steps: not known before tokenize has run" in table
+    result = CliRunner().invoke(cli, ["run", "--env", "test", "--dry-run", "--params", "supervised_finetuning.seed=x"])
+    assert result.exit_code != 0 and isinstance(result.exception, ParameterError)
+
+
+def rated(path, n, responses, length):
+    rows = [
+        {
+            "prompt": f"{path.stem} question {i}: what is next?",
+            "responses": [{"response": f"{k} " * length, "rating": k} for k in range(responses)],
+        }
+        for i in range(n)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_groups_that_turn_out_too_long_stop_a_run_before_anything_is_trained(project):
+    rated(project / "train.jsonl", 4, 4, 25)
+    rated(project / "held_out.jsonl", 4, 2, 25)
+    sources = {"train": {"path": "train.jsonl"}, "test": {"path": "held_out.jsonl"}}
+    limits = {"max_prompt_tokens": 100, "max_response_tokens": 60, "evaluation_prompts": 2}
+    room = {"max_tokens_per_batch": 220}  # for a prompt and two responses of the longest allowed, not for four of 51
+    params = {
+        "data": {"source": "preferences", "preferences": sources, **limits},
+        "reward_modeling": {"training": room},
+    }
+    chain = ["data_engineering", "supervised_finetuning", "reward_modeling"]
+    with pytest.raises(PlanError, match=r"^train_reward_model: group .* has \d+ tokens, and .* is 220: raise it to"):
+        run(project, chain, params=params)
+    data = project / "data/test"
+    assert (data / "05_model_input/tokenized_groups.parquet").exists()
+    assert not (data / "06_models/workspaces/sft/spec.json").exists()
+    while mlflow.active_run():  # parameters of a run cannot change
+        mlflow.end_run()
+    with pytest.raises(PlanError, match=r"train_reward_model: group"):  # known now: at once
+        run(project, chain[1:], params=params, dry_run=True)
+    with StudySession.create(project, env="test", runtime_params=params) as session:
+        catalog = session.load_context().catalog
+    table = plan_table(pipelines["supervised_finetuning"], catalog, {"train_sft": []}).splitlines()
+    trained = next(line for line in table if line.startswith("train_sft")).split()
+    import pandas as pd
+
+    groups = pd.read_parquet(data / "05_model_input/tokenized_groups.parquet").query("split == 'train'")
+    tokens = sum(len(g.prompt_ids) + len(g.response_ids[g.chosen]) for g in groups.itertuples())
+    assert trained[1:5] == ["new", str(len(groups)), str(tokens), "1"] and len(groups) == 4
