@@ -93,13 +93,17 @@ def identity_with(content: str, engine: EngineParameters) -> str:
 
 
 def refuse_impossible(engine: EngineParameters, backend: Literal["vllm", "transformers"]) -> None:
-    """Refuse options that the backend does not have, or that this machine cannot give.
+    """Refuse options that the backend does not have or this machine cannot give, and an adapter that is not there.
 
     Raises:
         ParameterError: Names the option, what is there and what to do.
     """
     if backend == "transformers" and (problem := options_of_vllm_alone(engine)):
         raise ParameterError(problem)
+    if not engine.changed():
+        return
+    if engine.lora_path is not None:
+        _adapter_settings(engine.lora_path)
     needed, there = engine.gpus_per_engine * engine.data_parallel_size, len(visible_gpus())
     if there and needed > there:
         sizes = " x ".join(

@@ -99,7 +99,9 @@ def finished_shards(generator: Generator, calls: Sequence[Call]) -> Iterator[tup
         calls: No two have a shard in common.
     """
     if isinstance(generator, ParallelGenerator):
-        calls = [part for call in calls for part in (_divided(call, generator.size) if call.sampling.greedy else [call])]
+        calls = [
+            part for call in calls for part in (_divided(call, generator.size) if call.sampling.greedy else [call])
+        ]
     prompts = [[ids for shard in call.shards.values() for ids in shard] for call in calls]
     places = [[(number, row) for number, shard in call.shards.items() for row in range(len(shard))] for call in calls]
     written: dict[int, dict[int, list[Completion]]] = {}

@@ -1,16 +1,16 @@
 """Data parallelism: several generators of one model, each in a process of its own with GPUs of its own.
 
-vLLM's own data parallelism is for servers and for mixtures of experts, whose engines work in lockstep: its `LLM` refuses
-more than one engine in a process, and its offline example does what is done here. For dense models engines need not
-know of each other. A call's completions depend on the call alone, so they are those of one engine, whichever replica
-takes it.
+vLLM's own data parallelism is for servers, and for mixtures of experts, whose engines work in lockstep: its `LLM` takes
+one engine a process, and its offline example divides the prompts among processes beforehand. Engines of a dense model
+need not know of each other, and here each takes the next call when it has no work. A call's completions depend on the
+call alone, so they are those of one engine, whichever replica takes it.
 """
 
 import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -125,9 +125,10 @@ class Replicas:
                 while waiting and free:
                     position, one = waiting.popleft()
                     busy[connection := free.popleft()] = position
-                    connection.send(one)
-                for connection in wait([*busy]):
-                    assert isinstance(connection, Connection)
+                    with suppress(BrokenPipeError):  # it has ended, as is heard then
+                        connection.send(one)
+                ready = wait([*busy])
+                for connection in [one for one in busy if one in ready]:
                     said = self._heard(connection)
                     if said.kind == "part":
                         yield busy[connection], said.content
@@ -139,11 +140,11 @@ class Replicas:
         number = self._connections.index(connection)
         try:
             said: _Said = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._processes[number].join(PATIENCE)
             raise InferenceError(
-                f"engine {number + 1} of {self.size} ended with exit status {self._processes[number].exitcode}; what it "
-                "said last is above"
+                f"engine {number + 1} of {self.size} ended with exit status {self._processes[number].exitcode}; what "
+                "it said last is above"
             ) from None
         if said.kind == "error":
             raise InferenceError(f"engine {number + 1} of {self.size}: {said.content}")

@@ -63,9 +63,7 @@ class TransformersGenerator:
                 batch = rows[start : start + self.batch_rows]
                 with torch.inference_mode():
                     prompts = [prompt_ids[i] for i in batch]
-                    written = continue_prompts(
-                        self.model, prompts, sampling, self.stop_ids, tokenizer=self.tokenizer
-                    )
+                    written = continue_prompts(self.model, prompts, sampling, self.stop_ids, tokenizer=self.tokenizer)
                 for i, ids in zip(batch, written, strict=True):
                     completions[i].append(complete(self.tokenizer, ids, self.stop_ids, sampling.stop))
                     if len(completions[i]) == sampling.n:
@@ -170,7 +168,7 @@ def continue_prompts(
 
 
 def _processors(sampling: SamplingParameters, input_ids: torch.Tensor, mask: torch.Tensor) -> "LogitsProcessorList":
-    """Return transformers' processors in vLLM's order, which is not transformers' own: min_p first, then top_k, top_p."""
+    """Return transformers' processors in vLLM's order, which is not transformers' own: min_p before top_k and top_p."""
     from transformers import (
         LogitsProcessorList,
         MinPLogitsWarper,

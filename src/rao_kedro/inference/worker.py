@@ -166,7 +166,9 @@ def _generate_shards(
     ]
     engines = spec.engine.data_parallel_size
     if len(missing) < engines:
-        print(f"{len(missing)} shards are left for {engines} engines: a smaller shard_size gives work to all", flush=True)
+        print(
+            f"{len(missing)} shards are left for {engines} engines: a smaller shard_size gives work to all", flush=True
+        )
     started, tokens, rows = time.monotonic(), 0, 0
     rows_to_do = spec.sampling.n * sum(map(len, prompt_ids.values()))
     for i, completions in finished_shards(generator, calls):

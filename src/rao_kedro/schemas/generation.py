@@ -50,7 +50,9 @@ class SamplingParameters(BaseModel):
         A stop text is none of them, nor is `max_tokens`: they end a completion, and leave its tokens as they are.
         """
         names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-        return [f"sampling.{name} {getattr(self, name)}" for name in names if getattr(self, name) != _default(self, name)]
+        return [
+            f"sampling.{name} {getattr(self, name)}" for name in names if getattr(self, name) != _default(self, name)
+        ]
 
 
 class EngineParameters(BaseModel):
@@ -145,7 +147,9 @@ class GenerationParameters(BaseModel):
         """Return the settings, if any, with which responses are not samples of the policy whose log-probs are taken."""
         changes = self.sampling.changes_of_the_distribution()
         engine = self.engine.changed()
-        return ", ".join(changes + [f"engine.{name} {engine[name]}" for name in CHANGE_WHAT_IS_COMPUTED if name in engine])
+        return ", ".join(
+            changes + [f"engine.{name} {engine[name]}" for name in CHANGE_WHAT_IS_COMPUTED if name in engine]
+        )
 
 
 def options_of_vllm_alone(engine: EngineParameters) -> str:

@@ -190,7 +190,7 @@ def _comparison(methods: Sequence[str]) -> Pipeline:
         [
             Node(
                 compare_methods,
-                inputs={**_parameters("evaluation", "seed"), **scored, **held_out, **logs},
+                inputs={**_parameters("evaluation", "seed", "generation"), **scored, **held_out, **logs},
                 outputs="leaderboard",
                 name="compare_methods",
             ),
