@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pandas as pd
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Node, Pipeline
 from kedro_mlflow.framework.hooks import MlflowHook
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 from pydantic import BaseModel
 
 # Reports by dataset, and what MLflow calls them.
@@ -40,6 +42,7 @@ class TrackingHooks(MlflowHook):
     def __init__(self) -> None:
         """Start with no parameter logged."""
         super().__init__()
+        self._given: dict[str, str] = {}
         self._logged: dict[str, str] = {}
 
     @hook_impl
@@ -62,28 +65,29 @@ class TrackingHooks(MlflowHook):
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Start a run of MLflow."""
-        self._logged = {}
+        self._given, self._logged = {}, {}
         super().before_pipeline_run(_without_credentials(run_params), pipeline, catalog)
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: CatalogProtocol, inputs: dict[str, Any], is_async: bool) -> None:
         """Log the parameters of a node, each leaf by its own name."""
+        self._given = {}
         parameters = {name: _plain(value) for name, value in inputs.items() if name.startswith("params:")}
         super().before_node_run(node, catalog, _without_credentials(parameters), is_async)
+        new = [(name, text) for name, text in self._given.items() if self._logged.get(name) != text]
+        for start in range(0, len(new), MAX_PARAMS_TAGS_PER_BATCH):
+            mlflow.log_params(dict(new[start : start + MAX_PARAMS_TAGS_PER_BATCH]), run_id=self.run_id)
+        self._logged |= new
 
     def _log_param(self, name: str, value: Any) -> None:
-        """Log a parameter once: several nodes are given the same."""
-        if self._logged.get(name) != str(value):
-            super()._log_param(name, value)
-            self._logged[name] = str(value)
+        """Take a parameter, cut to the length that MLflow takes: one by one they would take a second of every node."""
+        self._given[name] = str(value)[:MAX_PARAM_VAL_LENGTH]
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Log the scores of a leaderboard as metrics, and a report as an artefact."""
         if dataset_name not in ARTEFACTS or self.run_id is None or not self._is_mlflow_enabled:
             return
-        import mlflow
-
         found = {self.sanitize_param_name(name): value for name, value in metrics(dataset_name, data).items()}
         if found:
             mlflow.log_metrics(found, run_id=self.run_id)
