@@ -8,6 +8,8 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.tracking import TrackingHooks, in_project, metrics
+from rao_kedro.training.launch import _environment
+from rao_kedro.training.progress import MetricsLog
 
 
 class Node:
@@ -49,6 +51,17 @@ def test_every_leaf_of_a_parameter_is_logged_by_its_name_cut_to_mlflows_length_a
     assert found["alignment.rao.many.p149"] == "149" and len(found["alignment.rao.long"]) == MAX_PARAM_VAL_LENGTH
     assert found["alignment.rao.reward.parameters.base_url"] == "https://***@host/v1?sig=***&x=***"
     assert "secret" not in repr(found) and "no" not in repr([*found])
+
+
+def test_workers_log_to_the_projects_store_from_wherever_they_are(hooks, project, tmp_path, monkeypatch):
+    environment = _environment("rao.")
+    assert environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{project}/mlflow.db"
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "RAO_KEDRO_METRIC_PREFIX"):
+        monkeypatch.setenv(name, environment[name])
+    MetricsLog(tmp_path / "log.jsonl", 0, is_main=True).write(step=1, loss=0.25)
+    assert mlflow.get_run(hooks.run_id).data.metrics["rao.loss"] == 0.25
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 
 def test_scores_are_metrics_and_reports_are_artefacts(hooks, project):

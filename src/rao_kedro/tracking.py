@@ -13,6 +13,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
@@ -50,7 +51,10 @@ class TrackingHooks(MlflowHook):
         """Set MLflow up; a SQLite file and the artefacts' folder of relative paths are in the project."""
         loader: Any = context.config_loader
         loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
-        settings = loader["mlflow"]
+        try:
+            settings = loader["mlflow"]
+        except MissingConfigException:
+            settings = {"server": {"mlflow_tracking_uri": f"{SQLITE}mlflow.db"}}
         project = Path(context.project_path).resolve()
         uri = (settings.get("server") or {}).get("mlflow_tracking_uri") or ""
         if uri.startswith(SQLITE):

@@ -112,10 +112,10 @@ def refuse_impossible(engine: EngineParameters, backend: Literal["vllm", "transf
             if getattr(engine, name) > 1
         )
         raise ParameterError(f"engine: {sizes} takes {needed} GPUs, and {there} can be seen here: lower one of them")
-    if not there and engine.gpus_per_engine > 1:
+    if not there and engine.gpus_per_engine > 1 and not os.environ.get("VLLM_CPU_OMP_THREADS_BIND"):
         raise ParameterError(
             "engine.tensor_parallel_size and engine.pipeline_parallel_size divide a model over GPUs, and this machine "
-            "has none: leave them out"
+            "has none: leave them out, or name the cores of each process in VLLM_CPU_OMP_THREADS_BIND, such as 0-7|8-15"
         )
     if not there and (named := [name for name in ONLY_ON_GPUS if getattr(engine, name) is not None]):
         raise ParameterError(
