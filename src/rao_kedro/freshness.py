@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from rao_kedro.datasets import WorkspaceDataset
 from rao_kedro.files import write_text
 from rao_kedro.models.identity import flattened, named_files, path_hash
+from rao_kedro.schemas.generation import CHANGE_WHAT_IS_COMPUTED
 
 RECORDS = ".made_from"
 NOT_KEPT = "is not kept in a plain file here"  # the identity of what nothing can be said of
@@ -25,6 +26,8 @@ MADE_AGAIN = "is made again"  # the reason of what depends on something stale
 REASONS_SHOWN = 3
 # How many processes compute, which does not change what they compute.
 NO_INPUTS = ("accelerate_config",)
+# The same of the engines of text generation: of their options, only these change what is computed.
+ENGINE, ENGINE_INPUTS = ".engine.", (*CHANGE_WHAT_IS_COMPUTED, "dtype")
 
 
 class MadeFrom(NamedTuple):
@@ -147,7 +150,10 @@ def _inputs(node: Node, catalog: CatalogProtocol) -> list[str]:
 
 def _parameters(node: Node, catalog: CatalogProtocol) -> dict[str, Any]:
     given = {name.removeprefix("params:"): catalog.get(name).load() for name in node.inputs if _is_parameter(name)}
-    return {leaf: value for name, block in given.items() for leaf, value in flattened(_plain(block), name).items()}
+    leaves = {leaf: value for name, block in given.items() for leaf, value in flattened(_plain(block), name).items()}
+    return {
+        leaf: value for leaf, value in leaves.items() if ENGINE not in leaf or leaf.rpartition(".")[2] in ENGINE_INPUTS
+    }
 
 
 def _defaults(node: Node, catalog: CatalogProtocol) -> set[str]:

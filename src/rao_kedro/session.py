@@ -20,6 +20,7 @@ from rao_kedro.freshness import MADE_AGAIN, described, edited, stale_nodes
 from rao_kedro.hooks import nodes_that_run, refuse_bad_plan
 from rao_kedro.planning.table import plan_table
 from rao_kedro.selection import OPTIONS, combined, named_runs, needed_nodes, select
+from rao_kedro.tracking import TrackingHooks
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class StudySession(KedroSession):
     def _stop_before_anything_is_written(self) -> None:
         """Stop the run once Kedro has made its pipeline and catalog; MLflow would begin an experiment before that."""
         for plugin in self._hook_manager.get_plugins():
-            if type(plugin).__module__.startswith("kedro_mlflow"):
+            if isinstance(plugin, TrackingHooks):
                 self._hook_manager.unregister(plugin)
         self._hook_manager.register(_DryRunHooks())
 

@@ -3,8 +3,17 @@
 from rao_kedro.context import StudyConfigLoader, StudyContext
 from rao_kedro.hooks import CredentialsHooks, FreshnessHooks, LocationHooks, MissingInputHooks, QuarantineHooks
 from rao_kedro.session import StudySession
+from rao_kedro.tracking import TrackingHooks
 
-HOOKS = (CredentialsHooks(), LocationHooks(), MissingInputHooks(), QuarantineHooks(), FreshnessHooks())
+HOOKS = (
+    CredentialsHooks(),
+    LocationHooks(),
+    MissingInputHooks(),
+    QuarantineHooks(),
+    FreshnessHooks(),
+    TrackingHooks(),
+)
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro-mlflow")  # TrackingHooks are that hook, and more
 SESSION_CLASS = StudySession
 CONTEXT_CLASS = StudyContext
 

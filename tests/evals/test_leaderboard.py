@@ -7,6 +7,8 @@ import pytest
 from rao_kedro.errors import DataError
 from rao_kedro.evals.leaderboard import leaderboard, unequal_responses
 from rao_kedro.evals.statistics import mean_interval
+from rao_kedro.pipelines.evaluation.nodes import compare_methods
+from rao_kedro.schemas.generation import GenerationParameters
 from rao_kedro.schemas.tables import Leaderboard
 
 
@@ -36,6 +38,32 @@ def held_out(*logps):
 SFT = generations([(0.0, 1.0), (0.5, 0.5)], logp=-12.0)
 SEEN = {"rao": 3.8, "dpo": 2.0, "simpo": 2.0}
 RAO = generations([(1.0, 1.0), (0.5, 0.0)], n_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "measured"),
+    [
+        ({}, True),
+        (
+            {"sampling": {"stop": ["###"], "max_tokens": 3, "n": 4}},
+            True,
+        ),  # responses end sooner; their tokens are the same
+        ({"engine": {"data_parallel_size": 8}}, True),
+        ({"sampling": {"temperature": 0.7}}, False),
+        ({"sampling": {"temperature": 0}}, False),
+        ({"sampling": {"top_p": 0.9}}, False),
+        ({"sampling": {"top_k": 40}}, False),
+        ({"sampling": {"min_p": 0.1}}, False),
+        ({"sampling": {"repetition_penalty": 1.1}}, False),
+        ({"engine": {"quantization": "fp8"}}, False),
+    ],
+)
+def test_the_kl_divergence_is_only_given_of_samples_of_the_policy_itself(changed, measured, caplog):
+    tables = {"scored_generations_sft": SFT, "held_out_logps_sft": held_out(-5, -5)}
+    board = compare_methods(0, GenerationParameters(**changed), **tables)
+    Leaderboard.validate(board)
+    assert board["kl_to_reference"].tolist() == ([0.0] if measured else [pytest.approx(float("nan"), nan_ok=True)])
+    assert ("kl_to_reference is NaN" in caplog.text) is not measured
 
 
 def test_a_row_is_what_hand_arithmetic_gives():

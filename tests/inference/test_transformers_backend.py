@@ -3,14 +3,16 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.inference.generators import complete, make_generator, resolve_backend
+from rao_kedro.inference.transformers_backend import continue_prompts
 from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids
 from rao_kedro.models.loading import load_causal_lm
-from rao_kedro.schemas.generation import SamplingParameters
+from rao_kedro.schemas.generation import EngineParameters, SamplingParameters
 
 QUESTIONS = ["the fox", "a much longer question about the lazy dog and the quick brown fox", "dog?"]
 
@@ -49,6 +51,112 @@ def test_log_probs_of_next_tokens_in_a_padded_batch_are_those_of_each_prompt_alo
         assert found == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+def distribution_by_hand(logits, prompt, how):
+    """Return the probabilities of the next token in plain arithmetic, each step on what the one before left."""
+    logits = np.array(logits, dtype=float)
+    for token in set(prompt):
+        logits[token] *= 1 / how.repetition_penalty if logits[token] > 0 else how.repetition_penalty
+    p = np.exp((logits - logits.max()) / how.temperature)
+    p[p < how.min_p * p.max()] = 0
+    if how.top_k:
+        p[p < np.sort(p)[-how.top_k]] = 0
+    p /= p.sum()
+    likeliest_first = np.argsort(-p)
+    before = np.cumsum(p[likeliest_first]) - p[likeliest_first]
+    p[likeliest_first[before >= how.top_p]] = 0
+    return p / p.sum()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 3},
+        {"min_p": 0.3},
+        {"top_p": 0.6},
+        {"repetition_penalty": 2.5},
+        {"temperature": 0.7},
+        # min_p leaves what top_p then takes its share of: the other way round, another token would be left
+        {"temperature": 1.5, "min_p": 0.25, "top_k": 6, "top_p": 0.7, "repetition_penalty": 1.4},
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_the_next_token_has_the_distribution_that_the_options_say(generator, prompts, tiny_checkpoint, options):
+    how, n, prompt = SamplingParameters(max_tokens=1, **options), 1000, prompts[0]
+    with torch.no_grad():
+        logits = load_causal_lm(tiny_checkpoint)(torch.tensor([prompt])).logits[0, -1]
+    expected = distribution_by_hand(logits, prompt, how)
+    assert (expected > 0).sum() > 1 and np.abs(
+        expected - distribution_by_hand(logits, [], SamplingParameters())
+    ).max() > 0.01
+    evenly = ((torch.arange(n) + 0.5) / n)[:, None]
+    # A longer prompt beside it: padding is no token of the prompt, and changes nothing.
+    batch = [prompt] * n + [prompts[1]]
+    drawn = continue_prompts(generator.model, batch, how, generator.stop_ids, torch.cat([evenly, evenly[:1]]))
+    counts = np.bincount([ids[0] for ids in drawn[:n]], minlength=len(expected))
+    assert np.abs(counts / n - expected).max() < 2 / n
+    sampled = [c.token_ids[0] for row in generator.stream([prompt], how.model_copy(update={"n": 300})) for c in row[1]]
+    assert set(sampled) <= set(np.flatnonzero(expected)) and set(sampled) >= set(np.flatnonzero(expected > 0.05))
+
+
+def test_the_repetition_penalty_counts_what_was_written_in_greedy_decoding_too(generator, prompts, tiny_checkpoint):
+    model, how = (
+        load_causal_lm(tiny_checkpoint),
+        SamplingParameters(temperature=0, max_tokens=5, repetition_penalty=3.0),
+    )
+    for prompt, (completion,) in zip(prompts, in_order(generator.stream(prompts, how)), strict=True):
+        ids = list(prompt)
+        for token in completion.token_ids:
+            with torch.no_grad():
+                logits = model(torch.tensor([ids])).logits[0, -1].tolist()
+            penalised = [(x / 3 if x > 0 else x * 3) if i in ids else x for i, x in enumerate(logits)]
+            assert token == int(np.argmax(penalised))
+            ids.append(token)
+
+
+def test_a_stop_text_ends_a_completion_and_is_left_out_of_its_text(generator, prompts):
+    how = SamplingParameters(temperature=0, max_tokens=16)
+    whole = in_order(generator.stream(prompts, how))
+    text = whole[0][0].text
+    stop = text[5:8]  # parts of tokens, as it comes
+    stopped = in_order(generator.stream(prompts, how.model_copy(update={"stop": ("never", stop)})))
+    ended = stopped[0][0]
+    assert ended.finish_reason == "stop" and ended.text == text[: text.index(stop)]
+    assert not {*ended.token_ids} & {*generator.stop_ids}
+    assert ended.token_ids == whole[0][0].token_ids[: len(ended.token_ids)]
+    decode = generator.tokenizer.decode
+    assert stop in decode(ended.token_ids) and stop not in decode(ended.token_ids[:-1])
+    for (before,), (after,) in zip(whole[1:], stopped[1:], strict=True):
+        if stop not in before.text:
+            assert after == before
+    # A stop text of the prompt alone ends nothing.
+    asked = decode(prompts[0])[-9:]
+    assert asked not in text
+    assert in_order(generator.stream(prompts[:1], how.model_copy(update={"stop": (asked,)}))) == whole[:1]
+
+
+def test_a_lora_adapter_is_merged_into_the_model(prompts, tiny_checkpoint, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        adapted = get_peft_model(
+            load_causal_lm(tiny_checkpoint),
+            LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False),
+        )
+    adapted.save_pretrained(tmp_path / "adapter")
+    engine = EngineParameters(lora_path=str(tmp_path / "adapter"))
+    generator = make_generator("transformers", tiny_checkpoint, dtype="float32", engine=engine)
+    asked = [[5, 6, 7]] * len(prompts)
+    for prompt, found in zip(prompts, generator.next_token_logps(prompts, asked), strict=True):
+        with torch.no_grad():
+            expected = adapted(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)[5:8]
+        assert found == pytest.approx(expected.tolist(), abs=1e-4)
+    plain = make_generator("transformers", tiny_checkpoint, dtype="float32").next_token_logps(prompts, asked)
+    assert abs(plain[0][0] - generator.next_token_logps(prompts, asked)[0][0]) > 1e-2
+    with pytest.raises(ParameterError, match=r"there is no .*adapter_config\.json: name the directory that peft"):
+        make_generator("transformers", tiny_checkpoint, engine=EngineParameters(lora_path=str(tmp_path)))
+
+
 def test_a_seed_decides_the_samples_and_the_callers_random_state_is_left_alone(generator, prompts):
     before = torch.random.get_rng_state()
     first, again, other = (
@@ -76,6 +184,8 @@ def test_a_completion_ends_with_its_first_end_of_turn_token(tiny_checkpoint):
     stopped = complete(tokenizer, [*text, stop, *text], [stop])
     assert (stopped.text, stopped.token_ids, stopped.finish_reason) == ("fox", [*text, stop], "stop")
     assert complete(tokenizer, text, [stop]).finish_reason == "length"
+    before = complete(tokenizer, [*text, stop], [stop], stop=["ox", "never"])
+    assert (before.text, before.token_ids, before.finish_reason) == ("f", text, "stop")
 
 
 def test_an_unknown_or_absent_backend_is_named(monkeypatch):

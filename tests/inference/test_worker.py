@@ -1,16 +1,21 @@
 """The generation worker: its table, its shards, and how it goes on after a kill."""
 
+import hashlib
 import json
 import shutil
+from importlib.metadata import version
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rao_kedro.errors import DataError, InferenceError
+from rao_kedro.errors import DataError, InferenceError, ParameterError
 from rao_kedro.inference import GenerationSpec, SamplingParameters, generate, worker
 from rao_kedro.inference.generators import Completion
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.identity import content_hash
+from rao_kedro.schemas.generation import EngineParameters
 
 PROMPTS = [
     {"prompt_id": f"p{i}", "messages": [{"role": "user", "content": "fox " * i}], "requirements": "[]"}
@@ -100,6 +105,60 @@ def test_a_finished_table_is_kept_and_another_seed_makes_it_again(spec):
     again = Recorder()
     run(spec.model_copy(update={"sampling": SamplingParameters(n=2, max_tokens=8, seed=1)}), again)
     assert len(again.calls) == 3
+
+
+def test_the_key_is_that_of_earlier_versions_until_a_younger_option_is_set(spec, tmp_path):
+    """As the first version hashed it: what was generated with the defaults is not generated again."""
+    old = {"n": 2, "temperature": 1.0, "top_p": 1.0, "max_tokens": 8, "seed": 0}
+    parts = {
+        "model": content_hash(spec.model_dir),
+        "prompts": PROMPTS,
+        "backend": "transformers",
+        "version": version("rao_kedro"),
+        "sampling": old,
+        "dtype": "float32",
+        "max_model_len": 128,
+        "shard_size": 2,
+    }
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    assert worker.generation_key(spec, PROMPTS) == key
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text('{"r": 4}')
+        (tmp_path / name / "adapter_model.safetensors").write_text(name)
+    set_ = {
+        **{
+            f"sampling.{name}": {"sampling": spec.sampling.model_copy(update={name: value})}
+            for name, value in {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "stop": ("a",)}.items()
+        },
+        "kwargs": {"chat_template_kwargs": {"date": "today"}},
+        **{
+            str(engine): {"engine": EngineParameters(**engine)}
+            for engine in (
+                {"quantization": "fp8"},
+                {"kv_cache_dtype": "fp8"},
+                *({"lora_path": str(tmp_path / name)} for name in ("first", "second")),
+            )
+        },
+    }
+    keys = {worker.generation_key(spec.model_copy(update=update), PROMPTS) for update in set_.values()}
+    assert len(keys | {key}) == len(set_) + 1
+    placed = EngineParameters(data_parallel_size=2, max_num_seqs=4, gpu_memory_utilization=0.5)
+    assert worker.generation_key(spec.model_copy(update={"engine": placed}), PROMPTS) == key
+
+
+def test_variables_of_the_chat_template_are_in_the_prompts_and_unread_ones_are_refused(spec, tmp_path):
+    model = shutil.copytree(spec.model_dir, tmp_path / "model")
+    template = model / "chat_template.jinja"
+    template.write_text("{{ mood | default('calm') }}" + template.read_text())
+    spec = spec.model_copy(update={"model_dir": model})
+    tokenizer = load_tokenizer(model)
+    for kwargs, beginning in (({}, "calm"), ({"mood": "gay"}, "gay")):
+        run(spec.model_copy(update={"chat_template_kwargs": kwargs}), Recorder())
+        ids = pd.read_parquet(spec.output_path)["prompt_ids"]
+        assert all(tokenizer.decode(row).startswith(beginning) for row in ids)
+    with pytest.raises(ParameterError, match=r"model does not read mod, tools; it reads mood"):
+        run(spec.model_copy(update={"chat_template_kwargs": {"mod": 1, "mood": 2, "tools": []}}), Recorder())
 
 
 def test_a_checkpoint_with_another_stop_token_generates_again_and_one_with_another_readme_does_not(spec, tmp_path):

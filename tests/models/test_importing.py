@@ -184,6 +184,8 @@ def test_thoughts_that_a_template_writes_into_answers_are_switched_off_where_it_
     assert "enable_thinking is false in the import" in capsys.readouterr().out
     assert chat.tokenizer.decode(response_token_ids(chat, MESSAGES, "jumps")) == "jumps<|im_end|>"
     assert chat.tokenizer.decode(prompt_token_ids(chat, MESSAGES)).endswith("assistant\n<think>\n\n</think>\n\n")
+    thinking = load_chat_format(tmp_path / "out", {"enable_thinking": True})
+    assert thinking.tokenizer.decode(prompt_token_ids(thinking, MESSAGES)).endswith("assistant\n")
     assert (source / "chat_template.jinja").read_text() == EMPTY_THOUGHTS
 
 

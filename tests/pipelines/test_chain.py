@@ -47,7 +47,7 @@ def run(project, *pipelines, env="test", **options):
         session.run(pipeline_names=[*pipelines], **options)
 
 
-def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
+def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project, monkeypatch):
     # A policy by its name, from nothing: what it needs and nothing else.
     data = project / "data/test"
     run(project, to_outputs=["simpo.policy"])
@@ -64,7 +64,10 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
     log = pd.read_csv(data / "07_model_output/simpo_training_log.csv")
     assert "log_ratio_chosen" not in log and log["eval_log_ratio_chosen"].notna().any()
 
+    monkeypatch.chdir(project / "src")  # as `kedro run` from a folder of the project
     run(project)
+    assert [*Path.cwd().iterdir()] == []
+    monkeypatch.chdir(project)
     leaderboard = pd.read_csv(data / "08_reporting/leaderboard.csv")
     columns = "method n rule_score rule_score_low rule_score_high reward win_rate_vs_sft mean_length kl_to_reference"
     assert set(columns.split()) <= set(leaderboard)
@@ -89,6 +92,21 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project):
         "loss rewards_chosen log_ratio_chosen logps_chosen margin accuracy grad_norm learning_rate tokens_per_second"
     )
     assert set(wanted.split()) <= set(log)
+
+    # MLflow has every parameter by its name, the scores, and the reports, in the project.
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'rao_kedro'")
+    (tracked,) = client.search_runs([experiment.experiment_id], "params.`alignment.rao.parameters.beta` = '0.05'")
+    assert tracked.data.params["evaluation.generation.sampling.max_tokens"] == "24"
+    assert not [name for name in tracked.data.params if name in ("evaluation.generation", "alignment.rao")]
+    rao = leaderboard.set_index("method").loc["rao"]
+    assert tracked.data.metrics["rao/rule_score"] == pytest.approx(rao["rule_score"])
+    assert tracked.data.metrics["rao/n"] == 20
+    artefacts = {file.path for file in client.list_artifacts(tracked.info.run_id)}
+    assert {"leaderboard.csv", "report.html", "reward_report.csv"} <= artefacts
+    kept = project / "mlruns" / tracked.info.run_id / "artifacts"
+    assert (kept / "report.html").read_text() == report
+    pd.testing.assert_frame_equal(pd.read_csv(kept / "leaderboard.csv"), leaderboard)
 
     # One namespace runs alone; every method of the study does.
     before = (data / "06_models/rao/model.safetensors").stat().st_mtime_ns

@@ -1,5 +1,6 @@
 """What the catalog, the parameters and the pipelines promise each other, in every environment."""
 
+import math
 import os
 import re
 import shutil
@@ -128,6 +129,9 @@ def test_a_paper_environment_names_its_model_data_and_a_sharded_launch(env):
     assert rao.parameters == {"log_z0": 50.0, "beta": 0.1}
     assert (rao.training.learning_rate, rao.training.epochs) == (5e-7, 3)
     assert (rao.training.keep, rao.training.lr_scheduler) == ("best", "cosine")
+    generation, data = loaded.params["evaluation"].generation, loaded.params["data"]
+    engines = generation.engine.data_parallel_size
+    assert engines == launch.num_processes == math.ceil(data.evaluation_prompts / generation.shard_size)
 
 
 def test_what_is_set_for_one_method_stays_as_it_is_for_the_others():
@@ -207,6 +211,23 @@ def served(*names):
         (served("api", "API"), "'api' and 'API' become the same file where case does not count"),
         ({"likelihood_study": {"runs": {"..": {}}}}, r"likelihood_study.runs.*'\.\.' becomes the name of a file"),
         ({"reward_model_study": {"sizes": {"a/b": 3}}}, r"'a/b' becomes the name of a file"),
+        (
+            {"evaluation": {"generation": {"sampling": {"stop": [""]}}}},
+            r"sampling\.stop\.0\s+String should have at least",
+        ),
+        (
+            {"evaluation": {"generation": {"engine": {"lora_path": "adapter"}}}},
+            "every policy would answer with this adapter and be scored without it",
+        ),
+        (
+            {"data": {"sampled": {"generation": {"chat_template_kwargs": {"enable_thinking": True}}}}},
+            "training writes prompts without them",
+        ),
+        ({"alignment": {"ppo": {"rollout": {"top_p": 0.9}}}}, r"rollout\.top_p\s+Extra inputs are not permitted"),
+        (
+            {"evaluation": {"benchmarks": {"judge": {"model": "m", "base_url": "u", "engine": {"max_num_seqs": 4}}}}},
+            "engine is for a judge that vLLM serves here",
+        ),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_name_before_anything_runs(override, message):

@@ -127,6 +127,8 @@ def test_nothing_of_a_finished_chain_is_stale(project):
         ("alignment.simpo.parameters.beta", 0.5, set()),
         ("kl_to_reference.prompts", 3, ALIGNED),
         ("evaluation.generation.sampling.temperature", 0.5, GENERATED),
+        ("evaluation.generation.sampling.top_k", 5, GENERATED),
+        ("evaluation.generation.engine.data_parallel_size", 2, set()),
         ("evaluation.benchmarks.limit", 1, GENERATED),
         ("evaluation.benchmarks.judge", {"model": "some"}, set()),
         ("evaluation.reward.name", "rules", SCORED),

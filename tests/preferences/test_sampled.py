@@ -26,11 +26,13 @@ def prompts():
     return pd.DataFrame(rows)
 
 
-def generated(texts, finish_reason="stop"):
-    """One row per response; `finish_reason` of them all, or a function of the text."""
-    reason = finish_reason if callable(finish_reason) else lambda text: finish_reason
+END = 2
+
+
+def generated(texts, finished=lambda text: True):
+    """One row per response; `finished` says of a text whether the model ended it."""
     rows = [
-        {"prompt_id": prompt, "response": text, "finish_reason": reason(text)}
+        {"prompt_id": prompt, "response": text, "response_ids": [5, *[END] * finished(text)]}
         for prompt, of_prompt in texts.items()
         for text in of_prompt
     ]
@@ -67,16 +69,16 @@ def test_samples_are_rated_by_the_rules_and_ties_quarantined(prompts, chat):
     chosen = divided(prompts, chat, train=2, validation=1, test=1, evaluation=1).to_sample
     texts = {"train0": ["one two", "one two three"], "train1": ["a b", "c d"]}
     texts |= {name: ["x", "x y z"] for name in ("test0", "test1")}
-    rated, dropped = rate_by_rules(chosen, generated(texts))
+    rated, dropped = rate_by_rules(chosen, generated(texts), {END})
     by_source = PreferenceGroups.validate(rated).set_index("source")["ratings"]
     assert set(by_source.index) == {"train0", "test0", "test1"} and by_source["train0"][0] > by_source["train0"][1]
     assert list(dropped["reason"]) == ["equal_ratings"]
 
 
-def test_a_sample_that_hit_its_token_limit_is_not_finished(prompts, chat):
+def test_a_sample_that_its_token_limit_or_a_stop_text_ended_is_not_finished(prompts, chat):
     chosen = divided(prompts, chat, train=1, validation=1, test=1, evaluation=1).to_sample
     texts = {"train0": ["one two", "", "one two three cut"], "test0": ["x cut", "x y z"], "test1": ["x", "x y z"]}
-    rated, _ = rate_by_rules(chosen, generated(texts, lambda text: "length" if text.endswith("cut") else "stop"))
+    rated, _ = rate_by_rules(chosen, generated(texts, lambda text: not text.endswith("cut")), {END})
     by_source = PreferenceGroups.validate(rated).set_index("source")
     assert by_source.loc["train0", "responses"] == ["one two", "one two three cut"]
     assert by_source.loc["train0", "finished"] == [True, False]

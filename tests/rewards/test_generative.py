@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rao_kedro.errors import InferenceError, ParameterError
-from rao_kedro.inference import vllm_server
+from rao_kedro.inference import engine_options, vllm_server
 from rao_kedro.models.identity import content_hash
 from rao_kedro.rewards import PromptGroup, make_reward
 
@@ -226,6 +226,21 @@ def test_a_judge_that_vllm_does_not_serve_ends_with_its_last_lines(source, messa
     patience = 0.5 if "sleep" in source else 60
     with pytest.raises(InferenceError, match=message), vllm_server.serving("here", "judge", 64, 5, patience):
         pass
+
+
+def test_a_judge_is_served_with_its_engines_options(fake_vllm, tiny_checkpoint, monkeypatch):
+    fake_vllm("import sys; raise SystemExit(' '.join(sys.argv[1:]))")
+    monkeypatch.setattr(engine_options, "visible_gpus", lambda: ["0", "1", "2", "3"])
+    engine = {"tensor_parallel_size": 2, "data_parallel_size": 2, "gpu_memory_utilization": 0.5, "dtype": "float16"}
+    judge = make_reward("generative", model=str(tiny_checkpoint), max_model_len=512, engine=engine)
+    with pytest.raises(InferenceError) as raised:
+        judge.annotate([GROUP])
+    said = str(raised.value)
+    assert "--tensor-parallel-size 2" in said and "--data-parallel-size 2" in said and "--max-model-len 512" in said
+    assert "--gpu-memory-utilization 0.5" in said and "--dtype float16" in said and "--enforce-eager" in said
+    more = make_reward("generative", model=str(tiny_checkpoint), engine=engine | {"tensor_parallel_size": 8})
+    with pytest.raises(ParameterError, match="takes 16 GPUs, and 4 can be seen here"):
+        more.annotate([GROUP])
 
 
 HEALTHY = (

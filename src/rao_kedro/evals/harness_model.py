@@ -16,7 +16,8 @@ from lm_eval.api.model import LM, TemplateLM
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.files import write_text
 from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
-from rao_kedro.inference.generators import Generator, finished_shards
+from rao_kedro.inference.engine_options import identity_with
+from rao_kedro.inference.generators import Call, Generator, finished_shards
 from rao_kedro.models.chat import load_chat_format, prompt_token_ids
 from rao_kedro.models.identity import combined_hash, content_hash
 from rao_kedro.schemas.generation import GenerationParameters, SamplingParameters
@@ -36,19 +37,22 @@ class GeneratorLM(TemplateLM):
 
         Args:
             model_dir: A checkpoint with its tokenizer and chat template.
-            generation: Precision, length and size of a shard; its sampling is not used, since tasks say their own.
+            generation: Precision, length, size of a shard and variables of the chat template; its sampling is not
+                used, since tasks say their own.
             make: Returns the generator; called only if something is not kept, whenever it is needed.
             shards_dir: Where finished shards are kept; None keeps none.
         """
         super().__init__()
         self.model_dir, self.generation, self.make, self.shards_dir = model_dir, generation, make, shards_dir
-        self.chat = load_chat_format(model_dir)
+        self.chat = load_chat_format(model_dir, generation.chat_template_kwargs)
         self.tokenizer: Any = self.chat.tokenizer
 
     @cached_property
     def _identity(self) -> str:
         how = self.generation.model_dump_json(include={"backend", "dtype", "max_model_len"})
-        return combined_hash(content_hash(self.model_dir), how)
+        if self.generation.chat_template_kwargs:
+            how += json.dumps(self.generation.chat_template_kwargs, sort_keys=True)
+        return combined_hash(identity_with(content_hash(self.model_dir), self.generation.engine), how)
 
     @property
     def eot_token_id(self) -> int:
@@ -93,7 +97,7 @@ class GeneratorLM(TemplateLM):
                 missing[shard] = shards[shard]
         if missing:
             sampling = SamplingParameters(temperature=0.0, max_tokens=max_tokens)
-            for shard, completions in finished_shards(self.make(), missing, sampling):
+            for shard, completions in finished_shards(self.make(), [Call(missing, sampling)]):
                 texts = [completion.text for (completion,) in completions]
                 _keep(paths[shard], texts)
                 yield shard, texts

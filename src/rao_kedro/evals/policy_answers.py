@@ -55,7 +55,9 @@ def _settings(spec: PolicyAnswersSpec) -> dict[str, Any]:
         "dtype": how.dtype,
         "chat_template": tokenizer.chat_template,
         "stop_token_ids": end_of_turn_ids(how.model_dir, tokenizer),
-        "held_out": how.model_dump(include={"sampling", "max_model_len", "shard_size"}),
+        "held_out": how.model_dump(
+            mode="json", include={"sampling", "max_model_len", "shard_size", "chat_template_kwargs", "engine"}
+        ),
         "benchmarks": spec.benchmarks.model_dump(),
         "versions": {name: number for name, number in installed.items() if number},
     }
@@ -76,7 +78,9 @@ class _Engine:
         longest = max(how.max_model_len, spec.benchmarks.max_model_len if spec.benchmarks.names else 0)
         self.generation = how.model_copy(update={"max_model_len": spec.benchmarks.max_model_len})
         self.workspace = spec.workspace / "benchmarks"
-        self.make = cache(lambda: make(how.backend, how.model_dir, dtype=how.dtype, max_model_len=longest))
+        self.make = cache(
+            lambda: make(how.backend, how.model_dir, dtype=how.dtype, max_model_len=longest, engine=how.engine)
+        )
 
     def made(self, *_: Any, **__: Any) -> Generator:
         """Return the generator; what a table asks for is what it has."""

@@ -5,17 +5,18 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from rao_kedro.errors import InferenceError, ParameterError
-from rao_kedro.schemas.generation import SamplingParameters
+from rao_kedro.schemas.generation import EngineParameters, SamplingParameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-Dtype = Literal["bfloat16", "float32"]
+Dtype = Literal["bfloat16", "float16", "float32"]
+ONE_ENGINE = EngineParameters()
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Completion:
     """One response to one prompt.
 
     Attributes:
-        text: Decoded without special tokens.
-        token_ids: Includes the end-of-turn token if the model wrote one.
-        finish_reason: "stop" after an end-of-turn token, "length" when cut at `max_tokens`.
+        text: Decoded without special tokens, up to a stop text.
+        token_ids: All that the model wrote: with the end-of-turn token or the stop text that ended it.
+        finish_reason: "stop" after an end-of-turn token or a stop text, "length" when cut at `max_tokens`.
     """
 
     text: str
@@ -59,24 +60,76 @@ class Generator(Protocol):
         ...
 
 
-def finished_shards(
-    generator: Generator, shards: Mapping[int, Sequence[Sequence[int]]], sampling: SamplingParameters
-) -> Iterator[tuple[int, list[list[Completion]]]]:
-    """Yield shards of prompts with their completions as they end; the generator sees all prompts at once.
+class Call(NamedTuple):
+    """What a generator is asked for at once.
+
+    Attributes:
+        shards: Token ids `[prompts][tokens]` by the shard's number.
+        sampling: How to sample.
+    """
+
+    shards: Mapping[int, Sequence[Sequence[int]]]
+    sampling: SamplingParameters
+
+
+@runtime_checkable
+class ParallelGenerator(Generator, Protocol):
+    """Several generators of the same model: they work on several calls at a time."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def stream_calls(
+        self, calls: Sequence[tuple[Sequence[Sequence[int]], SamplingParameters]]
+    ) -> Iterator[tuple[int, int, list[Completion]]]:
+        """Yield of each call, by its position, what `stream` yields."""
+        ...
+
+
+def finished_shards(generator: Generator, calls: Sequence[Call]) -> Iterator[tuple[int, list[list[Completion]]]]:
+    """Yield shards of prompts with their completions as they end; the generator sees all prompts of a call at once.
+
+    Several generators divide the calls among them. Greedy text does not depend on what is written beside it, so that
+    they divide the shards of greedy calls, too.
 
     Args:
         generator: What writes.
-        shards: Token ids `[prompts][tokens]` of each shard.
-        sampling: How to sample.
+        calls: No two have a shard in common.
     """
-    places = [(shard, row) for shard, prompts in shards.items() for row in range(len(prompts))]
-    written: dict[int, dict[int, list[Completion]]] = {shard: {} for shard in shards}
-    for position, completions in generator.stream([shards[shard][row] for shard, row in places], sampling):
-        shard, row = places[position]
-        written[shard][row] = completions
-        if len(written[shard]) == len(shards[shard]):
-            of_shard = written.pop(shard)
-            yield shard, [of_shard[row] for row in range(len(of_shard))]
+    if isinstance(generator, ParallelGenerator):
+        calls = [
+            part for call in calls for part in (_divided(call, generator.size) if call.sampling.greedy else [call])
+        ]
+    prompts = [[ids for shard in call.shards.values() for ids in shard] for call in calls]
+    places = [[(number, row) for number, shard in call.shards.items() for row in range(len(shard))] for call in calls]
+    written: dict[int, dict[int, list[Completion]]] = {}
+    asked = [(ids, call.sampling) for ids, call in zip(prompts, calls, strict=True)]
+    for of_call, position, completions in _streamed(generator, asked):
+        number, row = places[of_call][position]
+        of_shard = written.setdefault(number, {})
+        of_shard[row] = completions
+        if len(of_shard) == len(calls[of_call].shards[number]):
+            del written[number]
+            yield number, [of_shard[row] for row in range(len(of_shard))]
+
+
+def _divided(call: Call, n: int) -> list[Call]:
+    numbers = list(call.shards)
+    parts = [numbers[start::n] for start in range(min(n, len(numbers)))]
+    return [Call({number: call.shards[number] for number in part}, call.sampling) for part in parts]
+
+
+def _streamed(
+    generator: Generator, calls: Sequence[tuple[Sequence[Sequence[int]], SamplingParameters]]
+) -> Iterator[tuple[int, int, list[Completion]]]:
+    if isinstance(generator, ParallelGenerator):
+        yield from generator.stream_calls(calls)
+        return
+    for i, (prompt_ids, sampling) in enumerate(calls):
+        for position, completions in generator.stream(prompt_ids, sampling):
+            yield i, position, completions
 
 
 def resolve_backend(backend: str) -> Literal["vllm", "transformers"]:
@@ -101,7 +154,12 @@ def resolve_backend(backend: str) -> Literal["vllm", "transformers"]:
 
 
 def make_generator(
-    backend: str, model_dir: str | Path, *, dtype: Dtype = "bfloat16", max_model_len: int = 2048
+    backend: str,
+    model_dir: str | Path,
+    *,
+    dtype: Dtype = "bfloat16",
+    max_model_len: int = 2048,
+    engine: EngineParameters = ONE_ENGINE,
 ) -> Generator:
     """Load a model into a generator.
 
@@ -110,21 +168,31 @@ def make_generator(
         model_dir: A checkpoint directory with its tokenizer.
         dtype: Precision of weights and compute.
         max_model_len: Tokens of the longest prompt and its completion together.
+        engine: Options of the engine; with a `data_parallel_size`, each engine gets a process of its own.
 
     Raises:
-        ParameterError: There is no backend of that name.
+        ParameterError: There is no backend of that name, or an option of the engine cannot work with it or here.
         InferenceError: The backend is not installed or could not start, or `max_model_len` is more than the model's
             rotary embedding computes alike for every row.
-        ModelError: The checkpoint cannot be opened.
+        ModelError: The checkpoint or the LoRA adapter cannot be opened.
     """
-    if resolve_backend(backend) == "vllm":
+    from rao_kedro.inference.engine_options import refuse_impossible
+
+    name = resolve_backend(backend)
+    refuse_impossible(engine, name)
+    if name == "vllm":
         _refuse_other_rotary_embedding(model_dir, max_model_len)
+    if engine.data_parallel_size > 1:
+        from rao_kedro.inference.replicas import Replicas
+
+        return Replicas(name, model_dir, dtype=dtype, max_model_len=max_model_len, engine=engine)
+    if name == "vllm":
         from rao_kedro.inference.vllm_backend import VllmGenerator
 
-        return VllmGenerator(model_dir, dtype=dtype, max_model_len=max_model_len)
+        return VllmGenerator(model_dir, dtype=dtype, max_model_len=max_model_len, engine=engine)
     from rao_kedro.inference.transformers_backend import TransformersGenerator
 
-    return TransformersGenerator(model_dir, dtype=dtype)
+    return TransformersGenerator(model_dir, dtype=dtype, lora_path=engine.lora_path)
 
 
 def _refuse_other_rotary_embedding(model_dir: str | Path, max_model_len: int) -> None:
@@ -141,11 +209,42 @@ def _refuse_other_rotary_embedding(model_dir: str | Path, max_model_len: int) ->
         )
 
 
-def complete(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int], stop_ids: Sequence[int]) -> Completion:
-    """Cut generated ids behind the first end-of-turn token, and decode them."""
+def complete(
+    tokenizer: "PreTrainedTokenizerBase",
+    token_ids: Sequence[int],
+    stop_ids: Sequence[int],
+    stop: Sequence[str] = (),
+) -> Completion:
+    """Cut generated ids behind the first end-of-turn token or stop text, and decode them.
+
+    Args:
+        tokenizer: Decodes.
+        token_ids: What was generated, and what may follow it in a batch.
+        stop_ids: End-of-turn tokens.
+        stop: Stop texts; the text ends before the one that was complete first, as vLLM cuts it.
+    """
     ids = list(token_ids)
     end = next((i for i, token in enumerate(ids) if token in stop_ids), None)
     if end is not None:
         ids = ids[: end + 1]
-    text = str(tokenizer.decode(ids, skip_special_tokens=True))
+    text = decode_ids(tokenizer, ids)
+    if found := stop_text_in(text, stop):
+        n = next(n for n in range(1, len(ids) + 1) if stop_text_in(decode_ids(tokenizer, ids[:n]), stop))
+        return Completion(text=text[: found.start], token_ids=ids[:n], finish_reason="stop")
     return Completion(text=text, token_ids=ids, finish_reason="length" if end is None else "stop")
+
+
+class _Found(NamedTuple):
+    start: int
+    end: int
+
+
+def stop_text_in(text: str, stop: Sequence[str]) -> _Found | None:
+    """Return where the stop text begins and ends that is complete first; None if there is none."""
+    found = [_Found(start, start + len(one)) for one in stop if (start := text.find(one)) >= 0]
+    return min(found, key=lambda place: place.end, default=None)
+
+
+def decode_ids(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+    """Return the text of token ids without special tokens."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))

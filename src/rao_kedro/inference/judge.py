@@ -1,12 +1,17 @@
 """A model that is asked for judgments: behind an OpenAI-compatible server, or served here by vLLM."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from pydantic import ValidationError
+
+from rao_kedro.errors import ParameterError
 from rao_kedro.inference.chat_completions import Answer, ChatSampling, ChatServer, Message
+from rao_kedro.inference.engine_options import identity_with
+from rao_kedro.schemas.generation import ServedEngineParameters
 
 TOP_LOGPROBS = 20  # that a server of ours gives, as OpenAI's does, so that one start serves all who ask
 
@@ -66,6 +71,7 @@ class Judge:
         timeout: float = 600.0,
         max_retries: int = 5,
         cache_dir: str | Path | None = None,
+        engine: ServedEngineParameters | Mapping[str, Any] | None = None,
     ) -> None:
         """Say who judges.
 
@@ -79,10 +85,12 @@ class Judge:
             timeout: Seconds for one request.
             max_retries: Of a request, with growing pauses.
             cache_dir: Where answers are kept, so that none is paid for twice.
+            engine: Options of vLLM, where it serves the model here.
 
         Raises:
-            ParameterError: The URL holds credentials.
+            ParameterError: The URL holds credentials, or an option of the engine is unknown or not for this server.
         """
+        self.engine = _engine(engine or {}, base_url)
         self.model, self.base_url, self.max_model_len = model, base_url, max_model_len
         self.usage = Usage(0, 0, 0)
         self._server = ChatServer(
@@ -107,9 +115,9 @@ class Judge:
         from rao_kedro.models.hub import local_checkpoint
         from rao_kedro.models.identity import content_hash
 
-        return (
-            self._server if self.base_url else replace(self._server, model=content_hash(local_checkpoint(self.model)))
-        )
+        if self.base_url:
+            return self._server
+        return replace(self._server, model=identity_with(content_hash(local_checkpoint(self.model)), self.engine))
 
     def answers(self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling) -> list[Answer]:
         """Return the answer to each dialogue, in their order; equal dialogues are asked once.
@@ -129,4 +137,19 @@ class Judge:
         from rao_kedro.models.hub import local_checkpoint
 
         most = max(TOP_LOGPROBS, top_logprobs)
-        return served(local_checkpoint(self.model), self.identity, self.max_model_len, most, patience=600)
+        directory = local_checkpoint(self.model)
+        return served(directory, self.identity, self.max_model_len, most, patience=600, engine=self.engine)
+
+
+def _engine(engine: ServedEngineParameters | Mapping[str, Any], base_url: str | None) -> ServedEngineParameters:
+    try:
+        options = ServedEngineParameters.model_validate(engine)
+    except ValidationError as error:
+        wrong = "; ".join(f"engine.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ParameterError(f"judge: {wrong}") from error
+    if base_url is not None and options.changed():
+        raise ParameterError(
+            f"judge: engine.{', engine.'.join(options.changed())}: the server at {base_url} has options of its own; "
+            "engine is for a judge that vLLM serves here, without base_url"
+        )
+    return options

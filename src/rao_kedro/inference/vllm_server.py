@@ -17,22 +17,32 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from rao_kedro.errors import InferenceError
+from rao_kedro.inference.engine_options import refuse_impossible, server_flags
 from rao_kedro.inference.generators import resolve_backend
 from rao_kedro.processes import stopped
+from rao_kedro.schemas.generation import ServedEngineParameters
 
 CPU_KV_CACHE = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}  # GiB
 
+ONE_ENGINE = ServedEngineParameters()
 
 _served = ExitStack()
 
 
 @cache
-def served(model_dir: str | Path, model: str, max_model_len: int, max_logprobs: int, patience: float) -> str:
+def served(
+    model_dir: str | Path,
+    model: str,
+    max_model_len: int,
+    max_logprobs: int,
+    patience: float,
+    engine: ServedEngineParameters = ONE_ENGINE,
+) -> str:
     """Return the base URL of a server that the first such call starts; it ends with `stop_served` or this process.
 
     Takes and raises what `serving` does.
     """
-    return _served.enter_context(serving(model_dir, model, max_model_len, max_logprobs, patience))
+    return _served.enter_context(serving(model_dir, model, max_model_len, max_logprobs, patience, engine))
 
 
 @atexit.register
@@ -43,7 +53,14 @@ def stop_served() -> None:
 
 
 @contextmanager
-def serving(model_dir: str | Path, model: str, max_model_len: int, max_logprobs: int, patience: float) -> Iterator[str]:
+def serving(
+    model_dir: str | Path,
+    model: str,
+    max_model_len: int,
+    max_logprobs: int,
+    patience: float,
+    engine: ServedEngineParameters = ONE_ENGINE,
+) -> Iterator[str]:
     """Serve a checkpoint on this machine alone, and yield the server's base URL.
 
     Args:
@@ -52,18 +69,21 @@ def serving(model_dir: str | Path, model: str, max_model_len: int, max_logprobs:
         max_model_len: Tokens of a dialogue and its answer.
         max_logprobs: Alternatives per token that may be asked for.
         patience: Seconds until it must answer.
+        engine: vLLM's options; with a LoRA adapter, `model` is the name of the model with it.
 
     Raises:
+        ParameterError: This machine cannot give what an option asks for, or the adapter is not there.
         InferenceError: vLLM is not installed, or the server did not start; the message ends with its last lines.
     """
     resolve_backend("vllm")
+    refuse_impossible(engine, "vllm")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_dir)]
-    command += ["--served-model-name", model, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]
     command += ["--max-model-len", str(max_model_len), "--max-logprobs", str(max_logprobs)]
-    command += ["--generation-config", "vllm", "--enforce-eager"]
+    command += server_flags(engine, model)
     with TemporaryFile() as said, _ended_by_sigterm():
         process = subprocess.Popen(
             command, env=CPU_KV_CACHE | os.environ, stdout=said, stderr=said, start_new_session=True

@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 
 from rao_kedro.errors import DataError, InferenceError, ModelError
 from rao_kedro.files import replacing
+from rao_kedro.inference.engine_options import engine_identity
 from rao_kedro.inference.generators import (
+    Call,
     Completion,
     Generator,
     finished_shards,
@@ -24,7 +26,7 @@ from rao_kedro.inference.generators import (
     resolve_backend,
 )
 from rao_kedro.processes import worker_main
-from rao_kedro.schemas.generation import GenerationSpec
+from rao_kedro.schemas.generation import GenerationSpec, SamplingParameters
 
 KEY = b"rao_kedro.generation_key"
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -41,6 +43,8 @@ SCHEMA = pa.schema(
         ("prompt_ids", pa.list_(pa.int64())),
     ]
 )
+PLAIN = SamplingParameters()
+YOUNGER_OPTIONS = ("top_k", "min_p", "repetition_penalty", "stop")  # that earlier versions' keys do not name
 PROMPT_COLUMNS = ["prompt_id", "messages", "requirements"]
 
 
@@ -106,7 +110,10 @@ def read_prompts(path: Path) -> list[dict]:
 
 
 def generation_key(spec: GenerationSpec, prompts: list[dict]) -> str:
-    """Return a hash of all that decides what is generated: the model's content, the prompts and the sampling."""
+    """Return a hash of all that decides what is generated: the model's content, the prompts and the sampling.
+
+    What younger options change counts where they are set: shards of earlier versions are those of the defaults.
+    """
     from rao_kedro.models.identity import content_hash
 
     parts = {
@@ -114,7 +121,14 @@ def generation_key(spec: GenerationSpec, prompts: list[dict]) -> str:
         "prompts": prompts,
         "backend": resolve_backend(spec.backend),
         "version": version("rao_kedro"),
-        **spec.model_dump(include={"sampling", "dtype", "max_model_len", "shard_size"}),
+        "sampling": {
+            name: value
+            for name, value in spec.sampling.model_dump().items()
+            if name not in YOUNGER_OPTIONS or value != getattr(PLAIN, name)
+        },
+        **spec.model_dump(include={"dtype", "max_model_len", "shard_size"}),
+        **({"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}),
+        **({"engine": engine} if (engine := engine_identity(spec.engine)) else {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -137,26 +151,37 @@ def _generate_shards(
 ) -> None:
     prompt_ids = dict(zip(missing, _tokenize(spec, [shards[i] for i in missing]), strict=True))
     started = time.monotonic()
-    generator = make(spec.backend, spec.model_dir, dtype=spec.dtype, max_model_len=spec.max_model_len)
+    generator = make(
+        spec.backend, spec.model_dir, dtype=spec.dtype, max_model_len=spec.max_model_len, engine=spec.engine
+    )
     print(f"model loaded in {time.monotonic() - started:.0f} s", flush=True)
     # Greedy text does not depend on what is written beside it, and an engine is busiest with all prompts at once;
     # samples do, and a resumed run shall sample what an uninterrupted one would have.
-    calls = [missing] if spec.sampling.greedy else [[i] for i in missing]
+    calls = [
+        Call(
+            {i: prompt_ids[i] for i in together},
+            spec.sampling.model_copy(update={"seed": _shard_seed(spec.sampling.seed, together[0])}),
+        )
+        for together in ([missing] if spec.sampling.greedy else [[i] for i in missing])
+    ]
+    engines = spec.engine.data_parallel_size
+    if len(missing) < engines:
+        print(
+            f"{len(missing)} shards are left for {engines} engines: a smaller shard_size gives work to all", flush=True
+        )
     started, tokens, rows = time.monotonic(), 0, 0
     rows_to_do = spec.sampling.n * sum(map(len, prompt_ids.values()))
-    for call in calls:
-        sampling = spec.sampling.model_copy(update={"seed": _shard_seed(spec.sampling.seed, call[0])})
-        for i, completions in finished_shards(generator, {i: prompt_ids[i] for i in call}, sampling):
-            table = _shard_table(shards[i], prompt_ids[i], completions)
-            _write(table, _shard_path(spec, i), key)
-            rows += len(table)
-            tokens += sum(table["n_tokens"].to_pylist())
-            seconds = time.monotonic() - started
-            print(
-                f"{rows}/{rows_to_do} responses  {tokens / seconds:.0f} tokens/s  "
-                f"{seconds / rows * (rows_to_do - rows):.0f} s left",
-                flush=True,
-            )
+    for i, completions in finished_shards(generator, calls):
+        table = _shard_table(shards[i], prompt_ids[i], completions)
+        _write(table, _shard_path(spec, i), key)
+        rows += len(table)
+        tokens += sum(table["n_tokens"].to_pylist())
+        seconds = time.monotonic() - started
+        print(
+            f"{rows}/{rows_to_do} responses  {tokens / seconds:.0f} tokens/s  "
+            f"{seconds / rows * (rows_to_do - rows):.0f} s left",
+            flush=True,
+        )
 
 
 def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[int]]]:
@@ -168,7 +193,7 @@ def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[
         except ModelError as error:
             raise InferenceError(f"{spec.prompts_path}: prompt {prompt['prompt_id']!r}: {error}") from error
 
-    chat = load_chat_format(spec.model_dir)
+    chat = load_chat_format(spec.model_dir, spec.chat_template_kwargs)
     room = spec.max_model_len - spec.sampling.max_tokens
     tokenized = []
     for shard in shards:

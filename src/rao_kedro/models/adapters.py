@@ -1,11 +1,13 @@
 """LoRA adapters (Hu et al. 2021), by peft: a low-rank update of every linear layer, and the plain weights it makes."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rao_kedro.errors import ParameterError
+from rao_kedro.errors import ModelError, ParameterError
 from rao_kedro.schemas.training import LoRAParameters
 
 ADAPTER = "default"
@@ -79,6 +81,20 @@ def merged(weights: Mapping[str, Tensor], parameters: LoRAParameters) -> dict[st
             weight = (weight + (update if update.shape == weight.shape else update.T)).to(weight.dtype)
         plain[name.replace(".base_layer.", ".")] = weight
     return plain
+
+
+def merge_adapter(model: Any, directory: str | Path) -> nn.Module:
+    """Return a model with the adapter that peft saved in a directory merged into its weights.
+
+    Raises:
+        ModelError: peft cannot open it, or it belongs to another model.
+    """
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(directory)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"the LoRA adapter in {directory} cannot be merged into its model: {error}") from error
 
 
 def outermost_models(module: nn.Module) -> list[PreTrainedModel]:

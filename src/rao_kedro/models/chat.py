@@ -7,14 +7,14 @@ spells a control token (`<|im_end|>`) stays text: only the template writes contr
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.templates import with_fixed_date
+from rao_kedro.models.templates import refuse_unread, with_fixed_date
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,11 +33,13 @@ class ChatFormat:
         tokenizer: With a chat template.
         end_of_turn_ids: Tokens at which generation stops, ascending; at least one.
         n_embeddings: Token ids that the model has embeddings for; None where its configuration does not say.
+        template_kwargs: Variables that the chat template reads, beside the messages.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     end_of_turn_ids: tuple[int, ...]
     n_embeddings: int | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
     def control_tokens(self) -> dict[str, int]:
@@ -62,16 +64,23 @@ class ChatFormat:
         return self.end_of_turn_ids[0] if eos is None else int(eos)
 
 
-def load_chat_format(model_dir: str | Path) -> ChatFormat:
+def load_chat_format(model_dir: str | Path, template_kwargs: Mapping[str, Any] | None = None) -> ChatFormat:
     """Load how the model of a checkpoint writes a chat.
+
+    Args:
+        model_dir: A checkpoint directory with its tokenizer.
+        template_kwargs: Variables that the chat template reads, beside the messages.
 
     Raises:
         ModelError: The directory has no tokenizer, no chat template or no end-of-turn token; says what to add.
+        ParameterError: The chat template does not read one of the variables.
     """
     tokenizer = load_tokenizer(model_dir)
+    refuse_unread(template_kwargs or {}, tokenizer, model_dir)
     config = _read_json(Path(model_dir) / "config.json")
     n_embeddings = (config.get("text_config") or config).get("vocab_size")
-    return ChatFormat(tokenizer, tuple(end_of_turn_ids(model_dir, tokenizer)), n_embeddings)
+    ends = tuple(end_of_turn_ids(model_dir, tokenizer))
+    return ChatFormat(tokenizer, ends, n_embeddings, template_kwargs or {})
 
 
 def load_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
@@ -290,7 +299,10 @@ def _render(chat: ChatFormat, messages: Sequence[Message], generation_header: bo
     try:
         return str(
             chat.tokenizer.apply_chat_template(
-                [*map(dict, messages)], tokenize=False, add_generation_prompt=generation_header
+                [*map(dict, messages)],
+                tokenize=False,
+                add_generation_prompt=generation_header,
+                **chat.template_kwargs,
             )
         )
     except Exception as error:  # a template is a program of somebody else's, and may raise anything

@@ -1,13 +1,13 @@
 """What a chat template may do, tried once with a plain chat. Knows nothing of weights."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rao_kedro.errors import ModelError
+from rao_kedro.errors import ModelError, ParameterError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 DAY = datetime(2024, 7, 26)
 DATE_CALL = re.compile(r"""\bstrftime_now\(\s*(["'])(.*?)\1\s*\)""")
 NOT_A_CALL = re.compile(r"\bstrftime_now\s+is\s+(not\s+)?defined\b|\{#.*?#\}", re.DOTALL)
-NO_REASONING = "{%- set enable_thinking = false %}\n"
+# A default: `chat_template_kwargs` of generation may say otherwise.
+NO_REASONING = "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}\n"
+# What transformers itself gives to a template.
+GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 USER, SYSTEM, ANSWER = "Hello", "Be brief", "Yes"
 WHAT_TO_DO = "Write a template that does not, and name its file with the parameter model.chat_template"
 
@@ -62,6 +65,24 @@ def default_template(tokenizer: "PreTrainedTokenizerBase") -> str:
     """Return the template that chats without tools are written with."""
     template: Any = tokenizer.chat_template
     return str(template["default"] if isinstance(template, dict) else template)
+
+
+def refuse_unread(kwargs: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase", source: str | Path) -> None:
+    """Refuse variables that a chat template does not read, which would change nothing.
+
+    Raises:
+        ParameterError: Names them, and those that it reads.
+    """
+    if not kwargs:
+        return
+    from transformers.utils.chat_template_utils import _get_template_variables
+
+    read = _get_template_variables(default_template(tokenizer)) - {*GIVEN, *tokenizer.special_tokens_map}
+    if unread := sorted({*kwargs} - read):
+        raise ParameterError(
+            f"chat_template_kwargs: the chat template in {source} does not read {', '.join(unread)}; it reads "
+            f"{', '.join(sorted(read)) or 'no variable that can be set'}"
+        )
 
 
 def check_template(tokenizer: "PreTrainedTokenizerBase", source: str | Path) -> str:

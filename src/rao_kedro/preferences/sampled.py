@@ -1,6 +1,7 @@
 """Prompt groups from responses that a model wrote to prompts with checkable requirements, rated by the rules."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pandas as pd
@@ -69,19 +70,23 @@ def _refuse_same_prompts(prompts: pd.DataFrame, chat: ChatFormat) -> None:
             raise DataError(f"prompts: {first} and {prompt_id} are the same prompt, token by token: remove one of them")
 
 
-def rate_by_rules(prompts: pd.DataFrame, generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def rate_by_rules(
+    prompts: pd.DataFrame, generations: pd.DataFrame, end_of_turn_ids: Collection[int]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return tables of `PreferenceGroups` and `QuarantinedRows`: one group per prompt, one rating per response.
 
     Args:
         prompts: Those of `DividedPrompts.to_sample`.
         generations: Table of `Generations`, several samples for each prompt.
+        end_of_turn_ids: Tokens of which a finished response ends with one. A response that a stop text ended does
+            not: the model has not said that it is complete.
     """
     builder = GroupBuilder()
-    written = generations.groupby("prompt_id")[["response", "finish_reason"]].agg(list)
+    written = generations.groupby("prompt_id")[["response", "response_ids"]].agg(list)
     for split in ("test", "validation", "train"):
         for prompt in prompts[prompts["split"] == split].to_dict("records"):
-            texts, reasons = written.loc[prompt["prompt_id"]]
-            finished = [reason == "stop" for reason in reasons]
+            texts, tokens = written.loc[prompt["prompt_id"]]
+            finished = [ids[-1] in end_of_turn_ids for ids in tokens]
             ratings: list[float | None] = [*(score_responses(texts, prompt["requirements"]) or [])]
             group = RawGroup(list(prompt["messages"]), texts, ratings, prompt["requirements"], finished)
             row = RawRow(str(prompt["prompt_id"]), {"messages": group.messages, "responses": texts, "ratings": ratings})

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.inference.chat_completions import Answer, ChatSampling
@@ -50,6 +50,7 @@ class GenerativeReward(Reward):
         timeout: float = 600.0,
         max_retries: int = 5,
         cache_dir: str | Path | None = None,
+        engine: Mapping[str, Any] | None = None,
     ) -> None:
         """Say who judges, and how.
 
@@ -73,9 +74,11 @@ class GenerativeReward(Reward):
             timeout: Seconds for one request.
             max_retries: Of a request, with growing pauses.
             cache_dir: Where answers are kept, so that none is paid for twice.
+            engine: Options of vLLM, where it serves the model here (`schemas.generation.ServedEngineParameters`).
 
         Raises:
-            ParameterError: The scale is not of single digits, or the template is not there.
+            ParameterError: The scale is not of single digits, the template is not there, or an option of the engine is
+                unknown.
         """
         if not 0 <= lowest < highest <= 9:
             raise ParameterError(
@@ -100,6 +103,7 @@ class GenerativeReward(Reward):
             timeout=timeout,
             max_retries=max_retries,
             cache_dir=cache_dir,
+            engine=engine,
         )
 
     @property

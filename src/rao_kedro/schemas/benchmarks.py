@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rao_kedro.schemas.generation import GenerationSpec
+from rao_kedro.schemas.generation import GenerationSpec, ServedEngineParameters
 from rao_kedro.schemas.names import DIFFERENT_NAMES, FileName
 
 JUDGED = ("alpaca_eval", "mt_bench")
@@ -53,11 +53,13 @@ class JudgeParameters(_AskedParameters):
         concurrency: Requests at a time.
         timeout: Seconds for one request.
         max_retries: Of a request, with growing pauses.
+        engine: Options of vLLM, where it serves the model here.
         prompt_price: Per million tokens that the judge reads.
         completion_price: Per million tokens that it writes.
     """
 
     base_url: str | None = None
+    engine: ServedEngineParameters = ServedEngineParameters()
     max_model_len: int = Field(8192, ge=2)
     prompt_price: float = Field(0.0, ge=0)
     completion_price: float = Field(0.0, ge=0)
@@ -65,6 +67,12 @@ class JudgeParameters(_AskedParameters):
     def judge_options(self, cache_dir: Path) -> dict[str, Any]:
         """Return what `Judge` takes."""
         return self.model_dump(exclude={"prompt_price", "completion_price"}) | {"cache_dir": cache_dir}
+
+    @model_validator(mode="after")
+    def _engine_is_here(self) -> Self:
+        if self.base_url is not None and self.engine.changed():
+            raise ValueError("engine is for a judge that vLLM serves here; a server at base_url has its own options")
+        return self
 
 
 # Commits, so that these files stay what they are.

@@ -35,6 +35,16 @@ class SampledResponses(Parameters):
     test_prompts: int = Field(16, ge=1)
     generation: GenerationParameters
 
+    @model_validator(mode="after")
+    def _prompts_are_those_of_training(self) -> "SampledResponses":
+        if self.generation.chat_template_kwargs:
+            raise ValueError(
+                "generation.chat_template_kwargs: training writes prompts without them, so that responses would be "
+                "sampled behind other prompts than they are trained behind: set the variables in a chat template of "
+                "your own (model.chat_template)"
+            )
+        return self
+
 
 # What `PreferenceSource.columns` can name; see docs/data.md.
 ColumnName = Literal[
@@ -372,8 +382,9 @@ class EvaluationParameters(Parameters):
     """The evaluation pipeline.
 
     Attributes:
-        generation: How responses to the held-out prompts are written; temperature 1 and top_p 1, or the KL divergence
-            from the reference is not what it says.
+        generation: How responses to the held-out prompts are written. The KL divergence from the reference is
+            measured on them, so that it is NaN where they are not sampled from the policy's own distribution (another
+            temperature than 1, top_p, top_k, min_p, a repetition penalty, a quantised engine).
         reward: What scores them beside the rules of their prompts.
         mixed_precision: Of the forward passes that score them.
         max_tokens_per_batch: Tokens of one packed forward pass.
@@ -389,6 +400,15 @@ class EvaluationParameters(Parameters):
     max_tokens_per_batch: int = Field(2048, ge=1)
     seed: int = 0
     examples: int = Field(12, ge=0)
+
+    @model_validator(mode="after")
+    def _policies_are_measured_as_they_are(self) -> "EvaluationParameters":
+        if self.generation.engine.lora_path is not None:
+            raise ValueError(
+                "generation.engine.lora_path: every policy would answer with this adapter and be scored without it: "
+                "leave it out; what is trained with LoRA is published merged"
+            )
+        return self
 
 
 class ProjectParameters(Parameters):

@@ -205,7 +205,7 @@ class Leaderboard(_Table):
     win_rate_vs_sft_low: Series[float] = pa.Field(nullable=True)
     win_rate_vs_sft_high: Series[float] = pa.Field(nullable=True)
     mean_length: Series[float] = pa.Field(ge=0)
-    kl_to_reference: Series[float]
+    kl_to_reference: Series[float] = pa.Field(nullable=True)
     chosen_likelihood_fell: Series[float] = pa.Field(ge=0, le=1)
     unscored: Series[int] = pa.Field(ge=0)
     responses_seen: Series[float] = pa.Field(nullable=True, ge=1)

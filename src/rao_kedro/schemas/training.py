@@ -16,6 +16,9 @@ Precision = Annotated[Literal["no", "bf16"], BeforeValidator(lambda value: "no" 
 class RolloutParameters(BaseModel):
     """What an on-policy method samples, and how often it learns from it.
 
+    Sampling knows a temperature and nothing else: PPO's ratios are those of the whole distribution, and with top_p, a
+    repetition penalty or the like it would learn from responses of another one.
+
     Attributes:
         samples_per_prompt: Responses to each prompt of a rollout.
         max_tokens: Tokens of a response at most.

@@ -3,11 +3,13 @@
 One worker for all of it, since a start costs more than a forward pass over a small model.
 """
 
+from collections.abc import Collection
 from itertools import groupby
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from rao_kedro.models.chat import end_of_turn_ids, open_tokenizer
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import PackedLogProbs
 from rao_kedro.models.packing import TokenizedGroup
@@ -23,7 +25,8 @@ from rao_kedro.training.tables import read_groups, read_reference
 def main(spec_path: str) -> None:
     """Write `prompt_id, logps, reference_logps, rewards, failures` per prompt, and the table of `HeldOutLogps`."""
     spec = PolicyScoringSpec.model_validate_json(Path(spec_path).read_text())
-    written, texts = read_generations(spec.generations_path)
+    stop_ids = end_of_turn_ids(spec.model_dir, open_tokenizer(spec.model_dir))
+    written, texts = read_generations(spec.generations_path, stop_ids)
     reported = read_groups(spec.groups_path, "test", "rewards")
     key = scoring_key(spec.reference_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
     refuse_stale(spec.reference_path, key)
@@ -64,8 +67,13 @@ def main(spec_path: str) -> None:
     )
 
 
-def read_generations(path: Path) -> tuple[list[TokenizedGroup], list[PromptGroup]]:
-    """Read generations as groups, tokens and text: one per prompt, its samples as responses in their order."""
+def read_generations(path: Path, stop_ids: Collection[int]) -> tuple[list[TokenizedGroup], list[PromptGroup]]:
+    """Read generations as groups, tokens and text: one per prompt, its samples as responses in their order.
+
+    Args:
+        path: Table of `Generations`.
+        stop_ids: End-of-turn tokens: a response is finished that ends with one.
+    """
     tokens, texts = [], []
     for prompt_id, rows in groupby(pq.read_table(path).to_pylist(), key=lambda row: row["prompt_id"]):
         same = list(rows)
@@ -76,7 +84,7 @@ def read_generations(path: Path) -> tuple[list[TokenizedGroup], list[PromptGroup
                 messages=same[0]["messages"],
                 responses=[row["response"] for row in same],
                 requirements=same[0]["requirements"],
-                finished=[row["finish_reason"] == "stop" for row in same],
+                finished=[row["response_ids"][-1] in stop_ids for row in same],
             )
         )
     return tokens, texts

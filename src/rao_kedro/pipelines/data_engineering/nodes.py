@@ -48,7 +48,8 @@ def collect_preferences(
         assert preferences is not None
         return read_preferences(preferences)
     assert sampled is not None
-    chosen = divide_prompts(prompts, sampled, n_evaluation_prompts, load_chat_format(base_model)).to_sample
+    chat = load_chat_format(base_model)
+    chosen = divide_prompts(prompts, sampled, n_evaluation_prompts, chat).to_sample
     write_parquet(workspace / "prompts.parquet", chosen)
     spec = GenerationSpec(
         model_dir=base_model,
@@ -57,7 +58,7 @@ def collect_preferences(
         **sampled.generation.model_dump(),
     )
     generations = pd.read_parquet(generate(spec, in_process=accelerate_config is None))
-    return rate_by_rules(chosen, generations)
+    return rate_by_rules(chosen, generations, chat.end_of_turn_ids)
 
 
 def tokenize(

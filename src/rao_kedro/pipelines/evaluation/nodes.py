@@ -1,6 +1,7 @@
 """Nodes of the evaluation."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from rao_kedro.schemas.generation import GenerationParameters
 from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.specs import PolicyScoringSpec
 from rao_kedro.training.launch import launch
+
+logger = logging.getLogger(__name__)
 
 
 def generate_responses(
@@ -98,10 +101,21 @@ def score_responses(
     return scored_generations(generations, scores), held_out
 
 
-def compare_methods(seed: int, **tables: pd.DataFrame) -> pd.DataFrame:
-    """Return the leaderboard from `scored_generations_*`, `held_out_logps_*` and `training_log_*`."""
+def compare_methods(seed: int, generation: GenerationParameters, **tables: pd.DataFrame) -> pd.DataFrame:
+    """Return the leaderboard from `scored_generations_*`, `held_out_logps_*` and `training_log_*`.
+
+    The KL divergence is NaN where `generation` does not sample from the policies' own distributions.
+    """
     generations, held_out = (by_policy(tables, prefix) for prefix in ("scored_generations_", "held_out_logps_"))
-    return leaderboard(generations, held_out, seed, by_policy(tables, "training_log_"))
+    board = leaderboard(generations, held_out, seed, by_policy(tables, "training_log_"))
+    if changes := generation.why_not_the_policy():
+        logger.warning(
+            "kl_to_reference is NaN in the leaderboard: the responses are no samples of the policies' own "
+            "distributions (evaluation.generation: %s)",
+            changes,
+        )
+        board["kl_to_reference"] = float("nan")
+    return board
 
 
 def plot_training(**tables: pd.DataFrame) -> go.Figure:

@@ -212,7 +212,7 @@ def _comparison(runs: Sequence[str]) -> Pipeline:
         [
             Node(
                 compare_methods,
-                inputs={**_parameters("evaluation", "seed"), **scored, **held_out, **logs},
+                inputs={**_parameters("evaluation", "seed", "generation"), **scored, **held_out, **logs},
                 outputs="leaderboard",
                 name="compare_methods",
             ),
