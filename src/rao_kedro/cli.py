@@ -1,14 +1,18 @@
-"""`kedro run` with one option more; all other commands are Kedro's."""
+"""`kedro run` with options more, and a console of its own; all other commands are Kedro's."""
 
+from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
+from kedro.utils import find_kedro_project
 
+from rao_kedro.console import run_console
 from rao_kedro.session import ONLY_STALE_OUTPUTS
 
 HELP = """Run only nodes whose outputs are missing or were made from something else than what is there now (inputs,
 files, parameters), and what depends on them; says why, node by node."""
+VERBOSE = """Show all that is logged, tracebacks included, and leave stderr and debuggers alone."""
 
 
 @click.group(name="kedro")
@@ -19,12 +23,18 @@ def cli() -> None:
 def _run(**options: Any) -> Any:
     del options[ONLY_STALE_OUTPUTS]  # the session finds it in the command line that Kedro stores
     assert kedro_run.callback is not None
-    return kedro_run.callback(**options)
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    with run_console(project, options.pop("verbose")):
+        return kedro_run.callback(**options)
 
 
 run = click.Command(
     "run",
-    params=[*kedro_run.params, click.Option(["--only-stale-outputs"], is_flag=True, help=HELP)],
+    params=[
+        *kedro_run.params,
+        click.Option(["--only-stale-outputs"], is_flag=True, help=HELP),
+        click.Option(["--verbose", "-v"], is_flag=True, help=VERBOSE),
+    ],
     callback=_run,
     help=kedro_run.help,
 )

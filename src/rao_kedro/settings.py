@@ -1,10 +1,13 @@
 """Kedro's settings of this project."""
 
+import logging
+
+from rao_kedro.console import ConsoleHooks
 from rao_kedro.context import StudyConfigLoader, StudyContext
 from rao_kedro.hooks import CredentialsHooks, FreshnessHooks, MissingInputHooks, QuarantineHooks
 from rao_kedro.session import StudySession
 
-HOOKS = (CredentialsHooks(), MissingInputHooks(), QuarantineHooks(), FreshnessHooks())
+HOOKS = (CredentialsHooks(), MissingInputHooks(), QuarantineHooks(), FreshnessHooks(), ConsoleHooks())
 SESSION_CLASS = StudySession
 CONTEXT_CLASS = StudyContext
 
@@ -15,3 +18,6 @@ CONFIG_LOADER_ARGS = {
     # What an environment overrides is merged into the base value, not put in its place.
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
+
+# mlflow warns of a class that kedro-mlflow defines, whenever `kedro` starts, and overrides the filters of `warnings`.
+logging.getLogger("py.warnings").addFilter(lambda record: "type hints to the `predict` method" not in record.getMessage())
