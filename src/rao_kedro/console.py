@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from rao_kedro.progress import Pace, Progress, ProgressLines, duration, in_words
 from rao_kedro.summary import shown_path, summary
 
 PACKAGE = "rao_kedro"
+CLI = f"{PACKAGE}.cli"
 LOGS, KEPT_LOGS = "logs", 50
 ERROR_LINES = 10
 # Whose INFO is for the user. Of the others in this package, only warnings and errors are.
@@ -144,10 +145,9 @@ class RunConsole:
         """Say what went wrong in at most ten lines."""
         where = f" in {next(iter(self.running))}" if len(self.running) == 1 else ""
         lines = [f"error{where}: {line}" if i == 0 else line for i, line in enumerate(_sentences(error))]
-        ends = [
-            f"{self.n_done} nodes are done: `kedro run --only-stale-outputs`, with the same options, goes on there."
-        ]
-        ends = ends if self.n_done else []
+        done = f"{self.n_done} node{' is' if self.n_done == 1 else 's are'} done"
+        goes_on = "`kedro run --only-stale-outputs`, with the same options, goes on there."
+        ends = [f"{done}: {goes_on}"] if self.n_done else []
         log = shown_path(self.log, self.project)
         ends.append(f"The log is {log}" + ("." if self.verbose else "; `--verbose` shows it, with the traceback."))
         width = self.console.width if self.console.is_terminal else 80
@@ -198,7 +198,7 @@ def _sentences(error: BaseException) -> list[str]:
     message = str(error).splitlines() or [""]
     if frames and frames[-1][0].split(".")[0] == "kedro":  # of a pipeline's name, for example
         return message
-    of_ours = [frame for frame in frames if frame[0].split(".")[0] == PACKAGE]
+    of_ours = [frame for frame in frames if frame[0].split(".")[0] == PACKAGE and frame[0] not in (__name__, CLI)]
     places = dict.fromkeys([*of_ours[-1:], *frames[-1:]])
     return [f"{type(error).__name__}: {message[0]}", *message[1:], "at " + ", in ".join(f"{m}:{n}" for m, n in places)]
 
@@ -270,7 +270,7 @@ def _logged(shown: RunConsole) -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.DEBUG if name == PACKAGE else logging.INFO)
     logging.captureWarnings(True)
     try:
-        with redirect_stderr(_StderrToLog(sys.stderr)):
+        with nullcontext() if shown.verbose else redirect_stderr(_StderrToLog(sys.stderr)):
             yield
     except BaseException:
         logging.getLogger(PACKAGE).debug("the run ended early", exc_info=True)

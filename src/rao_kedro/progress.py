@@ -71,6 +71,9 @@ class ProgressLines:
     def __call__(self, progress: Progress) -> None:
         """Hear how far work is, and say it where a line is due."""
         with self._lock:
+            if progress.done >= progress.total:
+                self._works.pop(progress.what, None)  # that it is done, others say
+                return
             known, now = self._works.get(progress.what), time.monotonic()
             if known is None or progress.done < known[1].done:
                 self._works[progress.what] = Pace(progress), progress, now

@@ -121,7 +121,8 @@ class StudySession(KedroSession):
         every = Pipeline([node for node in every.nodes if node.namespace not in others])
         made_elsewhere = _stems(pipeline.inputs() - left_out(pipeline, self.load_context().catalog))
         made_elsewhere = {name for name in every.all_outputs() if _stems({name}) <= made_elsewhere}
-        if not made_elsewhere:
+        catalog = self.load_context().catalog
+        if not made_elsewhere or not all(map(catalog.exists, made_elsewhere)):  # a missing input refuses the run
             return
         makers = every.to_outputs(*made_elsewhere)
         for node, reasons in self._stale(makers).items():
