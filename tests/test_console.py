@@ -26,8 +26,9 @@ def run(project, *functions, verbose=False):
 
     Each function but the first takes what the one before returned.
     """
-    names = [function.__name__ for function in functions]
-    nodes = [Node(f, before, f.__name__, name=f"{f.__name__}_node") for f, before in zip(functions, [None, *names])]
+    inputs = [None, *(function.__name__ for function in functions[:-1])]
+    given = zip(functions, inputs, strict=True)
+    nodes = [Node(function, before, function.__name__, name=f"{function.__name__}_node") for function, before in given]
     catalog = DataCatalog({node.outputs[0]: MemoryDataset() for node in nodes})
     hooks = _create_hook_manager()
     hooks.register(ConsoleHooks())

@@ -12,11 +12,17 @@ from rao_kedro.processes import run_worker
 from rao_kedro.progress import Progress, ProgressLines, duration, progress_heard_by, progress_of, report_progress
 
 
-def test_a_line_is_due_after_30_seconds_and_a_tenth_of_the_work_or_after_10_minutes(monkeypatch):
-    now, said = 0.0, []
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    lines = ProgressLines(said.append)
-    for now, done in ((0, 0), (10, 5), (29, 50), (31, 50), (60, 90), (62, 90), (93, 91), (663, 92), (700, 100)):
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that progress is measured by, in seconds; its only item can be set."""
+    seconds = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def test_a_line_is_due_after_30_seconds_and_a_tenth_of_the_work_or_after_10_minutes(clock):
+    lines = ProgressLines((said := []).append)
+    for clock[0], done in ((0, 0), (10, 5), (29, 50), (31, 50), (60, 90), (62, 90), (93, 91), (663, 92), (700, 100)):
         lines(Progress("training", done, 100, "steps", rate=3512.4))
     assert said == [
         "training: 50 of 100 steps, 3512 tokens/s, 31.0 s left",
@@ -25,27 +31,29 @@ def test_a_line_is_due_after_30_seconds_and_a_tenth_of_the_work_or_after_10_minu
     ]
 
 
-def test_the_time_left_counts_only_what_was_done_since_a_resume(monkeypatch):
+def test_the_time_left_counts_only_what_was_done_since_a_resume(clock):
     """50 of 100 were done before; 10 in 40 s leave 40 for 160 s."""
-    now, said = 0.0, []
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    lines = ProgressLines(said.append)
-    for now, done in ((0, 50), (40, 60)):
+    lines = ProgressLines((said := []).append)
+    for clock[0], done in ((0, 50), (40, 60)):
         lines(Progress("training", done, 100, "steps"))
     assert said == ["training: 60 of 100 steps, 3 min left"]
 
 
-def test_work_that_starts_again_has_a_pace_of_its_own(monkeypatch):
-    now, said = 0.0, []
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    lines = ProgressLines(said.append)
-    for now, done in ((0, 0), (100, 100), (1000, 0), (1040, 50)):
+def test_work_that_starts_again_has_a_pace_of_its_own(clock):
+    lines = ProgressLines((said := []).append)
+    for clock[0], done in ((0, 0), (100, 100), (1000, 0), (1040, 50)):
         lines(Progress("scoring", done, 100))
     assert said[-1] == "scoring: 50 of 100 rows, 40.0 s left"
 
 
 def test_durations_are_what_people_say():
-    assert [duration(s) for s in (0.04, 99, 100, 3570, 12_000)] == ["0.0 s", "99.0 s", "2 min", "1 h 0 min", "3 h 20 min"]
+    assert [duration(s) for s in (0.04, 99, 100, 3570, 12_000)] == [
+        "0.0 s",
+        "99.0 s",
+        "2 min",
+        "1 h 0 min",
+        "3 h 20 min",
+    ]
 
 
 def test_a_callback_counts_what_is_done():
@@ -79,19 +87,16 @@ def test_progress_warnings_and_errors_of_a_worker_reach_its_launcher_whole(tmp_p
     (tmp_path / "worker.py").write_text(WORKER)
     heard = []
     command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path / "spec.json")]
-    with caplog.at_level(logging.INFO), progress_heard_by(heard.append):
-        with pytest.raises(RaoKedroError) as failed:
-            run_worker(command, os.environ | {"PYTHONUNBUFFERED": "1"})
+    with caplog.at_level(logging.INFO), progress_heard_by(heard.append), pytest.raises(RaoKedroError) as failed:
+        run_worker(command, os.environ | {"PYTHONUNBUFFERED": "1"})
     assert str(failed.value) == "row 3 is bad\nrow 4 is bad"
     assert heard == [Progress("training", 1, 2, "steps", 10.0)]
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warned == ["two", "lines", "of the worker itself"] and "a detail" in caplog.text
 
 
-def test_without_a_console_progress_is_logged_now_and_then(monkeypatch, caplog):
-    now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+def test_without_a_console_progress_is_logged_now_and_then(clock, caplog):
     with caplog.at_level(logging.INFO, "rao_kedro.progress"):
-        for now, done in ((0, 0), (31, 10)):
+        for clock[0], done in ((0, 0), (31, 10)):
             report_progress("a work of this test", done, 20)
     assert [record.getMessage() for record in caplog.records] == ["a work of this test: 10 of 20 rows, 31.0 s left"]

@@ -78,9 +78,12 @@ class RunConsole:
 
     def say(self, text: str, style: str | None = None, crop: bool = False) -> None:
         """Print text above the bar; cut it at the terminal's width, or break it there."""
-        terminal = self.console.is_terminal
-        overflow = "ellipsis" if crop and terminal else None
-        self.console.print(text, style=style, no_wrap=crop or None, overflow=overflow, soft_wrap=not terminal)
+        if not self.console.is_terminal:
+            self.console.print(text, soft_wrap=True)
+        elif crop:
+            self.console.print(text, style=style, no_wrap=True, overflow="ellipsis")
+        else:
+            self.console.print(text, style=style)
 
     def start(self, pipeline: Pipeline, n_nodes: int | None) -> None:
         """Say what will run, where it is known how many nodes."""

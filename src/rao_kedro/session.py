@@ -15,6 +15,7 @@ from kedro.framework.session import KedroSession
 from kedro.io import MemoryDataset
 from kedro.pipeline import Pipeline
 
+from rao_kedro.context import conf_in_use
 from rao_kedro.errors import ParameterError
 from rao_kedro.freshness import MADE_AGAIN, described, edited, stale_nodes
 from rao_kedro.hooks import left_out
@@ -30,6 +31,11 @@ class StudySession(KedroSession):
     """Leaves out the namespaces of methods that were not chosen, where no namespace, node or method tag is named."""
 
     _context: KedroContext | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Start a session; see `KedroSession`. A project without configuration takes that of the installed package."""
+        super().__init__(*args, **kwargs)
+        self._conf_source = conf_in_use(self._conf_source, self._project_path)
 
     def load_context(self) -> KedroContext:
         """Return the context, created once per session."""

@@ -20,4 +20,6 @@ CONFIG_LOADER_ARGS = {
 }
 
 # mlflow warns of a class that kedro-mlflow defines, whenever `kedro` starts, and overrides the filters of `warnings`.
-logging.getLogger("py.warnings").addFilter(lambda record: "type hints to the `predict` method" not in record.getMessage())
+logging.getLogger("py.warnings").addFilter(
+    lambda record: "type hints to the `predict` method" not in record.getMessage()
+)

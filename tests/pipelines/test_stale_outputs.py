@@ -263,9 +263,12 @@ def test_a_run_says_what_is_stale_of_what_it_does_not_make_again(project, caplog
             run(only_missing_outputs=True, only_stale_outputs=True)
 
 
-def test_kedro_run_keeps_its_own_options_and_has_one_more(project):
+def test_kedro_run_keeps_its_own_options_and_has_two_more(project):
     run_command = cli.commands["run"]
-    assert {p.name for p in run_command.params} - {p.name for p in kedro_run.params} == {"only_stale_outputs"}
+    assert {p.name for p in run_command.params} - {p.name for p in kedro_run.params} == {
+        "only_stale_outputs",
+        "verbose",
+    }
     assert {p.name for p in kedro_run.params} <= {p.name for p in run_command.params}
     with kept(project / "data/test"):
         report = project / "data/test/08_reporting/report.html"
