@@ -25,8 +25,9 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Node, Pipeline
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from rao_kedro.errors import RaoKedroError
 from rao_kedro.progress import Pace, Progress, ProgressLines, duration, in_words, progress_heard_by
@@ -69,7 +70,7 @@ class RunConsole:
         """Show the bar, while entered, where there is a terminal; lines of progress elsewhere."""
         with ExitStack() as stack:
             if self.console.is_terminal and not self.verbose:
-                columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[state]}"))
+                columns = (TextColumn("{task.description}"), BarColumn(None), _StateColumn())
                 self.bars = Bars(*columns, console=self.console, transient=True, expand=True, redirect_stderr=False)
                 stack.enter_context(self.bars)
             stack.enter_context(progress_heard_by(self.hear))
@@ -164,6 +165,13 @@ class RunConsole:
             self.say(line, style="red")
         for line in ends:
             self.say(line)
+
+
+class _StateColumn(ProgressColumn):
+    """How far the node is; where it does not say so, since when it is at work."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["state"] or duration(task.elapsed or 0.0), no_wrap=True)
 
 
 class _Running:
