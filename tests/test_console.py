@@ -147,6 +147,14 @@ def _one():
     return 1
 
 
+def test_a_file_is_no_terminal_even_if_colours_are_forced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    run(tmp_path, _one)
+    start, line, _, _ = capsys.readouterr().out.splitlines()
+    assert "\x1b" not in start + line and len(start) > 40
+
+
 def test_old_logs_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(console, "KEPT_LOGS", 3)
     (tmp_path / "logs").mkdir()
@@ -163,6 +171,7 @@ def test_a_terminal_has_a_bar_with_what_is_done_the_speed_and_the_time_left(tmp_
     shown = RunConsole(tmp_path, tmp_path / "log", verbose=False)
     monkeypatch.setenv("TERM", "xterm")
     shown.console = Console(file=(screen := io.StringIO()), force_terminal=True, width=80, color_system=None)
+    shown.terminal = True
     node = Node(_one, None, "one", name="rao.train")
     with shown.shown():
         shown.start(Pipeline([node]), 1)

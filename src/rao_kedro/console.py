@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 from rich.text import Text
 
 from rao_kedro.errors import RaoKedroError
@@ -56,8 +57,8 @@ class RunConsole:
             verbose: All that is logged is shown too, so that there is no bar.
         """
         self.project, self.log, self.verbose = project, log, verbose
-        # A line in a file or a pipe is never broken: people search it.
         self.console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+        self.terminal = sys.stdout.isatty() and self.console.is_interactive  # FORCE_COLOR makes no terminal of a file
         self.bars: Bars | None = None
         self.running: dict[str, _Running] = {}
         self.n_nodes, self.n_done, self.started = 0, 0, time.monotonic()
@@ -69,8 +70,8 @@ class RunConsole:
     def shown(self) -> Iterator[None]:
         """Show the bar, while entered, where there is a terminal; lines of progress elsewhere."""
         with ExitStack() as stack:
-            if self.console.is_terminal and not self.verbose:
-                columns = (TextColumn("{task.description}"), BarColumn(None), _StateColumn())
+            if self.terminal and not self.verbose:
+                columns = (TextColumn("{task.description}"), BarColumn(None), _StateColumn(Column(no_wrap=True)))
                 self.bars = Bars(*columns, console=self.console, transient=True, expand=True, redirect_stderr=False)
                 stack.enter_context(self.bars)
             stack.enter_context(progress_heard_by(self.hear))
@@ -78,8 +79,8 @@ class RunConsole:
         self.bars = None
 
     def say(self, text: str, style: str | None = None, crop: bool = False) -> None:
-        """Print text above the bar; cut it at the terminal's width, or break it there."""
-        if not self.console.is_terminal:
+        """Print text above the bar; cut it at the terminal's width, or break it there. Files have whole lines."""
+        if not self.terminal:
             self.console.print(text, soft_wrap=True)
         elif crop:
             self.console.print(text, style=style, no_wrap=True, overflow="ellipsis")
@@ -154,7 +155,7 @@ class RunConsole:
         ends = [f"{done}: {goes_on}"] if self.n_done else []
         log = shown_path(self.log, self.project)
         ends.append(f"The log is {log}" + ("." if self.verbose else "; `--verbose` shows it, with the traceback."))
-        width = self.console.width if self.console.is_terminal else 80
+        width = self.console.width if self.terminal else 80
         broken = [part for line in lines for part in textwrap.wrap(line, width, break_on_hyphens=False) or [""]]
         room = ERROR_LINES - len([part for end in ends for part in textwrap.wrap(end, width)])
         if len(broken) > room:
@@ -227,7 +228,7 @@ _current: RunConsole | None = None
 def run_console(project: Path, verbose: bool) -> Iterator[None]:
     """Show a run while entered, and log all of it in `logs` of the project.
 
-    A logging configuration of the user's own (KEDRO_LOGGING_CONFIG) keeps its handlers beside the log file.
+    A logging configuration of the user's own (KEDRO_LOGGING_CONFIG) keeps its handlers and levels, beside the log file.
 
     Args:
         project: The project's directory.
@@ -272,13 +273,12 @@ def _logged(shown: RunConsole) -> Iterator[None]:
     file = logging.FileHandler(shown.log, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     before = list(root.handlers)
+    levels = {name: logging.getLogger(name).level for name in ("", PACKAGE, "kedro", "kedro.io")}
     if not os.environ.get("KEDRO_LOGGING_CONFIG"):
-        root.handlers = []
-        root.addHandler(_VerboseHandler(shown) if shown.verbose else _ConsoleHandler(shown))
+        root.handlers = [_VerboseHandler(shown) if shown.verbose else _ConsoleHandler(shown)]
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.DEBUG if name == PACKAGE else logging.INFO)
     root.addHandler(file)
-    levels = {name: logging.getLogger(name).level for name in ("", PACKAGE, "kedro", "kedro.io", "py.warnings")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.DEBUG if name == PACKAGE else logging.INFO)
     logging.captureWarnings(True)
     try:
         with nullcontext() if shown.verbose else redirect_stderr(_StderrToLog(sys.stderr)):
