@@ -80,7 +80,7 @@ def failing(error):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_an_error_of_ours_is_its_sentence_and_its_traceback_is_in_the_log(tmp_path, capsys, wrapped):
-    error = DataError("train.jsonl: row 3 has no prompt")
+    error = DataError(f"{tmp_path}/train.jsonl: row 3 has no prompt")
     if wrapped:
         outer = DatasetError("Failed while loading data from dataset")
         outer.__cause__ = error

@@ -79,7 +79,11 @@ class RunConsole:
         self.bars = None
 
     def say(self, text: str, style: str | None = None, crop: bool = False) -> None:
-        """Print text above the bar; cut it at the terminal's width, or break it there. Files have whole lines."""
+        """Print text above the bar; cut it at the terminal's width, or break it there. Files have whole lines.
+
+        Paths in the project are relative to it.
+        """
+        text = text.replace(f"{self.project}{os.sep}", "")
         if not self.terminal:
             self.console.print(text, soft_wrap=True)
         elif crop:
@@ -148,8 +152,10 @@ class RunConsole:
 
     def explain(self, error: BaseException) -> None:
         """Say what went wrong in at most ten lines."""
+        root = f"{self.project}{os.sep}"
         where = f" in {next(iter(self.running))}" if len(self.running) == 1 else ""
-        lines = [f"error{where}: {line}" if i == 0 else line for i, line in enumerate(_sentences(error))]
+        sentences = [sentence.replace(root, "") for sentence in _sentences(error)]  # before they are broken into lines
+        lines = [f"error{where}: {sentences[0]}", *sentences[1:]]
         done = f"{self.n_done} node{' is' if self.n_done == 1 else 's are'} done"
         goes_on = "`kedro run --only-stale-outputs`, with the same options, goes on there."
         ends = [f"{done}: {goes_on}"] if self.n_done else []
