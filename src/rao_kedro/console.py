@@ -209,7 +209,7 @@ def _sentences(error: BaseException) -> list[str]:
     """Return what is wrong: the sentence of an error of ours, else the exception and where it was raised."""
     ours = next((e for e in _chain(error) if isinstance(e, RaoKedroError)), None)
     if ours is not None:
-        return str(ours).splitlines()
+        return str(ours).splitlines() or [type(ours).__name__]
     if isinstance(error, ValidationError):
         return [f"parameter {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
     frames = [(frame.f_globals.get("__name__", ""), line) for frame, line in traceback.walk_tb(error.__traceback__)]
