@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup run test bench bench-annotation bench-generation bench-judging lint viz jupyter clean
+.PHONY: setup run test bench bench-annotation bench-generation bench-judging lint package viz jupyter clean
 
 setup: $(INSTALLED)
 
@@ -46,6 +46,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+package: setup
+	$(BIN)/kedro package
 
 viz: setup
 	$(BIN)/kedro viz run

@@ -49,7 +49,7 @@ def test_a_second_generation_into_a_workspace_is_refused_and_the_first_one_ends(
     (path := tmp_path / "generation.json").write_text(spec.model_dump_json())
     command = [sys.executable, "-m", "rao_kedro.inference.worker", str(path)]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
-    while "/3 responses" not in (line := first.stdout.readline()):
+    while '"done": 1, "total": 3' not in (line := first.stdout.readline()):
         assert line, "the first generation ended too early"
     first.send_signal(signal.SIGSTOP)
     try:

@@ -169,7 +169,7 @@ def _missing(dataset: str, catalog: CatalogProtocol) -> str:
         if name != "__default__" and _stem(dataset) in {_stem(output) for output in pipeline.all_outputs()}
     ]
     if makers:
-        return f"{dataset} does not exist: run `kedro run --pipeline {makers[0]}` first (in the same --env)"
+        return f"{dataset} does not exist: run `kedro run --pipelines {makers[0]}` first (in the same --env)"
     path = getattr(catalog.get(dataset), "_filepath", None)
     if dataset == ACCELERATE and path is not None:
         there = sorted(file.stem for file in Path(path).parent.glob("*.yaml"))

@@ -1,7 +1,8 @@
 """Runs a worker module in a process of its own and streams what it says to the log.
 
 A worker's memory is freed when it ends, and the process that runs the pipeline never imports torch for it.
-Imports nothing heavy. Knows nothing about what a worker does.
+A worker logs as any code does: its warnings and errors are its launcher's too. Imports nothing heavy. Knows nothing
+about what a worker does.
 """
 
 import gc
@@ -20,6 +21,7 @@ from typing import Any
 
 from rao_kedro.errors import RaoKedroError
 from rao_kedro.files import only_one_in, write_text
+from rao_kedro.progress import PROGRESS_PREFIX, Progress, hear, report_to_launcher
 
 logger = logging.getLogger(__name__)
 
@@ -82,18 +84,20 @@ def run_worker(command: Sequence[str], environment: Mapping[str, str]) -> None:
 
 def _follow(process: subprocess.Popen[str], last: deque[str]) -> str | None:
     """Log what a worker says until it says no more; return its error message, if there is one."""
-    message = None
+    message: list[str] = []
     assert process.stdout is not None
     for line in process.stdout:
         line = line.rstrip()
         if line.startswith(ERROR_PREFIX):
-            message = line.removeprefix(ERROR_PREFIX)
+            message.append(line.removeprefix(ERROR_PREFIX))
         elif line.startswith(WARNING_PREFIX):
             logger.warning("%s", line.removeprefix(WARNING_PREFIX))
+        elif line.startswith(PROGRESS_PREFIX):
+            hear(Progress.read(line))
         elif line:
             last.append(line)
             logger.info("%s", line)
-    return message
+    return "\n".join(dict.fromkeys(message)) or None  # processes of one worker fail alike
 
 
 @contextmanager
@@ -131,17 +135,37 @@ def _signal_group(process: "subprocess.Popen[Any]", number: int) -> None:
 def worker_main(main: Callable[[str], None]) -> None:
     """Run a worker's `main(spec_path)`, alone in the spec's directory; the first process of several sees to that.
 
-    An error of ours becomes one line on the console and exit status 1.
+    What it logs, reports and raises goes through its output to the launcher; an error of ours ends in exit status 1.
     """
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_ForTheLauncher())
+    for name in ("rao_kedro", "__main__"):  # the worker's own module is run under the latter
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).propagate = False
     directory, is_first = Path(sys.argv[1]).parent, os.environ.get("RANK", "0") == "0"
+    report_to_launcher(is_first)
     try:
         with only_one_in(directory) if is_first else nullcontext():
             main(sys.argv[1])
     except RaoKedroError as error:
-        print(f"{ERROR_PREFIX}{error}", flush=True)
+        print(_prefixed(ERROR_PREFIX, str(error)), flush=True)
         raise SystemExit(1) from error
     torch = sys.modules.get("torch")
     # A group of one is vLLM's, which ends it itself.
     if torch is not None and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         gc.collect()  # a DDP module that outlives the process group waits for its thread, which waits for the GIL
         torch.distributed.destroy_process_group()  # else its threads may abort a process that ends before the others
+
+
+class _ForTheLauncher(logging.Formatter):
+    """Marks warnings and errors in a worker's output."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return _prefixed(WARNING_PREFIX, text) if record.levelno >= logging.WARNING else text
+
+
+def _prefixed(prefix: str, text: str) -> str:
+    """Return text whose every line has the prefix, as the launcher reads line by line."""
+    return "\n".join(prefix + line for line in text.splitlines())

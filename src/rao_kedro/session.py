@@ -14,7 +14,7 @@ from kedro.framework.session import KedroSession
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
-from rao_kedro.context import StudyContext
+from rao_kedro.context import StudyContext, conf_in_use
 from rao_kedro.errors import ParameterError
 from rao_kedro.freshness import MADE_AGAIN, described, edited, stale_nodes
 from rao_kedro.hooks import nodes_that_run, refuse_bad_plan
@@ -32,6 +32,11 @@ class StudySession(KedroSession):
     """Runs the pipelines of the runs that are asked for: by name, or those of the parameter `methods`."""
 
     _context: StudyContext | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Start a session; see `KedroSession`. A project without configuration takes that of the installed package."""
+        super().__init__(*args, **kwargs)
+        self._conf_source = conf_in_use(self._conf_source, self._project_path)
 
     def load_context(self) -> StudyContext:
         """Return the context, created once per session."""

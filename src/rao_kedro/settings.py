@@ -1,5 +1,8 @@
 """Kedro's settings of this project."""
 
+import logging
+
+from rao_kedro.console import ConsoleHooks
 from rao_kedro.context import StudyConfigLoader, StudyContext
 from rao_kedro.hooks import CredentialsHooks, FreshnessHooks, LocationHooks, MissingInputHooks, QuarantineHooks
 from rao_kedro.session import StudySession
@@ -12,6 +15,7 @@ HOOKS = (
     QuarantineHooks(),
     FreshnessHooks(),
     TrackingHooks(),
+    ConsoleHooks(),
 )
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro-mlflow")  # TrackingHooks are that hook, and more
 SESSION_CLASS = StudySession
@@ -24,3 +28,8 @@ CONFIG_LOADER_ARGS = {
     # What an environment overrides is merged into the base value, not put in its place.
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
+
+# mlflow warns of a class that kedro-mlflow defines, whenever `kedro` starts, and overrides the filters of `warnings`.
+logging.getLogger("py.warnings").addFilter(
+    lambda record: "type hints to the `predict` method" not in record.getMessage()
+)

@@ -139,11 +139,11 @@ def test_a_quantised_model_of_the_hub_is_refused_before_its_weights_are_download
 # What is mended.
 
 
-def test_a_date_in_the_template_is_fixed_in_the_import(tmp_path, tiny_checkpoint, monkeypatch, capsys):
+def test_a_date_in_the_template_is_fixed_in_the_import(tmp_path, tiny_checkpoint, monkeypatch, caplog):
     source = with_template(tiny_checkpoint, tmp_path / "dated", DATED)
     before = state_of(source)
     output = imported(tmp_path, source)
-    assert "in the import it prints 26 Jul 2024" in capsys.readouterr().out
+    assert "in the import it prints 26 Jul 2024" in caplog.text
     tokenizers = [AutoTokenizer.from_pretrained(model) for model in (source, output)]
     prompts = []
     for day in (1, 2):
@@ -177,11 +177,11 @@ def test_a_date_that_cannot_be_fixed_is_refused(tmp_path, tiny_checkpoint):
 
 
 def test_thoughts_that_a_template_writes_into_answers_are_switched_off_where_it_has_a_switch(
-    tmp_path, tiny_checkpoint, capsys
+    tmp_path, tiny_checkpoint, caplog
 ):
     source = with_template(tiny_checkpoint, tmp_path / "thinking", EMPTY_THOUGHTS)
     chat = load_chat_format(imported(tmp_path, source))
-    assert "enable_thinking is false in the import" in capsys.readouterr().out
+    assert "enable_thinking is false in the import" in caplog.text
     assert chat.tokenizer.decode(response_token_ids(chat, MESSAGES, "jumps")) == "jumps<|im_end|>"
     assert chat.tokenizer.decode(prompt_token_ids(chat, MESSAGES)).endswith("assistant\n<think>\n\n</think>\n\n")
     thinking = load_chat_format(tmp_path / "out", {"enable_thinking": True})
@@ -189,13 +189,13 @@ def test_thoughts_that_a_template_writes_into_answers_are_switched_off_where_it_
     assert (source / "chat_template.jinja").read_text() == EMPTY_THOUGHTS
 
 
-def test_generation_stops_where_the_template_ends_an_answer(tmp_path, tiny_checkpoint, capsys):
+def test_generation_stops_where_the_template_ends_an_answer(tmp_path, tiny_checkpoint, caplog):
     source = with_template(tiny_checkpoint, tmp_path / "model", CHATML.replace("<|im_end|>", "<|endoftext|>"))
     output = imported(tmp_path, source)
     tokenizer = load_tokenizer(output)
     ends = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
     assert json.loads((output / "generation_config.json").read_text())["eos_token_id"] == sorted(ends)
-    assert f"ends an answer with token {ends[0]}, at which generation did not stop" in capsys.readouterr().out
+    assert f"ends an answer with token {ends[0]}, at which generation did not stop" in caplog.text
 
 
 def test_a_template_of_the_parameters_takes_the_place_of_the_models_own(tmp_path, tiny_checkpoint):
@@ -212,11 +212,11 @@ def test_a_template_of_the_parameters_takes_the_place_of_the_models_own(tmp_path
 
 
 def test_a_head_of_its_own_is_kept_apart_also_by_an_engine_that_believes_the_configuration(
-    tmp_path, tiny_checkpoint, capsys
+    tmp_path, tiny_checkpoint, caplog
 ):
     source = with_own_head(tiny_checkpoint, tmp_path / "own_head")
     output = imported(tmp_path, source)
-    assert "the model's head is not its embeddings" in capsys.readouterr().out
+    assert "the model's head is not its embeddings" in caplog.text
     assert json.loads((output / "config.json").read_text())["tie_word_embeddings"] is False
     assert json.loads((source / "config.json").read_text())["tie_word_embeddings"] is True
     model = load_causal_lm(output)
@@ -224,14 +224,14 @@ def test_a_head_of_its_own_is_kept_apart_also_by_an_engine_that_believes_the_con
     assert torch.equal(logits(output), logits(source))
 
 
-def test_an_adapter_is_merged_onto_its_base(tmp_path, tiny_checkpoint, capsys):
+def test_an_adapter_is_merged_onto_its_base(tmp_path, tiny_checkpoint, caplog):
     adapted = an_adapter(tiny_checkpoint, tmp_path / "adapter", target_modules="all-linear")
     output = imported(tmp_path, tmp_path / "adapter")
     with torch.no_grad():
         expected = adapted(torch.tensor([[5, 6, 7]])).logits
     assert torch.allclose(logits(output), expected, atol=1e-4)
     assert not torch.allclose(logits(output), logits(tiny_checkpoint), atol=1e-2)
-    assert not (output / "adapter_config.json").exists() and "was merged onto" in capsys.readouterr().out
+    assert not (output / "adapter_config.json").exists() and "was merged onto" in caplog.text
     assert load_tokenizer(output).chat_template == CHATML
 
 
@@ -246,7 +246,7 @@ def test_an_adapter_that_trained_the_embeddings_keeps_the_head_as_it_was(tmp_pat
     assert json.loads((output / "config.json").read_text())["tie_word_embeddings"] is False
 
 
-def test_fp8_weights_are_dequantised(tmp_path, tiny_checkpoint, capsys):
+def test_fp8_weights_are_dequantised(tmp_path, tiny_checkpoint, caplog):
     plain = in_fp8(tiny_checkpoint, tmp_path / "fp8")
     output = imported(tmp_path, tmp_path / "fp8")
     stored = load_file(output / "model.safetensors")
@@ -254,7 +254,7 @@ def test_fp8_weights_are_dequantised(tmp_path, tiny_checkpoint, capsys):
     for name, weight in stored.items():
         assert torch.equal(weight, plain[name].bfloat16()), name
     assert "quantization_config" not in json.loads((output / "config.json").read_text())
-    assert "were dequantised" in capsys.readouterr().out
+    assert "were dequantised" in caplog.text
     # What is trained from it is published in full precision.
     save_checkpoint(load_causal_lm(output), load_tokenizer(output), tmp_path / "policy")
     assert {w.dtype for w in load_file(tmp_path / "policy/model.safetensors").values()} == {torch.float32}
@@ -468,9 +468,10 @@ def test_several_templates_without_a_default_are_named(tmp_path, tiny_checkpoint
         (CHATML.replace("messages %}", "messages if message.role != 'system' %}"), "left out"),
     ],
 )
-def test_what_a_template_does_with_system_messages_is_said(tmp_path, tiny_checkpoint, template, said, capsys):
+def test_what_a_template_does_with_system_messages_is_said(tmp_path, tiny_checkpoint, template, said, caplog):
+    caplog.set_level("INFO", "rao_kedro")
     imported(tmp_path, with_template(tiny_checkpoint, tmp_path / "model", template))
-    assert f"system messages are {said}" in capsys.readouterr().out
+    assert f"system messages are {said}" in caplog.text
 
 
 def test_a_special_token_that_nothing_writes_may_be_without_an_embedding(tmp_path, tiny_checkpoint):
@@ -497,13 +498,13 @@ def test_layers_that_cannot_be_packed_are_refused_before_anything_is_sampled(tmp
         imported(tmp_path, tmp_path / "mamba")
 
 
-def test_a_model_without_a_sequence_classifier_is_told_of_before_sft(tmp_path, tiny_checkpoint, capsys):
+def test_a_model_without_a_sequence_classifier_is_told_of_before_sft(tmp_path, tiny_checkpoint, caplog):
     tokenizer, size = load_tokenizer(tiny_checkpoint), {"hidden_size": 16, "intermediate_size": 16}
     size |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
     GraniteForCausalLM(GraniteConfig(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path / "granite")
     tokenizer.save_pretrained(tmp_path / "granite")
     imported(tmp_path, tmp_path / "granite")
-    assert "no sequence classifier of GraniteForCausalLM: let reward_modeling.start name" in capsys.readouterr().out
+    assert "no sequence classifier of GraniteForCausalLM: let reward_modeling.start name" in caplog.text
 
 
 def test_constants_that_older_versions_stored_are_no_weights_left_over():
@@ -514,7 +515,7 @@ def test_constants_that_older_versions_stored_are_no_weights_left_over():
         check_weights("m", "model", found)
 
 
-def test_a_system_message_that_moves_once_an_answer_is_there_is_told_of(tmp_path, tiny_checkpoint, capsys):
+def test_a_system_message_that_moves_once_an_answer_is_there_is_told_of(tmp_path, tiny_checkpoint, caplog):
     """As in the template of Mistral-Instruct v0.3."""
     moving = (
         "{% for m in messages %}{% if m.role != 'system' %}{{ '<|im_start|>' + m.role + '\\n' }}"
@@ -523,4 +524,4 @@ def test_a_system_message_that_moves_once_an_answer_is_there_is_told_of(tmp_path
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
     imported(tmp_path, with_template(tiny_checkpoint, tmp_path / "moving", moving))
-    assert "system messages are moved once an answer is there" in capsys.readouterr().out
+    assert "system messages are moved once an answer is there" in caplog.text

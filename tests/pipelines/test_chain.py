@@ -1,7 +1,11 @@
 """The whole chain as a user runs it, in the test environment: a tiny random model, no vLLM."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -9,11 +13,13 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from kedro.framework.project import configure_project
 from kedro.framework.startup import bootstrap_project
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rao_kedro.cli import cli
 from rao_kedro.errors import DataError, ModelError, ParameterError
 from rao_kedro.models.identity import path_hash
 from rao_kedro.pipelines.methods import METHODS
@@ -65,7 +71,18 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project, mo
     assert "log_ratio_chosen" not in log and log["eval_log_ratio_chosen"].notna().any()
 
     monkeypatch.chdir(project / "src")  # as `kedro run` from a folder of the project
-    run(project)
+    # It shows a line per node, and a summary.
+    shown = CliRunner().invoke(cli, ["run", "--env", "test"])
+    assert shown.exit_code == 0, shown.output
+    lines = shown.output.splitlines()
+    assert len(lines) < 60 and not [line for line in lines if "Loading data" in line or "Saving data" in line]
+    assert [line for line in lines if re.match(r"23/25 compare_methods +\d+\.\d s  leaderboard \(3 rows\)", line)]
+    assert "report: data/test/08_reporting/report.html" in lines and "models: data/test/06_models" in lines
+    assert [line for line in lines if re.match(r"rao  +0\.\d{3}  +[+-]0\.\d{3} \[", line)]
+    assert [line for line in lines if re.match(r"quarantined rows: \d+ \(equal_ratings", line)]
+    (log,) = (project / "logs").glob("run_*.log")
+    logged = log.read_text()
+    assert "Saving data to leaderboard" in logged and "step 1/2  loss " in logged and "Loading weights" in logged
     assert [*Path.cwd().iterdir()] == []
     monkeypatch.chdir(project)
     leaderboard = pd.read_csv(data / "08_reporting/leaderboard.csv")
@@ -149,11 +166,16 @@ def test_an_unknown_method_is_named_with_the_known_ones(project):
         run(project, params={"methods": "roa"})
 
 
-def test_a_pipeline_before_its_inputs_says_what_is_missing_and_what_makes_it(project):
-    with pytest.raises(
-        DataError, match=r"reward_annotated.* does not exist: run `kedro run --pipelines reward_modeling`"
-    ):
-        run(project, "alignment")
+def test_a_pipeline_before_its_inputs_says_what_is_missing_and_what_makes_it_and_no_more(project):
+    """All that `kedro` shows at its start included."""
+    command = [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipelines", "alignment"]
+    environment = os.environ | {"COLUMNS": "80", "PYTHONPATH": str(ROOT / "src")}
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    lines = ended.stdout.splitlines()
+    assert ended.returncode == 1 and sum(len(line) // 80 + 1 for line in lines) < 12, ended.stdout
+    wanted = "error: reward_annotated@path does not exist: run `kedro run --pipelines reward_modeling` first"
+    assert lines[0].startswith(wanted), ended.stdout
+    assert [line for line in lines if "--verbose" in line]
 
 
 def test_a_model_that_cannot_be_used_is_refused_before_anything_is_made_with_it(project, tiny_checkpoint):

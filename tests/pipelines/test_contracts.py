@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project
 from kedro.framework.startup import bootstrap_project
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from rao_kedro.context import StudyConfigLoader
 from rao_kedro.datasets import PathDataset
 from rao_kedro.errors import ParameterError
 from rao_kedro.objectives import objective_names
@@ -81,7 +81,7 @@ def test_the_layers_of_kedro_viz_point_one_way():
 
 
 def test_every_catalog_entry_is_used_by_a_pipeline():
-    config = OmegaConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")
+    config = StudyConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")
     entries = {name for name in config["catalog"] if not name.startswith("_")}
     used = everything().datasets()
     patterns = {name for name in entries if "{method}" in name}
@@ -91,7 +91,7 @@ def test_every_catalog_entry_is_used_by_a_pipeline():
 
 
 def test_every_file_that_a_node_writes_is_written_whole_or_not_at_all():
-    config = OmegaConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")
+    config = StudyConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")
     others = {name for name, entry in config["catalog"].items() if not entry["type"].startswith("rao_kedro.datasets.")}
     assert others == everything().inputs() & {"prompts"}
 

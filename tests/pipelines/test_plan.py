@@ -113,7 +113,7 @@ def test_a_missing_input_and_a_missing_file_are_said_together(project):
     with pytest.raises(DataError) as refused:
         run(project, ["evaluation"], params={"evaluation": {"benchmarks": benchmarks}})
     said = str(refused.value)
-    assert "reward_annotated@path does not exist: run `kedro run --pipeline reward_modeling` first" in said
+    assert "reward_annotated@path does not exist: run `kedro run --pipelines reward_modeling` first" in said
     assert "evaluation.benchmarks.sources.gsm8k.path: there is no file gone.jsonl" in said
     with pytest.raises(DataError, match=r"prompts does not exist: no pipeline makes it: .*data/01_raw/prompts.jsonl"):
         run(project, ["data_engineering"])

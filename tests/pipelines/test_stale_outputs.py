@@ -316,7 +316,7 @@ def test_a_dry_run_tells_sizes_times_and_what_is_stale_and_writes_nothing(projec
 def test_kedro_run_keeps_its_own_options_and_has_some_more(project):
     run_command = cli.commands["run"]
     more = {p.name for p in run_command.params} - {p.name for p in kedro_run.params}
-    assert more == {"only_stale_outputs", "dry_run"}
+    assert more == {"only_stale_outputs", "dry_run", "verbose"}
     assert {p.name for p in kedro_run.params} <= {p.name for p in run_command.params}
     with kept(project / "data/test"):
         report = project / "data/test/08_reporting/report.html"

@@ -136,12 +136,12 @@ def test_a_log_z0_that_pushes_chosen_responses_down_is_told_with_the_one_that_wo
     assert target_remark(make_objective("rao", beta=0.1, log_z0=29.0), groups) is None
 
 
-def test_a_run_that_lowers_the_chosen_likelihood_says_so(workspace, tiny_checkpoint, capfd):
+def test_a_run_that_lowers_the_chosen_likelihood_says_so(workspace, tiny_checkpoint, caplog):
     training = parameters(epochs=10, eval_every_epochs=10, keep="last")
     spec = alignment_spec(
         workspace, tiny_checkpoint, workspace / "groups.parquet", "rao", training=training, beta=1.0, log_z0=20.0
     )
     launch("alignment", spec, None)
-    said = [line for line in capfd.readouterr().out.splitlines() if line.startswith("rao_kedro warning: ")]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "log_z0 = 20 nats asks for chosen responses that are less likely" in said[0]
     assert "rao pushes the chosen responses down" in said[-1] and "log_z0 <= 1.00 nats" in said[-1]

@@ -7,20 +7,25 @@ import pytest
 import torch
 
 from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.progress import progress_heard_by
 from rao_kedro.training.forecast import flops_per_token, matmul_peak, saved_bytes
 from rao_kedro.training.progress import MetricsLog, Progress
 
 GROUPS = [TokenizedGroup(f"g{i}", [1, 2, 3, 4], [[5, 6, 7], [8, 9, 2]]) for i in range(4)]
 
 
-def test_a_step_reports_useful_tokens_mfu_and_the_time_left_with_every_pass_counted(tmp_path, capsys):
+def test_a_step_reports_useful_tokens_mfu_and_the_time_left_with_every_pass_counted(tmp_path, caplog):
     """4 groups of 10 tokens (14 as rows), 2 epochs of 2 steps with 3 passes: 12 steps of 20 tokens, 2 seconds each."""
     task = SimpleNamespace(train_groups=GROUPS, passes_per_step=3)
     log = MetricsLog(tmp_path / "log.jsonl", resume_at=0, is_main=True)
-    progress = Progress(task, epochs=2, done_steps=0, n_steps=12, log=log, flops_per_token=0.05)
-    for step in range(1, 13):
-        progress.report(step, step / 6, GROUPS[:2], seconds=2.0, peak_bytes=3 * 10**9, metrics={"loss": 1.0})
-    said = capsys.readouterr().out.splitlines()
+    caplog.set_level("INFO", "rao_kedro")
+    with progress_heard_by((heard := []).append):
+        progress = Progress(task, epochs=2, done_steps=0, n_steps=12, log=log, flops_per_token=0.05, what="rao")
+        for step in range(1, 13):
+            progress.report(step, step / 6, GROUPS[:2], seconds=2.0, peak_bytes=3 * 10**9, metrics={"loss": 1.0})
+    assert [(p.what, p.done, p.total, p.unit) for p in heard] == [("training rao", i, 12, "steps") for i in range(13)]
+    assert heard[0].rate is None and heard[-1].rate == 10
+    said = caplog.messages
     assert said[0].endswith("10 useful tokens/s  MFU 50%  3.0 GB  22 s left") and said[-1].endswith(" 0 s left")
     row = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
     assert (row["useful_tokens_per_second"], row["tokens_per_second"]) == (10, 14)

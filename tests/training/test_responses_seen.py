@@ -133,16 +133,16 @@ def test_a_warning_names_the_methods_own_beta(name, objective, said, workspace, 
     assert remark is not None and said in remark
 
 
-def test_a_run_on_rewards_with_an_outlier_says_so_and_a_pairwise_one_does_not(workspace, tiny_checkpoint, capfd):
+def test_a_run_on_rewards_with_an_outlier_says_so_and_a_pairwise_one_does_not(workspace, tiny_checkpoint, caplog):
     rows = pq.read_table(workspace / "groups.parquet").to_pylist()
     rows[3]["rewards"][1] = 1e6
     pq.write_table(pa.Table.from_pylist(rows), path := workspace / "outlier.parquet")
     task = OfflineAlignment(spec_of(workspace, tiny_checkpoint, "rao", objective={"log_z0": "auto"}))
     assert reward_remark(task.spec, task.objective, task.train_groups) is None
     spec = spec_of(workspace, tiny_checkpoint, "rao", groups_path=path, objective={"log_z0": "auto"})
-    capfd.readouterr()
+    caplog.clear()
     launch("alignment", spec, None)
-    said = [line for line in capfd.readouterr().out.splitlines() if line.startswith("rao_kedro warning: 1 of 28")]
+    said = [line for line in caplog.messages if line.startswith("1 of 28")]
     assert len(said) == 1 and "g3 (1e+06)" in said[0] and "log_z0: auto solves to" in said[0]
     task = OfflineAlignment(spec_of(workspace, tiny_checkpoint, "dpo", groups_path=path))
     assert reward_remark(task.spec, task.objective, task.train_groups) is None

@@ -206,7 +206,7 @@ def test_finished_annotations_and_policy_scores_are_not_computed_again(
 
 @pytest.mark.parametrize("damage", ["flipped byte", "missing file", "no manifest", "half-written"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    tmp_path, tiny_checkpoint, groups_path, uninterrupted, killed_at_step_4, capsys, damage
+    tmp_path, tiny_checkpoint, groups_path, uninterrupted, killed_at_step_4, caplog, damage
 ):
     spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path)
     with pytest.raises(KeyboardInterrupt):
@@ -225,7 +225,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
             newest.rename(newest.with_name("step-000000003.partial"))
     launch("sft", spec, None)
     assert killed_at_step_4 == [1, 2, 3, 4, 3, 4, 5, 6]
-    assert ("is passed over" in capsys.readouterr().out) == (damage != "half-written")
+    assert ("is passed over" in caplog.text) == (damage != "half-written")
     assert_same(uninterrupted, weights_of(spec.workspace))
 
 

@@ -20,6 +20,7 @@ from rao_kedro.inference.engine_options import identity_with
 from rao_kedro.inference.generators import Call, Generator, finished_shards
 from rao_kedro.models.chat import load_chat_format, prompt_token_ids
 from rao_kedro.models.identity import combined_hash, content_hash
+from rao_kedro.progress import report_progress
 from rao_kedro.schemas.generation import GenerationParameters, SamplingParameters
 
 
@@ -75,6 +76,7 @@ class GeneratorLM(TemplateLM):
         wanted = [_max_tokens(request.args[1]) for request in requests]
         written: dict[int, str] = {}
         order = sorted(range(len(requests)), key=lambda i: wanted[i])
+        report_progress("answering downstream tasks", 0, len(requests), "answers")
         for max_tokens, of_length in groupby(order, key=lambda i: wanted[i]):
             rows = list(of_length)
             for i in rows:
@@ -83,7 +85,7 @@ class GeneratorLM(TemplateLM):
             shards = [rows[start : start + size] for start in range(0, len(rows), size)]
             for shard, texts in self._texts(max_tokens, [[prompts[i] for i in shard] for shard in shards]):
                 written |= dict(zip(shards[shard], texts, strict=True))
-                print(f"{len(written)} of {len(requests)} answers", flush=True)
+                report_progress("answering downstream tasks", len(written), len(requests), "answers")
         return [_cut(written[i], request.args[1].get("until") or []) for i, request in enumerate(requests)]
 
     def _texts(self, max_tokens: int, shards: Sequence[list[list[int]]]) -> Iterator[tuple[int, list[str]]]:
@@ -119,6 +121,7 @@ class GeneratorLM(TemplateLM):
             choices.setdefault(tuple(prompt), []).append(tokens[0])
         prompts = list(choices)
         found: dict[tuple[int, ...], dict[int, float]] = {}
+        report_progress("answering multiple choice", 0, len(prompts), "questions")
         for start in range(0, len(prompts), self.generation.shard_size):
             shard = prompts[start : start + self.generation.shard_size]
             for ids in shard:
@@ -126,7 +129,7 @@ class GeneratorLM(TemplateLM):
             asked = [choices[prompt] for prompt in shard]
             logps = self._logps([list(prompt) for prompt in shard], asked)
             found |= {p: dict(zip(a, values, strict=True)) for p, a, values in zip(shard, asked, logps, strict=True)}
-            print(f"{len(found)} of {len(prompts)} questions", flush=True)
+            report_progress("answering multiple choice", len(found), len(prompts), "questions")
         return [
             (of_prompt[tokens[0]], of_prompt[tokens[0]] == max(of_prompt.values()))
             for _, prompt, tokens in requests
@@ -185,7 +188,6 @@ class ServedLM(LM):
         for max_tokens in sorted(set(wanted)):
             rows = [i for i, tokens in enumerate(wanted) if tokens == max_tokens]
             chats = [[{"role": "user", "content": requests[i].args[0]}] for i in rows]
-            print(f"asking {self.server.model} for {len(rows)} answers of downstream tasks", flush=True)
             answers = self.server.answers(chats, ChatSampling(max_tokens))
             written |= {i: answer.text for i, answer in zip(rows, answers, strict=True)}
         return [_cut(written[i], request.args[1].get("until") or []) for i, request in enumerate(requests)]

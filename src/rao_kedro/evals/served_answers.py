@@ -3,6 +3,7 @@
 Every answer is kept by its whole request: a killed run goes on there.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.benchmarks import ServedAnswersSpec
 from rao_kedro.schemas.generation import SamplingParameters
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from rao_kedro.evals.harness_model import ServedLM
@@ -42,7 +45,7 @@ class _Served:
         self, name: str, dialogues: Mapping[str, Sequence[Message]], sampling: SamplingParameters
     ) -> dict[str, str]:
         """Return the answer to each dialogue by its name."""
-        print(f"asking {self.server.model} for {len(dialogues)} answers of {name}", flush=True)
+        logger.info("asking %s for %d answers of %s", self.server.model, len(dialogues), name)
         how = ChatSampling(sampling.max_tokens, sampling.temperature)
         answers = self.server.answers(list(dialogues.values()), how)
         return {key: answer.text for key, answer in zip(dialogues, answers, strict=True)}

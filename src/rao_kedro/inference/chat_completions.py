@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.files import write_text
 from rao_kedro.models.identity import combined_hash
+from rao_kedro.progress import progress_of
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -135,6 +136,9 @@ class ChatServer:
         executor = ThreadPoolExecutor(self.concurrency)
         try:
             futures = {name: executor.submit(self._answer, name, request) for name, request in dict(requests).items()}
+            one_more = progress_of(f"asking {self.model}", len(futures), "requests")
+            for future in futures.values():
+                future.add_done_callback(one_more)
             wait(futures.values(), return_when=FIRST_EXCEPTION)
         finally:
             executor.shutdown(cancel_futures=True)  # what is in flight is paid for: it ends, and is kept

@@ -5,6 +5,7 @@ Knows files, shards and chat templates; how text is generated is a backend's bus
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,10 @@ from rao_kedro.inference.generators import (
     resolve_backend,
 )
 from rao_kedro.processes import worker_main
+from rao_kedro.progress import report_progress
 from rao_kedro.schemas.generation import GenerationSpec, SamplingParameters
+
+logger = logging.getLogger(__name__)
 
 KEY = b"rao_kedro.generation_key"
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -76,7 +80,7 @@ def generate_table(spec: GenerationSpec, make: Callable[..., Generator]) -> None
     prompts = read_prompts(spec.prompts_path)
     key = generation_key(spec, prompts)
     if _has_key(spec.output_path, key):
-        print(f"{spec.output_path} is there already, from the same model, prompts and sampling", flush=True)
+        logger.info("%s is there already, from the same model, prompts and sampling", spec.output_path)
     else:
         shards = [prompts[i : i + spec.shard_size] for i in range(0, len(prompts), spec.shard_size)]
         missing = _missing_shards(spec, len(shards), key)
@@ -140,9 +144,9 @@ def _missing_shards(spec: GenerationSpec, n_shards: int, key: str) -> list[int]:
     for path in stale:
         path.unlink()
     if stale:
-        print(f"removed {len(stale)} shards that an earlier run with other inputs had left", flush=True)
+        logger.info("removed %d shards that an earlier run with other inputs had left", len(stale))
     if len(missing) < n_shards:
-        print(f"{n_shards - len(missing)} of {n_shards} shards are finished already", flush=True)
+        logger.info("%d of %d shards are finished already", n_shards - len(missing), n_shards)
     return missing
 
 
@@ -154,7 +158,7 @@ def _generate_shards(
     generator = make(
         spec.backend, spec.model_dir, dtype=spec.dtype, max_model_len=spec.max_model_len, engine=spec.engine
     )
-    print(f"model loaded in {time.monotonic() - started:.0f} s", flush=True)
+    logger.info("model loaded in %.0f s", time.monotonic() - started)
     # Greedy text does not depend on what is written beside it, and an engine is busiest with all prompts at once;
     # samples do, and a resumed run shall sample what an uninterrupted one would have.
     calls = [
@@ -166,22 +170,19 @@ def _generate_shards(
     ]
     engines = spec.engine.data_parallel_size
     if len(missing) < engines:
-        print(
-            f"{len(missing)} shards are left for {engines} engines: a smaller shard_size gives work to all", flush=True
+        logger.warning(
+            "%d shards are left for %d engines: a smaller shard_size gives work to all", len(missing), engines
         )
     started, tokens, rows = time.monotonic(), 0, 0
     rows_to_do = spec.sampling.n * sum(map(len, prompt_ids.values()))
+    what = f"generating {spec.output_path.stem}"
+    report_progress(what, 0, rows_to_do, "responses")
     for i, completions in finished_shards(generator, calls):
         table = _shard_table(shards[i], prompt_ids[i], completions)
         _write(table, _shard_path(spec, i), key)
         rows += len(table)
         tokens += sum(table["n_tokens"].to_pylist())
-        seconds = time.monotonic() - started
-        print(
-            f"{rows}/{rows_to_do} responses  {tokens / seconds:.0f} tokens/s  "
-            f"{seconds / rows * (rows_to_do - rows):.0f} s left",
-            flush=True,
-        )
+        report_progress(what, rows, rows_to_do, "responses", tokens / (time.monotonic() - started))
 
 
 def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[int]]]:

@@ -5,6 +5,7 @@ is mended in the import and said; the original is left alone.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,8 +36,10 @@ from rao_kedro.models.templates import (
     with_fixed_date,
 )
 from rao_kedro.models.tiny import build_tiny_checkpoint
-from rao_kedro.processes import WARNING_PREFIX, worker_main
+from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import ModelImportSpec, ModelParameters
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -225,7 +228,7 @@ def look_at_chat(tokenizer_dir: Path, model_dir: Path, template: str | None) -> 
         if settings.pop("chat_template", None):  # one template, and no engine that takes the other
             mends.files["tokenizer_config.json"] = json.dumps(settings, indent=2, ensure_ascii=False)
     _look_at_end_of_turn(tokenizer.eos_token_id, turn_end(tokenizer, usable), model_dir, mends)
-    print(f"chat template: system messages are {system_messages(tokenizer, usable)}", flush=True)
+    logger.info("chat template: system messages are %s", system_messages(tokenizer, usable))
     return mends
 
 
@@ -256,7 +259,7 @@ def mend(mends: Mends, target: Path) -> None:
     if "chat_template.jinja" in mends.files:
         shutil.rmtree(target / "additional_chat_templates", ignore_errors=True)
     for remark in mends.remarks:
-        print(f"{WARNING_PREFIX}base model: {remark}", flush=True)
+        logger.warning("base model: %s", remark)
 
 
 if __name__ == "__main__":

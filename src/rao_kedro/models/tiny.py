@@ -27,7 +27,10 @@ def build_tiny_checkpoint(directory: Path, **architecture: Any) -> Path:
     core.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        show_progress=False,
+        vocab_size=300,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     core.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 20, trainer)
     tokenizer = PreTrainedTokenizerFast(

@@ -1,14 +1,17 @@
 """The worker that aligns a policy: the task of its objective, and what to say before it starts."""
 
+import logging
 from pathlib import Path
 
-from rao_kedro.processes import WARNING_PREFIX, worker_main
+from rao_kedro.processes import worker_main
 from rao_kedro.schemas.specs import AlignmentSpec
 from rao_kedro.training.distributed import process_state
 from rao_kedro.training.dro import DROAlignment
 from rao_kedro.training.kto import KTOAlignment
 from rao_kedro.training.loop import train
 from rao_kedro.training.offline import OfflineAlignment, reward_remark, target_remark
+
+logger = logging.getLogger(__name__)
 
 # Objectives that need more than log-probs of a pack's own responses.
 TASKS: dict[str, type[OfflineAlignment]] = {"dro": DROAlignment, "kto": KTOAlignment}
@@ -23,12 +26,13 @@ def main(spec_path: str) -> None:
         responses = f"at most {spec.responses_per_prompt} responses"
     if spec.pairs == "all":
         responses = f"every pair of {responses}"
-    say = process_state().print  # once, however many processes there are
-    say(f"{spec.objective}: {responses} of {len(task.train_groups)} prompt groups", flush=True)
+    is_main = process_state().is_main_process  # it says things once, however many processes there are
+    if is_main:
+        logger.info("%s: %s of %d prompt groups", spec.objective, responses, len(task.train_groups))
     on_targets = target_remark(task.objective, task.train_groups)
     on_rewards = reward_remark(spec, task.objective, task.train_groups)
-    for remark in filter(None, (on_targets, on_rewards)):
-        say(f"{WARNING_PREFIX}{remark}", flush=True)
+    for remark in filter(None, (on_targets, on_rewards) if is_main else ()):
+        logger.warning("%s", remark)
     train(task, spec.training, spec.workspace)
 
 

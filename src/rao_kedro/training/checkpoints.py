@@ -4,6 +4,7 @@ A kill at any moment leaves the last good one; one that is damaged is passed ove
 """
 
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -13,7 +14,8 @@ from accelerate.utils import broadcast_object_list
 
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.identity import file_hash
-from rao_kedro.processes import WARNING_PREFIX
+
+logger = logging.getLogger(__name__)
 
 DIRECTORY = "checkpoints"
 MANIFEST = "manifest.json"
@@ -76,7 +78,7 @@ class Checkpoints:
         for path in self._newest_first():
             if (problem := _problem(path)) is None:
                 return path.name
-            print(f"{WARNING_PREFIX}{path} is passed over: {problem}", flush=True)
+            logger.warning("%s is passed over: %s", path, problem)
         return None
 
     def _seal(self, directory: Path, step: int, best: float | None) -> None:

@@ -4,6 +4,7 @@ Read top to bottom. It knows nothing about what a task learns.
 """
 
 import json
+import logging
 import math
 import time
 from collections import defaultdict
@@ -21,7 +22,6 @@ from rao_kedro.files import write_text
 from rao_kedro.models.adapters import merged
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.models.rotary import refuse_long_groups
-from rao_kedro.processes import WARNING_PREFIX
 from rao_kedro.schemas.training import TrainingParameters
 from rao_kedro.training.batching import epoch_steps, packs, share_of_process
 from rao_kedro.training.checkpoints import Checkpoints
@@ -31,6 +31,8 @@ from rao_kedro.training.options import make_optimizer, prepared
 from rao_kedro.training.progress import MetricsLog, Progress
 from rao_kedro.training.schedule import make_schedule, warmup_remark
 from rao_kedro.training.task import Task
+
+logger = logging.getLogger(__name__)
 
 
 def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
@@ -70,16 +72,20 @@ class _Run:
         self.passes = _Passes(task, accelerator, self.module, parameters.max_tokens_per_batch)
 
         task.prepare(self.module)
-        accelerator.print(forecast(task, accelerator, self.module, parameters), flush=True)
-        if remark := warmup_remark(parameters, self.n_steps):
-            accelerator.print(f"{WARNING_PREFIX}{remark}", flush=True)
+        is_main = accelerator.is_main_process
+        forecasted = forecast(task, accelerator, self.module, parameters)  # every process takes part
+        if is_main:
+            logger.info("%s", forecasted)
+            if remark := warmup_remark(parameters, self.n_steps):
+                logger.warning("%s", remark)
         dtype = torch.bfloat16 if parameters.mixed_precision == "bf16" else torch.float32
         flops = flops_per_token(self.module) / (matmul_peak(accelerator.device, dtype) * accelerator.num_processes)
         self.checkpoints = Checkpoints(accelerator, workspace, parameters.checkpoints_kept)
         self.step, self.best = self.checkpoints.resume()
-        is_main = accelerator.is_main_process
         self.log = MetricsLog(workspace / "training_log.jsonl", resume_at=self.step, is_main=is_main)
-        self.progress = Progress(task, parameters.epochs, self.step, self.n_steps, self.log, flops_per_token=flops)
+        self.progress = Progress(
+            task, parameters.epochs, self.step, self.n_steps, self.log, flops_per_token=flops, what=workspace.name
+        )
 
     def train(self) -> None:
         """Take the steps that are left, and publish the model."""
@@ -133,7 +139,7 @@ class _Run:
         evaluated = self.passes.evaluate(task.eval_groups, self.step / self.n_steps)
         self.log.write(step=self.step, epoch=float(epochs_done), **{f"eval_{k}": v for k, v in evaluated.items()})
         if self.accelerator.is_main_process and (remark := task.remark(evaluated)):
-            print(f"{WARNING_PREFIX}{remark}", flush=True)
+            logger.warning("%s", remark)
         score = evaluated[task.selection_metric] * (1 if task.greater_is_better else -1)
         if self.parameters.keep == "best" and (self.best is None or score > self.best):
             self.best = score

@@ -1,5 +1,6 @@
 """Offline alignment: an objective on packed prompt groups, against cached reference log-probs."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +34,8 @@ from rao_kedro.training.scoring import ForwardPass, group_logps
 from rao_kedro.training.tables import read_groups, read_reference
 from rao_kedro.training.task import LossOutput, Task
 
+logger = logging.getLogger(__name__)
+
 # Mean log-ratio, in nats, that noise of the compute precision alone can cause before the first update.
 STEP_ZERO_TOLERANCE = {"no": 0.01, "bf16": 1.5}
 
@@ -49,7 +52,8 @@ def build_objective(spec: AlignmentSpec, groups: Sequence[TokenizedGroup]) -> Ob
         raise ParameterError(str(error)) from error
     if isinstance(objective, RAO) and objective.log_z0 == "auto":
         objective = objective.calibrate([group.rewards or [] for group in groups])
-        process_state().print(f"log_z0 solved from {len(groups)} groups: {objective.log_z0:.3f} nats", flush=True)
+        if process_state().is_main_process:
+            logger.info("log_z0 solved from %d groups: %.3f nats", len(groups), objective.log_z0)
     if spec.pairs == "one":
         return objective
     if not isinstance(objective, PairwiseObjective):

@@ -1,6 +1,7 @@
-"""Progress of a run: the training log (one JSON object a line), MLflow, and a line per step on the console."""
+"""Progress of a run: the training log (one JSON object a line), MLflow, the console, and a line per step in its log."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,10 @@ from pathlib import Path
 
 from rao_kedro.files import write_text
 from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.progress import report_progress
 from rao_kedro.training.task import Task
+
+logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -54,7 +58,14 @@ class Progress:
     """Measures speed and the time left, and reports each step."""
 
     def __init__(
-        self, task: Task, epochs: int, done_steps: int, n_steps: int, log: MetricsLog, flops_per_token: float
+        self,
+        task: Task,
+        epochs: int,
+        done_steps: int,
+        n_steps: int,
+        log: MetricsLog,
+        flops_per_token: float,
+        what: str = "model",
     ) -> None:
         """Start without a step.
 
@@ -65,11 +76,14 @@ class Progress:
             n_steps: All steps of the run.
             log: Where metrics go.
             flops_per_token: Of a forward and a backward pass, divided by the matmul peak of all processes together.
+            what: Names what is trained.
         """
-        self.log, self.n_steps, self.flops_per_token = log, n_steps, flops_per_token
+        self.log, self.n_steps, self.flops_per_token, self.what = log, n_steps, flops_per_token, f"training {what}"
         passes = epochs * task.passes_per_step
         self.tokens_left = sum(g.n_tokens for g in task.train_groups) * passes * (1 - done_steps / n_steps)
         self.tokens_done, self.seconds = 0, 0.0
+        if log.is_main:
+            report_progress(self.what, done_steps, n_steps, "steps")
 
     def report(
         self,
@@ -108,8 +122,8 @@ class Progress:
             shown = [
                 f"{name} {metrics[name]:.3f}" for name in ("loss", "accuracy", "margin", "grad_norm") if name in metrics
             ]
-            print(
+            logger.info(
                 f"step {step}/{self.n_steps}  {'  '.join(shown)}  {mean_speed:.0f} useful tokens/s  MFU {mfu:.0%}  "
-                f"{peak_bytes / 1e9:.1f} GB  {self.tokens_left / mean_speed:.0f} s left",
-                flush=True,
+                f"{peak_bytes / 1e9:.1f} GB  {self.tokens_left / mean_speed:.0f} s left"
             )
+            report_progress(self.what, step, self.n_steps, "steps", mean_speed)

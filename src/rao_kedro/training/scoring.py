@@ -19,6 +19,7 @@ from rao_kedro.errors import ModelError
 from rao_kedro.files import replacing
 from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups
 from rao_kedro.models.rotary import refuse_long_groups
+from rao_kedro.progress import report_progress
 from rao_kedro.schemas.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.training.batching import packs, share_of_process
 from rao_kedro.training.distributed import process_state
@@ -70,12 +71,17 @@ def write_in_shards(
             shutil.rmtree(other)
     starts = range(0, len(groups), spec.groups_per_shard)
     paths = [shards / f"{start:09d}.parquet" for start in starts]
-    for start, path in zip(starts, paths, strict=True):
+    done = [min(start + spec.groups_per_shard, len(groups)) for start in starts]
+    what = f"scoring {spec.output_path.stem}"
+    if main and paths:
+        kept = sum(path.exists() for path in paths)
+        report_progress(what, done[kept - 1] if kept else 0, len(groups), "groups")
+    for start, path, so_far in zip(starts, paths, done, strict=True):
         if not path.exists():
             write_table(score(groups[start : start + spec.groups_per_shard]), path)
             process_state().wait_for_everyone()
             if main:
-                print(f"{min(start + spec.groups_per_shard, len(groups))} of {len(groups)} groups", flush=True)
+                report_progress(what, so_far, len(groups), "groups")
     if main:
         write_table([row for path in paths for row in pq.read_table(path).to_pylist()], spec.output_path)
         shutil.rmtree(shards.parent)

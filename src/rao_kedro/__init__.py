@@ -1,0 +1,1 @@
+"""Reward Alignment Optimization as a Kedro project."""

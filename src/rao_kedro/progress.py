@@ -1,0 +1,167 @@
+"""How far long work is: said by whoever does it, in this process or in a worker's, and shown by whoever listens.
+
+Imports nothing heavy. Knows nothing about terminals.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_PREFIX = "rao_kedro progress: "
+LINE_SECONDS, LINE_SHARE, SILENT_SECONDS = 30, 0.1, 600  # when a line of progress is due, where there is no bar
+
+
+class Progress(NamedTuple):
+    """How far long work is.
+
+    Attributes:
+        what: Names the work, for example "training rao".
+        done: Units that are done.
+        total: All units.
+        unit: Of what: rows, steps, prompts, requests.
+        rate: Speed, in `rate_unit`; None where it is not measured.
+        rate_unit: For example tokens/s.
+    """
+
+    what: str
+    done: int
+    total: int
+    unit: str = "rows"
+    rate: float | None = None
+    rate_unit: str = "tokens/s"
+
+    @classmethod
+    def read(cls, line: str) -> "Progress":
+        """Return what a worker's line says."""
+        return cls(**json.loads(line.removeprefix(PROGRESS_PREFIX)))
+
+
+class Pace:
+    """Tells how long work will take, from when it was first heard of."""
+
+    def __init__(self, first: Progress) -> None:
+        """Start the clock; what is done already, say before a resume, was not done in this time."""
+        self.started, self.done_before = time.monotonic(), first.done
+
+    def seconds_left(self, progress: Progress) -> float | None:
+        """Return the time left; None where nothing was done yet."""
+        done = progress.done - self.done_before
+        elapsed = time.monotonic() - self.started
+        return elapsed / done * (progress.total - progress.done) if done > 0 else None
+
+
+class ProgressLines:
+    """Says progress line by line, as `rao.train: 45 of 90 steps, 3512 tokens/s, 4 min left`.
+
+    A line is due 30 seconds after the last one if a tenth of the work is done since, else after 10 minutes.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """Say lines through `say`."""
+        self.say = say
+        self._works: dict[str, tuple[Pace, Progress, float]] = {}  # by name: its pace, and what was said last, and when
+        self._lock = threading.Lock()  # judges are asked by several threads
+
+    def __call__(self, progress: Progress) -> None:
+        """Hear how far work is, and say it where a line is due."""
+        with self._lock:
+            if progress.done >= progress.total:
+                self._works.pop(progress.what, None)  # that it is done, others say
+                return
+            known, now = self._works.get(progress.what), time.monotonic()
+            if known is None or progress.done < known[1].done:
+                self._works[progress.what] = Pace(progress), progress, now
+                return
+            pace, last, said_at = known
+            more, silent = progress.done - last.done, now - said_at
+            if silent < LINE_SECONDS or (more < LINE_SHARE * progress.total and silent < SILENT_SECONDS):
+                return
+            self._works[progress.what] = pace, progress, now
+        self.say(f"{progress.what}: {in_words(progress, pace.seconds_left(progress))}")
+
+
+def in_words(progress: Progress, seconds_left: float | None) -> str:
+    """Return progress as text: done, speed, time left."""
+    parts = [f"{progress.done} of {progress.total} {progress.unit}"]
+    parts += [f"{progress.rate:.0f} {progress.rate_unit}"] if progress.rate is not None else []
+    parts += [f"{duration(seconds_left)} left"] if seconds_left is not None else []
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 4.2 s, 12 min, 3 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+_listener: Callable[[Progress], None] = ProgressLines(lambda line: logger.info("%s", line))
+
+
+def report_to_launcher(is_first: bool) -> None:
+    """Say progress to the launcher of this process, a worker; of several, only the first one does."""
+    global _listener
+    _listener = _print if is_first else lambda progress: None
+
+
+def _print(progress: Progress) -> None:
+    print(f"{PROGRESS_PREFIX}{json.dumps(progress._asdict())}", flush=True)
+
+
+def hear(progress: Progress) -> None:
+    """Give progress to whoever listens."""
+    logger.debug("%s", progress)
+    _listener(progress)
+
+
+@contextmanager
+def progress_heard_by(listener: Callable[[Progress], None]) -> Iterator[None]:
+    """Give progress to `listener`, while entered, in place of lines in the log."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+def report_progress(
+    what: str, done: int, total: int, unit: str = "rows", rate: float | None = None, rate_unit: str = "tokens/s"
+) -> None:
+    """Say how far long work is: once before it starts, and whenever some of it is done. Any thread may.
+
+    A worker says it to its launcher, which shows it as a bar or, where it cannot, as lines now and then.
+
+    Args:
+        what: As in `Progress`, as are the others.
+        done: Units that are done.
+        total: All units.
+        unit: What is counted.
+        rate: Speed, in `rate_unit`.
+        rate_unit: For example tokens/s.
+    """
+    hear(Progress(what, done, total, unit, rate, rate_unit))
+
+
+def progress_of(what: str, total: int, unit: str) -> Callable[[object], None]:
+    """Return a callback that counts its calls and reports each as one unit more; any thread may call it.
+
+    For `Future.add_done_callback`.
+    """
+    done, lock = 0, threading.Lock()
+
+    def one_more(_: object) -> None:
+        nonlocal done
+        with lock:
+            done += 1
+            report_progress(what, done, total, unit)
+
+    report_progress(what, 0, total, unit)
+    return one_more
