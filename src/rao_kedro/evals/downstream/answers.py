@@ -13,6 +13,7 @@ import pandas as pd
 from rao_kedro.errors import DataError
 from rao_kedro.evals.downstream.choice_answers import LETTERS, extract_choice
 from rao_kedro.evals.downstream.number_answers import extract_number, parse_number
+from rao_kedro.models.thinking import split_thinking
 from rao_kedro.preferences.readers import read_rows
 from rao_kedro.schemas.parameters import PreferenceSource
 
@@ -37,8 +38,14 @@ class LabelledOutput:
 
 
 def extract_answer(output: str, choices: Sequence[str] = ()) -> str | None:
-    """Return the answer that an output ends with: a letter where there are choices, else a number; None without one."""
-    return extract_choice(output, choices) if choices else extract_number(output)
+    """Return the answer that an output ends with: a letter where there are choices, else a number; None without one.
+
+    It is read behind the thinking; an unfinished thought has no answer.
+    """
+    said = split_thinking(output).answer
+    if said is None:
+        return None
+    return extract_choice(said, choices) if choices else extract_number(said)
 
 
 def extract_answers(outputs: Sequence[Sequence[str]], docs: Iterable[Mapping[str, Any]]) -> list[str | None]:
