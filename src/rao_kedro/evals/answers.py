@@ -16,6 +16,8 @@ from rao_kedro.schemas.tables import BenchmarkAnswers, DownstreamSamples, Downst
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
+    from rao_kedro.evals.downstream.named_tasks import NamedTasks
+
 Message = Mapping[str, str]
 
 
@@ -34,17 +36,41 @@ class Writer(Protocol):
         """
         ...
 
-    def harness_model(self) -> "LM":
-        """Return it as a model of lm-evaluation-harness."""
+    def harness_model(self, own_tasks: bool = False) -> "LM":
+        """Return it as a model of lm-evaluation-harness.
+
+        Args:
+            own_tasks: Whether the harness's own tasks are run, whose prompts are the harness's; else every prompt is a
+                user's message.
+        """
         ...
 
 
-def write_benchmarks(spec: AnswersSpec, writer: Writer) -> None:
+def named_tasks(spec: AnswersSpec, generating_only: bool = False) -> "NamedTasks | None":
+    """Return the tasks of lm-evaluation-harness itself that a spec names, before anything is computed.
+
+    Args:
+        spec: Which benchmarks.
+        generating_only: Whether the model gives no log-probs of text.
+
+    Raises:
+        ParameterError: A task is unknown, or cannot be run.
+        DataError: The rows of one cannot be had.
+    """
+    if not spec.benchmarks.harness.tasks.split():
+        return None
+    from rao_kedro.evals.downstream.named_tasks import load_tasks
+
+    return load_tasks(spec.benchmarks.harness, generating_only)
+
+
+def write_benchmarks(spec: AnswersSpec, writer: Writer, named: "NamedTasks | None" = None) -> None:
     """Write the tables of a spec; empty ones of what is not chosen.
 
     Args:
         spec: Which benchmarks, and where the tables go.
         writer: What answers.
+        named: The spec's `named_tasks`.
 
     Raises:
         DataError: A benchmark's files have no usable form.
@@ -58,15 +84,22 @@ def write_benchmarks(spec: AnswersSpec, writer: Writer) -> None:
         for row in answer(benchmarks, writer)
     ]
     (pd.DataFrame(rows) if rows else BenchmarkAnswers.empty()).to_parquet(spec.answers_path)
-    scores: pd.DataFrame = DownstreamScores.empty()
-    samples: pd.DataFrame = DownstreamSamples.empty()
+    found = []
     if benchmarks.downstream:
         from rao_kedro.evals.downstream import harness
 
-        tables = harness.run(writer.harness_model(), benchmarks.downstream, benchmarks.sources, benchmarks.limit)
-        scores, samples = (table.assign(method=spec.method) for table in tables)
-    scores.to_parquet(spec.downstream_scores_path)
-    samples.to_parquet(spec.downstream_samples_path)
+        chosen = benchmarks.downstream, benchmarks.sources, benchmarks.limit, benchmarks.chain_of_thought
+        found.append(harness.run(writer.harness_model(), *chosen))
+    if named is not None:
+        from rao_kedro.evals.downstream import named_tasks as own
+
+        found.append(own.run(writer.harness_model(own_tasks=True), named, benchmarks.limit))
+    for schema, path, tables in (
+        (DownstreamScores, spec.downstream_scores_path, [results.scores for results in found]),
+        (DownstreamSamples, spec.downstream_samples_path, [results.samples for results in found]),
+    ):
+        joined = pd.concat(tables, ignore_index=True).assign(method=spec.method) if tables else schema.empty()
+        joined.to_parquet(path)
 
 
 def _alpaca_eval(benchmarks: AnsweredBenchmarks, writer: Writer) -> list[dict[str, Any]]:

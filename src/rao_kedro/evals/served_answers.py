@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rao_kedro.evals.answers import Message, write_benchmarks
+from rao_kedro.evals.answers import Message, named_tasks, write_benchmarks
 from rao_kedro.evals.responses import Response
 from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
 from rao_kedro.processes import worker_main
@@ -26,11 +26,12 @@ def main(spec_path: str) -> None:
 
     Raises:
         DataError: A benchmark's files have no usable form.
+        ParameterError: A task of lm-evaluation-harness needs log-probs, is unknown, or cannot be run.
         InferenceError: The server stays away; what it answered is kept.
     """
     spec = ServedAnswersSpec.model_validate_json(Path(spec_path).read_text())
     server = ChatServer(**spec.server.model_dump(), cache_dir=spec.workspace / "answers")
-    write_benchmarks(spec, _Served(server))
+    write_benchmarks(spec, _Served(server), named_tasks(spec, generating_only=True))
 
 
 class _Served:
@@ -50,8 +51,8 @@ class _Served:
             key: Response(answer.text, answer.finish_reason) for key, answer in zip(dialogues, answers, strict=True)
         }
 
-    def harness_model(self) -> "ServedLM":
-        """Return it as a model of lm-evaluation-harness."""
+    def harness_model(self, own_tasks: bool = False) -> "ServedLM":
+        """Return it as a model of lm-evaluation-harness, which sends messages of either kind."""
         from rao_kedro.evals.harness_model import ServedLM
 
         return ServedLM(self.server)

@@ -95,7 +95,7 @@ class TransformersGenerator:
 def _batches(
     rows: Sequence[tuple[int, ...]], read: Mapping[tuple[int, ...], int], most: int
 ) -> Iterator[list[tuple[int, ...]]]:
-    """Yield rows in batches of at most `most` rows and `MAX_READ` places that are read, the places of a row ascending."""
+    """Yield batches of at most `most` rows and `MAX_READ` places that are read; `rows` ascend by those of each."""
     batch: list[tuple[int, ...]] = []
     for row in rows:
         if batch and (len(batch) == most or (len(batch) + 1) * read[row] > MAX_READ):

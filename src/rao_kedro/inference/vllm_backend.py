@@ -127,7 +127,9 @@ class VllmGenerator:
         for asked in continuations:
             if all(len(ids) == 1 for ids in asked):
                 written = next(results).outputs[0]
-                found.append([Likelihood(written.logprobs[0][t].logprob, written.token_ids[0] == t) for (t,) in asked])
+                assert written.logprobs is not None
+                logprobs, greedy = written.logprobs[0], written.token_ids[0]
+                found.append([Likelihood(logprobs[token].logprob, token == greedy) for (token,) in asked])
             else:
                 found.append([_of_last_tokens(next(results).prompt_logprobs, ids) for ids in asked])
         return found

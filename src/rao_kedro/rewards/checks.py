@@ -24,7 +24,7 @@ def check(function: Check) -> Check:
 
 
 def score_response(response: str, requirements: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean of the requirements' scores, in [0, 1]; an empty response scores 0, as an unfinished thought does.
+    """Return the mean of the requirements' scores, in [0, 1]; nothing, and an unfinished thought, scores 0.
 
     Args:
         response: The text; checks are given what stands behind the thinking.

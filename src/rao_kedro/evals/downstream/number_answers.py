@@ -53,8 +53,8 @@ def extract_number(output: str) -> str | None:
 
     In this order: the last final statement (`#### 7`, `\\boxed{7}`, `The answer is 7.`), the last number in bold, what
     the last sentence with a number says that something is, the last number. The last two not where the text breaks off;
-    where it ends without a full stop they are those of its last line. Numbers of citations and indices (`[1]`, `arr[0]`)
-    count where a line has no other.
+    where it ends without a full stop they are those of its last line. Numbers of citations and indices (`[1]`,
+    `arr[0]`) count where a line has no other.
 
     Args:
         output: What a model wrote.
