@@ -1,5 +1,7 @@
 """A generator as a model of lm-evaluation-harness: same text and log-probs, nothing computed twice."""
 
+import shutil
+
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
@@ -84,6 +86,18 @@ def test_tasks_read_what_stands_behind_the_thinking_and_all_of_it_is_kept(
             )
             assert (found, found.response) == (read, (text, reason))
     assert len(generator.calls) == 2
+
+
+def test_a_cut_thought_that_the_template_opened_has_no_answer(tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "thinker")
+    template = "{{ messages[0]['content'] }}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    (tmp_path / "thinker/chat_template.jinja").write_text(template)
+    cut, whole = (
+        lm_of(tmp_path / "thinker", Counting(text=text)).generate_until([generation("dog")])[0]
+        for text in ("The answer is 7", "It is 7.</think>\nThe answer is 8")
+    )
+    assert (cut, cut.response.thinking) == ("", "The answer is 7")
+    assert (whole, whole.response.thinking) == ("The answer is 8", "It is 7.")
 
 
 def test_a_question_is_asked_once_for_all_of_its_continuations(tiny_checkpoint):

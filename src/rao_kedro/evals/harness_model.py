@@ -23,6 +23,7 @@ from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
 from rao_kedro.inference.generators import Generator, Likelihood, finished_shards
 from rao_kedro.models.chat import load_chat_format, prompt_token_ids
 from rao_kedro.models.identity import combined_hash, content_hash
+from rao_kedro.models.thinking import with_opening_tag
 from rao_kedro.schemas.generation import GenerationParameters, SamplingParameters
 
 MAX_GEN_TOKS = 256  # of a response, where a task does not say it: the harness's default
@@ -131,7 +132,10 @@ class GeneratorLM(TemplateLM):
         if missing:
             sampling = SamplingParameters(temperature=0.0, max_tokens=max_tokens)
             for shard, completions in finished_shards(self.make(), missing, sampling):
-                responses = [Response(completion.text, completion.finish_reason) for (completion,) in completions]
+                responses = [
+                    Response(with_opening_tag(self.tokenizer, prompt, written.text), written.finish_reason)
+                    for prompt, (written,) in zip(shards[shard], completions, strict=True)
+                ]
                 _keep(paths[shard], responses)
                 yield shard, responses
 
