@@ -211,6 +211,7 @@ def test_a_group_has_the_harnesss_own_aggregate_and_its_parts(lm, rows):
         stderr = math.hypot(left.sem(), right.sem()) / 2
         if not weighted:
             assert group["high"] - group["low"] == pytest.approx(2 * 1.959964 * stderr)
+        assert group["num_fewshot"] == 0
         assert group["low"] <= group["value"] <= group["high"]
 
 

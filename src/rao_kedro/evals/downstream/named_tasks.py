@@ -278,6 +278,7 @@ def _group_scores(group: Group, shown: str, tasks: Mapping[str, _Task], results:
             own = [part for part in parts if key in part.metrics]
             items = [float(item) for part in own if part.averages(key) for item in part.items(key)]
             n, value = sum(len(part.items(key)) for part in own), float(found[key])
+            shots = {results["n-shot"][part.name] for part in own}
             if how.weight_by_size and len(items) == n:  # then it is the mean over all items
                 spread = spread_of_mean(items)
             else:
@@ -293,7 +294,7 @@ def _group_scores(group: Group, shown: str, tasks: Mapping[str, _Task], results:
                 unparsed=sum(part.unparsed(key) for part in own),
                 chance=float(np.average([part.chance(key) for part in own], weights=[len(p.items(key)) for p in own])),
                 cut=share_cut(pd.concat([part.table for part in own])),
-                num_fewshot=float(results["n-shot"].get(group.name, math.nan)),
+                num_fewshot=float(shots.pop()) if len(shots) == 1 else math.nan,
                 version=str(results["versions"][group.name]),
             )
 
