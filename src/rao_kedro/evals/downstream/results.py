@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from rao_kedro.evals.statistics import mean_interval
-
 SAMPLE_COLUMNS = [
     "task",
     "metric",
@@ -72,16 +70,18 @@ UNKNOWN = Spread(math.nan, math.nan, math.nan)
 
 
 def spread_of_mean(values: Sequence[float]) -> Spread:
-    """Return how far a mean is known: Wilson's interval of a share, else a bootstrap interval."""
-    from scipy.stats import binomtest
+    """Return how far a mean is known: Wilson's interval of a share, else Student's; none of equal values."""
+    from scipy.stats import binomtest, t
 
     n = len(values)
     stderr = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
     if set(values) <= {0.0, 1.0}:
         interval = binomtest(int(sum(values)), n).proportion_ci(method="wilson")
         return Spread(stderr, float(interval.low), float(interval.high))
-    found = mean_interval(values, seed=0)
-    return Spread(stderr, found.low, found.high)
+    if not stderr > 0:
+        return Spread(stderr, math.nan, math.nan)
+    low, high = t.interval(0.95, n - 1, loc=np.mean(values), scale=stderr)
+    return Spread(stderr, float(low), float(high))
 
 
 def spread_of(aggregate: Callable[[Sequence[Any]], float], items: Sequence[Any]) -> Spread:
