@@ -169,7 +169,7 @@ class StudyContext(KedroContext):
         """
         parameters = self.params
         if benchmarks is None:
-            benchmarks = bool(parameters["evaluation"].benchmarks.names.strip())
+            benchmarks = parameters["evaluation"].benchmarks.chosen
         return build_pipelines({run: parameters["alignment"][run].objective for run in runs}, benchmarks)
 
     def _wrong_globals(self) -> tuple[list[ErrorDetails], list[str]]:

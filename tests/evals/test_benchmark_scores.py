@@ -8,6 +8,7 @@ from rao_kedro.evals.benchmark_scores import (
     Results,
     benchmark_scores,
     downstream_table,
+    harness_table,
     judge_report,
     preference_table,
 )
@@ -59,15 +60,15 @@ def comparisons(method, *winners):
 
 
 def samples(method, *correct):
-    about = [(method, "arc_easy", str(k), "p", "o") for k in range(len(correct))]
-    rows = [(*of, "A" if right else None, "A", right) for of, right in zip(about, correct, strict=True)]
+    about = [(method, "arc_easy", "accuracy", str(k), "p", "o", "stop") for k in range(len(correct))]
+    rows = [(*of, "A" if right else None, "A", float(right), right) for of, right in zip(about, correct, strict=True)]
     return DownstreamSamples.validate(pd.DataFrame(rows, columns=list(DownstreamSamples.to_schema().columns)))
 
 
 def scores(method, *correct):
     value, n = float(np.mean(correct)), len(correct)
     interval = (max(value - 0.2, 0), min(value + 0.2, 1))
-    row = (method, "arc_easy", "accuracy", value, 0.1, *interval, n, n - sum(correct), 0.25)
+    row = (method, "arc_easy", "accuracy", value, True, 0.1, *interval, n, n - sum(correct), 0.25, 0.0, 0.0, "1")
     return DownstreamScores.validate(pd.DataFrame([row], columns=list(DownstreamScores.to_schema().columns)))
 
 
@@ -163,6 +164,29 @@ def test_a_second_judge_changes_no_score_and_its_agreement_is_reported(table):
     assert (wins["value"], wins["n"], wins["judge"]) == (100.0, 2, "gpt")
     report = JudgeReport.validate(judge_report(both)).set_index("metric")
     assert report.loc["agreement", ["judge", "value", "n"]].tolist() == ["gpt and llama", 0.5, 2]
+
+
+def test_a_metric_that_is_no_share_is_not_shown_in_percent_and_paired_as_it_is():
+    def with_perplexity(method, *values):
+        of_items = samples(method, *[False] * len(values)).assign(
+            task="lm_eval/wikitext", metric="word_perplexity", value=values
+        )
+        row = scores(method, True, False).assign(
+            task="lm_eval/wikitext",
+            metric="word_perplexity",
+            value=float(np.mean(values)),
+            is_share=False,
+            low=1.0,
+            high=9.0,
+        )
+        empty = (AlpacaEvalAnnotations.empty(), MTBenchJudgments.empty(), MTBenchComparisons.empty())
+        return Results(*empty, row, of_items).by_method()[method]
+
+    both = {"sft": with_perplexity("sft", 6.0, 8.0), "rao": with_perplexity("rao", 5.0, 5.0)}
+    found = BenchmarkScores.validate(benchmark_scores(both, None)).set_index("method")
+    assert found.loc["rao", ["value", "low", "high", "vs_sft"]].tolist() == [5.0, 1.0, 9.0, -2.0]
+    assert harness_table(benchmark_scores(both, None)).columns.tolist() == ["lm_eval/wikitext word_perplexity"]
+    assert downstream_table(benchmark_scores(both, None)).empty
 
 
 def test_nothing_chosen_gives_empty_tables():

@@ -55,9 +55,10 @@ def test_two_engines_write_exactly_what_one_writes(two, spec, sampling):
 
 def test_two_engines_divide_calls_and_questions(two, tiny_checkpoint):
     one = make_generator("transformers", tiny_checkpoint, **HOW)
-    prompts, asked = [[1, 5, 6], [1, 7], [1, 8, 9, 10]], [[5, 6], [7], [8, 9, 10]]
-    for found, expected in zip(two.next_token_logps(prompts, asked), one.next_token_logps(prompts, asked), strict=True):
-        assert found == pytest.approx(expected, abs=1e-5)
+    prompts, asked = [[1, 5, 6], [1, 7], [1, 8, 9, 10]], [[[5], [6]], [[7, 8]], [[8], [9], [10]]]
+    of_two, of_one = (generator.continuation_logps(prompts, asked) for generator in (two, one))
+    for found, expected in zip(of_two, of_one, strict=True):
+        assert [of.logp for of in found] == pytest.approx([of.logp for of in expected], abs=1e-5)
     sampling = SamplingParameters(max_tokens=4, seed=1)
     assert sorted(two.stream(prompts, sampling)) == sorted(one.stream(prompts, sampling))
     calls = [(prompts[i : i + 1], sampling) for i in range(3)]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.inference import transformers_backend
 from rao_kedro.inference.generators import complete, make_generator, resolve_backend
 from rao_kedro.inference.transformers_backend import continue_prompts
 from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids
@@ -43,12 +44,30 @@ def test_greedy_decoding_in_a_padded_batch_takes_the_most_likely_token_each_time
             ids.append(token)
 
 
-def test_log_probs_of_next_tokens_in_a_padded_batch_are_those_of_each_prompt_alone(generator, prompts, tiny_checkpoint):
-    model, asked = load_causal_lm(tiny_checkpoint), [[5, 6, 7], [8], [9, 10]]
-    for prompt, tokens, found in zip(prompts, asked, generator.next_token_logps(prompts, asked), strict=True):
-        with torch.no_grad():
-            expected = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)[tokens]
-        assert found == pytest.approx(expected.tolist(), abs=1e-5)
+def test_log_probs_of_continuations_in_a_padded_batch_are_those_of_each_alone(generator, prompts, tiny_checkpoint):
+    model = load_causal_lm(tiny_checkpoint)
+    (greedy,) = in_order(generator.stream(prompts[:1], SamplingParameters(temperature=0, max_tokens=3)))[0]
+    # Single tokens, longer ones that share their beginning, and what greedy decoding writes.
+    asked = [[[5], [6], greedy.token_ids], [[8, 9], [8, 9, 10], [8, 7]], [[9]]]
+    found = generator.continuation_logps(prompts, asked)
+    for prompt, continuations, of_prompt in zip(prompts, asked, found, strict=True):
+        for ids, (logp, is_greedy) in zip(continuations, of_prompt, strict=True):
+            with torch.no_grad():
+                logps = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            assert logp == pytest.approx(float(sum(logps[range(len(ids)), ids])), abs=1e-5)
+            assert is_greedy == (logps.argmax(-1).tolist() == ids)
+    assert found[0][2].greedy and not all(of.greedy for of in found[1])
+
+
+def test_few_places_are_read_at_a_time(generator, prompts, monkeypatch):
+    asked = [[[8, 9, 10], [5]], [[7, 8, 9, 10]], [[9, 9]]]
+    expected = generator.continuation_logps(prompts, asked)
+    sizes, last_logps = [], generator._last_logps
+    monkeypatch.setattr(generator, "_last_logps", lambda rows, n: sizes.append((len(rows), n)) or last_logps(rows, n))
+    monkeypatch.setattr(transformers_backend, "MAX_READ", 4)
+    found = generator.continuation_logps(prompts, asked)
+    assert sizes == [(2, 2), (1, 3), (1, 4)]
+    assert [of.logp for row in found for of in row] == pytest.approx([of.logp for row in expected for of in row])
 
 
 def distribution_by_hand(logits, prompt, how):
@@ -146,13 +165,13 @@ def test_a_lora_adapter_is_merged_into_the_model(prompts, tiny_checkpoint, tmp_p
     adapted.save_pretrained(tmp_path / "adapter")
     engine = EngineParameters(lora_path=str(tmp_path / "adapter"))
     generator = make_generator("transformers", tiny_checkpoint, dtype="float32", engine=engine)
-    asked = [[5, 6, 7]] * len(prompts)
-    for prompt, found in zip(prompts, generator.next_token_logps(prompts, asked), strict=True):
+    asked = [[[5], [6], [7]]] * len(prompts)
+    for prompt, found in zip(prompts, generator.continuation_logps(prompts, asked), strict=True):
         with torch.no_grad():
             expected = adapted(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)[5:8]
-        assert found == pytest.approx(expected.tolist(), abs=1e-4)
-    plain = make_generator("transformers", tiny_checkpoint, dtype="float32").next_token_logps(prompts, asked)
-    assert abs(plain[0][0] - generator.next_token_logps(prompts, asked)[0][0]) > 1e-2
+        assert [of.logp for of in found] == pytest.approx(expected.tolist(), abs=1e-4)
+    plain = make_generator("transformers", tiny_checkpoint, dtype="float32").continuation_logps(prompts, asked)
+    assert abs(plain[0][0].logp - generator.continuation_logps(prompts, asked)[0][0].logp) > 1e-2
     with pytest.raises(ParameterError, match=r"there is no .*adapter_config\.json: name the directory that peft"):
         make_generator("transformers", tiny_checkpoint, engine=EngineParameters(lora_path=str(tmp_path)))
 

@@ -33,7 +33,7 @@ write = lambda **how: [
 ways = [write(**how) for how in json.loads(sys.argv[5])]
 generator.adapter = None  # the model itself
 ways += [write(**how) for how in json.loads(sys.argv[5])]
-logps = generator.next_token_logps(prompts, json.loads(sys.argv[3]))
+logps = generator.continuation_logps(prompts, json.loads(sys.argv[3]))
 greedy = in_order(generator.stream(prompts, SamplingParameters(temperature=0, max_tokens=16)))
 samples = [in_order(generator.stream(prompts, SamplingParameters(n=2, max_tokens=16, seed=seed))) for seed in (1, 1, 2)]
 print(json.dumps({
@@ -59,7 +59,11 @@ def test_vllm_writes_greedily_what_transformers_writes_with_the_same_log_probs_a
     """With and without a LoRA adapter, a stop text, and options of sampling with which only one token is left."""
     chat = load_chat_format(smollm2)
     prompts = [prompt_token_ids(chat, [{"role": "user", "content": text}]) for text in QUESTIONS]
-    asked = [chat.tokenizer.convert_tokens_to_ids(list(tokens)) for tokens in ("ABCD", "TI", "M")]
+    said = (["A", "B", "C", "D"], ["The", "The capital", "I like apples."], ["M"])
+    asked = [[chat.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts] for texts in said]
+    plain = make_generator("transformers", smollm2, dtype="float32")
+    expected = in_order(plain.stream(prompts, SamplingParameters(temperature=0, max_tokens=16)))
+    asked[2].append(expected[2][0].token_ids[:4])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
@@ -75,11 +79,10 @@ def test_vllm_writes_greedily_what_transformers_writes_with_the_same_log_probs_a
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.strip().splitlines()[-1])
-    plain = make_generator("transformers", smollm2, dtype="float32")
-    expected = in_order(plain.stream(prompts, SamplingParameters(temperature=0, max_tokens=16)))
     assert result["greedy"] == [row[0].token_ids for row in expected]
-    for found, logps in zip(result["logps"], plain.next_token_logps(prompts, asked), strict=True):
-        assert found == pytest.approx(logps, abs=1e-3)
+    for found, of_prompt in zip(result["logps"], plain.continuation_logps(prompts, asked), strict=True):
+        assert [logp for logp, _ in found] == pytest.approx([of.logp for of in of_prompt], abs=1e-3)
+        assert [greedy for _, greedy in found] == [of.greedy for of in of_prompt]
     adapted = make_generator("transformers", smollm2, dtype="float32", engine=EngineParameters(lora_path=str(tmp_path)))
     for generator, found in ((adapted, result["ways"][:4]), (plain, result["ways"][4:])):
         for how, rows in zip(ways, found, strict=True):

@@ -248,8 +248,13 @@ print({"torch", "transformers", "vllm", "scipy"} & set(sys.modules) or "light")
 
 def test_the_parameters_that_the_docs_show_are_valid():
     shown = re.findall(r"```yaml\n(evaluation:.*?)```", (ROOT / "docs/evaluation.md").read_text(), re.DOTALL)
-    benchmarks = context("base", **yaml.safe_load(shown[0])).params["evaluation"].benchmarks
-    assert len(shown) == 1 and benchmarks.mt_bench.compare_with_sft and set(benchmarks.served_models) == {"gpt4"}
+    benchmarks, own_tasks = (
+        context("base", **yaml.safe_load(block)).params["evaluation"].benchmarks for block in shown
+    )
+    assert benchmarks.mt_bench.compare_with_sft and set(benchmarks.served_models) == {"gpt4"}
+    # Tasks of the harness alone are benchmarks, too.
+    assert own_tasks.chosen and not own_tasks.names and "ifeval" in own_tasks.harness.tasks
+    assert not context("base").params["evaluation"].benchmarks.chosen
 
 
 @pytest.mark.parametrize("name", ["rao", "sft", "rao_seed_1"])

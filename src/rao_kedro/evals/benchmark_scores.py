@@ -10,6 +10,7 @@ from rao_kedro.evals.alpaca_eval import length_controlled_win_rate
 from rao_kedro.evals.judge_statistics import agreement, length_bias, position_bias
 from rao_kedro.evals.mt_bench import score_table
 from rao_kedro.evals.statistics import Interval, mean_interval
+from rao_kedro.schemas.benchmarks import HARNESS
 from rao_kedro.schemas.tables import BenchmarkScores, JudgeReport
 
 AGAINST = ("sft", "dpo")
@@ -112,6 +113,12 @@ def downstream_table(scores: pd.DataFrame) -> pd.DataFrame:
         values = scores.set_index(["benchmark", "metric"]).loc[columns]
         table["average"] = values.groupby("method")["value"].mean().map("{:.2f}".format).reindex(table.index)
     return table
+
+
+def harness_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return methods by the metrics of tasks of lm-evaluation-harness itself."""
+    own = scores[scores["benchmark"].str.startswith(HARNESS) & ~scores["benchmark"].str.contains("::")]
+    return _by_method(own, list(dict.fromkeys(zip(own["benchmark"], own["metric"], strict=True))))
 
 
 def _by_method(scores: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
@@ -229,7 +236,8 @@ def _mt_bench_against_sft(comparisons: pd.DataFrame, seed: int) -> list[dict[str
 def _downstream(scores: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for row in scores.to_dict("records"):
-        interval = Interval(100 * row["value"], 100 * row["low"], 100 * row["high"], row["n"])
+        percent = 100 if row["is_share"] else 1
+        interval = Interval(percent * row["value"], percent * row["low"], percent * row["high"], row["n"])
         more = {"unscored": row["unparsed"], "chance": 100 * row["chance"]}
         rows.append(_row(row["task"], row["metric"], interval, **more))
     return rows
@@ -249,9 +257,10 @@ def _differences(ours: Results, theirs: Results, seed: int) -> dict[tuple[str, s
 
 def _item_values(results: Results) -> dict[tuple[str, str], pd.Series]:
     """Return what is averaged, by benchmark and metric, each by item."""
+    shares = {(row["task"], row["metric"]) for row in results.scores.to_dict("records") if row["is_share"]}
     values = {
-        (str(task), "accuracy"): 100.0 * of_task.set_index("item_id")["correct"]
-        for task, of_task in results.samples.groupby("task")
+        (str(task), str(metric)): of_metric.set_index("item_id")["value"] * (100 if (task, metric) in shares else 1)
+        for (task, metric), of_metric in results.samples.groupby(["task", "metric"])
     }
     if len(results.annotations):
         values["alpaca_eval", "win_rate"] = _percent_won(results.of_first_judge)

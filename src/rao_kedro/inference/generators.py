@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from rao_kedro.errors import InferenceError, ParameterError
-from rao_kedro.schemas.generation import EngineParameters, SamplingParameters
+from rao_kedro.schemas.generation import EngineParameters, FinishReason, SamplingParameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +31,19 @@ class Completion:
 
     text: str
     token_ids: list[int]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
+
+
+class Likelihood(NamedTuple):
+    """How likely a continuation is.
+
+    Attributes:
+        logp: The sum of its tokens' log-probs, in nats.
+        greedy: Whether greedy decoding writes it.
+    """
+
+    logp: float
+    greedy: bool
 
 
 class Generator(Protocol):
@@ -48,14 +60,14 @@ class Generator(Protocol):
         """
         ...
 
-    def next_token_logps(
-        self, prompt_ids: Sequence[Sequence[int]], token_ids: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """Return how likely some tokens are behind each prompt, in nats: `[prompts][tokens]`.
+    def continuation_logps(
+        self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[Likelihood]]:
+        """Return how likely some continuations of each prompt are: `[prompts][continuations]`.
 
         Args:
-            prompt_ids: `[prompts][tokens]`.
-            token_ids: Per prompt the tokens that are asked about.
+            prompt_ids: `[prompts][tokens]`, none of them empty.
+            continuations: Per prompt the token ids of those that are asked about, none of them empty.
         """
         ...
 

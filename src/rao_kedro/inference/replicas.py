@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from rao_kedro.errors import InferenceError, RaoKedroError
 from rao_kedro.inference.engine_options import visible_gpus
-from rao_kedro.inference.generators import Completion, Dtype, make_generator
+from rao_kedro.inference.generators import Completion, Dtype, Likelihood, make_generator
 from rao_kedro.schemas.generation import EngineParameters, SamplingParameters
 
 PATIENCE = 10.0  # seconds for a process to end by itself, and as many once it is told to
@@ -103,13 +103,13 @@ class Replicas:
         for i, (position, completions) in self._answers([_Asked("stream", call) for call in calls]):
             yield i, position, completions
 
-    def next_token_logps(
-        self, prompt_ids: Sequence[Sequence[int]], token_ids: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """Return how likely some tokens are behind each prompt; see `Generator`. All replicas take a part."""
+    def continuation_logps(
+        self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[Likelihood]]:
+        """Return how likely some continuations of each prompt are; see `Generator`. All replicas take a part."""
         n = min(self.size, len(prompt_ids))
-        asked = [_Asked("next_token_logps", (prompt_ids[i::n], token_ids[i::n])) for i in range(n)]
-        found: list[list[float]] = [[] for _ in prompt_ids]
+        asked = [_Asked("continuation_logps", (prompt_ids[i::n], continuations[i::n])) for i in range(n)]
+        found: list[list[Likelihood]] = [[] for _ in prompt_ids]
         of_part: dict[int, int] = dict.fromkeys(range(n), 0)
         for i, logps in self._answers(asked):
             found[i + n * of_part[i]] = logps

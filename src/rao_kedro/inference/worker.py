@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,11 +27,15 @@ from rao_kedro.inference.generators import (
     make_generator,
     resolve_backend,
 )
+from rao_kedro.models.thinking import with_opening_tag
 from rao_kedro.processes import worker_main
 from rao_kedro.progress import report_progress
 from rao_kedro.schemas.generation import GenerationSpec, SamplingParameters
 
 logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 KEY = b"rao_kedro.generation_key"
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -153,8 +158,11 @@ def _missing_shards(spec: GenerationSpec, n_shards: int, key: str) -> list[int]:
 def _generate_shards(
     spec: GenerationSpec, shards: list[list[dict]], missing: list[int], key: str, make: Callable[..., Generator]
 ) -> None:
+    from rao_kedro.models.chat import load_tokenizer
+
     prompt_ids = dict(zip(missing, _tokenize(spec, [shards[i] for i in missing]), strict=True))
     started = time.monotonic()
+    tokenizer = load_tokenizer(spec.model_dir)
     generator = make(
         spec.backend, spec.model_dir, dtype=spec.dtype, max_model_len=spec.max_model_len, engine=spec.engine
     )
@@ -178,7 +186,7 @@ def _generate_shards(
     what = f"generating {spec.output_path.stem}"
     report_progress(what, 0, rows_to_do, "responses")
     for i, completions in finished_shards(generator, calls):
-        table = _shard_table(shards[i], prompt_ids[i], completions)
+        table = _shard_table(tokenizer, shards[i], prompt_ids[i], completions)
         _write(table, _shard_path(spec, i), key)
         rows += len(table)
         tokens += sum(table["n_tokens"].to_pylist())
@@ -215,13 +223,16 @@ def _shard_seed(seed: int, shard: int) -> int:
 
 
 def _shard_table(
-    prompts: list[dict], prompt_ids: list[list[int]], completions: Sequence[Sequence[Completion]]
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[dict],
+    prompt_ids: list[list[int]],
+    completions: Sequence[Sequence[Completion]],
 ) -> pa.Table:
     rows = [
         {
             **prompt,
             "sample": sample,
-            "response": completion.text,
+            "response": with_opening_tag(tokenizer, ids, completion.text),
             "n_tokens": len(completion.token_ids),
             "finish_reason": completion.finish_reason,
             "response_ids": completion.token_ids,

@@ -198,7 +198,7 @@ def generation_problems(run: Run, step: Step) -> Iterator[str]:
         **{name: step.given[name] for name in AnsweredBenchmarks.model_fields if name in step.given}
     )
     yield from benchmark_problems(benchmarks)
-    longest = max(how.max_model_len, benchmarks.max_model_len if benchmarks.names.strip() else 0)
+    longest = max(how.max_model_len, benchmarks.max_model_len if benchmarks.chosen else 0)
     parameter = "evaluation.benchmarks" if longest > how.max_model_len else step.named["generation"]
     yield from position_problems(run, f"{parameter}.max_model_len", longest, how.backend)
 

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 # Options of an engine that say what is computed; all others say where and how fast.
 CHANGE_WHAT_IS_COMPUTED = ("quantization", "kv_cache_dtype", "lora_path")
 
+FinishReason = Literal["stop", "length"]
+
 
 class SamplingParameters(BaseModel):
     """How to sample; nothing of a checkpoint's own sampling defaults (top-k, penalties) is added to it.

@@ -15,6 +15,7 @@ from rao_kedro.evals.benchmark_scores import (
     Results,
     benchmark_scores,
     downstream_table,
+    harness_table,
     judge_report,
     preference_table,
 )
@@ -159,6 +160,7 @@ def write_benchmark_report(
     layouts = {
         "Preference benchmarks": preference_table(scores).reset_index(),
         "Downstream tasks": downstream_table(scores).reset_index(),
+        "Tasks of lm-evaluation-harness": harness_table(scores).reset_index(),
         "All metrics": scores,
         "The judge": judged,
         "What the judge took": usage,
