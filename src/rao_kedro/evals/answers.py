@@ -8,6 +8,7 @@ import pandas as pd
 from rao_kedro.evals.benchmark_files import read_json_rows
 from rao_kedro.evals.mt_bench import read_questions
 from rao_kedro.evals.mt_bench_judge import answered
+from rao_kedro.evals.responses import Response
 from rao_kedro.schemas.benchmarks import AnsweredBenchmarks, AnswersSpec
 from rao_kedro.schemas.generation import SamplingParameters
 from rao_kedro.schemas.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
@@ -23,8 +24,8 @@ class Writer(Protocol):
 
     def write(
         self, name: str, dialogues: Mapping[str, Sequence[Message]], sampling: SamplingParameters
-    ) -> dict[str, str]:
-        """Return the answer to each dialogue by its name.
+    ) -> dict[str, Response]:
+        """Return the response to each dialogue by its name.
 
         Args:
             name: Of all of them together.
@@ -74,32 +75,35 @@ def _alpaca_eval(benchmarks: AnsweredBenchmarks, writer: Writer) -> list[dict[st
     sampling = SamplingParameters(temperature=how.temperature, max_tokens=how.max_tokens, seed=benchmarks.seed)
     dialogues = {str(i): [{"role": "user", "content": text}] for i, text in enumerate(instructions)}
     written = writer.write("alpaca_eval", dialogues, sampling)
-    return [
-        {"benchmark": "alpaca_eval", "item_id": str(i), "turn": 1, "prompt": text, "answer": written[str(i)]}
-        for i, text in enumerate(instructions)
-    ]
+    return [_row("alpaca_eval", str(i), 1, text, written[str(i)]) for i, text in enumerate(instructions)]
 
 
 def _mt_bench(benchmarks: AnsweredBenchmarks, writer: Writer) -> list[dict[str, Any]]:
     how = benchmarks.mt_bench
     questions = read_questions(*map(read_json_rows, (how.questions, how.reference_answers)))[: benchmarks.limit]
 
-    def write(name: str, dialogues: Mapping[str, Sequence[Message]], temperature: float) -> dict[str, str]:
+    def write(name: str, dialogues: Mapping[str, Sequence[Message]], temperature: float) -> dict[str, Response]:
         sampling = SamplingParameters(temperature=temperature, max_tokens=how.max_tokens, seed=benchmarks.seed)
         return writer.write(name, dialogues, sampling)
 
-    answers = answered(questions, write)
+    responses = answered(questions, write)
     return [
-        {
-            "benchmark": "mt_bench",
-            "item_id": str(question.question_id),
-            "turn": turn,
-            "prompt": question.turns[turn - 1],
-            "answer": answers[question.question_id][turn - 1],
-        }
+        _row("mt_bench", str(question.question_id), turn, question.turns[turn - 1], response)
         for question in questions
-        for turn in (1, 2)
+        for turn, response in enumerate(responses[question.question_id], start=1)
     ]
+
+
+def _row(benchmark: str, item_id: str, turn: int, prompt: str, response: Response) -> dict[str, Any]:
+    return {
+        "benchmark": benchmark,
+        "item_id": item_id,
+        "turn": turn,
+        "prompt": prompt,
+        "answer": response.answer,
+        "thinking": response.thinking,
+        "finish_reason": response.finish_reason,
+    }
 
 
 ANSWERED = {"alpaca_eval": _alpaca_eval, "mt_bench": _mt_bench}

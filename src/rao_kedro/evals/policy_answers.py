@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rao_kedro.evals.answers import Message, write_benchmarks
+from rao_kedro.evals.responses import Response
 from rao_kedro.files import write_text
 from rao_kedro.inference.generators import Generator, make_generator, resolve_backend
 from rao_kedro.inference.worker import generate_table
@@ -84,8 +85,8 @@ class _Engine:
 
     def write(
         self, name: str, dialogues: Mapping[str, Sequence[Message]], sampling: SamplingParameters
-    ) -> dict[str, str]:
-        """Return the answer to each dialogue by its name."""
+    ) -> dict[str, Response]:
+        """Return the response to each dialogue by its name."""
         self.workspace.mkdir(parents=True, exist_ok=True)
         prompts = self.workspace / f"{name}_prompts.parquet"
         rows = [{"prompt_id": key, "messages": list(of), "requirements": "[]"} for key, of in dialogues.items()]
@@ -94,7 +95,8 @@ class _Engine:
         spec = self.generation.model_copy(update={"sampling": sampling, **paths})
         generate_table(spec, self.made)
         written = pd.read_parquet(spec.output_path)
-        return dict(zip(written["prompt_id"], written["response"], strict=True))
+        responses = map(Response, written["response"], written["finish_reason"])
+        return dict(zip(written["prompt_id"], responses, strict=True))
 
     def harness_model(self) -> "GeneratorLM":
         """Return it as a model of lm-evaluation-harness."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rao_kedro.evals.answers import Message, write_benchmarks
+from rao_kedro.evals.responses import Response
 from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.benchmarks import ServedAnswersSpec
@@ -40,12 +41,14 @@ class _Served:
 
     def write(
         self, name: str, dialogues: Mapping[str, Sequence[Message]], sampling: SamplingParameters
-    ) -> dict[str, str]:
-        """Return the answer to each dialogue by its name."""
+    ) -> dict[str, Response]:
+        """Return the response to each dialogue by its name."""
         print(f"asking {self.server.model} for {len(dialogues)} answers of {name}", flush=True)
         how = ChatSampling(sampling.max_tokens, sampling.temperature)
         answers = self.server.answers(list(dialogues.values()), how)
-        return {key: answer.text for key, answer in zip(dialogues, answers, strict=True)}
+        return {
+            key: Response(answer.text, answer.finish_reason) for key, answer in zip(dialogues, answers, strict=True)
+        }
 
     def harness_model(self) -> "ServedLM":
         """Return it as a model of lm-evaluation-harness."""

@@ -9,6 +9,8 @@ from pandera.typing import Series
 
 # Training evaluates on `validation`, which may choose a checkpoint; `test` is only reported.
 SPLITS = ["train", "validation", "test"]
+# Of generated text: the model ended it, or it was cut at its token limit.
+FINISH_REASONS = ["stop", "length"]
 
 
 def _numbers_are_finite(values: Sequence[float]) -> bool:
@@ -147,7 +149,7 @@ class Generations(_Table):
     requirements: Series[str]
     response: Series[str]
     n_tokens: Series[int] = pa.Field(ge=1)
-    finish_reason: Series[str] = pa.Field(isin=["stop", "length"])
+    finish_reason: Series[str] = pa.Field(isin=FINISH_REASONS)
     response_ids: Series[object]
     prompt_ids: Series[object]
 
@@ -163,7 +165,7 @@ class ScoredGenerations(_Table):
     prompt: Series[str]
     response: Series[str]
     n_tokens: Series[int] = pa.Field(ge=1)
-    finish_reason: Series[str] = pa.Field(isin=["stop", "length"])
+    finish_reason: Series[str] = pa.Field(isin=FINISH_REASONS)
     rule_score: Series[float] = pa.Field(nullable=True, ge=0, le=1)
     reward: Series[float] = pa.Field(nullable=True)
     reward_failure: Series[str]
@@ -212,7 +214,10 @@ class Leaderboard(_Table):
 
 
 class BenchmarkAnswers(_Table):
-    """One row per item and turn of a judged benchmark: what a model answered."""
+    """One row per item and turn of a judged benchmark: what a model answered, apart from what it thought before.
+
+    `finish_reason` is "length" where the response was cut at its token limit; a cut thought has no answer, "".
+    """
 
     method: Series[str]
     benchmark: Series[str]
@@ -220,6 +225,8 @@ class BenchmarkAnswers(_Table):
     turn: Series[int] = pa.Field(ge=1)
     prompt: Series[str]
     answer: Series[str]
+    thinking: Series[str]
+    finish_reason: Series[str] = pa.Field(isin=FINISH_REASONS)
 
 
 class DownstreamScores(_Table):
