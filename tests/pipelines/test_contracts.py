@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import traceback
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -159,7 +160,11 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
         ({"btea": 0.1}, "parameter btea: Extra"),
         ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
         (
-            {"evaluation": {"benchmarks": {"names": "mmlu", "served_models": {"x": {"model": "m", "base_url": "u"}}}}},
+            {
+                "evaluation": {
+                    "benchmarks": {"names": "mmlu", "served_models": {"x": {"model": "m", "base_url": "http://u/v1"}}}
+                }
+            },
             "mmlu compares log-probs behind plain text",
         ),
         (
@@ -172,6 +177,38 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
 def test_a_wrong_parameter_is_refused_by_name_before_anything_runs(override, message):
     with pytest.raises(Exception, match=message):
         _ = context("base", **override).params
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ({"base_url": "https://me:sk-secret@host/v1"}, "base_url holds credentials"),
+        (
+            {"base_url": "https://host/v1?api_key=sk-secret"},
+            r"base_url has a query \(\?\.\.\.\), where a key could stand",
+        ),
+        ({"base_url": "me:sk-secret@host/v1"}, "base_url holds credentials"),
+        (
+            {"base_url": "http://host/v1", "api_key_variable": "sk-secret"},
+            "must be the name of an environment variable",
+        ),
+    ],
+)
+@pytest.mark.parametrize("place", ["judge", "second_judge", "served_models", "reward", "part of a reward", "rollouts"])
+def test_a_secret_in_the_parameters_is_refused_before_anything_runs_and_not_quoted(server, message, place, caplog):
+    server = {"model": "m", **server}
+    generative = {"name": "generative", "parameters": server}
+    override = {
+        "judge": {"evaluation": {"benchmarks": {"judge": server}}},
+        "second_judge": {"evaluation": {"benchmarks": {"second_judge": server}}},
+        "served_models": {"evaluation": {"benchmarks": {"served_models": {"api": server}}}},
+        "reward": {"reward_modeling": {"reward": generative}},
+        "part of a reward": {"evaluation": {"reward": {"name": "combined", "parameters": {"parts": [generative]}}}},
+        "rollouts": {"alignment": {"ppo": {"rollout": {"reward": generative}}}},
+    }[place]
+    with pytest.raises(Exception, match=message) as error:  # Kedro's own, where a node is given the whole block
+        _ = context("base", **override).params
+    assert "secret" not in "".join(traceback.format_exception(error.value)) + caplog.text
 
 
 def test_the_registry_loads_without_heavy_imports():

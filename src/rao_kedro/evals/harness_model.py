@@ -14,6 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, TemplateLM
 
 from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.evals.responses import no_response
 from rao_kedro.files import write_text
 from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
 from rao_kedro.inference.generators import Generator, finished_shards
@@ -162,12 +163,17 @@ class GeneratorLM(TemplateLM):
 
 
 class ServedLM(LM):
-    """Answers chats greedily through an OpenAI-compatible server, which gives no log-probs of what it did not write."""
+    """Answers chats greedily through an OpenAI-compatible server, which gives no log-probs of what it did not write.
+
+    Attributes:
+        unanswered: Why the server gave no response, by prompt; tasks read an empty one.
+    """
 
     def __init__(self, server: ChatServer) -> None:
         """Say which server answers, and where its answers are kept."""
         super().__init__()
         self.server = server
+        self.unanswered: dict[str, str] = {}
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Return what the model answers to each prompt as a user's message, up to the first of its `until` strings.
@@ -182,8 +188,10 @@ class ServedLM(LM):
             rows = [i for i, tokens in enumerate(wanted) if tokens == max_tokens]
             chats = [[{"role": "user", "content": requests[i].args[0]}] for i in rows]
             print(f"asking {self.server.model} for {len(rows)} answers of downstream tasks", flush=True)
-            answers = self.server.answers(chats, ChatSampling(max_tokens))
+            answers = self.server.answers(chats, ChatSampling(max_tokens), no_response)
             written |= {i: answer.text for i, answer in zip(rows, answers, strict=True)}
+            reasons = {requests[i].args[0]: no_response(answer) for i, answer in zip(rows, answers, strict=True)}
+            self.unanswered |= {prompt: reason for prompt, reason in reasons.items() if reason}
         return [_cut(written[i], request.args[1].get("until") or []) for i, request in enumerate(requests)]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:

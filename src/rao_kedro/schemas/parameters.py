@@ -15,7 +15,7 @@ from rao_kedro.schemas.training import KLParameters, RolloutParameters, Training
 class Parameters(BaseModel):
     """Frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
 
 
 class SampledResponses(Parameters):

@@ -26,7 +26,7 @@ from rao_kedro.schemas.benchmarks import DOWNSTREAM, TaskSource
 TASK_FILES = Path(__file__).parent / "tasks"
 PREFIX = "rao_"  # of the tasks' names among the harness's own
 SCORE_COLUMNS = ["task", "metric", "value", "stderr", "low", "high", "n", "unparsed", "chance"]
-SAMPLE_COLUMNS = ["task", "item_id", "prompt", "output", "extracted", "gold", "correct"]
+SAMPLE_COLUMNS = ["task", "item_id", "prompt", "output", "extracted", "gold", "correct", "unscored_reason"]
 
 
 class DownstreamResults(NamedTuple):
@@ -36,7 +36,8 @@ class DownstreamResults(NamedTuple):
         scores: A row per task and per subject of MMLU (`mmlu::anatomy`). `stderr` is that of a mean, `low` and
             `high` are Wilson's 95 % interval of `value`, `unparsed` counts outputs without an answer, which are wrong,
             and `chance` is the accuracy of guessing.
-        samples: A row per item. The output of MMLU is the log-probability of each letter, as JSON.
+        samples: A row per item. The output of MMLU is the log-probability of each letter, as JSON. `unscored_reason`
+            says why the model gave no output, where it has `unanswered` prompts.
     """
 
     scores: pd.DataFrame
@@ -83,7 +84,11 @@ def run(
             lm, manager.load([PREFIX + task for task in tasks]), limit=limit, bootstrap_iters=0, log_samples=True
         )
     found = pd.DataFrame(
-        [_sample(name.removeprefix(PREFIX), sample) for name, part in results["samples"].items() for sample in part],
+        [
+            _sample(name.removeprefix(PREFIX), sample, getattr(lm, "unanswered", {}))
+            for name, part in results["samples"].items()
+            for sample in part
+        ],
         columns=[*SAMPLE_COLUMNS, "chance"],
     )
     whole = found["task"].str.partition("::")[0]
@@ -92,7 +97,7 @@ def run(
     return DownstreamResults(pd.DataFrame(rows, columns=SCORE_COLUMNS), found[SAMPLE_COLUMNS])
 
 
-def _sample(task: str, sample: Mapping[str, Any]) -> tuple[object, ...]:
+def _sample(task: str, sample: Mapping[str, Any], unanswered: Mapping[str, str]) -> tuple[object, ...]:
     doc, prompt = sample["doc"], sample["arguments"][0][0]
     if doc["subject"]:
         # A response is the log-probability of a letter, and whether greedy decoding gives it.
@@ -104,7 +109,8 @@ def _sample(task: str, sample: Mapping[str, Any]) -> tuple[object, ...]:
         [[output]] = sample["resps"]
         [extracted] = sample["filtered_resps"]
     chance = 1 / len(doc["choices"]) if doc["choices"] else 0.0
-    return task, doc["item_id"], prompt, output, extracted, doc["gold"], bool(sample["acc"]), chance
+    why = unanswered.get(prompt, "")
+    return task, doc["item_id"], prompt, output, extracted, doc["gold"], bool(sample["acc"]), why, chance
 
 
 def _score(task: str, samples: pd.DataFrame) -> tuple[object, ...]:
