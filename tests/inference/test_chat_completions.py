@@ -291,6 +291,16 @@ def test_a_server_none_of_whose_first_answers_can_be_used_ends_the_run_early(ans
     assert 10 <= len(requests) <= 10 + 4
 
 
+def test_a_server_that_worked_for_other_requests_ends_the_run_early_too(tmp_path):
+    cut = reply(("So far", {}), finish_reason="length")
+    with server_that({messages[0]["content"]: cut for messages in MANY[12:]}) as (url, requests):
+        server = server_at(url, concurrency=1, cache_dir=tmp_path)
+        server.answers(DIALOGUES, ChatSampling(4))
+        with pytest.raises(InferenceError, match=r"none of the first 10 .* cut at the token limit"):
+            server.answers(MANY[12:], ChatSampling(4))
+    assert len(requests) == 12 + 10
+
+
 def test_refusals_of_a_server_that_refuses_everything_are_no_attempts(tmp_path):
     with server_that({messages[0]["content"]: FILTERED for messages in MANY}) as (url, requests):
         for _ in range(5):

@@ -24,6 +24,7 @@ from rao_kedro.errors import ParameterError
 from rao_kedro.objectives import objective_names
 from rao_kedro.pipelines.evaluation.benchmark_nodes import answer_with_served_models
 from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.schemas.benchmarks import JudgeParameters
 from rao_kedro.session import StudySession
 
 ROOT = Path(__file__).parents[2]
@@ -208,7 +209,7 @@ def test_a_secret_in_the_parameters_is_refused_before_anything_runs_and_not_quot
     }[place]
     with pytest.raises(Exception, match=message) as error:  # Kedro's own, where a node is given the whole block
         _ = context("base", **override).params
-    assert "secret" not in "".join(traceback.format_exception(error.value)) + caplog.text
+    assert "sk-secret" not in "".join(traceback.format_exception(error.value)) + caplog.text
 
 
 def test_the_registry_loads_without_heavy_imports():
@@ -226,6 +227,8 @@ def test_the_parameters_that_the_docs_show_are_valid():
     shown = re.findall(r"```yaml\n(evaluation:.*?)```", (ROOT / "docs/evaluation.md").read_text(), re.DOTALL)
     benchmarks = context("base", **yaml.safe_load(shown[0])).params["evaluation"].benchmarks
     assert len(shown) == 1 and benchmarks.mt_bench.compare_with_sft and set(benchmarks.served_models) == {"gpt4"}
+    judges = re.findall(r"^    judge: (\{.*\})$", (ROOT / "docs/evaluation.md").read_text(), re.MULTILINE)
+    assert len([JudgeParameters(**yaml.safe_load(judge)) for judge in judges]) == 2
 
 
 def test_a_served_model_cannot_be_called_as_a_method_is(tmp_path):

@@ -381,8 +381,8 @@ class _Batch:
                 reply.earlier_completion_tokens + reply.completion_tokens,
                 answers=int(name in self.replies),
             )
-        if any(not unusable(reply.answer) for reply in self.replies.values()):
-            server.meter.works = True
+        self.works = any(not unusable(reply.answer) for reply in self.replies.values())
+        server.meter.works = server.meter.works or self.works
 
     def ask(self, name: str) -> None:
         """Send a request, and keep the reply.
@@ -411,9 +411,10 @@ class _Batch:
         self.replies[name] = reply
         why = self.unusable(reply.answer)
         with self.lock:
-            meter.works = meter.works or not why
+            self.works = self.works or not why
+            meter.works = meter.works or self.works
             self.unusable_so_far += bool(why)
-            useless = not meter.works and self.unusable_so_far >= IN_A_ROW
+            useless = not self.works and self.unusable_so_far >= IN_A_ROW
         if useless:
             raise InferenceError(
                 f"{self.server.base_url}: none of the first {IN_A_ROW} answers of {self.server.model} can be used. The "
@@ -422,7 +423,7 @@ class _Batch:
 
     def keep_refusals(self) -> None:
         """Count the attempts of refused requests, unless the server refuses everything: then they say nothing."""
-        if self.server.meter.works or self.unusable_so_far < IN_A_ROW:
+        if self.works or self.unusable_so_far < IN_A_ROW:
             for name, reply in self.refused.items():
                 self.server.keep(name, reply)
 
