@@ -18,11 +18,12 @@ import pandas as pd
 
 from rao_kedro.evals.alpaca_judge import judged
 from rao_kedro.files import write_text
-from rao_kedro.inference.chat_completions import Answer, ChatServer, Token
+from rao_kedro.inference.chat_completions import ChatServer, Reply, Token
 from rao_kedro.inference.judge import Judge
+from rao_kedro.schemas.benchmarks import JudgeServerParameters
 
 HERE = Path(__file__).parent
-ANSWER = Answer(text="m", tokens=[Token(text="m", logprobs={"m": math.log(0.7), "M": math.log(0.3)})])
+REPLY = Reply(text="m", tokens=[Token(text="m", logprobs={"m": math.log(0.7), "M": math.log(0.3)})])
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     columns = ["instruction", "output_1", "generator_1", "output_2", "generator_2"]
     compared = pd.read_json(options.annotations, lines=True)[columns]
     with tempfile.TemporaryDirectory() as cache:
-        with patch.object(ChatServer, "_asked", lambda self, request: ANSWER):
+        with patch.object(ChatServer, "send", lambda self, request: REPLY):
             first = seconds(compared, Path(cache))
         kept = [seconds(compared, Path(cache)) for _ in range(options.repeats)]
         answers = len([*Path(cache).rglob("*.json")])
@@ -58,7 +59,7 @@ def main() -> None:
 
 def seconds(compared: pd.DataFrame, cache: Path) -> float:
     """Return how long judging in both orders takes."""
-    judge = Judge(model="judge", base_url="http://127.0.0.1:9/v1", max_retries=0, cache_dir=cache)
+    judge = Judge(JudgeServerParameters(model="judge", base_url="http://127.0.0.1:9/v1", max_retries=0), cache)
     started = time.perf_counter()
     for swapped in (False, True):
         assert judged(compared, judge, swapped)["preference"].notna().all()

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rao_kedro.errors import DataError
+from rao_kedro.errors import DataError, InferenceError
 from rao_kedro.evals import alpaca_judge, judge_statistics
 from rao_kedro.evals.alpaca_eval import length_controlled_win_rate, of_package, win_rate, win_rate_of_weights
 from rao_kedro.evals.alpaca_judge import dialogues, judged, pairs, preference_for_second
 from rao_kedro.inference.chat_completions import Answer, ChatServer, Token
-from rao_kedro.inference.judge import Usage
+from rao_kedro.inference.metering import Prices, Usage
 
 PUBLISHED = Path("../shared/data/alpaca_eval")
 MODELS = ["claude-2", "FuseChat-Llama-3.2-1B-Instruct", "gpt-3.5-turbo-1106_verbose", "vicuna-7b-v1.5"]
@@ -179,6 +179,65 @@ def test_an_answer_that_names_neither_output_is_no_preference():
     assert preference_for_second(named) == pytest.approx(2 - 0.6 / 0.8)
 
 
+def asked_with(answer, verdict="logprobs", **options):
+    from chat_server import chat_server
+
+    with chat_server(answer) as (url, requests):
+        return judged(COMPARED, ChatServer(url, "rule", max_retries=0, **options), verdict=verdict), requests
+
+
+def test_a_pair_whose_judgment_is_refused_or_of_no_use_has_a_reason_and_the_others_count():
+    from chat_server import refusal, reply
+
+    def answer(request, number):
+        asked = request["messages"][-1]["content"]
+        if "Name 3 primes" in asked:
+            return refusal(400, "flagged by our content filter")
+        return reply(("I", {"I": -0.1})) if "Name 4 primes" in asked else reply(("m", {"m": -0.1, "M": -2.3}))
+
+    table, requests = asked_with(answer)
+    assert len(requests) == 12 and table["preference"].isna().tolist() == [n in (3, 4) for n in range(12)]
+    assert "flagged by our content filter" in table.loc[3, "unscored_reason"]
+    assert table.loc[4, "unscored_reason"] == "the judge named neither output: 'I'"
+    assert set(table["unscored_reason"].drop([3, 4])) == {""}
+    assert win_rate(table)["n_total"] == 10
+
+
+def test_an_output_that_the_model_did_not_give_is_not_judged():
+    reasons = ["the answer is empty" if n == 2 else "" for n in range(12)]
+    table, requests = judged_by(prefers_threes, pairs(BASELINE, MODEL.assign(unscored_reason=reasons)))
+    assert len(requests) == 11 and table["preference"].isna().tolist() == [n == 2 for n in range(12)]
+    assert table["unscored_reason"].tolist() == reasons
+
+
+def test_a_judge_that_thinks_is_told_to_be_read_as_text():
+    from chat_server import reply
+
+    for answer in (reply(("<think>", {"<think>": 0.0}), finish_reason="length"), reply(("m", {}), reasoning="Hm")):
+        with pytest.raises(
+            InferenceError, match=r"the judge thought before its verdict.*set the judge's verdict: text"
+        ):
+            asked_with(lambda request, number, answer=answer: answer)
+
+
+def test_a_verdict_is_read_from_the_last_line_of_the_text():
+    from chat_server import reply
+
+    def answer(request, number):
+        first, second = shown_outputs(request)
+        said = "m" if "3" in first else "M" if "3" in second else "?"
+        return reply((f"<think>I'm for m or M.</think>\n\nI'm sure:\n**{said}**", {}))
+
+    table, requests = asked_with(answer, verdict="text")
+    assert table["preference"].tolist() == [2.0] * 12 and set(table["unscored_reason"]) == {""}
+    assert {(r["max_tokens"], r["temperature"], r.get("logprobs")) for r in requests} == {(2048, 0.0, None)}
+
+
+@pytest.mark.parametrize("said", ["I'm not sure", "m or M", "", "Mm", "m\nBoth are good."])
+def test_a_text_that_names_no_output_on_its_last_line_is_no_verdict(said):
+    assert math.isnan(alpaca_judge.named_second(Answer(text=said)))
+
+
 def test_what_is_asked_is_what_the_package_asks(tmp_path, monkeypatch):
     """The package's own annotator, whose completions are caught: same prompts, same order of the outputs."""
     asked = []
@@ -211,6 +270,6 @@ def test_pairs_keep_the_order_and_the_index_of_the_baseline():
 
 
 def test_usage_counts_tokens_and_their_price():
-    answers = [Answer(text="m", prompt_tokens=400, completion_tokens=1)] * 3
-    used = Usage(0, 0, 0).after(answers).after(answers[:1])
-    assert used == (4, 1600, 4) and used.cost(prompt_price=10.0, completion_price=30.0) == pytest.approx(0.01612)
+    used = Usage(asked=3, prompt_tokens=1200, completion_tokens=3).plus(Usage(1, 400, 1, 5, 2000, 5))
+    assert used == (4, 1600, 4, 5, 2000, 5) and used.since(Usage(asked=3)) == (1, 1600, 4, 5, 2000, 5)
+    assert Prices(10.0, 30.0).cost(used.prompt_tokens, used.completion_tokens) == pytest.approx(0.01612)

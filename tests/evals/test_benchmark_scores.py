@@ -39,6 +39,8 @@ def annotations(method, *preferences, swapped=None, judge="gpt"):
             "preference": list(preferences),
             "preference_swapped": [np.nan] * n if swapped is None else swapped,
             "is_switched_outputs": [k % 2 == 0 for k in range(n)],
+            "unscored_reason": "",
+            "unscored_reason_swapped": "",
         }
     )
     return AlpacaEvalAnnotations.validate(table)
@@ -48,12 +50,13 @@ def judgments(method, *scores):
     about = [(method, 81 + k // 2, "writing" if k < 2 else "math", 1 + k % 2) for k in range(len(scores))]
     rows = [(*of, "gpt", "p", "j", score) for of, score in zip(about, scores, strict=True)]
     columns = ["method", "question_id", "category", "turn", "judge", "user_prompt", "judgment", "score"]
-    return MTBenchJudgments.validate(pd.DataFrame(rows, columns=columns).astype({"score": float}))
+    table = pd.DataFrame(rows, columns=columns).astype({"score": float}).assign(unscored_reason="")
+    return MTBenchJudgments.validate(table)
 
 
 def comparisons(method, *winners):
     rows = [
-        (method, 81 + k // 2, "writing", 1 + k % 2, "gpt", "j", "j", *both, winner_of_both_orders(*both))
+        (method, 81 + k // 2, "writing", 1 + k % 2, "gpt", "j", "j", *both, winner_of_both_orders(*both), "")
         for k, both in enumerate(winners)
     ]
     return MTBenchComparisons.validate(pd.DataFrame(rows, columns=list(MTBenchComparisons.to_schema().columns)))
@@ -61,7 +64,9 @@ def comparisons(method, *winners):
 
 def samples(method, *correct):
     about = [(method, "arc_easy", "accuracy", str(k), "p", "o", "stop") for k in range(len(correct))]
-    rows = [(*of, "A" if right else None, "A", float(right), right) for of, right in zip(about, correct, strict=True)]
+    rows = [
+        (*of, "A" if right else None, "A", float(right), right, "") for of, right in zip(about, correct, strict=True)
+    ]
     return DownstreamSamples.validate(pd.DataFrame(rows, columns=list(DownstreamSamples.to_schema().columns)))
 
 

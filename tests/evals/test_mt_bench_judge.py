@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from rao_kedro.errors import DataError
@@ -45,11 +44,11 @@ def tools(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "inference"))
 
 
-def judged(judge, function, *arguments):
+def judged(judge, function, *arguments, **more):
     from chat_server import chat_server, reply
 
     with chat_server(lambda request, number: reply((judge(request["messages"][-1]["content"]), {}))) as (url, requests):
-        return function(QUESTIONS, *arguments, PROMPTS, ChatServer(url, "rule", max_retries=0)), requests
+        return function(QUESTIONS, *arguments, PROMPTS, ChatServer(url, "rule", max_retries=0), **more), requests
 
 
 def test_the_second_turn_sees_the_first_answer_and_each_category_has_its_temperature():
@@ -61,7 +60,10 @@ def test_the_second_turn_sees_the_first_answer_and_each_category_has_its_tempera
         return {key: Response(text, "length") for key, text in said.items()}
 
     responses = answered(QUESTIONS, write)
-    assert responses[111] == [("answer 1 to 1 + 1?", "length"), ("answer 3 to And doubled?", "length")]
+    assert responses[111] == [
+        Response("answer 1 to 1 + 1?", "length"),
+        Response("answer 3 to And doubled?", "length"),
+    ]
     assert [(keys, temperature) for _, keys, temperature in calls] == [
         (["111", "112"], 0.0),
         (["81"], 0.7),
@@ -92,6 +94,7 @@ def test_a_judgment_without_a_score_is_kept_and_not_scored():
     table, _ = judged(lambda asked: "[[8]]" if "(" in asked else "I cannot say.", graded, ANSWERS)
     assert table["score"].isna().tolist() == [True, True, False, False, False, False]
     assert table.loc[0, "judgment"] == "I cannot say."
+    assert table.loc[0, "unscored_reason"] == "the judgment holds no score: 'I cannot say.'"
 
 
 OTHER = {question_id: [text.upper() for text in texts] for question_id, texts in ANSWERS.items()}
@@ -107,10 +110,60 @@ def test_a_comparison_is_made_in_both_orders():
     assert set(table["winner"]) == {"b"} and set(table["winner_swapped"]) == {"a"}
 
 
-@pytest.mark.parametrize(("judgment", "verdict"), [("[[A]]", "tie"), ("[[C]]", "tie"), ("neither", None)])
-def test_a_judge_that_goes_by_position_decides_nothing(judgment, verdict):
+@pytest.mark.parametrize("judgment", ["[[A]]", "[[C]]"])
+def test_a_judge_that_goes_by_position_decides_nothing(judgment):
     table, _ = judged(lambda asked: judgment, compared, ANSWERS, OTHER)
-    assert all(found == verdict or (verdict is None and pd.isna(found)) for found in table["verdict"])
+    assert set(table["verdict"]) == {"tie"} and set(table["unscored_reason"]) == {""}
+
+
+def test_a_comparison_without_a_winner_has_no_verdict_and_a_reason():
+    table, _ = judged(lambda asked: "neither" if "81" in asked else "[[C]]", compared, ANSWERS, OTHER)
+    assert table["verdict"].isna().tolist() == [True, True, False, False, False, False]
+    assert table.loc[0, "unscored_reason"] == "the judgment names no winner: 'neither'"
+
+
+def test_a_refused_cut_or_thinking_judgment_costs_its_item_only():
+    from chat_server import chat_server, refusal, reply
+
+    def answer(request, number):
+        asked = request["messages"][-1]["content"]
+        if "81 first|" in asked:
+            return refusal(400, "flagged by our content filter")
+        if "81" in asked:
+            return reply(("It is a [[9]] so f", {}), finish_reason="length")
+        return reply(("<think>A [[1]]? No.</think> [[7]]", {}))
+
+    with chat_server(answer) as (url, _):
+        table = graded(QUESTIONS, ANSWERS, PROMPTS, ChatServer(url, "rule", max_retries=0))
+    assert table["score"].isna().tolist() == [True, True, False, False, False, False]
+    assert set(table["score"].dropna()) == {7.0} and set(table["judgment"][2:]) == {"[[7]]"}
+    assert table["unscored_reason"].tolist() == [
+        "the answer was cut at the token limit (max_tokens)",
+        "the server refused the request with HTTP status 400: flagged by our content filter",
+        *[""] * 4,
+    ]
+
+
+def test_turns_that_a_model_did_not_answer_are_not_judged():
+    unanswered = {(81, 2): "filtered"}
+    table, requests = judged(lambda asked: "[[8]]", graded, ANSWERS, unanswered=unanswered)
+    assert len(requests) == 5 and table["unscored_reason"].tolist() == ["", "filtered", *[""] * 4]
+    assert table["score"].isna().tolist() == [False, True, False, False, False, False]
+    table, requests = judged(lambda asked: "[[C]]", compared, ANSWERS, OTHER, unanswered=unanswered)
+    assert len(requests) == 10 and table["unscored_reason"].tolist() == ["", "filtered", *[""] * 4]
+    assert table["verdict"].isna().tolist() == [False, True, False, False, False, False]
+
+
+def test_the_second_turn_is_not_asked_where_the_first_has_no_response():
+    calls = []
+
+    def write(name, dialogues, temperature):
+        calls.extend((key, len(messages)) for key, messages in dialogues.items())
+        return {key: Response("", unscored_reason="refused" if key == "81" else "") for key in dialogues}
+
+    responses = answered(QUESTIONS, write)
+    assert sorted(calls) == [("111", 1), ("111", 3), ("112", 1), ("112", 3), ("81", 1)]
+    assert [response.unscored_reason for response in responses[81]] == ["refused", "turn 1 has no response"]
 
 
 def test_an_unanswered_question_is_named():

@@ -13,7 +13,7 @@ from rao_kedro.evals.answers import write_benchmarks
 from rao_kedro.evals.benchmark_scores import LengthControl, Results, benchmark_scores
 from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.responses import Response
-from rao_kedro.inference.chat_completions import Answer, ChatServer, Token
+from rao_kedro.inference.chat_completions import ChatServer, Reply, Token
 from rao_kedro.schemas.benchmarks import AlpacaEvalParameters, AnswersSpec, BenchmarkParameters, JudgeParameters
 from rao_kedro.schemas.tables import DownstreamSamples, DownstreamScores
 
@@ -54,9 +54,9 @@ def test_a_published_models_answers_get_its_published_win_rates(tmp_path, monkey
         first, second = SHOWN.search(asked).groups()
         for_second = preference[first, second] - 1 if (first, second) in preference else 2 - preference[second, first]
         logprobs = {"m": math.log(max(1 - for_second, 1e-300)), "M": math.log(max(for_second, 1e-300))}
-        return Answer(text="m", tokens=[Token(text="m", logprobs=logprobs)])
+        return Reply(text="m", tokens=[Token(text="m", logprobs=logprobs)])
 
-    monkeypatch.setattr(ChatServer, "_asked", judged)
+    monkeypatch.setattr(ChatServer, "send", judged)
     found = judge_answers(pd.read_parquet(spec.answers_path), benchmarks, tmp_path / "judge")
     results = Results(
         found.alpaca_eval, found.mt_bench, found.comparisons, DownstreamScores.empty(), DownstreamSamples.empty()

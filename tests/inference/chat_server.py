@@ -7,15 +7,20 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-def reply(*tokens, finish_reason="stop"):
-    """Return a chat completion whose tokens are `(text, {alternative: logprob})`."""
+def reply(*tokens, finish_reason="stop", usage=None, **message):
+    """Return a chat completion whose tokens are `(text, {alternative: logprob})`, with more fields of its message."""
     content = [
         {"token": text, "logprob": 0.0, "top_logprobs": [{"token": t, "logprob": p} for t, p in top.items()]}
         for text, top in tokens
     ]
-    message = {"role": "assistant", "content": "".join(text for text, _ in tokens)}
+    message = {"role": "assistant", "content": "".join(text for text, _ in tokens), **message}
     choice = {"message": message, "logprobs": {"content": content}, "finish_reason": finish_reason}
-    return 200, json.dumps({"choices": [choice]}), {}
+    return 200, json.dumps({"choices": [choice]} | ({"usage": usage} if usage else {})), {}
+
+
+def refusal(status, message, **fields):
+    """Return an error as OpenAI's servers send it."""
+    return status, json.dumps({"error": {"message": message, **fields}}), {}
 
 
 @contextmanager

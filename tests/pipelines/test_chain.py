@@ -329,7 +329,7 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
     few = named_tasks.TaskManager(include_path=gsm8k, include_defaults=False)
     monkeypatch.setattr(named_tasks, "TaskManager", lambda: few)
     monkeypatch.syspath_prepend(str(ROOT / "tests/inference"))
-    from chat_server import chat_server, reply
+    from chat_server import chat_server, refusal, reply
 
     starts = []
 
@@ -347,6 +347,8 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
         asked = request["messages"][-1]["content"]
         if request["model"] == "served":
             return reply(("The answer is 2.", {}))
+        if request["model"] == "rule" and "Name a dog." in asked:
+            return refusal(400, "flagged by our content filter")
         if request["max_tokens"] == 1:
             return reply(("m", {"m": -0.2, "M": -1.8}))
         return reply(("Fine. [[7]]" if "Which" not in asked else "[[A]]", {}))
@@ -355,7 +357,7 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
         run(project, pipeline, params={"methods": "rao"})
     with chat_server(answer) as (url, requests):
         benchmarks = benchmark_files(project) | {
-            "judge": {"model": "rule", "base_url": url},
+            "judge": {"model": "rule", "base_url": url, "max_attempts": 1},
             "second_judge": {"model": "other", "base_url": url},
             "served_models": {"api": {"model": "served", "base_url": url}},
         }
@@ -386,7 +388,11 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
     data = project / "data/test"
     scores = pd.read_csv(data / "08_reporting/benchmark_scores.csv").set_index(["method", "benchmark", "metric"])
     assert scores.loc[("rao", "mt_bench", "score"), ["value", "n"]].tolist() == [7.0, 2]
-    assert scores.loc[("rao", "alpaca_eval", "win_rate"), "n"] == 3
+    # One of three prompts was refused: that item is unscored, and everything else is there.
+    assert scores.loc[("rao", "alpaca_eval", "win_rate"), ["n", "unscored"]].tolist() == [2, 1]
+    annotations = pd.read_parquet(data / "07_model_output/alpaca_eval_annotations.parquet")
+    unscored = annotations[annotations["unscored_reason"] != ""]
+    assert set(zip(unscored["annotator"], unscored["instruction"], strict=True)) == {("rule", "Name a dog.")}
     assert scores.loc[("rao", "mt_bench", "score"), "vs_sft"] == 0.0
     assert scores.loc[("rao", "mt_bench", "win_rate_vs_sft"), ["value", "n"]].tolist() == [50.0, 2]
     assert scores.loc[("api", "gsm8k", "accuracy"), "value"] == 100.0
@@ -412,6 +418,7 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
         assert [row["generator"] for row in outputs] == [method] * 3 and set(outputs[0]) >= {"instruction", "output"}
     report = (data / "08_reporting/benchmark_report.html").read_text()
     assert "Tasks of lm-evaluation-harness" in report and "lm_eval/gsm8k_cot exact_match,strict-match" in report
+    assert "not judged: the server refused the request with HTTP status 400: flagged by our content filter" in report
     assert "7 of 10, says rule" in report and "preferred over base with probability" in report
 
     settings = json.loads((data / "07_model_output/rao_generation_settings.json").read_text())

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import traceback
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from rao_kedro.objectives import objective_names
 from rao_kedro.pipeline_registry import build_pipelines, register_pipelines
 from rao_kedro.pipelines.evaluation.benchmark_nodes import answer_with_served_models
 from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.schemas.benchmarks import JudgeParameters
 from rao_kedro.selection import combined
 from rao_kedro.session import StudySession
 
@@ -197,7 +199,11 @@ def served(*names):
         ({"btea": 0.1}, "no parameter btea: did you mean beta"),
         ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
         (
-            {"evaluation": {"benchmarks": {"names": "mmlu", "served_models": {"x": {"model": "m", "base_url": "u"}}}}},
+            {
+                "evaluation": {
+                    "benchmarks": {"names": "mmlu", "served_models": {"x": {"model": "m", "base_url": "http://u/v1"}}}
+                }
+            },
             "mmlu compares log-probs behind plain text",
         ),
         (
@@ -235,6 +241,38 @@ def test_a_wrong_parameter_is_refused_by_name_before_anything_runs(override, mes
         _ = context("base", **override).params
 
 
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ({"base_url": "https://me:sk-secret@host/v1"}, "base_url holds credentials"),
+        (
+            {"base_url": "https://host/v1?api_key=sk-secret"},
+            r"base_url has a query \(\?\.\.\.\), where a key could stand",
+        ),
+        ({"base_url": "me:sk-secret@host/v1"}, "base_url holds credentials"),
+        (
+            {"base_url": "http://host/v1", "api_key_variable": "sk-secret"},
+            "must be the name of an environment variable",
+        ),
+    ],
+)
+@pytest.mark.parametrize("place", ["judge", "second_judge", "served_models", "reward", "part of a reward", "rollouts"])
+def test_a_secret_in_the_parameters_is_refused_before_anything_runs_and_not_quoted(server, message, place, caplog):
+    server = {"model": "m", **server}
+    generative = {"name": "generative", "parameters": server}
+    override = {
+        "judge": {"evaluation": {"benchmarks": {"judge": server}}},
+        "second_judge": {"evaluation": {"benchmarks": {"second_judge": server}}},
+        "served_models": {"evaluation": {"benchmarks": {"served_models": {"api": server}}}},
+        "reward": {"reward_modeling": {"reward": generative}},
+        "part of a reward": {"evaluation": {"reward": {"name": "combined", "parameters": {"parts": [generative]}}}},
+        "rollouts": {"alignment": {"ppo": {"rollout": {"reward": generative}}}},
+    }[place]
+    with pytest.raises(Exception, match=message) as error:  # Kedro's own, where a node is given the whole block
+        _ = context("base", **override).params
+    assert "sk-secret" not in "".join(traceback.format_exception(error.value)) + caplog.text
+
+
 def test_the_registry_loads_without_heavy_imports():
     code = """
 import sys
@@ -255,6 +293,8 @@ def test_the_parameters_that_the_docs_show_are_valid():
     # Tasks of the harness alone are benchmarks, too.
     assert own_tasks.chosen and not own_tasks.names and "ifeval" in own_tasks.harness.tasks
     assert not context("base").params["evaluation"].benchmarks.chosen
+    judges = re.findall(r"^    judge: (\{.*\})$", (ROOT / "docs/evaluation.md").read_text(), re.MULTILINE)
+    assert len([JudgeParameters(**yaml.safe_load(judge)) for judge in judges]) == 2
 
 
 @pytest.mark.parametrize("name", ["rao", "sft", "rao_seed_1"])

@@ -1,6 +1,7 @@
 """A judge's scores: the expectation over its score tokens, and answers that hold none."""
 
 import json
+import logging
 import math
 import os
 import subprocess
@@ -113,7 +114,7 @@ def test_the_written_score_needs_no_log_probs():
 
 @pytest.mark.parametrize(
     ("said", "reasoning"),
-    [(said, False) for said in ("It is good.", "10", "0", "7.5", "", "I give it a 7", "1. The response", "7/10", "-7")]
+    [(said, False) for said in ("It is good.", "10", "0", "7.5", "I give it a 7", "1. The response", "7/10", "-7")]
     + [(said, True) for said in ("7", "Score: 7\nScore: 10", "Score:\n1. Correct", "Score: -3", "Score: 7/10")],
 )
 def test_an_answer_without_a_score_of_the_scale_is_a_failure_that_quotes_it(said, reasoning):
@@ -135,7 +136,7 @@ def test_too_many_answers_without_a_score_end_the_run():
     assert not any(map(math.isnan, scores[0]))
     with (
         chat_server(lambda request, number: reply(("7", {"x": 0.0}))) as (url, _),
-        pytest.raises(InferenceError, match=r"20 of 20 answers .* there are no log-probs of the score in '7'"),
+        pytest.raises(InferenceError, match=r"none of the first 10 .* there are no log-probs of the score in '7'"),
     ):
         judge(url).score([group])
 
@@ -183,6 +184,10 @@ def test_a_template_of_the_users_is_rendered_and_an_unknown_variable_is_named(tm
         ({"lowest": 5, "highest": 5}, "a scale from 5 to 5"),
         ({"read": "mean"}, "read is 'mean'"),
         ({"template": "no/such.jinja"}, "there is no template"),
+        ({"max_tokns": 5}, "max_tokns: Extra inputs are not permitted"),
+        ({"extra_body": {"temperature": 1}}, "temperature of extra_body is a parameter of its own"),
+        ({"extra_body": {"messages": []}}, "messages cannot be set by extra_body"),
+        ({"max_cost": 1.0}, "max_cost needs prompt_price and completion_price"),
     ],
 )
 def test_a_judge_that_cannot_be_read_is_refused_when_it_is_made(parameters, message):
@@ -191,13 +196,68 @@ def test_a_judge_that_cannot_be_read_is_refused_when_it_is_made(parameters, mess
 
 
 def test_the_identity_knows_the_judge_its_server_and_how_it_is_read(tiny_checkpoint):
-    same = {judge(url).identity for url in ("http://one/v1", "http://one/v1/", "HTTP://One/v1?key=secret")}
+    same = {judge(url).identity for url in ("http://one/v1", "http://one/v1/", "HTTP://One/v1")}
     others = [{"highest": 5}, {"reasoning": True}, {"temperature": 1.0}]
     others = {judge("http://one/v1", **how).identity for how in others} | {judge("http://two/v1").identity}
     assert len(same) == 1 and len(same | others) == 5
     assert same.pop().startswith("judge at http://one/v1 judging ")
     served = make_reward("generative", model=str(tiny_checkpoint)).identity
     assert served.startswith(f"{content_hash(tiny_checkpoint)} judging ")
+
+
+def test_a_refused_a_cut_and_a_thinking_answer_are_failures_with_their_reasons():
+    from chat_server import refusal, reply
+
+    def first_is(answer):
+        return lambda request, number: answer if "hi\n" in request["messages"][-1]["content"] else reply(("7", TOP))
+
+    for answer, reason in [
+        (refusal(400, "flagged by our content filter"), "HTTP status 400: flagged by our content filter"),
+        (reply(("", {}), content=None), "the answer is empty"),
+        (reply(("<think>Hm", {}), finish_reason="length"), "the thinking was cut"),
+    ]:
+        scores, _ = asked_with(first_is(answer))
+        assert math.isnan(scores.rewards[0]) and scores.rewards[1] == pytest.approx(EXPECTATION)
+        assert reason in scores.failures[0] and scores.failures[1] == ""
+    argued = reply(("Score: 7", {}), finish_reason="length")
+    scores, _ = asked_with(lambda request, number: argued, read="text", reasoning=True)
+    assert scores.failures == ["the answer was cut at the token limit (max_tokens)"] * 2
+
+
+def test_a_score_stands_behind_what_the_judge_thought():
+    from chat_server import reply
+
+    tokens = [("<think>", {}), ("Score: 2", {"2": 0.0}), ("</think>", {}), ("\n\n", {}), ("7", TOP)]
+    scores, _ = asked_with(lambda request, number: reply(*tokens), max_tokens=100)
+    assert scores.rewards == pytest.approx([EXPECTATION] * 2)
+
+
+def test_a_judge_is_asked_as_its_parameters_say():
+    from chat_server import chat_server, reply
+
+    how = {"max_tokens": None, "temperature": None, "chat_template_kwargs": {"enable_thinking": False}}
+    with chat_server(lambda request, number: reply(("7", TOP))) as (url, requests):
+        judge(url, **how).score([GROUP])
+    hidden = {"model", "messages", "authorization", "logprobs", "top_logprobs"}
+    assert {**requests[0]}.keys() - hidden == {"chat_template_kwargs"}
+
+
+def test_an_annotation_says_what_it_will_cost_and_ends_where_that_is_too_much(tmp_path, caplog):
+    from chat_server import chat_server, reply
+
+    how = {"prompt_price": 10.0, "completion_price": 30.0, "cache_dir": tmp_path, "concurrency": 1}
+    usage = {"prompt_tokens": 1000, "completion_tokens": 8}
+    with chat_server(lambda request, number: reply(("7", TOP), usage=usage)) as (url, requests):
+        with pytest.raises(InferenceError, match=r"2 requests.*more than max_cost 0\.001"):
+            judge(url, max_cost=0.001, **how).forecast([GROUP])
+        assert not requests
+        with caplog.at_level(logging.INFO), pytest.raises(InferenceError, match=r"1 requests have cost 0\.01024, more"):
+            judge(url, max_cost=0.008, **how).score([GROUP])
+        assert len(requests) == 1 and "judging with judge: 2 requests, about" in caplog.text
+        part = {"name": "generative", "parameters": {"model": "judge", "base_url": url, **how}}
+        with caplog.at_level(logging.INFO):
+            make_reward("combined", parts=[part]).forecast([GROUP])
+    assert "judging with judge: 1 requests" in caplog.text
 
 
 def test_a_judge_of_the_same_name_on_another_server_scores_itself(tmp_path):

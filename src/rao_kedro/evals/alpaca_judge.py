@@ -1,12 +1,15 @@
 """AlpacaEval 2's pairwise judging: `weighted_alpaca_eval_gpt4_turbo`, with any judge that gives log-probs.
 
 The prompt, the random order of the outputs (seeded by the instruction) and the reading of log-probs are the package
-`alpaca_eval`'s own; asking, retrying and keeping of answers are `inference.chat_completions`'.
+`alpaca_eval`'s own; asking, retrying and keeping of answers are `inference.chat_completions`'. A judge that gives no
+log-probs, or thinks first, can name the better output instead.
 """
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -17,6 +20,8 @@ from rao_kedro.inference.judge import Asked
 
 TEMPLATE = Path("alpaca_eval_clf_gpt4_turbo") / "alpaca_eval_clf.txt"
 SAMPLING = ChatSampling(max_tokens=1, temperature=1.0, top_logprobs=5)
+TEXT_SAMPLING = ChatSampling(max_tokens=2048)
+NAME = re.compile(r"\W*([mM])\W*")
 SWITCHED = "is_switched_outputs"
 
 
@@ -25,17 +30,22 @@ def pairs(baseline: pd.DataFrame, model: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         baseline: AlpacaEval outputs: `instruction, output, generator`; their order is kept.
-        model: The same of the model; it may have answered some of the instructions only.
+        model: The same of the model; it may have answered some of the instructions only. With a column
+            `unscored_reason`, which says why there is no output ("" where there is one).
 
     Returns:
-        Columns `instruction, output_1, generator_1` (the baseline's) and `output_2, generator_2`, with the index of the
-        baseline's rows, which the length-controlled win rate looks difficulties up by.
+        Columns `instruction, output_1, generator_1` (the baseline's), `output_2, generator_2`, and `unscored_reason`
+        where the model has it, with the index of the baseline's rows, which the length-controlled win rate looks
+        difficulties up by.
 
     Raises:
         DataError: The model answered an instruction that the baseline did not, or one twice.
     """
     columns = ["instruction", "output", "generator"]
-    of_baseline, of_model = (table[columns].set_index("instruction") for table in (baseline, model))
+    reasons = [name for name in ("unscored_reason",) if name in model]
+    of_baseline, of_model = (
+        table[names].set_index("instruction") for table, names in ((baseline, columns), (model, columns + reasons))
+    )
     if strange := sorted(set(of_model.index) - set(of_baseline.index)):
         raise DataError(f"{len(strange)} instructions are not the baseline's, for example {strange[0][:80]!r}")
     if of_model.index.has_duplicates:
@@ -45,25 +55,45 @@ def pairs(baseline: pd.DataFrame, model: pd.DataFrame) -> pd.DataFrame:
     return joined.dropna(subset="output_2")
 
 
-def judged(compared: pd.DataFrame, judge: Asked, swapped: bool = False) -> pd.DataFrame:
+def judged(
+    compared: pd.DataFrame, judge: Asked, swapped: bool = False, verdict: Literal["logprobs", "text"] = "logprobs"
+) -> pd.DataFrame:
     """Return the judge's preferences.
 
     Args:
-        compared: Table of `pairs`.
+        compared: Table of `pairs`; nobody is asked where it has an `unscored_reason`.
         judge: The judge.
         swapped: Show every pair in the other order than AlpacaEval's.
+        verdict: What a preference is read from; see `JudgeParameters`.
 
     Returns:
-        AlpacaEval's annotations: `compared` with `annotator`, `preference` in [1, 2] (not a number where the judge
-        named neither; 1.5, without asking, where the outputs are equal) and `is_switched_outputs`, whether the model's
-        output was shown first.
+        AlpacaEval's annotations: `compared` with `annotator`, `preference` in [1, 2] (NaN where the judge named
+        neither; 1.5, without asking, where the outputs are equal), `unscored_reason` ("" where there is a preference)
+        and `is_switched_outputs`, whether the model's output was shown first.
     """
     switched = _switched(compared) ^ swapped
-    differ = compared["output_1"] != compared["output_2"]
-    answers = judge.answers(dialogues(compared[differ], switched[differ]), SAMPLING)
-    for_second = pd.Series([preference_for_second(answer) for answer in answers], index=compared.index[differ])
-    preference = for_second.where(~switched[differ], 3 - for_second).reindex(compared.index).where(differ, 1.5)
-    return compared.assign(annotator=judge.model, preference=preference, **{SWITCHED: switched})
+    reasons = compared.get("unscored_reason", pd.Series("", index=compared.index))
+    differ = (compared["output_1"] != compared["output_2"]) & (reasons == "")
+    read = preference_for_second if verdict == "logprobs" else named_second
+
+    def unusable(answer: Answer) -> str:
+        if verdict == "logprobs" and (answer.thinking or answer.thinking_was_cut):
+            return "the judge thought before its verdict, so its first token is none: set the judge's verdict: text"
+        named_neither = f"the judge named neither output: {answer.text[:200]!r}" if pd.isna(read(answer)) else ""
+        return answer.failure(complete=verdict == "text") or named_neither
+
+    sampling = SAMPLING if verdict == "logprobs" else TEXT_SAMPLING
+    answers = judge.answers(dialogues(compared[differ], switched[differ]), sampling, unusable)
+    asked = compared.index[differ]
+    failures = pd.Series([unusable(answer) for answer in answers], index=asked, dtype=object)
+    for_second = pd.Series([read(answer) for answer in answers], index=asked, dtype=float).where(failures == "")
+    preference = for_second.where(~switched[differ], 3 - for_second).reindex(compared.index)
+    return compared.assign(
+        annotator=judge.model,
+        preference=preference.where(differ | (reasons != ""), 1.5),
+        unscored_reason=failures.reindex(compared.index).fillna(reasons),
+        **{SWITCHED: switched},
+    )
 
 
 def dialogues(compared: pd.DataFrame, switched: pd.Series) -> list[list[Mapping[str, str]]]:
@@ -82,7 +112,7 @@ def dialogues(compared: pd.DataFrame, switched: pd.Series) -> list[list[Mapping[
 
 
 def preference_for_second(answer: Answer) -> float:
-    """Return 1 where the judge is sure of what it saw first, 2 of the other; not a number where it named neither."""
+    """Return 1 where the judge is sure of what it saw first, 2 of the other; NaN where it named neither."""
     if not answer.tokens:
         return float("nan")
     top = [{"token": token, "logprob": logprob} for token, logprob in answer.tokens[0].logprobs.items()]
@@ -90,6 +120,13 @@ def preference_for_second(answer: Answer) -> float:
     parse = of_package("completion_parsers").logprob_parser
     (preference,) = parse(completion, numerator_token="m", denominator_tokens=["m", "M"], is_binarize=False)
     return float(preference)
+
+
+def named_second(answer: Answer) -> float:
+    """Return 1 where the last line of a judge's text names what it saw first, 2 of the other; NaN where neither."""
+    lines = answer.text.strip().splitlines()
+    named = NAME.fullmatch(lines[-1]) if lines else None
+    return {"m": 1.0, "M": 2.0}[named.group(1)] if named else float("nan")
 
 
 def _switched(compared: pd.DataFrame) -> pd.Series:

@@ -137,6 +137,7 @@ def _row(benchmark: str, item_id: str, turn: int, prompt: str, response: Respons
         "answer": response.answer,
         "thinking": response.thinking,
         "finish_reason": response.finish_reason,
+        "unscored_reason": response.unscored_reason,
     }
 
 

@@ -18,7 +18,7 @@ from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postproce
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from rao_kedro.errors import InferenceError, ParameterError
-from rao_kedro.evals.responses import Response
+from rao_kedro.evals.responses import Response, no_response
 from rao_kedro.files import write_text
 from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
 from rao_kedro.inference.engine_options import identity_with
@@ -296,8 +296,8 @@ class ServedLM(LM):
             rows = [i for i, of in enumerate(wanted) if of[0] == max_tokens]
             prompts = [requests[i].args[0] for i in rows]
             chats = [p.messages if isinstance(p, _Chat) else [{"role": "user", "content": p}] for p in prompts]
-            answers = self.server.answers(chats, ChatSampling(max_tokens))
-            responses |= {i: Response(a.text, a.finish_reason) for i, a in zip(rows, answers, strict=True)}
+            answers = self.server.answers(chats, ChatSampling(max_tokens), no_response)
+            responses |= {i: Response.of(answer) for i, answer in zip(rows, answers, strict=True)}
         return [Written.read(responses[i], until) for i, (_, until) in enumerate(wanted)]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:

@@ -1,6 +1,7 @@
 """Lets judges look at what models answered to AlpacaEval and MT-Bench. Knows nothing of Kedro."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,8 @@ from rao_kedro.evals.alpaca_judge import judged, pairs
 from rao_kedro.evals.benchmark_files import read_json_rows
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.evals.mt_bench import JudgePrompts, Question, read_questions
-from rao_kedro.evals.mt_bench_judge import compared, graded
-from rao_kedro.inference.judge import Judge
+from rao_kedro.evals.mt_bench_judge import Turn, compared, graded
+from rao_kedro.inference.judge import Judge, Rehearsal
 from rao_kedro.inference.vllm_server import stop_served
 from rao_kedro.schemas.benchmarks import BenchmarkParameters, JudgeParameters
 from rao_kedro.schemas.tables import AlpacaEvalAnnotations, JudgeUsage, MTBenchComparisons, MTBenchJudgments
@@ -36,7 +37,8 @@ class Judgments(NamedTuple):
 def judge_answers(answers: pd.DataFrame, benchmarks: BenchmarkParameters, cache_dir: Path) -> Judgments:
     """Return what the judges say of the chosen benchmarks; empty tables for those that are not.
 
-    A judge that vLLM serves here starts once, and has ended when this returns.
+    What it will cost is logged before the first request. A judge that vLLM serves here starts once, and has ended when
+    this returns.
 
     Args:
         answers: Table of `BenchmarkAnswers` of all methods.
@@ -45,23 +47,24 @@ def judge_answers(answers: pd.DataFrame, benchmarks: BenchmarkParameters, cache_
 
     Raises:
         DataError: A benchmark's file cannot be had.
-        InferenceError: A judge stays away; what it answered is kept.
+        InferenceError: A judge stays away, or costs more than it may; what it answered is kept.
     """
-    bench = _Bench(benchmarks, cache_dir)
-    alpaca_eval, mt_bench = (answers[answers["benchmark"] == name] for name in ("alpaca_eval", "mt_bench"))
+    bench = _Bench(answers, benchmarks)
+    judges = [(how, Judge(how, cache_dir)) for how in (benchmarks.judge, benchmarks.second_judge) if how is not None]
+    found = _Found([], [], [])
     try:
-        annotations = bench.annotations(alpaca_eval, benchmarks.judge)
-        judgments = bench.judgments(mt_bench)
-        comparisons = bench.comparisons(mt_bench) if benchmarks.mt_bench.compare_with_sft else []
-        if benchmarks.second_judge is not None:
+        for how, judge in judges if bench.has_answers else []:
+            bench.ask(how, rehearsal := Rehearsal(judge))
+            judge.forecast(rehearsal.requests.values())
+        for how, judge in judges:
             stop_served()  # two models may not fit beside each other
-            annotations += bench.annotations(alpaca_eval, benchmarks.second_judge)
+            found = _Found(*(before + more for before, more in zip(found, bench.ask(how, judge), strict=True)))
     finally:
         stop_served()
     return Judgments(
-        _table(annotations, AlpacaEvalAnnotations),
-        _table(judgments, MTBenchJudgments),
-        _table(comparisons, MTBenchComparisons),
+        _table(found.annotations, AlpacaEvalAnnotations),
+        _table(found.judgments, MTBenchJudgments),
+        _table(found.comparisons, MTBenchComparisons),
         _table([pd.DataFrame(bench.usage)] if bench.usage else [], JudgeUsage),
     )
 
@@ -70,62 +73,93 @@ def _table(parts: Sequence[pd.DataFrame], schema: Any) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else schema.empty()
 
 
+class _Found(NamedTuple):
+    """Tables of each method, of one judge or several."""
+
+    annotations: list[pd.DataFrame]
+    judgments: list[pd.DataFrame]
+    comparisons: list[pd.DataFrame]
+
+
 class _Bench:
     """Asks judges method by method, and writes down what that took."""
 
-    def __init__(self, benchmarks: BenchmarkParameters, cache_dir: Path) -> None:
-        self.benchmarks, self.cache_dir = benchmarks, cache_dir
+    def __init__(self, answers: pd.DataFrame, benchmarks: BenchmarkParameters) -> None:
+        self.benchmarks = benchmarks
+        self.alpaca_eval, self.mt_bench = (
+            answers[answers["benchmark"] == name] for name in ("alpaca_eval", "mt_bench")
+        )
         self.usage: list[dict[str, object]] = []
 
-    def annotations(self, answers: pd.DataFrame, judge: JudgeParameters | None) -> list[pd.DataFrame]:
+    @property
+    def has_answers(self) -> bool:
+        """Whether there is anything to judge."""
+        return len(self.alpaca_eval) + len(self.mt_bench) > 0
+
+    def ask(self, how: JudgeParameters, judge: Judge | Rehearsal) -> _Found:
+        """Return what a judge says: of AlpacaEval, and of MT-Bench where it is the first one."""
+        annotations = self.annotations(how, judge)
+        if how is not self.benchmarks.judge:
+            return _Found(annotations, [], [])
+        return _Found(annotations, self.judgments(judge), self.comparisons(judge))
+
+    def annotations(self, how: JudgeParameters, judge: Judge | Rehearsal) -> list[pd.DataFrame]:
         """Return AlpacaEval's annotations of each method."""
-        if answers.empty:
+        if self.alpaca_eval.empty:
             return []
-        how = self.benchmarks.alpaca_eval
-        baseline = pd.DataFrame(read_json_rows(how.baseline))
+        baseline = pd.DataFrame(read_json_rows(self.benchmarks.alpaca_eval.baseline))
         found = []
-        for method, of_method in answers.groupby("method", sort=False):
-            asked = self._judge(judge)
+        for method, of_method in self.alpaca_eval.groupby("method", sort=False):
             ours = of_method.rename(columns={"prompt": "instruction", "answer": "output"}).assign(generator=method)
             compared_with = pairs(baseline, ours)
-            annotations = judged(compared_with, asked)
-            swapped = judged(compared_with, asked, swapped=True)["preference"] if how.both_orders else float("nan")
-            found.append(annotations.assign(preference_swapped=swapped).rename_axis("index").reset_index())
-            self._note(str(method), "alpaca_eval", asked, judge)
+            with self._noted(str(method), "alpaca_eval", judge):
+                annotations = judged(compared_with, judge, verdict=how.verdict)
+                swapped: dict[str, Any] = {"preference": float("nan"), "unscored_reason": ""}
+                if self.benchmarks.alpaca_eval.both_orders:
+                    swapped = dict(judged(compared_with, judge, swapped=True, verdict=how.verdict))
+            both = annotations.assign(
+                preference_swapped=swapped["preference"], unscored_reason_swapped=swapped["unscored_reason"]
+            )
+            found.append(both.rename_axis("index").reset_index())
         return found
 
-    def judgments(self, answers: pd.DataFrame) -> list[pd.DataFrame]:
+    def judgments(self, judge: Judge | Rehearsal) -> list[pd.DataFrame]:
         """Return MT-Bench's scores of each method."""
         found = []
-        for method, of_method in answers.groupby("method", sort=False):
-            asked = self._judge(self.benchmarks.judge)
-            by_question = _by_question(of_method)
-            table = graded(self._questions(by_question), by_question, self._prompts(), asked)
+        for method, of_method in self.mt_bench.groupby("method", sort=False):
+            texts, unanswered = _by_question(of_method)
+            with self._noted(str(method), "mt_bench", judge):
+                table = graded(self._questions(texts), texts, self._prompts(), judge, unanswered)
             found.append(table.assign(method=method))
-            self._note(str(method), "mt_bench", asked, self.benchmarks.judge)
         return found
 
-    def comparisons(self, answers: pd.DataFrame) -> list[pd.DataFrame]:
-        """Return whom the judge prefers of each method and SFT."""
-        of_sft = _by_question(answers[answers["method"] == BASELINE])
+    def comparisons(self, judge: Judge | Rehearsal) -> list[pd.DataFrame]:
+        """Return whom the judge prefers of each method and SFT, where that is asked for."""
+        if not self.benchmarks.mt_bench.compare_with_sft:
+            return []
+        is_baseline = self.mt_bench["method"] == BASELINE
+        of_sft, not_by_sft = _by_question(self.mt_bench[is_baseline])
         found = []
-        for method, of_method in answers[answers["method"] != BASELINE].groupby("method", sort=False):
-            asked = self._judge(self.benchmarks.judge)
-            by_question = _by_question(of_method)
-            table = compared(self._questions(by_question), by_question, of_sft, self._prompts(), asked)
+        for method, of_method in self.mt_bench[~is_baseline].groupby("method", sort=False):
+            texts, unanswered = _by_question(of_method)
+            with self._noted(str(method), "mt_bench, compared with SFT", judge):
+                table = compared(self._questions(texts), texts, of_sft, self._prompts(), judge, not_by_sft | unanswered)
             found.append(table.assign(method=method))
-            self._note(str(method), "mt_bench, compared with SFT", asked, self.benchmarks.judge)
         return found
 
-    def _judge(self, judge: JudgeParameters | None) -> Judge:
-        assert judge is not None  # the parameters see to it
-        return Judge(**judge.judge_options(self.cache_dir))
-
-    def _note(self, method: str, benchmark: str, asked: Judge, judge: JudgeParameters | None) -> None:
-        assert judge is not None
-        cost = asked.usage.cost(judge.prompt_price, judge.completion_price)
-        about = {"method": method, "benchmark": benchmark, "judge": asked.model, "identity": asked.identity}
-        self.usage.append({**about, **asked.usage._asdict(), "cost": cost})
+    @contextmanager
+    def _noted(self, method: str, benchmark: str, judge: Judge | Rehearsal) -> Iterator[None]:
+        """Write down what a judge is asked in here."""
+        if isinstance(judge, Rehearsal):
+            yield
+            return
+        before, prices = judge.usage, judge.prices
+        yield
+        used = judge.usage.since(before)
+        about = {"method": method, "benchmark": benchmark, "judge": judge.model, "identity": judge.identity}
+        cost = prices.cost(used.prompt_tokens, used.completion_tokens)
+        reused_cost = prices.cost(used.reused_prompt_tokens, used.reused_completion_tokens)
+        self.usage.append({**about, **used._asdict(), "cost": cost, "reused_cost": reused_cost})
 
     def _questions(self, answered: dict[int, list[str]]) -> list[Question]:
         how = self.benchmarks.mt_bench
@@ -136,6 +170,18 @@ class _Bench:
         return JudgePrompts(read_json_rows(self.benchmarks.mt_bench.judge_prompts))
 
 
-def _by_question(answers: pd.DataFrame) -> dict[int, list[str]]:
-    """Return both answers of one method by the question's id."""
-    return {int(str(key)): list(of["answer"]) for key, of in answers.sort_values("turn").groupby("item_id")}
+def _by_question(answers: pd.DataFrame) -> tuple[dict[int, list[str]], dict[Turn, str]]:
+    """Return both answers of one method by the question's id, and why there is none by question and turn.
+
+    A judge of the second turn reads both answers.
+    """
+    texts: dict[int, list[str]] = {}
+    unanswered: dict[Turn, str] = {}
+    for key, of_question in answers.sort_values("turn").groupby("item_id"):
+        question_id = int(str(key))
+        texts[question_id] = list(of_question["answer"])
+        missing = of_question[of_question["unscored_reason"] != ""]
+        unanswered |= {
+            (question_id, int(t)): r for t, r in zip(missing["turn"], missing["unscored_reason"], strict=True)
+        }
+    return texts, unanswered

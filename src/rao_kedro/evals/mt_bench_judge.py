@@ -17,17 +17,20 @@ from rao_kedro.evals.mt_bench import (
     winner_of_both_orders,
 )
 from rao_kedro.evals.responses import Response
-from rao_kedro.inference.chat_completions import ChatSampling
+from rao_kedro.inference.chat_completions import Answer, ChatSampling
 from rao_kedro.inference.judge import Asked
 
 SAMPLING = ChatSampling(max_tokens=2048)
+Turn = tuple[int, int]  # the question's id, and 1 or 2
+NOTHING: Mapping[Turn, str] = {}
+NOT_ASKED = Answer(text="")
 Write = Callable[[str, Mapping[str, Sequence[Message]], float], Mapping[str, Response]]
 
 
 def answered(questions: Sequence[Question], write: Write) -> dict[int, list[Response]]:
     """Return a model's response to both turns of each question, by the question's id.
 
-    The second turn sees the first answer without its thinking.
+    The second turn sees the first answer without its thinking, and is not asked where there is none.
 
     Args:
         questions: What is asked.
@@ -36,11 +39,14 @@ def answered(questions: Sequence[Question], write: Write) -> dict[int, list[Resp
     responses: dict[int, list[Response]] = {question.question_id: [] for question in questions}
     for turn in (1, 2):
         for temperature in sorted({question.temperature for question in questions}):
-            asked = {
-                str(question.question_id): _dialogue(question, responses[question.question_id])
-                for question in questions
-                if question.temperature == temperature
-            }
+            of_temperature = [question for question in questions if question.temperature == temperature]
+            asked = {}
+            for question in of_temperature:
+                before = responses[question.question_id]
+                if any(response.unscored_reason for response in before):
+                    before.append(Response("", unscored_reason="turn 1 has no response"))
+                else:
+                    asked[str(question.question_id)] = _dialogue(question, before)
             written = write(f"mt_bench_turn_{turn}_temperature_{temperature:g}", asked, temperature)
             for question_id in asked:
                 responses[int(question_id)].append(written[question_id])
@@ -56,7 +62,11 @@ def _dialogue(question: Question, responses: Sequence[Response]) -> list[Message
 
 
 def graded(
-    questions: Sequence[Question], answers: Mapping[int, Sequence[str]], prompts: JudgePrompts, judge: Asked
+    questions: Sequence[Question],
+    answers: Mapping[int, Sequence[str]],
+    prompts: JudgePrompts,
+    judge: Asked,
+    unanswered: Mapping[Turn, str] = NOTHING,
 ) -> pd.DataFrame:
     """Return the judge's score of every answer.
 
@@ -65,32 +75,40 @@ def graded(
         answers: A model's two answers, by the question's id.
         prompts: FastChat's.
         judge: The judge.
+        unanswered: Why the model gave no answer, by question and turn; nobody is asked about these.
 
     Returns:
-        Columns `question_id, category, turn, judge, user_prompt, judgment, score`; a score is not a number where none
-        could be read.
+        Columns `question_id, category, turn, judge, user_prompt, judgment, score, unscored_reason`; a score is NaN
+        where there is a reason.
 
     Raises:
         DataError: A question was not answered.
     """
-    asked = [
-        (question, turn, dialogue)
+    dialogues = {
+        (question.question_id, turn): dialogue
         for question in questions
         for turn, dialogue in enumerate(prompts.grading(question, _of(answers, question)), start=1)
-    ]
-    replies = judge.answers([dialogue for *_, dialogue in asked], SAMPLING)
-    rows = [
-        {
-            "question_id": question.question_id,
-            "category": question.category,
-            "turn": turn,
-            "judge": judge.model,
-            "user_prompt": dialogue[-1]["content"],
-            "judgment": reply.text,
-            "score": parse_score(reply.text),
-        }
-        for (question, turn, dialogue), reply in zip(asked, replies, strict=True)
-    ]
+    }
+    asked = [turn for turn in dialogues if turn not in unanswered]
+    replies = judge.answers([dialogues[turn] for turn in asked], SAMPLING, _no_score)
+    judgments = dict(zip(asked, replies, strict=True))
+    rows = []
+    for question in questions:
+        for turn in (1, 2):
+            reply = judgments.get((question.question_id, turn), NOT_ASKED)
+            reason = unanswered.get((question.question_id, turn)) or _no_score(reply)
+            rows.append(
+                {
+                    "question_id": question.question_id,
+                    "category": question.category,
+                    "turn": turn,
+                    "judge": judge.model,
+                    "user_prompt": dialogues[question.question_id, turn][-1]["content"],
+                    "judgment": reply.text,
+                    "score": None if reason else parse_score(reply.text),
+                    "unscored_reason": reason,
+                }
+            )
     return pd.DataFrame(rows).astype({"score": float})
 
 
@@ -100,6 +118,7 @@ def compared(
     b: Mapping[int, Sequence[str]],
     prompts: JudgePrompts,
     judge: Asked,
+    unanswered: Mapping[Turn, str] = NOTHING,
 ) -> pd.DataFrame:
     """Return which of two models the judge prefers, asked in both orders.
 
@@ -109,42 +128,63 @@ def compared(
         b: The other's.
         prompts: FastChat's.
         judge: The judge.
+        unanswered: Why a model gave no answer, by question and turn; nobody is asked about these.
 
     Returns:
-        Columns `question_id, category, turn, judge, judgment, judgment_swapped, winner, winner_swapped, verdict`: a
-        winner is "a", "b", "tie" or missing; `winner_swapped` calls the model that was shown first, which is b, "a".
-        The verdict is a tie where the orders disagree, and missing where a judgment could not be read.
+        Columns `question_id, category, turn, judge, judgment, judgment_swapped, winner, winner_swapped, verdict,
+        unscored_reason`: a winner is "a", "b", "tie" or missing; `winner_swapped` calls the model that was shown first,
+        which is b, "a". The verdict is a tie where the orders disagree, and missing where there is a reason.
 
     Raises:
         DataError: A question was not answered.
     """
     orders = [
-        [
-            dialogue
+        {
+            (question.question_id, turn): dialogue
             for question in questions
-            for dialogue in prompts.comparing(question, _of(first, question), _of(second, question))
-        ]
+            for turn, dialogue in enumerate(
+                prompts.comparing(question, _of(first, question), _of(second, question)), start=1
+            )
+        }
         for first, second in ((a, b), (b, a))
     ]
-    replies = judge.answers([*orders[0], *orders[1]], SAMPLING)
+    asked = [turn for turn in orders[0] if turn not in unanswered]
+    replies = judge.answers([order[turn] for order in orders for turn in asked], SAMPLING, _no_winner)
+    judgments = dict(zip(asked, zip(replies[: len(asked)], replies[len(asked) :], strict=True), strict=True))
     rows = []
-    turns = [(question, turn) for question in questions for turn in (1, 2)]
-    for (question, turn), reply, swapped in zip(turns, replies[: len(turns)], replies[len(turns) :], strict=True):
-        winners = parse_winner(reply.text), parse_winner(swapped.text)
-        rows.append(
-            {
-                "question_id": question.question_id,
-                "category": question.category,
-                "turn": turn,
-                "judge": judge.model,
-                "judgment": reply.text,
-                "judgment_swapped": swapped.text,
-                "winner": winners[0],
-                "winner_swapped": winners[1],
-                "verdict": winner_of_both_orders(*winners),
-            }
-        )
+    for question in questions:
+        for turn in (1, 2):
+            key = question.question_id, turn
+            both = judgments.get(key, (NOT_ASKED, NOT_ASKED))
+            reasons = [unanswered[key]] if key in unanswered else [*filter(None, map(_no_winner, both))]
+            winners = [None if _no_winner(reply) else parse_winner(reply.text) for reply in both]
+            rows.append(
+                {
+                    "question_id": question.question_id,
+                    "category": question.category,
+                    "turn": turn,
+                    "judge": judge.model,
+                    "judgment": both[0].text,
+                    "judgment_swapped": both[1].text,
+                    "winner": winners[0],
+                    "winner_swapped": winners[1],
+                    "verdict": winner_of_both_orders(*winners),
+                    "unscored_reason": "; ".join(dict.fromkeys(reasons)),
+                }
+            )
     return pd.DataFrame(rows)
+
+
+def _no_score(judgment: Answer) -> str:
+    """Return why a judgment has no score."""
+    unread = parse_score(judgment.text) is None
+    return judgment.failure() or (f"the judgment holds no score: {judgment.text[-200:]!r}" if unread else "")
+
+
+def _no_winner(judgment: Answer) -> str:
+    """Return why a judgment names no winner."""
+    unread = parse_winner(judgment.text) is None
+    return judgment.failure() or (f"the judgment names no winner: {judgment.text[-200:]!r}" if unread else "")
 
 
 def _of(answers: Mapping[int, Sequence[str]], question: Question) -> Sequence[str]:

@@ -1,7 +1,8 @@
 """What a model writes to one dialogue of a benchmark. Knows nothing of who writes or who reads."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from rao_kedro.inference.chat_completions import Answer
 from rao_kedro.models.thinking import split_thinking
 from rao_kedro.schemas.generation import FinishReason
 
@@ -12,10 +13,12 @@ class Response(NamedTuple):
     Attributes:
         text: All of it, the thinking included.
         finish_reason: "stop" where the model ended it, "length" where it was cut at the token limit.
+        unscored_reason: Why a server gave no response; "" where there is one.
     """
 
     text: str
     finish_reason: FinishReason = "stop"
+    unscored_reason: str = ""
 
     @property
     def answer(self) -> str:
@@ -26,3 +29,15 @@ class Response(NamedTuple):
     def thinking(self) -> str:
         """What was thought before the answer; empty without any."""
         return split_thinking(self.text).thinking
+
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """Return a server's answer as a response, without text where it gave none."""
+        if reason := no_response(answer):
+            return cls("", unscored_reason=reason)
+        return cls(answer.whole, "length" if answer.finish_reason == "length" else "stop")
+
+
+def no_response(answer: Answer) -> str:
+    """Return why a server gave no response; one that was cut at its token limit is one, as it is of a policy."""
+    return "" if answer.thinking_was_cut else answer.failure(complete=False)

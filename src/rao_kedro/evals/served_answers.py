@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rao_kedro.evals.answers import Message, named_tasks, write_benchmarks
-from rao_kedro.evals.responses import Response
+from rao_kedro.evals.responses import Response, no_response
 from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.benchmarks import ServedAnswersSpec
@@ -33,7 +33,7 @@ def main(spec_path: str) -> None:
         InferenceError: The server stays away; what it answered is kept.
     """
     spec = ServedAnswersSpec.model_validate_json(Path(spec_path).read_text())
-    server = ChatServer(**spec.server.model_dump(), cache_dir=spec.workspace / "answers")
+    server = ChatServer.of(spec.server, spec.server.base_url, cache_dir=spec.workspace / "answers")
     write_benchmarks(spec, _Served(server), named_tasks(spec, generating_only=True))
 
 
@@ -49,10 +49,8 @@ class _Served:
         """Return the response to each dialogue by its name."""
         logger.info("asking %s for %d responses of %s", self.server.model, len(dialogues), name)
         how = ChatSampling(sampling.max_tokens, sampling.temperature)
-        answers = self.server.answers(list(dialogues.values()), how)
-        return {
-            key: Response(answer.text, answer.finish_reason) for key, answer in zip(dialogues, answers, strict=True)
-        }
+        answers = self.server.answers(list(dialogues.values()), how, no_response)
+        return {key: Response.of(answer) for key, answer in zip(dialogues, answers, strict=True)}
 
     def harness_model(self, own_tasks: bool = False) -> "ServedLM":
         """Return it as a model of lm-evaluation-harness, which sends messages of either kind."""

@@ -1,43 +1,21 @@
 """A model that is asked for judgments: behind an OpenAI-compatible server, or served here by vLLM."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from pydantic import ValidationError
-
-from rao_kedro.errors import ParameterError
-from rao_kedro.inference.chat_completions import Answer, ChatSampling, ChatServer, Message
+from rao_kedro.errors import InferenceError
+from rao_kedro.inference.chat_completions import Answer, ChatSampling, ChatServer, Message, Unusable
 from rao_kedro.inference.engine_options import identity_with
-from rao_kedro.schemas.generation import ServedEngineParameters
+from rao_kedro.inference.metering import Forecast, Meter, Prices, Usage
+from rao_kedro.schemas.benchmarks import JudgeServerParameters
+
+logger = logging.getLogger(__name__)
 
 TOP_LOGPROBS = 20  # that a server of ours gives, as OpenAI's does, so that one start serves all who ask
-
-
-class Usage(NamedTuple):
-    """What answers took.
-
-    Attributes:
-        answers: How many.
-        prompt_tokens: Tokens that were read, as servers count them.
-        completion_tokens: Tokens that were written.
-    """
-
-    answers: int
-    prompt_tokens: int
-    completion_tokens: int
-
-    def after(self, more: Sequence[Answer]) -> "Usage":
-        """Return what these answers took, too."""
-        read = sum(answer.prompt_tokens for answer in more)
-        written = sum(answer.completion_tokens for answer in more)
-        return Usage(self.answers + len(more), self.prompt_tokens + read, self.completion_tokens + written)
-
-    def cost(self, prompt_price: float, completion_price: float) -> float:
-        """Return the cost at prices per million tokens, in their currency."""
-        return (self.prompt_tokens * prompt_price + self.completion_tokens * completion_price) / 1e6
 
 
 class Asked(Protocol):
@@ -48,61 +26,48 @@ class Asked(Protocol):
         """Name it in tables."""
         ...
 
-    def answers(self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling) -> list[Answer]:
-        """Return the answer to each dialogue, in their order."""
+    def answers(
+        self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling, unusable: Unusable = Answer.failure
+    ) -> list[Answer]:
+        """Return the answer to each dialogue, in their order; see `ChatServer.answers`."""
         ...
 
 
 class Judge:
-    """Answers dialogues, each of which it is asked once where answers are kept.
+    """Answers dialogues, each of which it is asked once where answers are kept."""
 
-    Attributes:
-        usage: What all its answers so far took, those that were kept from earlier included.
-    """
-
-    def __init__(
-        self,
-        *,
-        model: str,
-        base_url: str | None = None,
-        api_key_variable: str = "OPENAI_API_KEY",
-        max_model_len: int = 4096,
-        concurrency: int = 16,
-        timeout: float = 600.0,
-        max_retries: int = 5,
-        cache_dir: str | Path | None = None,
-        engine: ServedEngineParameters | Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, how: JudgeServerParameters, cache_dir: str | Path | None = None) -> None:
         """Say who judges.
 
         Args:
-            model: A checkpoint (directory or hub name), which vLLM serves here from the first question on until this
-                process ends; or, with `base_url`, the name that the server there knows.
-            base_url: Of an OpenAI-compatible server, up to `/v1`.
-            api_key_variable: The environment variable with its key.
-            max_model_len: Tokens of a prompt and its answer, where vLLM serves the model here.
-            concurrency: Requests at a time.
-            timeout: Seconds for one request.
-            max_retries: Of a request, with growing pauses.
+            how: The model, which vLLM serves here from the first question on until this process ends, or the server
+                that it is behind; and how it is asked.
             cache_dir: Where answers are kept, so that none is paid for twice.
-            engine: Options of vLLM, where it serves the model here.
-
-        Raises:
-            ParameterError: The URL holds credentials, or an option of the engine is unknown or not for this server.
         """
-        self.engine = _engine(engine or {}, base_url)
-        self.model, self.base_url, self.max_model_len = model, base_url, max_model_len
-        self.usage = Usage(0, 0, 0)
-        self._server = ChatServer(
-            base_url=base_url or "",
-            model=model,
-            api_key_variable=api_key_variable,
-            concurrency=concurrency,
-            timeout=timeout,
-            max_retries=max_retries,
+        self.how = how
+        self._forecast_is_made = False
+        self._server = ChatServer.of(
+            how,
+            how.base_url or "",
             cache_dir=Path(cache_dir) if cache_dir else None,
-            serves_content=base_url is None,
+            serves_content=how.base_url is None,
+            meter=Meter(Prices(how.prompt_price, how.completion_price), how.max_cost),
         )
+
+    @property
+    def model(self) -> str:
+        """Name it in tables."""
+        return self.how.model
+
+    @property
+    def usage(self) -> Usage:
+        """What all its answers so far took."""
+        return self._server.meter.usage
+
+    @property
+    def prices(self) -> Prices:
+        """What it costs."""
+        return self._server.meter.prices
 
     @property
     def identity(self) -> str:
@@ -115,41 +80,76 @@ class Judge:
         from rao_kedro.models.hub import local_checkpoint
         from rao_kedro.models.identity import content_hash
 
-        if self.base_url:
+        if self.how.base_url is not None:
             return self._server
-        return replace(self._server, model=identity_with(content_hash(local_checkpoint(self.model)), self.engine))
+        return replace(self._server, model=identity_with(content_hash(local_checkpoint(self.model)), self.how.engine))
 
-    def answers(self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling) -> list[Answer]:
+    def to_ask(
+        self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling, unusable: Unusable = Answer.failure
+    ) -> dict[str, dict[str, Any]]:
+        """Return the different requests that `answers` would send, since no usable answer is kept, by their names."""
+        return self._named.to_ask(dialogues, sampling, unusable)
+
+    def forecast(self, requests: Iterable[Mapping[str, Any]]) -> None:
+        """Log in one line what requests will take.
+
+        Args:
+            requests: All that this judge is going to be asked, as `to_ask` returns them.
+
+        Raises:
+            InferenceError: They are expected to cost more than they may.
+        """
+        self._forecast_is_made = True
+        expected = Forecast.of(requests)
+        line = f"judging with {expected.described(self.model, self.prices)}"
+        if self.how.max_cost is not None and expected.cost(self.prices) > self.how.max_cost:
+            raise InferenceError(f"{line}: more than max_cost {self.how.max_cost:g}, so that nothing is asked")
+        logger.info("%s", line)
+
+    def answers(
+        self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling, unusable: Unusable = Answer.failure
+    ) -> list[Answer]:
         """Return the answer to each dialogue, in their order; equal dialogues are asked once.
 
         Raises:
-            InferenceError: The server stays away, refuses, or does not answer as a chat server does.
+            InferenceError: As `ChatServer.answers`; or these dialogues are expected to cost more than they may, where
+                nobody asked for a forecast before.
         """
         server = self._named
-        if self.base_url is None and server.unanswered(dialogues, sampling):
+        if not self._forecast_is_made:
+            self.forecast(self.to_ask(dialogues, sampling, unusable).values())
+        if self.how.base_url is None and server.to_ask(dialogues, sampling, unusable):
             server = replace(server, base_url=self._served(sampling.top_logprobs))
-        found = server.answers(dialogues, sampling)
-        self.usage = self.usage.after(found)
-        return found
+        return server.answers(dialogues, sampling, unusable)
 
     def _served(self, top_logprobs: int) -> str:
         from rao_kedro.inference.vllm_server import served
         from rao_kedro.models.hub import local_checkpoint
 
         most = max(TOP_LOGPROBS, top_logprobs)
-        directory = local_checkpoint(self.model)
-        return served(directory, self.identity, self.max_model_len, most, patience=600, engine=self.engine)
+        directory, how = local_checkpoint(self.model), self.how
+        return served(directory, self.identity, how.max_model_len, most, patience=600, engine=how.engine)
 
 
-def _engine(engine: ServedEngineParameters | Mapping[str, Any], base_url: str | None) -> ServedEngineParameters:
-    try:
-        options = ServedEngineParameters.model_validate(engine)
-    except ValidationError as error:
-        wrong = "; ".join(f"engine.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ParameterError(f"judge: {wrong}") from error
-    if base_url is not None and options.changed():
-        raise ParameterError(
-            f"judge: engine.{', engine.'.join(options.changed())}: the server at {base_url} has options of its own; "
-            "engine is for a judge that vLLM serves here, without base_url"
-        )
-    return options
+class Rehearsal:
+    """Stands in for a judge, to learn what that one is going to be asked.
+
+    Attributes:
+        requests: The different ones, by their names.
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        """Say for whom."""
+        self.judge, self.requests = judge, dict[str, dict[str, Any]]()
+
+    @property
+    def model(self) -> str:
+        """Name the judge."""
+        return self.judge.model
+
+    def answers(
+        self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling, unusable: Unusable = Answer.failure
+    ) -> list[Answer]:
+        """Note what the judge would be asked, and return empty answers."""
+        self.requests |= self.judge.to_ask(dialogues, sampling, unusable)
+        return [Answer(text="")] * len(dialogues)

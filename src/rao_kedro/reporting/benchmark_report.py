@@ -85,11 +85,15 @@ def _verdicts(annotations: pd.DataFrame, judgments: pd.DataFrame) -> Callable[[R
     preferred = {
         (row["generator_2"], row["instruction"]): f"preferred over {row['generator_1']} with probability "
         f"{row['preference'] - 1:.2f}, says {row['annotator']}"
-        for row in annotations[::-1].dropna(subset="preference").to_dict("records")  # the first judge's stays
+        if not row["unscored_reason"]
+        else f"not judged: {row['unscored_reason']}"
+        for row in annotations[::-1].to_dict("records")  # the first judge's stays
     }
     scored = {
         (row["method"], str(row["question_id"]), row["turn"]): f"{row['score']:g} of 10, says {row['judge']}"
-        for row in judgments.dropna(subset="score").to_dict("records")
+        if not row["unscored_reason"]
+        else f"not judged: {row['unscored_reason']}"
+        for row in judgments.to_dict("records")
     }
 
     def verdict(answer: Row) -> str:

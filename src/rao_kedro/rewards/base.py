@@ -70,6 +70,13 @@ class Reward(ABC):
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group, with what a reader must know of them."""
 
+    def forecast(self, groups: Sequence[PromptGroup]) -> None:  # noqa: B027
+        """Log what scoring these groups will cost, where a reward is paid for.
+
+        Raises:
+            InferenceError: It is expected to cost more than it may.
+        """
+
     def score(self, groups: Sequence[PromptGroup]) -> list[list[float]]:
         """Return the rewards `[G, K]` of the responses; not a number where one could not be scored."""
         return [scores.rewards for scores in self.annotate(groups)]

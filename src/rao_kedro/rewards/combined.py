@@ -48,6 +48,11 @@ class CombinedReward(Reward):
         combine = self._weighted if self.mode == "weighted" else self._first
         return [combine(of_group) for of_group in zip(*by_part, strict=True)]
 
+    def forecast(self, groups: Sequence[PromptGroup]) -> None:
+        """Log what each part will cost."""
+        for part in self.parts:
+            part.forecast(groups)
+
     def _weighted(self, parts: Sequence[Scores]) -> Scores:
         rewards = [math.fsum(w * r for w, r in zip(self.weights, of, strict=True)) for of in _columns(parts, "rewards")]
         truncated = [any(of) for of in _columns(parts, "truncated")]

@@ -4,6 +4,7 @@ As G-Eval reads it (Liu et al. 2023, eq. 1): `sum_s s p(s)`, here over the score
 score's place, their probabilities scaled to sum to 1.
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from rao_kedro.inference.judge import Judge
 from rao_kedro.models.identity import combined_hash
 from rao_kedro.models.thinking import split_thinking
 from rao_kedro.rewards.base import PromptGroup, Reward, Scores
+from rao_kedro.schemas.rewards import generative_judge
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -34,52 +36,37 @@ class GenerativeReward(Reward):
     def __init__(
         self,
         *,
-        model: str,
-        base_url: str | None = None,
-        api_key_variable: str = "OPENAI_API_KEY",
+        model: str | Path,
         template: str | Path | None = None,
         lowest: int = 1,
         highest: int = 9,
         reasoning: bool = False,
         read: Literal["expectation", "text"] = "expectation",
-        max_tokens: int | None = None,
-        max_model_len: int = 4096,
         top_logprobs: int = 20,
-        temperature: float = 0.0,
         max_failure_share: float = 0.2,
-        concurrency: int = 16,
-        timeout: float = 600.0,
-        max_retries: int = 5,
         cache_dir: str | Path | None = None,
-        engine: Mapping[str, Any] | None = None,
+        **judge: Any,
     ) -> None:
         """Say who judges, and how.
 
         Args:
             model: A checkpoint (directory or hub name), which vLLM serves here from the first question on until this
                 process ends; or, with `base_url`, the name that the server there knows.
-            base_url: Of an OpenAI-compatible server, up to `/v1`.
-            api_key_variable: The environment variable with its key.
             template: A Jinja file of the prompt, in place of the shipped ones (`rewards/judge_prompts`), with the
                 variables `messages`, `response`, `lowest`, `highest` and `marker`.
             lowest: Of the scale; a score is one digit, so that it is one token.
             highest: Of the scale.
             reasoning: The judge argues first, and its score is the last line `Score: N`.
             read: The expectation over the score tokens' probabilities, or the score as written.
-            max_tokens: Of an answer; None: 8, or 512 with reasoning.
-            max_model_len: Tokens of a prompt and its answer, where vLLM serves the model here.
             top_logprobs: Likeliest tokens that the expectation is over.
-            temperature: 0 takes the likeliest token.
             max_failure_share: Of answers without a score; more than that ends the run.
-            concurrency: Requests at a time.
-            timeout: Seconds for one request.
-            max_retries: Of a request, with growing pauses.
             cache_dir: Where answers are kept, so that none is paid for twice.
-            engine: Options of vLLM, where it serves the model here (`schemas.generation.ServedEngineParameters`).
+            **judge: The other fields of `rao_kedro.schemas.benchmarks.JudgeServerParameters`: `base_url`, how the judge
+                is asked, prices. A `max_tokens` of `protocol` is 8, or 512 with reasoning; such a temperature is 0.
 
         Raises:
-            ParameterError: The scale is not of single digits, the template is not there, or an option of the engine is
-                unknown.
+            ParameterError: The scale is not of single digits, the template is not there, or a field of the judge is
+                unknown or out of range.
         """
         if not 0 <= lowest < highest <= 9:
             raise ParameterError(
@@ -93,25 +80,24 @@ class GenerativeReward(Reward):
             raise ParameterError(f"reward 'generative': there is no template {self.template}")
         self.lowest, self.highest, self.reasoning, self.read = lowest, highest, reasoning, read
         self.max_failure_share = max_failure_share
-        top = top_logprobs if read == "expectation" else 0
-        self.sampling = ChatSampling(max_tokens or (512 if reasoning else 8), temperature, top)
-        self.judge = Judge(
-            model=model,
-            base_url=base_url,
-            api_key_variable=api_key_variable,
-            max_model_len=max_model_len,
-            concurrency=concurrency,
-            timeout=timeout,
-            max_retries=max_retries,
-            cache_dir=cache_dir,
-            engine=engine,
-        )
+        self.sampling = ChatSampling(512 if reasoning else 8, 0.0, top_logprobs if read == "expectation" else 0)
+        self.judge = Judge(generative_judge({"model": str(model), **judge}), cache_dir)
 
     @property
     def identity(self) -> str:
         """Return the judge's name and server or its content hash, and a hash of the template and of how it is read."""
-        how = (self.template.read_text(), self.lowest, self.highest, self.reasoning, self.read, self.sampling)
+        asked = json.dumps(self.sampling.fields(self.judge.how), sort_keys=True)
+        how = (self.template.read_text(), self.lowest, self.highest, self.reasoning, self.read, asked)
         return f"{self.judge.identity} judging {combined_hash(*map(str, how))}"
+
+    def forecast(self, groups: Sequence[PromptGroup]) -> None:
+        """Log what asking will cost.
+
+        Raises:
+            InferenceError: It is expected to cost more than it may.
+        """
+        requests = self.judge.to_ask(self._dialogues(groups), self.sampling, self._failure)
+        self.judge.forecast(requests.values())
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group; under accelerate, one process asks.
@@ -127,9 +113,7 @@ class GenerativeReward(Reward):
         return broadcast_object_list(found)[0]
 
     def _asked(self, groups: Sequence[PromptGroup]) -> list[Scores]:
-        prompts = [self._prompt(group.messages, response) for group in groups for response in group.responses]
-        dialogues = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        answers = self.judge.answers(dialogues, self.sampling)
+        answers = self.judge.answers(self._dialogues(groups), self.sampling, self._failure)
         scored = [self._score(answer) for answer in answers]
         failures = [failure for _, failure in scored if failure]
         if len(scored) >= FEW and len(failures) > self.max_failure_share * len(scored):
@@ -139,6 +123,10 @@ class GenerativeReward(Reward):
             )
         rest = iter(scored)
         return [_scores([next(rest) for _ in group.responses]) for group in groups]
+
+    def _dialogues(self, groups: Sequence[PromptGroup]) -> list[list[Mapping[str, str]]]:
+        prompts = [self._prompt(group.messages, response) for group in groups for response in group.responses]
+        return [[{"role": "user", "content": prompt}] for prompt in prompts]
 
     @cached_property
     def _compiled(self) -> "Template":
@@ -161,8 +149,14 @@ class GenerativeReward(Reward):
                 "lowest, highest and marker"
             ) from error
 
+    def _failure(self, answer: Answer) -> str:
+        return self._score(answer)[1]
+
     def _score(self, answer: Answer) -> tuple[float, str]:
-        """Return the score of an answer and no failure, or not a number and why."""
+        """Return the score of an answer and no failure, or NaN and why."""
+        # Without an argument before it, the score stands on the first line, and no more needs to be written.
+        if why := answer.failure(complete=self.reasoning):
+            return math.nan, why
         if (position := self._position(answer.text)) is None:
             return math.nan, f"the judge gave no score: {answer.text[:200]!r}"
         if self.read == "text":

@@ -4,12 +4,13 @@ A location is a local path, or an address that fsspec opens: `https://...`, `hf:
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rao_kedro.schemas.generation import GenerationSpec, ServedEngineParameters
 from rao_kedro.schemas.names import DIFFERENT_NAMES, FileName
+from rao_kedro.schemas.servers import AskedParameters, checked_url
 
 JUDGED = ("alpaca_eval", "mt_bench")
 HARNESS = "lm_eval/"  # before the names of tasks of lm-evaluation-harness itself, in tables
@@ -18,46 +19,32 @@ DOWNSTREAM = ("gsm8k", "arc_easy", "arc_challenge", "mathqa", "socialiqa", "mmlu
 
 
 class _Parameters(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
 
 
-class _AskedParameters(_Parameters):
-    model: str
-    api_key_variable: str = "OPENAI_API_KEY"
-    concurrency: int = Field(16, ge=1)
-    timeout: float = Field(600.0, gt=0)
-    max_retries: int = Field(5, ge=0)
-
-
-class ServerParameters(_AskedParameters):
-    """A model behind an OpenAI-compatible server.
+class ServerParameters(AskedParameters):
+    """A model behind an OpenAI-compatible server; how it is asked is in `AskedParameters`.
 
     Attributes:
-        model: The name that the server knows it by.
         base_url: Of the server, up to `/v1`.
-        api_key_variable: The environment variable with its key; a local server needs none.
-        concurrency: Requests at a time.
-        timeout: Seconds for one request.
-        max_retries: Of a request, with growing pauses.
     """
 
     base_url: str
 
+    _checked_url = field_validator("base_url")(checked_url)
 
-class JudgeParameters(_AskedParameters):
-    """Who judges, and what it costs; see `rao_kedro.inference.judge.Judge`.
+
+class JudgeServerParameters(AskedParameters):
+    """A model that judges, and what it costs; see `rao_kedro.inference.judge.Judge`.
 
     Attributes:
         model: A checkpoint that vLLM serves here, or with `base_url` the name that the server there knows.
         base_url: Of an OpenAI-compatible server, up to `/v1`.
-        api_key_variable: The environment variable with its key.
         max_model_len: Tokens of a prompt and its answer, where vLLM serves the model here.
-        concurrency: Requests at a time.
-        timeout: Seconds for one request.
-        max_retries: Of a request, with growing pauses.
         engine: Options of vLLM, where it serves the model here.
         prompt_price: Per million tokens that the judge reads.
-        completion_price: Per million tokens that it writes.
+        completion_price: Per million tokens that it writes, thinking included.
+        max_cost: What a run may cost: it does not begin where more is forecast, and ends once it cost more.
     """
 
     base_url: str | None = None
@@ -65,16 +52,33 @@ class JudgeParameters(_AskedParameters):
     max_model_len: int = Field(8192, ge=2)
     prompt_price: float = Field(0.0, ge=0)
     completion_price: float = Field(0.0, ge=0)
+    max_cost: float | None = Field(None, ge=0)
 
-    def judge_options(self, cache_dir: Path) -> dict[str, Any]:
-        """Return what `Judge` takes."""
-        return self.model_dump(exclude={"prompt_price", "completion_price"}) | {"cache_dir": cache_dir}
+    _checked_url = field_validator("base_url")(lambda url: url and checked_url(url))
+
+    @model_validator(mode="after")
+    def _a_limit_has_prices(self) -> Self:
+        if self.max_cost is not None and not (self.prompt_price or self.completion_price):
+            raise ValueError("max_cost needs prompt_price and completion_price, per million tokens")
+        return self
 
     @model_validator(mode="after")
     def _engine_is_here(self) -> Self:
         if self.base_url is not None and self.engine.changed():
             raise ValueError("engine is for a judge that vLLM serves here; a server at base_url has its own options")
         return self
+
+
+class JudgeParameters(JudgeServerParameters):
+    """The judge of the benchmarks.
+
+    Attributes:
+        verdict: `logprobs` reads AlpacaEval's preference from the log-probs of the judge's first token, as AlpacaEval
+            does. `text` reads the name of the better output, a preference of 1 or 2, for judges that think or give no
+            log-probs: they may write 2048 tokens, at temperature 0.
+    """
+
+    verdict: Literal["logprobs", "text"] = "logprobs"
 
 
 # Commits, so that these files stay what they are.

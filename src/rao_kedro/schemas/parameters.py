@@ -17,7 +17,7 @@ from rao_kedro.schemas.training import KLParameters, Precision, RolloutParameter
 class Parameters(BaseModel):
     """Frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
 
 
 class SampledResponses(Parameters):

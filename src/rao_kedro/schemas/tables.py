@@ -217,6 +217,7 @@ class BenchmarkAnswers(_Table):
     """One row per item and turn of a judged benchmark: what a model answered, apart from what it thought before.
 
     `finish_reason` is "length" where the response was cut at its token limit; a cut thought has no answer, "".
+    `unscored_reason` says why a server gave no response; such an item is not judged.
     """
 
     method: Series[str]
@@ -227,6 +228,7 @@ class BenchmarkAnswers(_Table):
     answer: Series[str]
     thinking: Series[str]
     finish_reason: Series[str] = pa.Field(isin=FINISH_REASONS)
+    unscored_reason: Series[str]
 
 
 class DownstreamScores(_Table):
@@ -263,6 +265,7 @@ class DownstreamSamples(_Table):
 
     `output` is the whole response, or the log-probs of the choices as JSON. `finish_reason` is missing where nothing
     was written, `extracted` where the output holds no answer, and `value` where the metric is no mean over items.
+    `unscored_reason` says why a server gave no output, which counts as wrong.
     """
 
     method: Series[str]
@@ -276,12 +279,15 @@ class DownstreamSamples(_Table):
     gold: Series[str]
     value: Series[float] = pa.Field(nullable=True)
     correct: Series[bool]
+    unscored_reason: Series[str]
 
 
 class AlpacaEvalAnnotations(_Table):
     """AlpacaEval's annotations, and the preference in the other order where it was asked for (see `alpaca_judge`).
 
-    `generator_2` is the method. A second judge's rows follow the first one's.
+    `generator_2` is the method. A second judge's rows follow the first one's. `unscored_reason` says why there is no
+    `preference`: the model gave no output, or the judge's answer was refused, empty, filtered, cut or unreadable;
+    `unscored_reason_swapped` the same of `preference_swapped`.
     """
 
     index: Series[int] = pa.Field(ge=0)
@@ -294,10 +300,12 @@ class AlpacaEvalAnnotations(_Table):
     preference: Series[float] = pa.Field(nullable=True, ge=1, le=2)
     preference_swapped: Series[float] = pa.Field(nullable=True, ge=1, le=2)
     is_switched_outputs: Series[bool]
+    unscored_reason: Series[str]
+    unscored_reason_swapped: Series[str]
 
 
 class MTBenchJudgments(_Table):
-    """One row per question and turn of MT-Bench; `score` is missing where the judgment holds none."""
+    """One row per question and turn of MT-Bench; `unscored_reason` says why a `score` is missing."""
 
     method: Series[str]
     question_id: Series[int]
@@ -307,13 +315,14 @@ class MTBenchJudgments(_Table):
     user_prompt: Series[str]
     judgment: Series[str]
     score: Series[float] = pa.Field(nullable=True)
+    unscored_reason: Series[str]
 
 
 class MTBenchComparisons(_Table):
     """One row per question and turn of MT-Bench: whether the judge prefers the method, "a", or SFT, "b".
 
     `winner_swapped` was asked for with SFT's answer in front, and calls that "a". The verdict is a tie where the orders
-    disagree, and missing where a judgment holds none.
+    disagree, and missing where a judgment holds none: `unscored_reason` says why.
     """
 
     method: Series[str]
@@ -326,11 +335,15 @@ class MTBenchComparisons(_Table):
     winner: Series[str] = pa.Field(nullable=True, isin=["a", "b", "tie"])
     winner_swapped: Series[str] = pa.Field(nullable=True, isin=["a", "b", "tie"])
     verdict: Series[str] = pa.Field(nullable=True, isin=["a", "b", "tie"])
+    unscored_reason: Series[str]
 
 
 class JudgeUsage(_Table):
-    """What a judge took for one method: answers, tokens, and their cost at the prices of the parameters.
+    """What a judge took for one method: requests, tokens, and their cost at the prices of the parameters.
 
+    `asked` counts the requests of this run, those that were refused included, and `prompt_tokens`, `completion_tokens`
+    and `cost` are theirs. `reused` counts answers that were kept, from earlier runs or from another method with the
+    same responses; the other `reused_*` say what these took when they were asked, with the failed attempts before.
     `identity` is what its answers were kept by: its name and server, or the content hash of one that was served here.
     """
 
@@ -338,10 +351,14 @@ class JudgeUsage(_Table):
     benchmark: Series[str]
     judge: Series[str]
     identity: Series[str]
-    answers: Series[int]
+    asked: Series[int]
     prompt_tokens: Series[int]
     completion_tokens: Series[int]
     cost: Series[float]
+    reused: Series[int]
+    reused_prompt_tokens: Series[int]
+    reused_completion_tokens: Series[int]
+    reused_cost: Series[float]
 
 
 class BenchmarkScores(_Table):

@@ -8,6 +8,7 @@ from rao_kedro.processes import worker_main
 from rao_kedro.rewards import PromptGroup
 from rao_kedro.rewards.registry import build_reward
 from rao_kedro.schemas.specs import AnnotationSpec
+from rao_kedro.training.distributed import process_state
 from rao_kedro.training.scoring import write_in_shards
 from rao_kedro.training.tables import read_prompt_groups
 
@@ -25,6 +26,8 @@ def main(spec_path: str) -> None:
         ]
 
     groups = read_prompt_groups(spec.groups_path)
+    if process_state().is_main_process:
+        reward.forecast(groups)
     write_in_shards(spec, combined_hash(identity, file_hash(spec.groups_path)), groups, score)
 
 

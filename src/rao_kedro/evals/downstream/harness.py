@@ -106,6 +106,7 @@ def written(response: str) -> Response | None:
 def _sample(task: str, sample: Mapping[str, Any]) -> tuple[object, ...]:
     doc, prompt = sample["doc"], sample["arguments"][0][0]
     reason: str | None = None
+    response: Response | None = None
     extracted: str | None
     if doc["subject"]:
         # A response is the log-probability of a letter, and whether greedy decoding gives it.
@@ -121,7 +122,8 @@ def _sample(task: str, sample: Mapping[str, Any]) -> tuple[object, ...]:
         extracted = None if extracted == INVALID else extracted
     chance = 1 / len(doc["choices"]) if doc["choices"] else 0.0
     metric, right = FILTERS.get(sample["filter"], sample["filter"]), float(sample["acc"])
-    return task, metric, doc["item_id"], prompt, output, reason, extracted, doc["gold"], right, bool(right), chance
+    about = task, metric, doc["item_id"], prompt, output, reason, extracted, doc["gold"], right, bool(right)
+    return *about, response.unscored_reason if response else "", chance
 
 
 def _score(task: str, metric: str, samples: pd.DataFrame, results: Mapping[str, Any]) -> Score:

@@ -1,0 +1,70 @@
+"""What an error of a chat server means: the refusal of one request, or the end of a run.
+
+A run ends where the server is away, broken or busy after all retries, lets nobody in (a key, a quota), or says that
+what every request has is wrong (the model, a parameter). Anything else is about the request alone.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import openai
+
+# 402: payment required; 408, 409 and 429 are retried by the openai package before they get here.
+NOT_OF_ONE_REQUEST = (401, 402, 408, 409, 429)
+UNSUPPORTED_CODES = ("unsupported_parameter", "unsupported_value", "unknown_parameter", "model_not_found")
+UNSUPPORTED = re.compile(
+    r"unsupported (parameter|value)|not supported with this model|unknown parameter|unrecognized (request )?argument|"
+    r"extra (inputs|fields) (are )?not permitted|allowed to request logprobs",
+    re.IGNORECASE,
+)
+QUOTA = re.compile(r"quota|billing|budget|credit balance|insufficient balance|arrear", re.IGNORECASE)
+CONTENT = re.compile(r"content|filter|moderat|flagged|safety|policy|guardrail", re.IGNORECASE)
+HINTS = {
+    "max_completion_tokens": "set its parameter max_tokens_field: max_completion_tokens",
+    "temperature": "set its parameter temperature: null, which leaves it out of the request",
+    "logprobs": "read its answers as text (a judge's verdict: text, a reward's read: text)",
+    "max_tokens": "set its parameter max_tokens: null, which leaves it out of the request",
+}
+
+
+def ending_error(error: "openai.OpenAIError", works: bool) -> str | None:
+    """Return why an error ends a run, and what to do; None where it is about one request.
+
+    Args:
+        error: Of the openai package; no timeout and no refused key, which it has classes for.
+        works: The server has given an answer that was of use.
+    """
+    import openai
+
+    if not isinstance(error, openai.APIStatusError):
+        return _said(error)
+    status, text = error.status_code, f"{error.code} {error.type} {_message(error)}"
+    if error.code in UNSUPPORTED_CODES or UNSUPPORTED.search(text):
+        hint = next((hint for name, hint in HINTS.items() if name in text), "change the parameters of this model")
+        return f"{_said(error)}: {hint}"
+    if status >= 500 or status in NOT_OF_ONE_REQUEST or QUOTA.search(text):
+        return _said(error)
+    if status == 404 and (not works or "model" in text.lower()):
+        return f"{_said(error)}: it does not know the model or the address; set model and base_url"
+    if status == 403 and not (isinstance(error.body, Mapping) and CONTENT.search(text)):
+        return _said(error)
+    return None
+
+
+def refusal_of(error: "openai.APIStatusError") -> str:
+    """Return how a server refused one request, in one line."""
+    return f"the server refused the request with HTTP status {error.status_code}: {_message(error)[:300]}"
+
+
+def _message(error: "openai.APIStatusError") -> str:
+    """Return what the server said; all of its reply where that has no message."""
+    body = error.body
+    said = body.get("message") or body.get("detail") if isinstance(body, Mapping) else None
+    return " ".join(str(said or error.message).split())
+
+
+def _said(error: Exception) -> str:
+    """Return what went wrong, and what was behind it."""
+    return " ".join(str(part)[:300] for part in (error, error.__cause__) if part is not None)

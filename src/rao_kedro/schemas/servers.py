@@ -1,0 +1,120 @@
+"""How models behind OpenAI-compatible servers are asked. Knows nothing of what they are asked for."""
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from rao_kedro.errors import ParameterError
+
+Protocol = Literal["protocol"]
+PROTOCOL: Protocol = "protocol"
+SET_HERE = ("model", "messages", "n", "stream", "logprobs", "top_logprobs", "max_completion_tokens")
+
+
+class RequestParameters(BaseModel):
+    """The fields of a request that a user can set.
+
+    `protocol` is what the benchmark or the reward asks with (AlpacaEval: one token at temperature 1, MT-Bench's judge:
+    2048 at 0); null leaves a field out of the request, which newer models need. Answers are kept by all of these.
+
+    Attributes:
+        max_tokens: Tokens of an answer, thinking included.
+        max_tokens_field: What the server calls that; newer OpenAI models refuse `max_tokens`.
+        temperature: 0 takes the likeliest token.
+        top_p: Only the likeliest tokens that together have this probability are sampled.
+        top_k: Only so many of the likeliest tokens are sampled (vLLM).
+        min_p: Only tokens with at least this share of the likeliest one's probability are sampled (vLLM).
+        repetition_penalty: Divides the logits of tokens that are there already (vLLM).
+        stop: Strings that end an answer.
+        seed: Of the server's sampling.
+        reasoning_effort: How much a model that thinks is to think, as its server names it.
+        chat_template_kwargs: Variables of the chat template (vLLM), for example {enable_thinking: false}.
+        extra_body: Other fields of the request's JSON.
+    """
+
+    # An input may hold a key: errors do not quote it.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
+
+    max_tokens: Annotated[int, Field(ge=1)] | Protocol | None = PROTOCOL
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    temperature: Annotated[float, Field(ge=0)] | Protocol | None = PROTOCOL
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0)
+    stop: list[str] | None = None
+    seed: int | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    extra_body: dict[str, Any] = {}
+
+    @field_validator("extra_body")
+    @classmethod
+    def _has_only_other_fields(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
+        if own := sorted(extra_body.keys() & (RequestParameters.model_fields.keys() - {"extra_body"})):
+            raise ValueError(f"{', '.join(own)} of extra_body is a parameter of its own: set it there")
+        if fixed := sorted(extra_body.keys() & {*SET_HERE}):
+            raise ValueError(f"{', '.join(fixed)} cannot be set by extra_body")
+        return extra_body
+
+    @property
+    def further_fields(self) -> dict[str, Any]:
+        """Fields of a request besides `max_tokens` and `temperature`, where they are set."""
+        names = RequestParameters.model_fields.keys() - {"max_tokens", "max_tokens_field", "temperature", "extra_body"}
+        chosen = {name: getattr(self, name) for name in sorted(names)}
+        return {name: value for name, value in chosen.items() if value is not None} | self.extra_body
+
+
+class AskedParameters(RequestParameters):
+    """A model that is asked through a server.
+
+    Attributes:
+        model: The name that the server knows it by.
+        api_key_variable: The environment variable with the server's key; a local server needs none.
+        concurrency: Requests at a time.
+        timeout: Seconds for one request.
+        max_retries: Retries of a request that found the server busy, broken or away, with exponential back-off.
+        max_attempts: Runs in which a request is sent whose answer was refused, empty, filtered, cut or unreadable;
+            then it stays without one.
+    """
+
+    model: str
+    api_key_variable: str = "OPENAI_API_KEY"
+    concurrency: int = Field(16, ge=1)
+    timeout: float = Field(600.0, gt=0)
+    max_retries: int = Field(5, ge=0)
+    max_attempts: int = Field(3, ge=1)
+
+    @field_validator("api_key_variable")
+    @classmethod
+    def _is_a_name(cls, variable: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_]\w*", variable, re.ASCII):
+            raise ValueError("must be the name of an environment variable that holds the key, not the key")
+        return variable
+
+
+def checked_url(base_url: str) -> str:
+    """Return the address of a server, which holds no secret: parameters end in logs and records.
+
+    Raises:
+        ParameterError: It is no http address, or holds credentials or a query. The message does not quote it.
+    """
+    try:
+        url = urlsplit(base_url)
+    except ValueError as error:
+        raise ParameterError("base_url is no address") from error
+    if url.username is not None or "@" in base_url:
+        raise ParameterError(
+            "base_url holds credentials (user:password@...): put the key of the server into the environment variable "
+            "that api_key_variable names"
+        )
+    if url.query or url.fragment:
+        raise ParameterError(
+            "base_url has a query (?...), where a key could stand: leave it out, and put the key of the server into "
+            "the environment variable that api_key_variable names"
+        )
+    if url.scheme.lower() not in ("http", "https") or not url.netloc:
+        raise ParameterError("base_url must begin with http:// or https:// and the name of a server")
+    return base_url
