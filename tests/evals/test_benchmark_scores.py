@@ -4,17 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rao_kedro.evals.benchmark_scores import (
-    Results,
-    benchmark_scores,
-    downstream_table,
-    judge_report,
-    preference_table,
-)
+from rao_kedro.evals.benchmark_metrics import Results
+from rao_kedro.evals.benchmark_scores import benchmark_scores, downstream_table, judge_report, preference_table
 from rao_kedro.evals.mt_bench import winner_of_both_orders
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.schemas.tables import (
     AlpacaEvalAnnotations,
+    BenchmarkAnswers,
     BenchmarkScores,
     DownstreamSamples,
     DownstreamScores,
@@ -71,27 +67,44 @@ def scores(method, *correct):
     return DownstreamScores.validate(pd.DataFrame([row], columns=list(DownstreamScores.to_schema().columns)))
 
 
-def results(method, preferences, marks, correct, swapped=None, winners=()):
+def answers(method, *reasons):
+    """Answers to AlpacaEval that ended as the reasons say."""
+    rows = [(method, "alpaca_eval", str(k), 1, f"i{k}", "x" * (k + 1)) for k in range(len(reasons))]
+    columns = ["method", "benchmark", "item_id", "turn", "prompt", "answer"]
+    return pd.DataFrame(rows, columns=columns).assign(finish_reason=list(reasons))
+
+
+def results(method, preferences, marks, correct, swapped=None, winners=(), reasons=("stop", "stop", "stop")):
     return Results(
         annotations(method, *preferences, swapped=swapped),
         judgments(method, *marks),
         comparisons(method, *winners) if winners else MTBenchComparisons.empty(),
         scores(method, *correct),
         samples(method, *correct),
+        answers(method, *reasons),
     )
 
 
 WINNERS = [("a", "b"), ("a", "a"), ("b", "a"), (None, "b")]
+ENDS = ["length", "stop", "stop"]
 RESULTS = Results(
     *map(
         pd.concat,
         zip(
             results("sft", [1.0, 1.5, 2.0], [4, 6, 8, 8], [True, False, False, True]),
-            results("rao", [2.0, np.nan, 2.0], [6, 8, 9, np.nan], [True, True, False, True], [1.0, 1.0, 2.0], WINNERS),
+            results(
+                "rao",
+                [2.0, np.nan, 2.0],
+                [6, 8, 9, np.nan],
+                [True, True, False, True],
+                [1.0, 1.0, 2.0],
+                WINNERS,
+                ["length", "stop", "stop"],
+            ),
             strict=True,
         ),
     )
-).by_method()
+).by_run()
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +165,8 @@ def test_a_comparison_with_sft_counts_ties_half_and_leaves_out_what_cannot_be_re
     # Question 81: won, and a tie since the orders disagree; 82: lost, and one verdict missing.
     assert (found["value"], found["n"], found["unscored"]) == (37.5, 2, 1)
     report = judge_report(RESULTS).set_index(["method", "metric"])
-    assert report.loc[("rao", "mt_bench_consistent"), ["value", "n"]].tolist() == [pytest.approx(2 / 3), 3]
+    # Consistent are one of two turns of 81, and the turn of 82 that has both verdicts.
+    assert report.loc[("rao", "mt_bench_consistent"), ["value", "n"]].tolist() == [0.75, 2]
 
 
 def test_a_second_judge_changes_no_score_and_its_agreement_is_reported(table):
@@ -167,6 +181,7 @@ def test_a_second_judge_changes_no_score_and_its_agreement_is_reported(table):
 
 def test_nothing_chosen_gives_empty_tables():
     tables = (AlpacaEvalAnnotations, MTBenchJudgments, MTBenchComparisons, DownstreamScores, DownstreamSamples)
+    tables += (BenchmarkAnswers,)
     nothing = Results(*(table.empty() for table in tables))
-    assert nothing.by_method() == {}
+    assert nothing.by_run() == {}
     assert benchmark_scores({"sft": nothing}, None).empty and judge_report({"sft": nothing}).empty

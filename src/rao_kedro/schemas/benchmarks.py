@@ -140,7 +140,7 @@ class AnsweredBenchmarks(_Parameters):
         alpaca_eval: Files and sampling.
         mt_bench: Files.
         sources: Where rows of downstream tasks are, by name; in their usual datasets of the hub if not set.
-        seed: Seeds sampling and the bootstrap.
+        seed: Seeds sampling and the resampling of the intervals.
     """
 
     names: str = ""

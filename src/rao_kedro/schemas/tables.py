@@ -317,9 +317,11 @@ class JudgeUsage(_Table):
 
 
 class BenchmarkScores(_Table):
-    """One row per method, benchmark and metric, with 95 % intervals; `vs_*` are paired by item, missing without both.
+    """One row per method, benchmark and metric, with 95 % intervals over items; `vs_*` are paired by item.
 
-    Accuracies and win rates are in percent. `unscored` counts outputs and judgments that hold no answer.
+    `low` and `high` are over items, whose values are means over the `seeds` training seeds; `seeds_low` and
+    `seeds_high` are over seeds, and missing for one. Accuracies and win rates are in percent. `unscored` counts outputs
+    and judgments that hold no answer, over all seeds; `cut` is the share of responses that ended at their token limit.
     """
 
     method: Series[str]
@@ -328,16 +330,24 @@ class BenchmarkScores(_Table):
     value: Series[float] = pa.Field(nullable=True)
     low: Series[float] = pa.Field(nullable=True)
     high: Series[float] = pa.Field(nullable=True)
+    seeds_low: Series[float] = pa.Field(nullable=True)
+    seeds_high: Series[float] = pa.Field(nullable=True)
     n: Series[int] = pa.Field(ge=0)
+    seeds: Series[int] = pa.Field(ge=1)
     unscored: Series[int] = pa.Field(ge=0)
+    cut: Series[float] = pa.Field(nullable=True, ge=0, le=1)
     judge: Series[str]
     chance: Series[float] = pa.Field(nullable=True)
     vs_sft: Series[float] = pa.Field(nullable=True)
     vs_sft_low: Series[float] = pa.Field(nullable=True)
     vs_sft_high: Series[float] = pa.Field(nullable=True)
+    vs_sft_seeds_low: Series[float] = pa.Field(nullable=True)
+    vs_sft_seeds_high: Series[float] = pa.Field(nullable=True)
     vs_dpo: Series[float] = pa.Field(nullable=True)
     vs_dpo_low: Series[float] = pa.Field(nullable=True)
     vs_dpo_high: Series[float] = pa.Field(nullable=True)
+    vs_dpo_seeds_low: Series[float] = pa.Field(nullable=True)
+    vs_dpo_seeds_high: Series[float] = pa.Field(nullable=True)
 
 
 class JudgeReport(_Table):

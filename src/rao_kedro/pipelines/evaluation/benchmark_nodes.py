@@ -10,14 +10,8 @@ import plotly.graph_objects as go
 from rao_kedro.errors import ParameterError
 from rao_kedro.evals.alpaca_eval import model_outputs
 from rao_kedro.evals.benchmark_files import read_csv
-from rao_kedro.evals.benchmark_scores import (
-    LengthControl,
-    Results,
-    benchmark_scores,
-    downstream_table,
-    judge_report,
-    preference_table,
-)
+from rao_kedro.evals.benchmark_metrics import LengthControl, Results
+from rao_kedro.evals.benchmark_scores import benchmark_scores, downstream_table, judge_report, preference_table
 from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.launch import answer
 from rao_kedro.evals.leaderboard import BASELINE
@@ -101,8 +95,9 @@ def compare_on_benchmarks(
     Returns:
         Tables of `BenchmarkScores` and `JudgeReport`.
     """
-    scores, samples = (_joined([*by_policy(tables, f"downstream_{kind}_").values()]) for kind in ("scores", "samples"))
-    results = Results(annotations, judgments, comparisons, scores, samples).by_method()
+    written = ("downstream_scores_", "downstream_samples_", "benchmark_answers_")
+    tables_of_all = (_joined([*by_policy(tables, kind).values()]) for kind in written)
+    results = Results(annotations, judgments, comparisons, *tables_of_all).by_run()
     length_control = _length_control(alpaca_eval) if "alpaca_eval" in names.split() and limit is None else None
     return benchmark_scores(results, length_control, seed), judge_report(results, seed)
 
