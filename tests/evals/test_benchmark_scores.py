@@ -179,6 +179,60 @@ def test_a_second_judge_changes_no_score_and_its_agreement_is_reported(table):
     assert report.loc["agreement", ["judge", "value", "n"]].tolist() == ["gpt and llama", 0.5, 2]
 
 
+def test_runs_of_one_method_are_one_row_over_their_mean_by_item():
+    """Accuracies of 75 and 25 % are 50 %, by item 100, 50, 0 and 50; over seeds the error is 25, and t 12.706."""
+    again = results("rao_seed_1", [2.0, 1.0, 1.0], [6, 8, 9, 9], [True, False, False, False], reasons=ENDS)
+    runs = RESULTS | Results(*again).by_run()
+    table = BenchmarkScores.validate(benchmark_scores(runs, None)).set_index(["method", "benchmark", "metric"])
+    assert set(table.index.get_level_values("method")) == {"sft", "rao"}
+    accuracy = table.loc[("rao", "arc_easy", "accuracy")]
+    assert accuracy[["value", "seeds", "n", "vs_sft", "unscored"]].tolist() == [50.0, 2, 4, 0.0, 4]
+    assert accuracy[["seeds_low", "seeds_high"]].tolist() == [0.0, 100.0]  # cut off at the bounds
+    assert accuracy[["vs_sft_seeds_low", "vs_sft_seeds_high"]].tolist() == [-100.0, 100.0]
+    same = benchmark_scores({"x": RESULTS["rao"]._replace(samples=samples("x", True, True, False, True))}, None)
+    assert accuracy["low"] != same.set_index(["benchmark", "metric"]).loc[("arc_easy", "accuracy"), "low"]
+    marks = table.loc[("rao", "mt_bench", "score")]
+    assert marks["value"] == pytest.approx(8.0) and marks["n"] == 2 and marks["unscored"] == 1
+    length = table.loc[("rao", "alpaca_eval", "mean_length")]
+    assert length["value"] == 2.0 and table.loc[("sft", "arc_easy", "accuracy"), "seeds"] == 1
+    assert np.isnan(table.loc[("sft", "arc_easy", "accuracy"), "seeds_low"])
+    report = JudgeReport.validate(judge_report(runs)).set_index(["method", "metric"])
+    # The judge's longer_preferred is over the three instructions, each with an output of either run.
+    assert report.loc[("rao", "longer_preferred"), "n"] == 3 and not report.index.duplicated().any()
+
+
+def test_cut_responses_are_told_by_benchmark(table):
+    found = table.set_index(["method", "benchmark", "metric"])["cut"]
+    assert (
+        found["rao", "alpaca_eval", "win_rate"] == pytest.approx(1 / 3) and found["sft", "alpaca_eval", "win_rate"] == 0
+    )
+    assert np.isnan(found["rao", "arc_easy", "accuracy"])  # its samples do not say how they ended
+    ended = RESULTS["rao"]
+    ended = ended._replace(samples=ended.samples.assign(finish_reason=["length", "stop", "length", "stop"]))
+    scored = benchmark_scores({"rao": ended}, None).set_index(["benchmark", "metric"])["cut"]
+    assert scored["arc_easy", "accuracy"] == 0.5 and scored["alpaca_eval", "win_rate"] == pytest.approx(1 / 3)
+
+
+def test_a_task_of_several_subjects_is_compared_over_the_items_of_all():
+    """An item's id is the same in two subjects; both count."""
+
+    def of_subjects(method, *correct):
+        tasks = ["mmlu::law", "mmlu::law", "mmlu::virology", "mmlu::virology"]
+        items = samples(method, *correct).assign(task=tasks, item_id=["0", "1", "0", "1"])
+        row = scores(method, *correct).assign(task="mmlu")
+        return RESULTS["sft"]._replace(samples=items.drop(columns="method"), scores=row.drop(columns="method"))
+
+    runs = {"sft": of_subjects("sft", True, False, False, False), "rao": of_subjects("rao", True, False, True, True)}
+    row = benchmark_scores(runs, None).set_index(["method", "benchmark"]).loc[("rao", "mmlu")]
+    assert row[["value", "n", "vs_sft"]].tolist() == [75.0, 4, 50.0]
+
+
+def test_a_metric_that_is_no_share_of_right_samples_keeps_its_own_interval():
+    of_sft = RESULTS["sft"]._replace(scores=scores("sft", True, False).assign(metric="acc_norm"))
+    row = benchmark_scores({"sft": of_sft}, None).set_index("metric").loc["acc_norm"]
+    assert row[["value", "low", "high", "n"]].tolist() == [50.0, 30.0, 70.0, 2]
+
+
 def test_nothing_chosen_gives_empty_tables():
     tables = (AlpacaEvalAnnotations, MTBenchJudgments, MTBenchComparisons, DownstreamScores, DownstreamSamples)
     tables += (BenchmarkAnswers,)

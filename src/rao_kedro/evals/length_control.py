@@ -88,7 +88,8 @@ def fit_logistic(
         gradient = (features * (weights * (probability - targets[:, None]))).sum(axis=1)
         bent = features * (weights * probability * (1 - probability))
         curvature = np.stack([(features * row).sum(axis=1) for row in bent])
-        step = _step(found, gradient, curvature, penalty)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a fit without an optimum, which is refused below
+            step = _step(found, gradient, curvature, penalty)
         found = found + step
         if np.abs(step).max() < TOLERANCE:
             return found
