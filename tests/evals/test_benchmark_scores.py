@@ -8,6 +8,7 @@ from rao_kedro.evals.benchmark_metrics import Results
 from rao_kedro.evals.benchmark_scores import benchmark_scores, downstream_table, judge_report, preference_table
 from rao_kedro.evals.mt_bench import winner_of_both_orders
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
+from rao_kedro.reporting.benchmark_report import benchmark_report, cut_sentences
 from rao_kedro.schemas.tables import (
     AlpacaEvalAnnotations,
     BenchmarkAnswers,
@@ -211,6 +212,14 @@ def test_cut_responses_are_told_by_benchmark(table):
     ended = ended._replace(samples=ended.samples.assign(finish_reason=["length", "stop", "length", "stop"]))
     scored = benchmark_scores({"rao": ended}, None).set_index(["benchmark", "metric"])["cut"]
     assert scored["arc_easy", "accuracy"] == 0.5 and scored["alpaca_eval", "win_rate"] == pytest.approx(1 / 3)
+
+
+def test_the_report_says_in_words_what_was_cut_and_shows_first_runs_only(table):
+    assert cut_sentences(table) == ["alpaca_eval: cut at the token limit were 0.0% of sft's, 33.3% of rao's responses."]
+    written = pd.concat([answers("rao", *ENDS), answers("rao_seed_1", *ENDS).assign(answer="of another seed")])
+    nothing = (DownstreamSamples.empty(), AlpacaEvalAnnotations.empty(), MTBenchJudgments.empty())
+    html = benchmark_report(table, {"All metrics": table}, {}, written, *nothing, examples=2)
+    assert "33.3% of rao&#39;s responses" in html and "of another seed" not in html
 
 
 def test_a_task_of_several_subjects_is_compared_over_the_items_of_all():

@@ -110,14 +110,14 @@ def _differences(ours: Sequence[Metric], theirs: Sequence[Metric], same: bool, s
         base = _by_item(theirs)
         difference = (_by_item(ours) - base).dropna()
         found = mean_interval(difference.tolist(), bounds, seed)
-        means = [[(run.values - base)[difference.index].mean() for run in runs] for runs in (ours, theirs)]
-        return found, difference_over_seeds(*means, bounds)
-    means = [[run.value for run in runs] for runs in (ours, theirs)]
-    value = float(np.mean(means[0]) - np.mean(means[1]))
+        mine, others = ([(run.values - base)[difference.index].mean() for run in runs] for runs in (ours, theirs))
+        return found, difference_over_seeds(mine, others, bounds)
+    mine, others = ([run.value for run in runs] for runs in (ours, theirs))
+    value = float(np.mean(mine) - np.mean(others))
     ends = (NAN, NAN)
     if ours[0].resamples is not None:
         ends = interval_of_draws(_draws(ours) - _draws(theirs))
-    return Interval(value, *ends, ours[0].known.n), difference_over_seeds(*means, bounds)
+    return Interval(value, *ends, ours[0].known.n), difference_over_seeds(mine, others, bounds)
 
 
 def _by_item(runs: Sequence[Metric]) -> pd.Series:
@@ -125,7 +125,7 @@ def _by_item(runs: Sequence[Metric]) -> pd.Series:
 
 
 def _draws(runs: Sequence[Metric]) -> np.ndarray:
-    return np.mean([run.resamples for run in runs], axis=0)
+    return np.mean([run.resamples for run in runs if run.resamples is not None], axis=0)
 
 
 def _columns_of(name: str, found: Interval, over_seeds: Interval) -> dict[str, float]:

@@ -162,11 +162,11 @@ def accuracy_by_gap(reward_annotated: pd.DataFrame, bins: int = 5, seed: int = 0
             gaps += [(gap, group) for gap in np.asarray(rewards)[better] - np.asarray(rewards)[worse]]
         gaps.sort(key=lambda pair: abs(pair[0]))
         pairs = pd.DataFrame(gaps, columns=["gap", "group"])
-        for positions in np.array_split(np.arange(len(pairs)), bins):
-            if len(part := pairs.iloc[positions]):
-                right, size = (part["gap"] > 0) + 0.5 * (part["gap"] == 0), part["gap"].abs()
-                accuracy = mean_interval(right.groupby(part["group"]).mean().tolist(), (0, 1), seed)
-                rows.append((split, size.min(), size.max(), size.mean(), *accuracy))
+        pairs["bin"] = np.repeat(range(bins), [len(part) for part in np.array_split(gaps, bins)])
+        for _, part in pairs.groupby("bin"):
+            right, size = (part["gap"] > 0) + 0.5 * (part["gap"] == 0), part["gap"].abs()
+            accuracy = mean_interval(right.groupby(part["group"]).mean().tolist(), (0, 1), seed)
+            rows.append((split, size.min(), size.max(), size.mean(), *accuracy))
     columns = ["split", "gap_low", "gap_high", "gap_mean", "accuracy", "low", "high", "n"]
     return pd.DataFrame(rows, columns=columns)
 

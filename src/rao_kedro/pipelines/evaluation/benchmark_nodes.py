@@ -144,6 +144,7 @@ def write_benchmark_report(
         _joined([*by_policy(tables, kind).values()]) for kind in ("benchmark_answers_", "downstream_samples_")
     )
     return benchmark_report(
+        scores,
         {title: table for title, table in layouts.items() if len(table)},
         {title: figure for title, figure in figures.items() if len(figure.data)},
         answers,
