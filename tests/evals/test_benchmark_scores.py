@@ -215,11 +215,13 @@ def test_cut_responses_are_told_by_benchmark(table):
 
 
 def test_the_report_says_in_words_what_was_cut_and_shows_first_runs_only(table):
-    assert cut_sentences(table) == ["alpaca_eval: cut at the token limit were 0.0% of sft's, 33.3% of rao's responses."]
+    assert cut_sentences(table) == [
+        "alpaca_eval: cut at the token limit were 0.0 % of sft's, 33.3 % of rao's responses."
+    ]
     written = pd.concat([answers("rao", *ENDS), answers("rao_seed_1", *ENDS).assign(answer="of another seed")])
     nothing = (DownstreamSamples.empty(), AlpacaEvalAnnotations.empty(), MTBenchJudgments.empty())
     html = benchmark_report(table, {"All metrics": table}, {}, written, *nothing, examples=2)
-    assert "33.3% of rao&#39;s responses" in html and "of another seed" not in html
+    assert "33.3 % of rao&#39;s responses" in html and "of another seed" not in html
 
 
 def test_a_task_of_several_subjects_is_compared_over_the_items_of_all():

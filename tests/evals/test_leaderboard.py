@@ -97,14 +97,17 @@ def test_methods_whose_prompts_have_other_requirements_are_not_compared():
 
 
 def test_cut_responses_are_counted_and_the_gain_is_told_without_them():
-    """SFT's first response to p0 was cut and scored 0; of p1, which nobody was cut on, rao loses 0.25."""
+    """SFT's first response to p0 was cut and scored 0: of p0 1.0 is left on both sides, and on p1 rao loses 0.25."""
     sft = generations([(0.0, 1.0), (0.5, 0.5)], cut={(0, 0)})
     table = Leaderboard.validate(leaderboard({"sft": sft, "rao": RAO}, HELD_OUT, seed=0)).set_index("method")
     assert table["cut"].to_dict() == {"rao": 0.0, "sft": 0.25}
-    assert table.loc["rao", ["rule_score_gain", "gain_finished", "n_finished"]].tolist() == [0.125, -0.25, 1]
-    assert table.loc["sft", ["gain_finished", "n_finished"]].tolist() == [0.0, 1]
-    everyone = generations([(0.0, 1.0), (0.5, 0.5)], cut={(0, 0), (1, 1)})
-    table = Leaderboard.validate(leaderboard({"sft": everyone, "rao": RAO}, HELD_OUT, seed=0)).set_index("method")
+    assert table.loc["rao", ["rule_score_gain", "gain_finished", "n_finished"]].tolist() == [0.125, -0.125, 2]
+    assert table.loc["sft", ["gain_finished", "n_finished"]].tolist() == [0.0, 2]
+    p0_cut = generations([(0.0, 1.0), (0.5, 0.5)], cut={(0, 0), (0, 1)})
+    table = leaderboard({"sft": p0_cut, "rao": RAO}, HELD_OUT, seed=0).set_index("method")
+    assert table.loc["rao", ["gain_finished", "n_finished"]].tolist() == [-0.25, 1]
+    everything = generations([(0.0, 1.0), (0.5, 0.5)], cut={(0, 0), (0, 1), (1, 0), (1, 1)})
+    table = Leaderboard.validate(leaderboard({"sft": everything, "rao": RAO}, HELD_OUT, seed=0)).set_index("method")
     assert table.loc["rao", "n_finished"] == 0 and table["gain_finished"].isna().all()
 
 

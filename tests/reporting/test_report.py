@@ -52,9 +52,19 @@ LEADERBOARD = pd.DataFrame([row("rao", 0.8, 0.1, 0.05, 0.15), row("sft", 0.7, 0.
 SEVERAL = pd.DataFrame([row("rao", 0.8, 0.1, 0.05, 0.15, **SEEDS, **CUT), row("sft", 0.7, 0.0, 0.0, 0.0, cut=0.23)])
 
 
-def generations(text):
+def generations(text, end="stop"):
     return pd.DataFrame(
-        [{"prompt_id": "p", "sample": 0, "prompt": "Say <b>", "response": text, "rule_score": 1.0, "reward": np.nan}]
+        [
+            {
+                "prompt_id": "p",
+                "sample": 0,
+                "prompt": "Say <b>",
+                "response": text,
+                "rule_score": 1.0,
+                "reward": np.nan,
+                "finish_reason": end,
+            }
+        ]
     )
 
 
@@ -118,10 +128,10 @@ def test_a_headline_says_which_prompts_its_judge_covers():
 def test_what_cut_responses_and_seeds_do_to_the_gain_is_said_in_words():
     [(_, more)] = headlines(SEVERAL)
     assert more == (
-        "5.5% of its responses were cut at the token limit, and 23.0% of sft's; on the 71 prompts on which neither has "
-        "a cut one, the gain is +0.080 (95 % interval +0.020 to +0.140). Over 3 training seeds the gain is +0.100 "
-        "(95 % interval over seeds -0.020 to +0.220). The interval over seeds holds 0: with another seed there may be "
-        "no difference."
+        "5.5 % of its responses were cut at the token limit, and 23.0 % of sft's; between finished responses the gain "
+        "is +0.080 (95 % interval +0.020 to +0.140), on the 71 prompts on which both have some. Over 3 training seeds "
+        "the gain is +0.100 (95 % interval over seeds -0.020 to +0.220). The interval over seeds holds 0: with another "
+        "seed there may be no difference."
     )
     assert headlines(LEADERBOARD)[0][1] == ""
     html = html_report(
@@ -133,6 +143,8 @@ def test_what_cut_responses_and_seeds_do_to_the_gain_is_said_in_words():
     )
     assert "on the 71 prompts" in html and "seeds [0.600, 1.000]" in html and "5.5 %" in html
     assert "of another seed" not in html  # side by side stands each method's first run
+    assert "cut at the token limit</span>" not in html
+    assert "cut at the token limit</span>" in html_report(SEVERAL, {}, {"sft": generations("s", "length")}, {}, 3)
 
 
 def test_prompts_without_requirements_get_a_second_win_rate_in_the_page():

@@ -94,18 +94,16 @@ def _scores(runs: Sequence[pd.DataFrame], baseline: Sequence[pd.DataFrame], seed
     for score, bounds in SCORES.items():
         values = [_by_prompt(run, score) for run in runs]
         row |= _columns(score, values, bounds, seed) | {f"n_{score}": len(mean_over_runs(values))}
-        base = mean_over_runs([_by_prompt(run, score) for run in baseline])
-        gains, spread = ([(_by_prompt(run, score) - base).dropna() for run in tables] for tables in (runs, baseline))
+        gains, spread = _gains(runs, baseline, score)
         row |= _columns(f"{score}_gain", gains, of_difference(bounds), seed, spread)
         wins = [_win_rates(run, of_baseline, score) for run in runs]
         if score == REWARD:
             row |= _columns("reward_win_rate_vs_sft", wins, SHARE, seed)
         if score == judge:
             row |= _columns("win_rate_vs_sft", wins, SHARE, seed) | {"n_judged": len(mean_over_runs(wins))}
-            done = _finished(of_baseline)
-            finished = [gain[(_finished(run) & done)[gain.index]] for run, gain in zip(runs, gains, strict=True)]
-            row |= _columns("gain_finished", finished, of_difference(bounds), seed, spread)
-            row["n_finished"] = len(mean_over_runs(finished))
+            gains, spread = _gains([*map(_finished, runs)], [*map(_finished, baseline)], score)
+            row |= _columns("gain_finished", gains, of_difference(bounds), seed, spread)
+            row["n_finished"] = len(mean_over_runs(gains))
     return row | {
         "cut": float((responses["finish_reason"] == "length").mean()),
         "mean_length": float(responses.groupby("prompt_id")["n_tokens"].mean().mean()),
@@ -140,14 +138,23 @@ def _columns(
     }
 
 
+def _gains(
+    runs: Sequence[pd.DataFrame], baseline: Sequence[pd.DataFrame], score: str
+) -> tuple[list[pd.Series], list[pd.Series]]:
+    """Return by prompt how far each run, and each run of the baseline, is above the mean of the baseline's runs."""
+    base = mean_over_runs([_by_prompt(run, score) for run in baseline])
+    ours, theirs = ([(_by_prompt(run, score) - base).dropna() for run in tables] for tables in (runs, baseline))
+    return ours, theirs
+
+
 def _by_prompt(scored: pd.DataFrame, score: str) -> pd.Series:
     """Return the mean score of each prompt's responses that have one."""
     return scored.groupby("prompt_id")[score].mean().dropna()
 
 
-def _finished(scored: pd.DataFrame) -> pd.Series:
-    """Return which prompts have no response that was cut at the token limit."""
-    return (scored["finish_reason"] != "length").groupby(scored["prompt_id"]).all()
+def _finished(scored: pd.DataFrame) -> pd.DataFrame:
+    """Return the responses that were not cut at the token limit."""
+    return scored[scored["finish_reason"] != "length"]
 
 
 def _win_rates(scored: pd.DataFrame, baseline: pd.DataFrame, judge: str) -> pd.Series:

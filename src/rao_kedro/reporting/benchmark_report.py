@@ -79,7 +79,7 @@ def cut_sentences(scores: pd.DataFrame) -> list[str]:
     for benchmark, rows in scores[scores["cut"].notna()].groupby(whole, sort=False):
         if rows["cut"].max() > 0:
             shares = rows.drop_duplicates("method").set_index("method")["cut"].items()
-            said = ", ".join(f"{share:.1%} of {method}'s" for method, share in shares)
+            said = ", ".join(f"{100 * share:.1f} % of {method}'s" for method, share in shares)
             sentences.append(f"{benchmark}: cut at the token limit were {said} responses.")
     return sentences
 

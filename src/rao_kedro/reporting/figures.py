@@ -42,12 +42,13 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
         for run, log in logs.items():
             color = color_of(method_of(run), methods.index(method_of(run)))
             for name, part, dash in curves:
-                for trace in _curves(run, color, log, name, part, dash, legend=i == 0):
+                for trace in _curves(run, color, log, name, part, dash, legend=i == 0 and run == method_of(run)):
                     figure.add_trace(trace, row, column)
     figure.update_xaxes(matches="x")
     figure.update_xaxes(title_text="optimizer step", row=rows)
     dashes = "; solid: chosen, dotted: rejected" if "log_ratio_rejected" in columns else ""
-    return styled(figure, f"Lines: training steps, markers: validation groups{dashes}", height=90 + 270 * rows)
+    paler = "; paler: further seeds" if len(methods) < len(logs) else ""
+    return styled(figure, f"Lines: training steps, markers: validation groups{dashes}{paler}", height=90 + 270 * rows)
 
 
 def training_dynamics_of_one(training_log: pd.DataFrame) -> go.Figure:
@@ -153,6 +154,10 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
             figure.add_trace(trace, 1, column)
             if not pd.isna(row[f"{name}_seeds_low"]):
                 figure.add_trace(_point(row, name, "_seeds", "diamond-open", color), 1, column)
+        ends = leaderboard[[name, *(f"{name}{over}_{end}" for over in ("", "_seeds") for end in ("low", "high"))]]
+        low, high = ends.min(axis=None), ends.max(axis=None)
+        margin = 0.06 * (high - low) or 0.1
+        figure.update_yaxes(range=[low - margin, high + margin], row=1, col=column)
     title = f"Means over {int(leaderboard['n'].max())} held-out prompts with 95 % intervals over prompts"
     if seeds > 1:
         title += f"; diamonds: 95 % intervals over up to {seeds} training seeds"
@@ -176,7 +181,7 @@ def _point(row: pd.Series, name: str, over: str, symbol: str, color: str) -> go.
 def _curves(run: str, color: str, log: pd.DataFrame, name: str, part: str, dash: str, legend: bool) -> list[go.Scatter]:
     result = []
     shared = {
-        "legendgroup": run,
+        "legendgroup": method_of(run),
         "opacity": 1.0 if run == method_of(run) else 0.45,
         "line": {"color": color, "dash": dash, "width": 2},
         "marker": {"color": color, "size": 8},

@@ -100,13 +100,14 @@ def _about_cut(row: Mapping[Any, Any], baseline: Mapping[Any, Any]) -> str:
     """Return what cut responses have to do with the gain; nothing where none was cut."""
     if not row["cut"] and not baseline["cut"]:
         return ""
-    shares = f"{row['cut']:.1%} of its responses were cut at the token limit, and {baseline['cut']:.1%} of {BASELINE}'s"
+    ours, theirs = (f"{100 * cut:.1f} %" for cut in (row["cut"], baseline["cut"]))
+    shares = f"{ours} of its responses were cut at the token limit, and {theirs} of {BASELINE}'s"
     if not row["n_finished"]:
-        return f"{shares}: there is no prompt on which neither has a cut one."
+        return f"{shares}: there is no prompt on which both finished one."
     interval = _interval(row["gain_finished_low"], row["gain_finished_high"])
     return (
-        f"{shares}; on the {row['n_finished']} prompts on which neither has a cut one, the gain is "
-        f"{row['gain_finished']:+.3f}{interval}."
+        f"{shares}; between finished responses the gain is {row['gain_finished']:+.3f}{interval}, on the "
+        f"{row['n_finished']} prompts on which both have some."
     )
 
 
@@ -136,7 +137,8 @@ def _examples(generations: Mapping[str, pd.DataFrame], n: int) -> list[dict[str,
         {
             "prompt": first[BASELINE].loc[prompt, "prompt"],
             "responses": [
-                table.loc[prompt, ["response", "rule_score", "reward"]].to_dict() for table in first.values()
+                table.loc[prompt, ["response", "rule_score", "reward", "finish_reason"]].to_dict()
+                for table in first.values()
             ],
         }
         for prompt in prompts

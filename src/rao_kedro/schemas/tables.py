@@ -185,12 +185,12 @@ class Leaderboard(_Table):
 
     `*_low` and `*_high` are over held-out prompts, whose values are means over the method's `seeds` training seeds;
     `*_seeds_low` and `*_seeds_high` are over seeds, and missing for one. `rule_score` is over the `n_rule_score`
-    prompts with requirements, and `reward` over the `n_reward` ones with a reward. `judge` says which of both judges
-    `win_rate_vs_sft`, on `n_judged` prompts: the rules where any prompt has requirements. `cut` is the share of
-    responses that ended at the token limit, and `gain_finished` the gain by the judge on the `n_finished` prompts on
-    which no response of the method or of SFT did. `unscored` counts responses that got no reward, which leave rewards
-    and the wins by them to the others. `responses_seen` is the mean number of responses to a prompt that a method was
-    trained on, where its log says it.
+    prompts with requirements, and `reward` over the `n_reward` ones with a reward. `judge` says which of both
+    judges `win_rate_vs_sft`, on `n_judged` prompts: the rules where any prompt has requirements. `cut` is the share
+    of responses that ended at the token limit, and `gain_finished` the gain by the judge of the other responses, on
+    the `n_finished` prompts on which both the method and SFT have such. `unscored` counts responses that got no
+    reward, which leave rewards and the wins by them to the others. `responses_seen` is the mean number of responses
+    to a prompt that a method was trained on, where its log says it.
     """
 
     method: Series[str] = pa.Field(unique=True)
