@@ -1,8 +1,11 @@
 """Methods on benchmarks: values by hand, paired differences, layouts."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from rao_kedro.evals.benchmark_metrics import Results
 from rao_kedro.evals.benchmark_scores import benchmark_scores, downstream_table, judge_report, preference_table
@@ -127,6 +130,13 @@ def test_values_and_paired_differences_are_what_hand_arithmetic_gives(table):
     assert (accuracy["value"], accuracy["vs_sft"], accuracy["chance"], accuracy["unscored"]) == (75.0, 25.0, 25.0, 1)
     assert np.isnan(accuracy["vs_dpo"]) and found.loc[("sft", "arc_easy", "accuracy"), "vs_sft"] == 0.0
     assert found.loc[("rao", "alpaca_eval", "mean_length"), "value"] == 2.0
+
+
+def test_a_table_reads_back_from_the_catalogs_csv_as_it_was_written(table, tmp_path):
+    catalog = Path(__file__).parents[2] / "conf/base/catalog/evaluation.yml"
+    how = yaml.safe_load(catalog.read_text())["benchmark_scores"]["load_args"]
+    table.to_csv(tmp_path / "scores.csv", index=False)
+    pd.testing.assert_frame_equal(BenchmarkScores.validate(pd.read_csv(tmp_path / "scores.csv", **how)), table)
 
 
 def test_the_papers_tables_show_n_and_interval(table):
