@@ -84,7 +84,7 @@ class StudySession(KedroSession):
     def _chosen_nodes(self, pipeline_names: list[str]) -> list[str] | None:
         parameters = self.load_context().params
         others = set(METHODS) - set(chosen_methods(parameters["methods"]))
-        left_out = set() if parameters["evaluation"].benchmarks.names.strip() else {BENCHMARKS}
+        left_out = set() if parameters["evaluation"].benchmarks.chosen else {BENCHMARKS}
         nodes = sum((pipelines[name] for name in pipeline_names), start=Pipeline([])).nodes
         return [node.name for node in nodes if node.namespace not in others and not node.tags & left_out]
 

@@ -8,7 +8,13 @@ import pytest
 import yaml
 
 from rao_kedro.evals.benchmark_metrics import Results
-from rao_kedro.evals.benchmark_scores import benchmark_scores, downstream_table, judge_report, preference_table
+from rao_kedro.evals.benchmark_scores import (
+    benchmark_scores,
+    downstream_table,
+    harness_table,
+    judge_report,
+    preference_table,
+)
 from rao_kedro.evals.mt_bench import winner_of_both_orders
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.reporting.benchmark_report import benchmark_report, cut_sentences
@@ -59,15 +65,15 @@ def comparisons(method, *winners):
 
 
 def samples(method, *correct):
-    about = [(method, "arc_easy", str(k), "p", "o") for k in range(len(correct))]
-    rows = [(*of, "A" if right else None, "A", right) for of, right in zip(about, correct, strict=True)]
+    about = [(method, "arc_easy", "accuracy", str(k), "p", "o", "stop") for k in range(len(correct))]
+    rows = [(*of, "A" if right else None, "A", float(right), right) for of, right in zip(about, correct, strict=True)]
     return DownstreamSamples.validate(pd.DataFrame(rows, columns=list(DownstreamSamples.to_schema().columns)))
 
 
 def scores(method, *correct):
     value, n = float(np.mean(correct)), len(correct)
     interval = (max(value - 0.2, 0), min(value + 0.2, 1))
-    row = (method, "arc_easy", "accuracy", value, 0.1, *interval, n, n - sum(correct), 0.25)
+    row = (method, "arc_easy", "accuracy", value, True, 0.1, *interval, n, n - sum(correct), 0.25, 0.0, 0.0, "1")
     return DownstreamScores.validate(pd.DataFrame([row], columns=list(DownstreamScores.to_schema().columns)))
 
 
@@ -217,11 +223,14 @@ def test_cut_responses_are_told_by_benchmark(table):
     assert (
         found["rao", "alpaca_eval", "win_rate"] == pytest.approx(1 / 3) and found["sft", "alpaca_eval", "win_rate"] == 0
     )
-    assert np.isnan(found["rao", "arc_easy", "accuracy"])  # its samples do not say how they ended
+    assert found["rao", "arc_easy", "accuracy"] == 0
     ended = RESULTS["rao"]
     ended = ended._replace(samples=ended.samples.assign(finish_reason=["length", "stop", "length", "stop"]))
     scored = benchmark_scores({"rao": ended}, None).set_index(["benchmark", "metric"])["cut"]
-    assert scored["arc_easy", "accuracy"] == 0.5 and scored["alpaca_eval", "win_rate"] == pytest.approx(1 / 3)
+    assert scored["arc_easy", "accuracy"] == 0.5
+    unwritten = ended._replace(samples=ended.samples.assign(finish_reason=None))  # log-probs of choices
+    assert np.isnan(benchmark_scores({"rao": unwritten}, None).set_index("metric")["cut"]["accuracy"])
+    assert scored["alpaca_eval", "win_rate"] == pytest.approx(1 / 3)
 
 
 def test_the_report_says_in_words_what_was_cut_and_shows_first_runs_only(table):
@@ -249,9 +258,36 @@ def test_a_task_of_several_subjects_is_compared_over_the_items_of_all():
 
 
 def test_a_metric_that_is_no_share_of_right_samples_keeps_its_own_interval():
-    of_sft = RESULTS["sft"]._replace(scores=scores("sft", True, False).assign(metric="acc_norm"))
+    of_sft = RESULTS["sft"]._replace(scores=scores("sft", True, False).assign(metric="acc_norm"))  # of unknown items
     row = benchmark_scores({"sft": of_sft}, None).set_index("metric").loc["acc_norm"]
     assert row[["value", "low", "high", "n"]].tolist() == [50.0, 30.0, 70.0, 2]
+
+
+def test_a_metric_that_is_no_share_is_not_shown_in_percent_and_paired_as_it_is():
+    def with_perplexity(method, *values):
+        of_items = samples(method, *[False] * len(values)).assign(
+            task="lm_eval/wikitext", metric="word_perplexity", value=values
+        )
+        row = scores(method, True, False).assign(
+            task="lm_eval/wikitext",
+            metric="word_perplexity",
+            value=float(np.mean(values)),
+            is_share=False,
+            low=1.0,
+            high=9.0,
+        )
+        empty = (AlpacaEvalAnnotations.empty(), MTBenchJudgments.empty(), MTBenchComparisons.empty())
+        return Results(*empty, row, of_items, BenchmarkAnswers.empty()).by_run()[method]
+
+    both = {"sft": with_perplexity("sft", 6.0, 8.0), "rao": with_perplexity("rao", 5.0, 5.0)}
+    found = BenchmarkScores.validate(benchmark_scores(both, None)).set_index("method")
+    # 6 and 8 differ by 2, so t of one degree of freedom, 12.706, makes the interval; equal values have none.
+    assert found.loc["sft", ["value", "low", "high"]].tolist() == pytest.approx(
+        [7.0, 7 - 12.7062, 7 + 12.7062], abs=1e-4
+    )
+    assert found.loc["rao", ["value", "vs_sft"]].tolist() == [5.0, -2.0] and np.isnan(found.loc["rao", "low"])
+    assert harness_table(benchmark_scores(both, None)).columns.tolist() == ["lm_eval/wikitext word_perplexity"]
+    assert downstream_table(benchmark_scores(both, None)).empty
 
 
 def test_nothing_chosen_gives_empty_tables():

@@ -73,6 +73,13 @@ PROMPTED = "\n".join(f"{letter}. {text}" for letter, text in zip("ABCD", PLANETS
         ("There are 15 eggs in 2 days.", "15"),
         ("There are 15 eggs, so each gets 5", "5"),
         ("10-12", "12"),
+        ("She has 18 eggs left [1].", "18"),
+        ("18 eggs are left, see [1] and [2]", "18"),
+        ("It prints the 7 of arr[0]", "7"),
+        ("The answer is arr[0] = 7.", "7"),
+        ("The answer is 18 [1].", "18"),
+        ("The answer is [18].", "18"),
+        ("There remain [18]", "18"),
         ("I cannot answer this.", None),
         ("", None),
         ("9" * 6000, None),
@@ -197,6 +204,22 @@ def test_a_choice_is_read_from_the_last_statement(output, letter):
 )
 def test_without_one_choice_nothing_is_guessed(output):
     assert extract_choice(output, PLANETS) is None
+
+
+@pytest.mark.parametrize(
+    ("output", "answer"),
+    [
+        ("<think>The answer is 7.</think>\n\nThe answer is 18.", "18"),
+        ("The answer is 7.</think>The answer is 18.", "18"),  # the chat template opened the thought
+        ("<think>The answer is 18.", None),
+        ("<think>The answer is 18.</think>\nI cannot say.", None),
+        ("The tag <think> opens a thought. The answer is 18.", "18"),
+    ],
+)
+def test_an_answer_is_read_behind_the_thinking_and_never_in_it(output, answer):
+    assert extract_answer(output) == answer
+    letters = {"18": "B", "7": "A", None: None}
+    assert extract_answer(output, ("7", "18")) == letters[answer]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Downstream tasks through lm-evaluation-harness, with models that answer by rule."""
 
 import csv
+import gzip
 import io
 import json
 import logging
 import math
+import re
 import zipfile
 from pathlib import Path
 
@@ -15,8 +17,12 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from rao_kedro.errors import DataError, InferenceError, ParameterError
-from rao_kedro.evals.downstream.harness import SAMPLE_COLUMNS, SCORE_COLUMNS, TASK_FILES, run
-from rao_kedro.schemas.benchmarks import DOWNSTREAM, TaskSource
+from rao_kedro.evals.downstream.harness import TASK_FILES, run
+from rao_kedro.evals.downstream.sources import read_items
+from rao_kedro.evals.harness_model import Written
+from rao_kedro.evals.responses import Response
+from rao_kedro.schemas.benchmarks import DOWNSTREAM, ChainOfThoughtParameters, TaskSource
+from rao_kedro.schemas.tables import DownstreamSamples, DownstreamScores
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
@@ -47,6 +53,11 @@ class Rule(LM):
 
     def loglikelihood_rolling(self, requests):
         raise NotImplementedError
+
+
+def ours(table):
+    """The rows of this project's extraction."""
+    return table[table["metric"] == "accuracy"]
 
 
 def right(doc, _=0):
@@ -115,8 +126,10 @@ def mmlu_archive(tmp_path):
 )
 def test_accuracy_is_1_0_and_0_with_the_outputs_without_an_answer_counted(tmp_path, say, value, unparsed, extracted):
     scores, samples = run(Rule(say), ["gsm8k"], {"gsm8k": jsonl(tmp_path, numbers())})
-    assert list(scores.columns) == SCORE_COLUMNS and list(samples.columns) == SAMPLE_COLUMNS
-    [row] = scores.to_dict("records")
+    DownstreamScores.validate(scores.assign(method="rao"))
+    DownstreamSamples.validate(samples.assign(method="rao"))
+    [row] = ours(scores).to_dict("records")
+    samples = ours(samples)
     assert (row["task"], row["metric"], row["value"], row["n"], row["unparsed"]) == (
         "gsm8k",
         "accuracy",
@@ -124,7 +137,7 @@ def test_accuracy_is_1_0_and_0_with_the_outputs_without_an_answer_counted(tmp_pa
         4,
         unparsed,
     )
-    assert row["chance"] == 0 and row["stderr"] == 0
+    assert row["chance"] == 0 and row["stderr"] == 0 and row["num_fewshot"] == 0 and row["version"] == "2"
     first = samples.iloc[0]
     assert first["prompt"].startswith("How many, 1?\n\nThink step by step.") and first["output"] == say(
         {"gold": "1", "choices": []}
@@ -134,13 +147,13 @@ def test_accuracy_is_1_0_and_0_with_the_outputs_without_an_answer_counted(tmp_pa
 
 
 def test_errors_are_those_of_a_proportion(tmp_path):
-    # 4 of 10 right: sqrt(0.4 * 0.6 / 9) = 0.163299. Wilson with z = 1.959964: the middle is
-    # (0.4 + z^2 / 20) / (1 + z^2 / 10) = 0.427753 and half the width
-    # z sqrt(0.4 * 0.6 / 10 + z^2 / 400) / (1 + z^2 / 10) = 0.259573.
-    [row] = run(Rule(every_third), ["gsm8k"], {"gsm8k": jsonl(tmp_path, numbers(10))}).scores.to_dict("records")
+    # 4 of 10 right: sqrt(0.4 * 0.6 / 9) = 0.163299. Clopper and Pearson: the chance of 4 or more is 0.025 at 0.121552, that
+    # of 4 or fewer at 0.737622.
+    scores = run(Rule(every_third), ["gsm8k"], {"gsm8k": jsonl(tmp_path, numbers(10))}).scores
+    [row] = ours(scores).to_dict("records")
     assert (row["value"], row["unparsed"], row["n"]) == (0.4, 3, 10)
     assert row["stderr"] == pytest.approx(0.163299, abs=1e-6)
-    assert (row["low"], row["high"]) == pytest.approx((0.427753 - 0.259573, 0.427753 + 0.259573), abs=2e-6)
+    assert (row["low"], row["high"]) == pytest.approx((0.121552, 0.737622), abs=1e-6)
 
 
 def test_chance_is_the_mean_over_questions_with_unlike_numbers_of_choices(tmp_path):
@@ -148,6 +161,60 @@ def test_chance_is_the_mean_over_questions_with_unlike_numbers_of_choices(tmp_pa
     scores, _ = run(lm, ["arc_easy"], {"arc_easy": jsonl(tmp_path, science())})
     assert scores["chance"][0] == pytest.approx((1 / 3 + 1 / 4 + 1 / 5) / 3) and scores["value"][0] == 1
     assert "A. u\nB. v\nC. w\n\nThink" in lm.asked[0].args[0] and "D. x\nE. y\n\nThink" in lm.asked[2].args[0]
+
+
+def test_a_response_is_as_long_as_the_parameter_says(tmp_path):
+    lm = Rule(right)
+    source = jsonl(tmp_path, numbers(1))
+    run(lm, ["gsm8k"], {"gsm8k": source}, chain_of_thought=ChainOfThoughtParameters(max_tokens=2048))
+    assert lm.asked[0].args[1] == {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": 2048}
+
+
+SAID = {
+    1: "She has 1 egg. The answer is 1.",
+    2: "The answer is $2",  # the harness's strict pattern knows no dollar
+    3: "It is 3 in all",  # flexible and ours
+    4: "The answer is 4, of 5.",  # its flexible extraction takes the last number
+    5: "<think>The answer is 5.",  # a cut thought
+    6: "<think>5 or 6</think>The answer is 6.",
+    1000: "The answer is 1,000.",
+}
+
+
+def test_gsm8k_has_the_harnesss_strict_and_flexible_extraction_beside_ours(tmp_path):
+    rows = [{"question": "How many?", "answer": f"So.\n#### {number:,}"} for number in SAID]
+    scores, samples = run(Rule(lambda doc, _: SAID[int(doc["gold"])]), ["gsm8k"], {"gsm8k": jsonl(tmp_path, rows)})
+    right = samples.pivot(index="item_id", columns="metric", values="correct").sort_index()
+    assert right["accuracy"].tolist() == [True, True, True, True, False, True, True]
+    assert right["strict-match"].tolist() == [True, False, False, True, False, True, True]
+    assert right["flexible-extract"].tolist() == [True, True, True, False, False, True, True]
+    found = scores.set_index("metric")
+    assert found["unparsed"].to_dict() == {"accuracy": 1, "strict-match": 3, "flexible-extract": 1}
+    assert found.loc["strict-match", "value"] == pytest.approx(4 / 7) and (found["n"] == 7).all()
+
+
+@needs_shared
+def test_gold_numbers_are_those_that_the_harness_compares_with():
+    path = str(SHARED / SHARED_FILES["gsm8k"])
+    with gzip.open(path, "rt") as file:
+        rows = [json.loads(line)["answer"] for line in file]
+    theirs = [re.sub(r",|\$|\.$", "", row.rpartition("#### ")[2]) for row in rows]
+    assert [item.gold for item in read_items("gsm8k", TaskSource(path=path))] == theirs
+
+
+def test_how_many_responses_were_cut_is_counted(tmp_path):
+    def say(doc, number):
+        response = Response(f"<think>so</think>The answer is {doc['gold']}.", "length" if number == 1 else "stop")
+        return Written.read(response, [])
+
+    scores, samples = run(Rule(say), ["gsm8k"], {"gsm8k": jsonl(tmp_path, numbers(4))})
+    assert (scores["cut"] == 0.25).all()
+    assert ours(samples)["finish_reason"].tolist() == ["stop", "length", "stop", "stop"]
+    assert samples["output"].iloc[0] == "<think>so</think>The answer is 1."
+    # Log-probs of letters are no text that could be cut.
+    scores, samples = run(Rule(right), ["mmlu"], {"mmlu": mmlu_archive(tmp_path)})
+    assert scores["cut"].isna().all() and samples["finish_reason"].isna().all() and scores["num_fewshot"].eq(5).all()
+    DownstreamSamples.validate(samples.assign(method="rao"))
 
 
 def test_generation_is_greedy_and_the_prompt_holds_everything_but_the_answer(tmp_path):
@@ -207,12 +274,13 @@ def test_mmlu_is_the_mean_over_questions_and_has_its_subjects_too(tmp_path):
 
 def test_the_task_files_give_the_harness_itself_the_same_numbers(tmp_path):
     sources = {"gsm8k": jsonl(tmp_path, numbers(10)), "mmlu": mmlu_archive(tmp_path)}
-    values = run(Rule(every_third), list(sources), sources).scores.set_index("task")
+    values = ours(run(Rule(every_third), list(sources), sources).scores).set_index("task")
     metadata = {"sources": {task: source.model_dump() for task, source in sources.items()}}
     manager = TaskManager(include_path=str(TASK_FILES), include_defaults=False, metadata=metadata)
     found = simple_evaluate(Rule(every_third), tasks=["rao_gsm8k", "rao_mmlu"], task_manager=manager)["results"]
     assert found["rao_gsm8k"]["acc,answer"] == values.loc["gsm8k", "value"]
     assert found["rao_gsm8k"]["acc_stderr,answer"] == pytest.approx(values.loc["gsm8k", "stderr"])
+    assert found["rao_gsm8k"]["acc,strict-match"] == values.loc["gsm8k", "value"]
     assert found["rao_gsm8k"]["unparsed,answer"] == values.loc["gsm8k", "unparsed"] / 10
     assert found["rao_mmlu"]["acc,none"] == pytest.approx(values.loc["mmlu", "value"])
     assert found["rao_mmlu::anatomy"]["acc_stderr,none"] == pytest.approx(values.loc["mmlu::anatomy", "stderr"])
@@ -221,7 +289,7 @@ def test_the_task_files_give_the_harness_itself_the_same_numbers(tmp_path):
 @needs_shared
 def test_all_tasks_run_on_real_rows():
     sources = {task: TaskSource(path=str(SHARED / path)) for task, path in SHARED_FILES.items()}
-    scores, samples = run(Rule(right), sources=sources, limit=2)
+    scores, samples = map(ours, run(Rule(right), sources=sources, limit=2))
     assert list(scores["task"][:6]) == list(DOWNSTREAM) and list(scores["n"][:6]) == [2] * 5 + [2 * 57]
     assert (scores["value"] == 1).all() and (scores["unparsed"] == 0).all() and samples["correct"].all()
     assert len(samples) == 2 * 5 + 2 * 57 and samples["prompt"].is_unique

@@ -95,21 +95,41 @@ def test_a_comparison_shows_both_models_in_the_order_that_was_asked_for(question
     ("judgment", "score"),
     [
         ("Good. Rating: [[7]]", 7.0),
-        ("[[7.5]] and then [[3]]", 7.5),
+        ("First I thought [[7.5]], but Rating: [[3]]", 3.0),
+        ("Rating: [[10]]", 10.0),
         ("Rating: [8]", 8.0),
+        ("**Rating**: [8.5]. See [1].", 8.5),
+        ("Rating: [8], or rather\n\n**[6]**", 6.0),
+        ("My score is [4]", 4.0),
+        ("Rating: [[7]], not [[85]]", 7.0),
+        ("Rating: [[85]]", None),
+        ("Rating: [[0]] or [[11]]", None),
+        ("The code reads arr[0], arr[1] and, in R, list[[2]].", None),
+        ("see [1]", None),
+        ("As [1] says, the answer is wrong [2].", None),
+        ("score[7] is an index, rating [7](of) a link", None),
         ("I rate it 8/10.", None),
         ("Rating: [[ten]]", None),
         ("", None),
     ],
 )
-def test_a_score_stands_in_brackets(judgment, score):
+def test_the_last_score_from_1_to_10_in_brackets_counts(judgment, score):
     assert parse_score(judgment) == score
 
 
 @pytest.mark.parametrize(
-    ("judgment", "winner"), [("so [[A]]", "a"), ("so [[B]]", "b"), ("so [[C]]", "tie"), ("A is better", None)]
+    ("judgment", "winner"),
+    [
+        ("so [[A]]", "a"),
+        ("so [[B]]", "b"),
+        ("so [[C]]", "tie"),
+        ("At first [[A]] seems better, but [[B]]", "b"),
+        ("[[B]]? No: [[A]]. They are not equal, which would be [C].", "a"),
+        ("the code reads rows[[A]]", None),
+        ("A is better", None),
+    ],
 )
-def test_a_verdict_stands_in_brackets(judgment, winner):
+def test_the_last_verdict_in_brackets_counts(judgment, winner):
     assert parse_winner(judgment) == winner
 
 

@@ -9,6 +9,7 @@ import pytest
 from rao_kedro.errors import DataError
 from rao_kedro.evals.mt_bench import JudgePrompts, Question
 from rao_kedro.evals.mt_bench_judge import answered, compared, graded
+from rao_kedro.evals.responses import Response
 from rao_kedro.inference.chat_completions import ChatServer
 
 QUESTIONS = [
@@ -56,15 +57,28 @@ def test_the_second_turn_sees_the_first_answer_and_each_category_has_its_tempera
 
     def write(name, dialogues, temperature):
         calls.append((name, list(dialogues), temperature))
-        return {key: f"answer {len(messages)} to {messages[-1]['content']}" for key, messages in dialogues.items()}
+        said = {key: f"answer {len(messages)} to {messages[-1]['content']}" for key, messages in dialogues.items()}
+        return {key: Response(text, "length") for key, text in said.items()}
 
-    answers = answered(QUESTIONS, write)
-    assert answers[111] == ["answer 1 to 1 + 1?", "answer 3 to And doubled?"]
+    responses = answered(QUESTIONS, write)
+    assert responses[111] == [("answer 1 to 1 + 1?", "length"), ("answer 3 to And doubled?", "length")]
     assert [(keys, temperature) for _, keys, temperature in calls] == [
         (["111", "112"], 0.0),
         (["81"], 0.7),
     ] * 2
     assert len({name for name, *_ in calls}) == 4
+
+
+def test_the_second_turn_does_not_see_what_was_thought_in_the_first():
+    seen = []
+
+    def write(name, dialogues, temperature):
+        seen.extend(messages[1]["content"] for messages in dialogues.values() if len(messages) > 1)
+        thought = {"81": "<think>a, b</think>\n\nA line.", "111": "<think>1 + 1", "112": "4"}
+        return {key: Response(thought[key]) for key in dialogues}
+
+    answered(QUESTIONS, write)
+    assert sorted(seen) == ["", "4", "A line."]
 
 
 def test_every_answer_is_graded_with_the_prompt_of_its_category_and_turn():

@@ -13,6 +13,7 @@ from rao_kedro.evals.answers import write_benchmarks
 from rao_kedro.evals.benchmark_metrics import LengthControl, Results
 from rao_kedro.evals.benchmark_scores import benchmark_scores
 from rao_kedro.evals.judging import judge_answers
+from rao_kedro.evals.responses import Response
 from rao_kedro.inference.chat_completions import Answer, ChatServer, Token
 from rao_kedro.schemas.benchmarks import AlpacaEvalParameters, AnswersSpec, BenchmarkParameters, JudgeParameters
 from rao_kedro.schemas.tables import DownstreamSamples, DownstreamScores
@@ -29,7 +30,7 @@ class Replay:
         self.outputs = outputs
 
     def write(self, name, dialogues, sampling):
-        return {key: self.outputs[messages[-1]["content"]] for key, messages in dialogues.items()}
+        return {key: Response(self.outputs[messages[-1]["content"]]) for key, messages in dialogues.items()}
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")

@@ -30,7 +30,8 @@ def test_another_server_with_a_model_of_the_same_name_answers_and_judges_itself(
     said, judged = [], []
     for text, token in (("one", "m"), ("two", "M")):
         answer = lambda request, number, text=text, token=token: reply(  # noqa: E731
-            (text, {}) if request["model"] == "served" else (token, {token: 0.0})
+            (text, {}) if request["model"] == "served" else (token, {token: 0.0}),
+            finish_reason="length" if text == "two" else "stop",
         )
         with chat_server(answer) as (url, requests):
             judge = JudgeParameters(model="judge", base_url=url)
@@ -43,6 +44,7 @@ def test_another_server_with_a_model_of_the_same_name_answers_and_judges_itself(
             answers = pd.read_parquet(spec.answers_path)
             judgments = judge_answers(answers, benchmarks, tmp_path / "judgments")
             said.append(set(answers["answer"]))
+            assert answers["finish_reason"].tolist() == ["length" if text == "two" else "stop"] * 2
             judged.append(judgments.alpaca_eval["preference"].tolist())
             assert [request["model"] for request in requests] == ["served"] * 2 + ["judge"] * 2
             assert set(JudgeUsage.validate(judgments.usage)["identity"]) == {f"judge at {url}"}

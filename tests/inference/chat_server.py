@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-def reply(*tokens):
+def reply(*tokens, finish_reason="stop"):
     """Return a chat completion whose tokens are `(text, {alternative: logprob})`."""
     content = [
         {"token": text, "logprob": 0.0, "top_logprobs": [{"token": t, "logprob": p} for t, p in top.items()]}
         for text, top in tokens
     ]
     message = {"role": "assistant", "content": "".join(text for text, _ in tokens)}
-    return 200, json.dumps({"choices": [{"message": message, "logprobs": {"content": content}}]}), {}
+    choice = {"message": message, "logprobs": {"content": content}, "finish_reason": finish_reason}
+    return 200, json.dumps({"choices": [choice]}), {}
 
 
 @contextmanager

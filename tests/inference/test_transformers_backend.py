@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.inference import transformers_backend
 from rao_kedro.inference.generators import complete, make_generator, resolve_backend
 from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids
 from rao_kedro.models.loading import load_causal_lm
@@ -41,12 +42,30 @@ def test_greedy_decoding_in_a_padded_batch_takes_the_most_likely_token_each_time
             ids.append(token)
 
 
-def test_log_probs_of_next_tokens_in_a_padded_batch_are_those_of_each_prompt_alone(generator, prompts, tiny_checkpoint):
-    model, asked = load_causal_lm(tiny_checkpoint), [[5, 6, 7], [8], [9, 10]]
-    for prompt, tokens, found in zip(prompts, asked, generator.next_token_logps(prompts, asked), strict=True):
-        with torch.no_grad():
-            expected = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)[tokens]
-        assert found == pytest.approx(expected.tolist(), abs=1e-5)
+def test_log_probs_of_continuations_in_a_padded_batch_are_those_of_each_alone(generator, prompts, tiny_checkpoint):
+    model = load_causal_lm(tiny_checkpoint)
+    (greedy,) = in_order(generator.stream(prompts[:1], SamplingParameters(temperature=0, max_tokens=3)))[0]
+    # Single tokens, longer ones that share their beginning, and what greedy decoding writes.
+    asked = [[[5], [6], greedy.token_ids], [[8, 9], [8, 9, 10], [8, 7]], [[9]]]
+    found = generator.continuation_logps(prompts, asked)
+    for prompt, continuations, of_prompt in zip(prompts, asked, found, strict=True):
+        for ids, (logp, is_greedy) in zip(continuations, of_prompt, strict=True):
+            with torch.no_grad():
+                logps = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            assert logp == pytest.approx(float(sum(logps[range(len(ids)), ids])), abs=1e-5)
+            assert is_greedy == (logps.argmax(-1).tolist() == ids)
+    assert found[0][2].greedy and not all(of.greedy for of in found[1])
+
+
+def test_few_places_are_read_at_a_time(generator, prompts, monkeypatch):
+    asked = [[[8, 9, 10], [5]], [[7, 8, 9, 10]], [[9, 9]]]
+    expected = generator.continuation_logps(prompts, asked)
+    sizes, last_logps = [], generator._last_logps
+    monkeypatch.setattr(generator, "_last_logps", lambda rows, n: sizes.append((len(rows), n)) or last_logps(rows, n))
+    monkeypatch.setattr(transformers_backend, "MAX_READ", 4)
+    found = generator.continuation_logps(prompts, asked)
+    assert sizes == [(2, 2), (1, 3), (1, 4)]
+    assert [of.logp for row in found for of in row] == pytest.approx([of.logp for row in expected for of in row])
 
 
 def test_a_seed_decides_the_samples_and_the_callers_random_state_is_left_alone(generator, prompts):

@@ -65,6 +65,17 @@ def test_the_table_has_a_row_per_prompt_and_sample_whose_tokens_spell_its_text(s
     assert not spec.shards_dir.exists()
 
 
+def test_a_response_begins_with_the_thought_that_its_prompt_opens(spec, tmp_path, tiny_checkpoint):
+    shutil.copytree(tiny_checkpoint, tmp_path / "thinker")
+    template = (tiny_checkpoint / "chat_template.jinja").read_text()
+    (tmp_path / "thinker/chat_template.jinja").write_text(
+        template + "{% if add_generation_prompt %}<think>\n{% endif %}"
+    )
+    run(spec.model_copy(update={"model_dir": tmp_path / "thinker"}), Recorder())
+    responses = pq.read_table(spec.output_path)["response"].to_pylist()
+    assert all(response.startswith("<think>\n") for response in responses)
+
+
 def test_a_killed_run_goes_on_behind_its_finished_shards_with_the_same_seeds(spec):
     uninterrupted = Recorder()
     run(spec, uninterrupted)

@@ -1,6 +1,9 @@
+from functools import partial
+
 import pytest
 
-from rao_kedro.models.thinking import Thought, split_thinking
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.thinking import Thought, split_thinking, with_opening_tag
 
 
 @pytest.mark.parametrize(
@@ -20,3 +23,14 @@ from rao_kedro.models.thinking import Thought, split_thinking
 )
 def test_an_answer_is_what_stands_behind_the_thinking(text, opened, thought):
     assert split_thinking(text, opened) == thought
+
+
+def test_a_response_to_a_prompt_that_opens_a_thought_is_read_as_one(tiny_checkpoint):
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    opened, closed = (
+        partial(with_opening_tag, tokenizer, tokenizer(f"<|im_start|>assistant\n{text}")["input_ids"])
+        for text in ("<think>\n", "<think>\n\n</think>\n\n")
+    )
+    assert split_thinking(opened("6 times 7")) == Thought("6 times 7", None)
+    assert split_thinking(opened("6 times 7</think>\n42")) == Thought("6 times 7", "42")
+    assert closed("42") == "42"

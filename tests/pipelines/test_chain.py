@@ -251,9 +251,15 @@ def test_a_model_directory_without_a_chat_template_is_refused_by_name(project, t
 
 
 def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project, monkeypatch):
+    import lm_eval.tasks
+
     from rao_kedro.evals import policy_answers
+    from rao_kedro.evals.downstream import named_tasks
     from rao_kedro.inference import generators
 
+    gsm8k = Path(lm_eval.tasks.__file__).parent / "gsm8k"  # an index of all the harness's tasks takes ten seconds
+    few = named_tasks.TaskManager(include_path=gsm8k, include_defaults=False)
+    monkeypatch.setattr(named_tasks, "TaskManager", lambda: few)
     monkeypatch.syspath_prepend(str(ROOT / "tests/inference"))
     from chat_server import chat_server, reply
 
@@ -284,7 +290,8 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
         run(project, "evaluation", params={"methods": "rao", "evaluation": {"benchmarks": benchmarks}})
     asked = Counter((request["model"], request["max_tokens"]) for request in requests)
     assert len(starts) == 2
-    assert asked["served", 8] == 3 + 2 * 2 and asked["served", 512] == 3  # AlpacaEval, MT-Bench's turns, downstream
+    # AlpacaEval, MT-Bench's turns; the chains of thought; GSM8K as the harness asks it.
+    assert (asked["served", 8], asked["served", 16], asked["served", 256]) == (3 + 2 * 2, 3, 1)
     # AlpacaEval in both orders by both judges; MT-Bench graded, and in both orders compared with SFT; each once, though
     # sft and rao may answer the same.
     assert 3 * 2 * 2 <= asked["rule", 1] == asked["other", 1] <= 3 * 3 * 2
@@ -297,6 +304,14 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
     assert scores.loc[("rao", "mt_bench", "score"), "vs_sft"] == 0.0
     assert scores.loc[("rao", "mt_bench", "win_rate_vs_sft"), ["value", "n"]].tolist() == [50.0, 2]
     assert scores.loc[("api", "gsm8k", "accuracy"), "value"] == 100.0
+    for benchmark, metric in (("gsm8k", "strict-match"), ("lm_eval/gsm8k_cot", "exact_match,strict-match")):
+        assert scores.loc[("api", benchmark, metric), ["value", "n"]].tolist() == [100.0, 1]
+        assert scores.loc[("rao", benchmark, metric), "vs_sft"] == 0.0
+    for kind in ("benchmark_answers", "downstream_samples"):
+        written = pd.read_parquet(data / f"07_model_output/rao_{kind}.parquet")
+        assert (written["finish_reason"] == "length").any()
+    cut = pd.read_parquet(data / "07_model_output/rao_downstream_scores.parquet").set_index(["task", "metric"])["cut"]
+    assert cut["gsm8k", "accuracy"] > 0
     assert {"gsm8k", "arc_easy"} <= set(scores.index.get_level_values("benchmark"))
     assert scores.loc[("sft", "arc_easy", "accuracy"), "chance"] == pytest.approx(100 * (1 / 3 + 1 / 4) / 2)
     judged = pd.read_csv(data / "08_reporting/judge_report.csv").set_index(["method", "metric"])
@@ -310,6 +325,7 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
         outputs = json.loads((data / f"07_model_output/alpaca_eval_outputs/{method}.json").read_text())
         assert [row["generator"] for row in outputs] == [method] * 3 and set(outputs[0]) >= {"instruction", "output"}
     report = (data / "08_reporting/benchmark_report.html").read_text()
+    assert "Tasks of lm-evaluation-harness" in report and "lm_eval/gsm8k_cot exact_match,strict-match" in report
     assert "7 of 10, says rule" in report and "preferred over base with probability" in report
 
     settings = json.loads((data / "07_model_output/rao_generation_settings.json").read_text())
@@ -362,9 +378,16 @@ def benchmark_files(directory):
         },
     ]
     gsm8k = [{"question": "1 + 1?", "answer": "It is 2.\n#### 2"}]
+    rows = written("gsm8k.jsonl", gsm8k)
     return {
         "names": "alpaca_eval mt_bench gsm8k arc_easy",
         "max_model_len": 1200,
+        "chain_of_thought": {"max_tokens": 16},
+        "harness": {
+            "tasks": "gsm8k_cot",
+            "num_fewshot": 1,
+            "datasets": {"gsm8k_cot": {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": rows}}}},
+        },
         "alpaca_eval": {
             "baseline": written("baseline.json", baseline),
             "instruction_difficulty": None,
@@ -380,7 +403,7 @@ def benchmark_files(directory):
             "compare_with_sft": True,
         },
         "sources": {
-            "gsm8k": {"path": written("gsm8k.jsonl", gsm8k)},
+            "gsm8k": {"path": rows},
             "arc_easy": {"path": written("arc.json", arc)},
         },
     }

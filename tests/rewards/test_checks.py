@@ -94,3 +94,16 @@ def test_a_wrong_requirement_is_named_also_for_an_empty_response(requirements, m
 def test_words_and_sentences_are_split_as_a_reader_would():
     assert words("It's a well-known 3rd case, isn't it?") == ["It's", "a", "well-known", "3rd", "case", "isn't", "it"]
     assert len(sentences('He said: "Go!" Then 3.5 km later\nwe stopped.')) == 3
+
+
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        ("<think>One, two, three and many more words.</think>\n\nno comma", 1.0),
+        ("One, two, three and many more words.</think>no comma", 1.0),  # the chat template opened the thought
+        ("<think>no comma", 0.0),  # cut: there is no answer
+        ("<think>no comma</think>\n", 0.0),
+    ],
+)
+def test_rules_read_what_stands_behind_the_thinking(response, score):
+    assert score_response(response, [{"check": "no_commas"}, {"check": "max_words", "limit": 2}]) == score

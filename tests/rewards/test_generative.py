@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,17 @@ def test_too_many_answers_without_a_score_end_the_run():
         pytest.raises(InferenceError, match=r"20 of 20 answers .* there are no log-probs of the score in '7'"),
     ):
         judge(url).score([group])
+
+
+def test_the_judge_sees_what_stands_behind_a_responses_thinking():
+    from chat_server import chat_server, reply
+
+    thinkers = replace(GROUP, responses=["<think>secret plan</think>\n\nhi", "<think>secret pl"])
+    with chat_server(lambda request, number: reply(("7", TOP))) as (url, requests):
+        judge(url, concurrency=1).annotate([thinkers])
+    prompts = [request["messages"][-1]["content"] for request in requests]
+    assert len(prompts) == 2 and not any("secret" in prompt or "<think>" in prompt for prompt in prompts)
+    assert "hi" in prompts[0]
 
 
 def test_a_response_stays_between_markers_that_it_does_not_know():

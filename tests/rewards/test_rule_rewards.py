@@ -1,6 +1,7 @@
 """Rules, ratings and combinations of rewards, by hand arithmetic."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -23,6 +24,10 @@ def letters(messages, response):
     return len(response) - len(messages[0]["content"])
 
 
+def length(messages, response):
+    return len(response)
+
+
 def nothing(messages, response):
     return None
 
@@ -42,6 +47,13 @@ def test_a_function_of_the_users_scores_by_its_import_path():
     assert make_reward("rules", function=f"{__name__}:letters").score([BRIEF]) == [[7 - 9, 21 - 9]]
     with pytest.raises(DataError, match=r"returned None for a response of group brief; it must be a number"):
         make_reward("rules", function=f"{__name__}:nothing").score([BRIEF])
+
+
+def test_a_function_is_given_the_answer_without_its_thinking_and_not_asked_about_a_cut_one():
+    group = replace(BRIEF, responses=["<think>so long</think>four", "four", "<think>never"])
+    [scores] = make_reward("rules", function=f"{__name__}:length").annotate([group])
+    assert scores.rewards[:2] == [4, 4] and math.isnan(scores.rewards[2])
+    assert scores.failures == ["", "", "the thinking was cut, so there is no answer"]
 
 
 @pytest.mark.parametrize(

@@ -165,16 +165,16 @@ def _mt_bench_against_sft(comparisons: pd.DataFrame) -> dict[str, Metric]:
 
 
 def _downstream(scores: pd.DataFrame, samples: pd.DataFrame) -> dict[Key, Metric]:
-    """Return metrics of tasks; those that are no mean over the samples keep the interval they come with."""
+    """Return metrics of tasks, shares in percent; what is no mean over items keeps the interval it comes with."""
     whole = samples["task"].str.split("::").str[0]
     metrics = {}
     for row in scores.to_dict("records"):
-        task, name = str(row["task"]), str(row["metric"])
-        items = samples[(samples["task"] == task) | (whole == task)]
-        right = 100.0 * items.set_index(["task", "item_id"])["correct"].astype(float)
-        known = None
-        if name != "accuracy" or items.empty:
-            right, known = right[:0], Interval(100 * row["value"], 100 * row["low"], 100 * row["high"], row["n"])
+        task, name, percent = str(row["task"]), str(row["metric"]), 100.0 if row["is_share"] else 1.0
+        items = samples[((samples["task"] == task) | (whole == task)) & (samples["metric"] == name)]
+        values, known = percent * items.set_index(["task", "item_id"])["value"], None
+        if not np.isclose(values.mean(), percent * row["value"]) or values.isna().any():
+            values = values[:0]
+            known = Interval(percent * row["value"], percent * row["low"], percent * row["high"], row["n"])
         about = {"unscored": int(row["unparsed"]), "chance": 100 * row["chance"]}
-        metrics[task, name] = Metric(right, PERCENT, known, **about)
+        metrics[task, name] = Metric(values, PERCENT if row["is_share"] else None, known, **about)
     return metrics

@@ -30,6 +30,7 @@ from rao_kedro.evals.statistics import (
     of_difference,
     runs_by_method,
 )
+from rao_kedro.schemas.benchmarks import HARNESS
 from rao_kedro.schemas.tables import BenchmarkScores, JudgeReport
 
 AGAINST = ("sft", "dpo")
@@ -152,6 +153,12 @@ def downstream_table(scores: pd.DataFrame) -> pd.DataFrame:
         values = scores.set_index(["benchmark", "metric"]).loc[columns]
         table["average"] = values.groupby("method")["value"].mean().map("{:.2f}".format).reindex(table.index)
     return table
+
+
+def harness_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return methods by the metrics of tasks of lm-evaluation-harness itself."""
+    own = scores[scores["benchmark"].str.startswith(HARNESS) & ~scores["benchmark"].str.contains("::")]
+    return _by_method(own, list(dict.fromkeys(zip(own["benchmark"], own["metric"], strict=True))))
 
 
 def _by_method(scores: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:

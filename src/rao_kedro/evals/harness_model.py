@@ -8,22 +8,50 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from jinja2 import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, TemplateLM
+from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.evals.responses import Response
 from rao_kedro.files import write_text
 from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
-from rao_kedro.inference.generators import Generator, finished_shards
+from rao_kedro.inference.generators import Generator, Likelihood, finished_shards
 from rao_kedro.models.chat import load_chat_format, prompt_token_ids
 from rao_kedro.models.identity import combined_hash, content_hash
+from rao_kedro.models.thinking import with_opening_tag
 from rao_kedro.schemas.generation import GenerationParameters, SamplingParameters
+
+MAX_GEN_TOKS = 256  # of a response, where a task does not say it: the harness's default
+
+
+class Written(str):
+    """What a task reads of a response: behind the thinking, up to the first of its `until` strings.
+
+    Attributes:
+        response: All of it, and whether it was cut at its token limit; where an `until` string ended it, it was not.
+    """
+
+    response: Response
+
+    @classmethod
+    def read(cls, response: Response, until: Sequence[str]) -> Self:
+        """Return what a task reads; nothing of a thought that was cut."""
+        read = postprocess_generated_text(response.answer, list(until), None)
+        written = cls(read)
+        written.response = response if read == response.answer else response._replace(finish_reason="stop")
+        return written
 
 
 class GeneratorLM(TemplateLM):
-    """Answers chats greedily, and tells how likely single tokens are behind plain text."""
+    """Answers chats greedily, and tells how likely continuations of plain text are.
+
+    Each prompt is a user's message. This project's tasks are run so.
+    """
 
     def __init__(
         self,
@@ -55,110 +83,174 @@ class GeneratorLM(TemplateLM):
         """Return the end-of-turn token."""
         return int(self.tokenizer.eos_token_id)
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Return the token ids of plain text, behind a BOS token where the tokenizer puts one."""
-        return list(self.tokenizer(string, add_special_tokens=add_special_tokens is not False)["input_ids"])
+    @property
+    def prefix_token_id(self) -> int:
+        """Return what stands before a text without a prompt: BOS, or the end-of-turn token."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else int(bos)
 
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Return what the model answers to each prompt as a user's message, up to the first of its `until` strings.
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Return the token ids of text, behind a BOS token where the tokenizer puts one and the text has none yet."""
+        if add_special_tokens is None:
+            add_special_tokens = not has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id))
+        return list(self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"])
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Return what tasks read of the response to each prompt, as `Written`.
 
         Raises:
             ParameterError: A task does not ask for greedy decoding.
             InferenceError: A prompt is too long.
         """
-        chats = [[{"role": "user", "content": request.args[0]}] for request in requests]
-        prompts = [prompt_token_ids(self.chat, chat) for chat in chats]
-        wanted = [_max_tokens(request.args[1]) for request in requests]
-        written: dict[int, str] = {}
-        order = sorted(range(len(requests)), key=lambda i: wanted[i])
-        for max_tokens, of_length in groupby(order, key=lambda i: wanted[i]):
-            rows = list(of_length)
-            for i in rows:
-                self._refuse_too_long(prompts[i], max_tokens, requests[i])
-            size = self.generation.shard_size
+        wanted = [_read_gen_kwargs(request.args[1]) for request in requests]
+        prompts = [
+            self._fitted(self._prompt_ids(request.args[0]), max_tokens, request.task_name)
+            for request, (max_tokens, _) in zip(requests, wanted, strict=True)
+        ]
+        responses: dict[int, Response] = {}
+        order = sorted(range(len(requests)), key=lambda i: wanted[i][0])
+        for max_tokens, of_length in groupby(order, key=lambda i: wanted[i][0]):
+            rows, size = list(of_length), self.generation.shard_size
             shards = [rows[start : start + size] for start in range(0, len(rows), size)]
-            for shard, texts in self._texts(max_tokens, [[prompts[i] for i in shard] for shard in shards]):
-                written |= dict(zip(shards[shard], texts, strict=True))
-                print(f"{len(written)} of {len(requests)} answers", flush=True)
-        return [_cut(written[i], request.args[1].get("until") or []) for i, request in enumerate(requests)]
+            for shard, written in self._responses(max_tokens, [[prompts[i] for i in shard] for shard in shards]):
+                responses |= dict(zip(shards[shard], written, strict=True))
+                print(f"{len(responses)} of {len(requests)} answers", flush=True)
+        return [Written.read(responses[i], until) for i, (_, until) in enumerate(wanted)]
 
-    def _texts(self, max_tokens: int, shards: Sequence[list[list[int]]]) -> Iterator[tuple[int, list[str]]]:
-        """Yield the answers to each shard's prompts, those that are kept first."""
-        paths = [self._path("text", max_tokens, prompts) for prompts in shards]
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        return prompt_token_ids(self.chat, [{"role": "user", "content": prompt}])
+
+    def _responses(self, max_tokens: int, shards: Sequence[list[list[int]]]) -> Iterator[tuple[int, list[Response]]]:
+        """Yield the responses to each shard's prompts, those that are kept first."""
+        paths = [self._path("responses", max_tokens, prompts) for prompts in shards]
         missing = {}
         for shard, path in enumerate(paths):
             if path is not None and path.exists():
-                yield shard, json.loads(path.read_text())
+                yield shard, [Response(*kept) for kept in json.loads(path.read_text())]
             else:
                 missing[shard] = shards[shard]
         if missing:
             sampling = SamplingParameters(temperature=0.0, max_tokens=max_tokens)
             for shard, completions in finished_shards(self.make(), missing, sampling):
-                texts = [completion.text for (completion,) in completions]
-                _keep(paths[shard], texts)
-                yield shard, texts
+                responses = [
+                    Response(with_opening_tag(self.tokenizer, prompt, written.text), written.finish_reason)
+                    for prompt, (written,) in zip(shards[shard], completions, strict=True)
+                ]
+                _keep(paths[shard], responses)
+                yield shard, responses
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Return the log-prob of each continuation, and whether none of the others behind the prompt is likelier.
+        """Return the log-prob of each continuation, and whether greedy decoding writes it.
 
         Raises:
-            InferenceError: A continuation is more than one token, or a prompt is too long.
+            InferenceError: A prompt is too long.
         """
-        choices: dict[tuple[int, ...], list[int]] = {}
-        for (_, continuation), prompt, tokens in requests:
-            if len(tokens) != 1:
-                raise InferenceError(
-                    f"{continuation!r} is {len(tokens)} tokens of {self.model_dir}; only single tokens are compared"
-                )
-            choices.setdefault(tuple(prompt), []).append(tokens[0])
-        prompts = list(choices)
-        found: dict[tuple[int, ...], dict[int, float]] = {}
+        # An engine writes a token behind what it reads.
+        rows = [
+            (tuple(self._fitted(prompt, len(continuation) + 1)), tuple(continuation))
+            for _, prompt, continuation in requests
+        ]
+        asked: dict[tuple[int, ...], dict[tuple[int, ...], None]] = {}
+        for prompt, continuation in rows:
+            asked.setdefault(prompt, {})[continuation] = None
+        prompts, found = list(asked), dict[tuple[tuple[int, ...], tuple[int, ...]], Likelihood]()
         for start in range(0, len(prompts), self.generation.shard_size):
             shard = prompts[start : start + self.generation.shard_size]
-            for ids in shard:
-                self._refuse_too_long(ids, 1, ids)
-            asked = [choices[prompt] for prompt in shard]
-            logps = self._logps([list(prompt) for prompt in shard], asked)
-            found |= {p: dict(zip(a, values, strict=True)) for p, a, values in zip(shard, asked, logps, strict=True)}
-            print(f"{len(found)} of {len(prompts)} questions", flush=True)
-        return [
-            (of_prompt[tokens[0]], of_prompt[tokens[0]] == max(of_prompt.values()))
-            for _, prompt, tokens in requests
-            for of_prompt in [found[tuple(prompt)]]
-        ]
+            likelihoods = self._likelihoods([*map(list, shard)], [[*map(list, asked[prompt])] for prompt in shard])
+            for prompt, of_prompt in zip(shard, likelihoods, strict=True):
+                found |= {(prompt, ids): of for ids, of in zip(asked[prompt], of_prompt, strict=True)}
+            print(f"{start + len(shard)} of {len(prompts)} questions", flush=True)
+        return [found[row] for row in rows]
 
-    def _logps(self, prompts: list[list[int]], asked: list[list[int]]) -> list[list[float]]:
-        path = self._path("logps", asked, prompts)
+    def _likelihoods(self, prompts: list[list[int]], asked: list[list[list[int]]]) -> list[list[Likelihood]]:
+        path = self._path("likelihoods", asked, prompts)
         if path is not None and path.exists():
-            kept: list[list[float]] = json.loads(path.read_text())
-            return kept
-        logps = self.make().next_token_logps(prompts, asked)
-        _keep(path, logps)
-        return logps
+            return [[Likelihood(*kept) for kept in of_prompt] for of_prompt in json.loads(path.read_text())]
+        found = self.make().continuation_logps(prompts, asked)
+        _keep(path, found)
+        return found
 
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Perplexities are no part of this project.
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Return the log-prob of each text, in windows of the model's length, as the harness's own models do."""
+        windows = [
+            (i, window)
+            for i, request in enumerate(requests)
+            for window in get_rolling_token_windows(
+                self.tok_encode(request.args[0]), self.prefix_token_id, self.generation.max_model_len - 2, 1
+            )
+        ]
+        logps = self._loglikelihood_tokens([(("", ""), *make_disjoint_window(window)) for _, window in windows])
+        totals = [0.0] * len(requests)
+        for (i, _), (logp, _) in zip(windows, logps, strict=True):
+            totals[i] += logp
+        return totals
 
-        Raises:
-            InferenceError: Always.
-        """
-        raise InferenceError("this model does not compute perplexities")
-
-    def _refuse_too_long(self, prompt: Sequence[int], max_tokens: int, request: Any) -> None:
+    def _fitted(self, prompt: list[int], max_tokens: int, task: str | None = None) -> list[int]:
+        """Return a prompt that leaves room for some tokens."""
         room = self.generation.max_model_len - max_tokens
         if len(prompt) > room:
             raise InferenceError(
-                f"a prompt of {getattr(request, 'task_name', 'a task')} has {len(prompt)} tokens, and max_model_len "
+                f"a prompt of {task or 'a task'} has {len(prompt)} tokens, and max_model_len "
                 f"{self.generation.max_model_len} leaves {room} beside {max_tokens} to write: raise max_model_len"
             )
+        return prompt
 
     def _path(self, kind: str, how: Any, prompts: list[list[int]]) -> Path | None:
         """Return where a shard is kept, if any is."""
         if self.shards_dir is None:
             return None
         return self.shards_dir / f"{combined_hash(self._identity, kind, json.dumps([how, prompts]))}.json"
+
+
+class TextLM(GeneratorLM):
+    """Continues prompts as they are; the harness puts them into the chat template where it is asked to.
+
+    The harness's own tasks are run so, and a prompt that is too long loses its beginning, as with the harness's own
+    models.
+    """
+
+    _said_that_prompts_are_cut = False
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Return what the harness calls the tokenizer."""
+        return str(self.model_dir).replace("/", "__")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Return a chat as text, without its system message where the template refuses one.
+
+        Args:
+            chat_history: The messages.
+            add_generation_prompt: False where the last message is the beginning of the response.
+        """
+        how = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+        try:
+            return str(self.tokenizer.apply_chat_template(chat_history, tokenize=False, **how))
+        except TemplateError:
+            without = [message for message in chat_history if message["role"] != "system"]
+            return str(self.tokenizer.apply_chat_template(without, tokenize=False, **how))
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        return self.tok_encode(prompt)
+
+    def _fitted(self, prompt: list[int], max_tokens: int, task: str | None = None) -> list[int]:
+        if (room := self.generation.max_model_len - max_tokens) < 1:
+            raise InferenceError(
+                f"{task or 'a task'} wants {max_tokens} tokens behind a prompt, and max_model_len is "
+                f"{self.generation.max_model_len}: raise max_model_len"
+            )
+        if len(prompt) > room and not self._said_that_prompts_are_cut:
+            self._said_that_prompts_are_cut = True
+            print(f"prompts lose their beginning to fit max_model_len {self.generation.max_model_len}", flush=True)
+        return prompt[-room:]
+
+
+class _Chat(str):
+    """A chat as text, and its messages, which a chat server is sent."""
+
+    messages: list[dict[str, str]]
 
 
 class ServedLM(LM):
@@ -169,22 +261,34 @@ class ServedLM(LM):
         super().__init__()
         self.server = server
 
+    @property
+    def tokenizer_name(self) -> str:
+        """Return what the harness calls the tokenizer."""
+        return self.server.model
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Return a chat as it is sent: the template is the server's business."""
+        chat = _Chat(json.dumps(chat_history))
+        chat.messages = chat_history
+        return chat
+
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Return what the model answers to each prompt as a user's message, up to the first of its `until` strings.
+        """Return what tasks read of the response to each chat, or user's message, as `Written`.
 
         Raises:
             ParameterError: A task does not ask for greedy decoding.
             InferenceError: The server stays away; what it answered is kept.
         """
-        written: dict[int, str] = {}
-        wanted = [_max_tokens(request.args[1]) for request in requests]
-        for max_tokens in sorted(set(wanted)):
-            rows = [i for i, tokens in enumerate(wanted) if tokens == max_tokens]
-            chats = [[{"role": "user", "content": requests[i].args[0]}] for i in rows]
+        responses: dict[int, Response] = {}
+        wanted = [_read_gen_kwargs(request.args[1]) for request in requests]
+        for max_tokens in sorted({of[0] for of in wanted}):
+            rows = [i for i, of in enumerate(wanted) if of[0] == max_tokens]
+            prompts = [requests[i].args[0] for i in rows]
+            chats = [p.messages if isinstance(p, _Chat) else [{"role": "user", "content": p}] for p in prompts]
             print(f"asking {self.server.model} for {len(rows)} answers of downstream tasks", flush=True)
             answers = self.server.answers(chats, ChatSampling(max_tokens))
-            written |= {i: answer.text for i, answer in zip(rows, answers, strict=True)}
-        return [_cut(written[i], request.args[1].get("until") or []) for i, request in enumerate(requests)]
+            responses |= {i: Response(a.text, a.finish_reason) for i, a in zip(rows, answers, strict=True)}
+        return [Written.read(responses[i], until) for i, (_, until) in enumerate(wanted)]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Chat servers do not do this.
@@ -209,14 +313,9 @@ def _keep(path: Path | None, computed: Any) -> None:
         write_text(path, json.dumps(computed))
 
 
-def _max_tokens(how: dict[str, Any]) -> int:
-    """Return how many tokens a task lets a model write."""
-    if how.get("do_sample") or how.get("temperature", 0.0) != 0.0:
+def _read_gen_kwargs(how: dict[str, Any]) -> tuple[int, list[str]]:
+    """Return how many tokens a task lets a model write, and the strings that end a response."""
+    asked = normalize_gen_kwargs(how, MAX_GEN_TOKS)
+    if asked["do_sample"] and asked.get("temperature") != 0.0:
         raise ParameterError(f"a task asks for sampling ({how}); this model writes greedily")
-    return int(how.get("max_gen_toks", 256))
-
-
-def _cut(text: str, until: Sequence[str] | str) -> str:
-    for end in [until] if isinstance(until, str) else until:
-        text = text.split(end)[0] if end else text
-    return text
+    return asked["max_gen_toks"], [end for end in asked["until"] if end]

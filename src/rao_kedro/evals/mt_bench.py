@@ -28,9 +28,19 @@ TEMPERATURES = {
 }
 WITH_REFERENCE = {"math", "reasoning", "coding"}
 SCORES = (1.0, 10.0)  # the scale
-SCORE = re.compile(r"\[\[(\d+\.?\d*)\]\]")
-SCORE_IN_SINGLE_BRACKETS = re.compile(r"\[(\d+\.?\d*)\]")
-VERDICTS: dict[str, Winner] = {"[[A]]": "a", "[[B]]": "b", "[[C]]": "tie"}
+_ON_SCALE = r"(?:10(?:\.0*)?|[1-9](?:\.\d*)?)"
+# Behind a word, double brackets index a list: `x[[1]]`.
+SCORE = re.compile(rf"(?<!\w)\[\[({_ON_SCALE})\]\]")
+# Single brackets cite and index, too: they hold a score behind `Rating:`, or alone on their line.
+SCORE_IN_SINGLE_BRACKETS = re.compile(
+    rf"""
+      \b(?:rating|score)\b(?:\s+is)?[\s:=*_]+\[(?P<stated>{_ON_SCALE})\](?!\()
+    | ^[\s*_]*\[(?P<alone>{_ON_SCALE})\][\s*_.]*$
+    """,
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+)
+WINNER = re.compile(r"(?<!\w)\[\[([ABC])\]\]")
+WINNERS: dict[str, Winner] = {"A": "a", "B": "b", "C": "tie"}
 
 
 @dataclass(frozen=True)
@@ -135,14 +145,17 @@ class JudgePrompts:
 
 
 def parse_score(judgment: str) -> float | None:
-    """Return the score of a judgment, `[[score]]` or else `[score]`; None where there is none."""
-    found = SCORE.search(judgment) or SCORE_IN_SINGLE_BRACKETS.search(judgment)
-    return float(found.group(1)) if found else None
+    """Return the last score from 1 to 10 of a judgment, `[[score]]` or else `[score]`; None where there is none."""
+    if in_double := SCORE.findall(judgment):
+        return float(in_double[-1])
+    in_single = [*SCORE_IN_SINGLE_BRACKETS.finditer(judgment)]
+    return float(in_single[-1]["stated"] or in_single[-1]["alone"]) if in_single else None
 
 
 def parse_winner(judgment: str) -> Winner | None:
-    """Return whom a comparison prefers; None where it does not say."""
-    return next((winner for verdict, winner in VERDICTS.items() if verdict in judgment), None)
+    """Return whom the last verdict of a comparison prefers; None where there is none."""
+    verdicts = WINNER.findall(judgment)
+    return WINNERS[verdicts[-1]] if verdicts else None
 
 
 def winner_of_both_orders(first: Winner | None, swapped: Winner | None) -> Winner | None:

@@ -16,40 +16,43 @@ from rao_kedro.evals.mt_bench import (
     parse_winner,
     winner_of_both_orders,
 )
+from rao_kedro.evals.responses import Response
 from rao_kedro.inference.chat_completions import ChatSampling
 from rao_kedro.inference.judge import Asked
 
 SAMPLING = ChatSampling(max_tokens=2048)
-Write = Callable[[str, Mapping[str, Sequence[Message]], float], Mapping[str, str]]
+Write = Callable[[str, Mapping[str, Sequence[Message]], float], Mapping[str, Response]]
 
 
-def answered(questions: Sequence[Question], write: Write) -> dict[int, list[str]]:
-    """Return a model's answer to both turns of each question, by the question's id.
+def answered(questions: Sequence[Question], write: Write) -> dict[int, list[Response]]:
+    """Return a model's response to both turns of each question, by the question's id.
+
+    The second turn sees the first answer without its thinking.
 
     Args:
         questions: What is asked.
-        write: Returns the answers to named dialogues, given a name for them all and a temperature.
+        write: Returns the responses to named dialogues, given a name for them all and a temperature.
     """
-    answers: dict[int, list[str]] = {question.question_id: [] for question in questions}
+    responses: dict[int, list[Response]] = {question.question_id: [] for question in questions}
     for turn in (1, 2):
         for temperature in sorted({question.temperature for question in questions}):
             asked = {
-                str(question.question_id): _dialogue(question, answers[question.question_id])
+                str(question.question_id): _dialogue(question, responses[question.question_id])
                 for question in questions
                 if question.temperature == temperature
             }
             written = write(f"mt_bench_turn_{turn}_temperature_{temperature:g}", asked, temperature)
             for question_id in asked:
-                answers[int(question_id)].append(written[question_id])
-    return answers
+                responses[int(question_id)].append(written[question_id])
+    return responses
 
 
-def _dialogue(question: Question, answers: Sequence[str]) -> list[Message]:
+def _dialogue(question: Question, responses: Sequence[Response]) -> list[Message]:
     """Return the dialogue up to the turn that is not answered yet."""
     messages: list[Message] = []
-    for turn, answer in zip(question.turns, answers, strict=False):
-        messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
-    return [*messages, {"role": "user", "content": question.turns[len(answers)]}]
+    for turn, response in zip(question.turns, responses, strict=False):
+        messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": response.answer}]
+    return [*messages, {"role": "user", "content": question.turns[len(responses)]}]
 
 
 def graded(

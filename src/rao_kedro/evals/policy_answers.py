@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from rao_kedro.evals.answers import Message, write_benchmarks
+from rao_kedro.evals.answers import Message, named_tasks, write_benchmarks
+from rao_kedro.evals.responses import Response
 from rao_kedro.files import write_text
 from rao_kedro.inference.generators import Generator, make_generator, resolve_backend
 from rao_kedro.inference.worker import generate_table
@@ -35,12 +36,14 @@ def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> Non
 
     Raises:
         DataError: Prompts or a benchmark's files have no usable form.
+        ParameterError: A task of lm-evaluation-harness is unknown, or cannot be run.
         InferenceError: A prompt is too long, or the backend failed.
     """
     spec = PolicyAnswersSpec.model_validate_json(Path(spec_path).read_text())
     engine = _Engine(spec, make)
+    named = named_tasks(spec)  # what cannot be asked is said before an engine starts
     generate_table(spec.held_out, engine.made)
-    write_benchmarks(spec, engine)
+    write_benchmarks(spec, engine, named)
     write_text(spec.settings_path, json.dumps(_settings(spec), indent=2))
 
 
@@ -73,7 +76,7 @@ class _Engine:
 
     def __init__(self, spec: PolicyAnswersSpec, make: Callable[..., Generator]) -> None:
         how = spec.held_out
-        longest = max(how.max_model_len, spec.benchmarks.max_model_len if spec.benchmarks.names else 0)
+        longest = max(how.max_model_len, spec.benchmarks.max_model_len if spec.benchmarks.chosen else 0)
         self.generation = how.model_copy(update={"max_model_len": spec.benchmarks.max_model_len})
         self.workspace = spec.workspace / "benchmarks"
         self.make = cache(lambda: make(how.backend, how.model_dir, dtype=how.dtype, max_model_len=longest))
@@ -84,8 +87,8 @@ class _Engine:
 
     def write(
         self, name: str, dialogues: Mapping[str, Sequence[Message]], sampling: SamplingParameters
-    ) -> dict[str, str]:
-        """Return the answer to each dialogue by its name."""
+    ) -> dict[str, Response]:
+        """Return the response to each dialogue by its name."""
         self.workspace.mkdir(parents=True, exist_ok=True)
         prompts = self.workspace / f"{name}_prompts.parquet"
         rows = [{"prompt_id": key, "messages": list(of), "requirements": "[]"} for key, of in dialogues.items()]
@@ -94,13 +97,15 @@ class _Engine:
         spec = self.generation.model_copy(update={"sampling": sampling, **paths})
         generate_table(spec, self.made)
         written = pd.read_parquet(spec.output_path)
-        return dict(zip(written["prompt_id"], written["response"], strict=True))
+        responses = map(Response, written["response"], written["finish_reason"])
+        return dict(zip(written["prompt_id"], responses, strict=True))
 
-    def harness_model(self) -> "GeneratorLM":
+    def harness_model(self, own_tasks: bool = False) -> "GeneratorLM":
         """Return it as a model of lm-evaluation-harness."""
-        from rao_kedro.evals.harness_model import GeneratorLM
+        from rao_kedro.evals.harness_model import GeneratorLM, TextLM
 
-        return GeneratorLM(self.generation.model_dir, self.generation, self.make, self.workspace / "downstream")
+        kind = TextLM if own_tasks else GeneratorLM
+        return kind(self.generation.model_dir, self.generation, self.make, self.workspace / "downstream")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.files import write_text
 from rao_kedro.models.identity import combined_hash
+from rao_kedro.schemas.generation import FinishReason
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -45,12 +46,14 @@ class Answer(BaseModel):
     Attributes:
         text: All of it.
         tokens: Token by token, where log-probs were asked for.
+        finish_reason: "length" where it was cut at the token limit.
         prompt_tokens: Tokens that were read, as the server counts them; 0 where it does not.
         completion_tokens: Tokens that were written.
     """
 
     text: str
     tokens: list[Token] = []
+    finish_reason: FinishReason = "stop"
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -219,7 +222,8 @@ def _parsed(reply: str, with_logprobs: bool, base_url: str) -> Answer:
     if with_logprobs and text and not tokens:
         raise InferenceError(f"{base_url} gives no log-probs: set read: text, or choose a server that does")
     counts = {name: usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
-    return Answer(text=text, tokens=tokens, **counts)
+    finish_reason: FinishReason = "length" if choice.get("finish_reason") == "length" else "stop"
+    return Answer(text=text, tokens=tokens, finish_reason=finish_reason, **counts)
 
 
 def _by_text(alternatives: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from rao_kedro.errors import InferenceError, ParameterError
-from rao_kedro.schemas.generation import SamplingParameters
+from rao_kedro.schemas.generation import FinishReason, SamplingParameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +30,19 @@ class Completion:
 
     text: str
     token_ids: list[int]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
+
+
+class Likelihood(NamedTuple):
+    """How likely a continuation is.
+
+    Attributes:
+        logp: The sum of its tokens' log-probs, in nats.
+        greedy: Whether greedy decoding writes it.
+    """
+
+    logp: float
+    greedy: bool
 
 
 class Generator(Protocol):
@@ -47,14 +59,14 @@ class Generator(Protocol):
         """
         ...
 
-    def next_token_logps(
-        self, prompt_ids: Sequence[Sequence[int]], token_ids: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """Return how likely some tokens are behind each prompt, in nats: `[prompts][tokens]`.
+    def continuation_logps(
+        self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[Likelihood]]:
+        """Return how likely some continuations of each prompt are: `[prompts][continuations]`.
 
         Args:
-            prompt_ids: `[prompts][tokens]`.
-            token_ids: Per prompt the tokens that are asked about.
+            prompt_ids: `[prompts][tokens]`, none of them empty.
+            continuations: Per prompt the token ids of those that are asked about, none of them empty.
         """
         ...
 

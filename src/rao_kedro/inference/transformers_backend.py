@@ -1,17 +1,18 @@
 """Generates with transformers: slower than vLLM, and runs wherever torch does. Knows of no file but the model's."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rao_kedro.inference.generators import Completion, Dtype, complete
+from rao_kedro.inference.generators import Completion, Dtype, Likelihood, complete
 from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.rotary import refuse_long_rows
 from rao_kedro.schemas.generation import SamplingParameters
 
+MAX_READ = 512  # places of a batch whose log-probs of the whole vocabulary are held at a time
 SORTED_BATCHES = 8  # batches whose rows are sorted together: less padding, and yet the first prompts end first
 
 
@@ -57,26 +58,52 @@ class TransformersGenerator:
                     if len(completions[i]) == sampling.n:
                         yield i, completions[i]
 
-    def next_token_logps(
-        self, prompt_ids: Sequence[Sequence[int]], token_ids: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """Return how likely some tokens are behind each prompt; see `Generator`.
+    def continuation_logps(
+        self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[Likelihood]]:
+        """Return how likely some continuations of each prompt are; see `Generator`.
+
+        Continuations that differ in their last token only cost one row together.
 
         Raises:
-            ModelError: A prompt is longer than the model's rotary embedding allows.
+            ModelError: A prompt with its continuation is longer than the model's rotary embedding allows.
         """
-        refuse_long_prompts(self.model, prompt_ids, 0)
-        found: list[list[float]] = []
-        for start in range(0, len(prompt_ids), self.batch_rows):
-            rows = _left_padded(prompt_ids[start : start + self.batch_rows], self.stop_ids[0])
-            input_ids, mask = (x.to(self.device) for x in rows)
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
-            with torch.inference_mode():
-                output = self.model(input_ids, attention_mask=mask, position_ids=positions, logits_to_keep=1)
-            logps = output.logits[:, -1].float().log_softmax(-1)
-            asked = token_ids[start : start + self.batch_rows]
-            found += [row[list(ids)].tolist() for row, ids in zip(logps, asked, strict=True)]
+        asked: dict[tuple[int, ...], list[tuple[int, int, Sequence[int]]]] = {}
+        for i, (prompt, of_prompt) in enumerate(zip(prompt_ids, continuations, strict=True)):
+            for j, ids in enumerate(of_prompt):
+                asked.setdefault((*prompt, *ids[:-1]), []).append((i, j, ids))
+        refuse_long_prompts(self.model, [*asked], 0)
+        found: list[list[Likelihood]] = [[Likelihood(0.0, True)] * len(of_prompt) for of_prompt in continuations]
+        read = {row: max(len(ids) for *_, ids in places) for row, places in asked.items()}
+        for rows in _batches(sorted(read, key=read.__getitem__), read, self.batch_rows):
+            for row, logps in zip(rows, self._last_logps(rows, read[rows[-1]]), strict=True):
+                for i, j, ids in asked[row]:
+                    tokens, own = torch.tensor(ids, device=self.device), logps[-len(ids) :]
+                    logp = own.gather(1, tokens[:, None]).sum()
+                    found[i][j] = Likelihood(float(logp), bool((own.argmax(-1) == tokens).all()))
         return found
+
+    def _last_logps(self, rows: Sequence[Sequence[int]], n: int) -> torch.Tensor:
+        """Return the log-probs `[rows, n, vocabulary]` of the tokens behind the last `n` tokens of each row."""
+        input_ids, mask = (x.to(self.device) for x in _left_padded(rows, self.stop_ids[0]))
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        with torch.inference_mode():
+            output = self.model(input_ids, attention_mask=mask, position_ids=positions, logits_to_keep=n)
+        return output.logits.float().log_softmax(-1)
+
+
+def _batches(
+    rows: Sequence[tuple[int, ...]], read: Mapping[tuple[int, ...], int], most: int
+) -> Iterator[list[tuple[int, ...]]]:
+    """Yield batches of at most `most` rows and `MAX_READ` places that are read; `rows` ascend by those of each."""
+    batch: list[tuple[int, ...]] = []
+    for row in rows:
+        if batch and (len(batch) == most or (len(batch) + 1) * read[row] > MAX_READ):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,9 +4,11 @@ The engine runs inside the calling process: workers are processes of their own a
 second one the batches, and so the sampled text, would depend on timing.
 """
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -19,7 +21,7 @@ for _name, _value in _ENVIRONMENT.items():  # vLLM reads these when it is import
     os.environ.setdefault(_name, _value)
 
 from rao_kedro.errors import InferenceError  # noqa: E402
-from rao_kedro.inference.generators import Completion, Dtype, complete  # noqa: E402
+from rao_kedro.inference.generators import Completion, Dtype, Likelihood, complete  # noqa: E402
 from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer  # noqa: E402
 from rao_kedro.schemas.generation import SamplingParameters  # noqa: E402
 
@@ -106,19 +108,42 @@ class VllmGenerator:
         finally:
             engine.abort_request([str(first + i) for i in range(len(prompts))])  # what nobody waits for any more
 
-    def next_token_logps(
-        self, prompt_ids: Sequence[Sequence[int]], token_ids: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """Return how likely some tokens are behind each prompt; see `Generator`."""
-        prompts = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompt_ids]
-        parameters = [
-            SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=list(ids), detokenize=False)
-            for ids in token_ids
-        ]
-        results = self.engine.generate(prompts, parameters, use_tqdm=False)
+    def continuation_logps(
+        self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[Likelihood]]:
+        """Return how likely some continuations of each prompt are; see `Generator`.
+
+        Single tokens cost one request per prompt, longer continuations one request each.
+        """
+        requests: list[tuple[TokensPrompt, SamplingParams]] = []
+        for prompt, asked in zip(prompt_ids, continuations, strict=True):
+            if all(len(ids) == 1 for ids in asked):
+                requests.append((_tokens(prompt), _one_token(logprob_token_ids=[ids[0] for ids in asked])))
+            else:
+                requests += [(_tokens([*prompt, *ids]), _one_token(prompt_logprobs=0)) for ids in asked]
+        prompts, parameters = zip(*requests, strict=True) if requests else ((), ())
+        results = iter(self.engine.generate(list(prompts), list(parameters), use_tqdm=False))
         found = []
-        for result, ids in zip(results, token_ids, strict=True):
-            logprobs = result.outputs[0].logprobs
-            assert logprobs is not None
-            found.append([logprobs[0][token].logprob for token in ids])
+        for asked in continuations:
+            if all(len(ids) == 1 for ids in asked):
+                written = next(results).outputs[0]
+                assert written.logprobs is not None
+                logprobs, greedy = written.logprobs[0], written.token_ids[0]
+                found.append([Likelihood(logprobs[token].logprob, token == greedy) for (token,) in asked])
+            else:
+                found.append([_of_last_tokens(next(results).prompt_logprobs, ids) for ids in asked])
         return found
+
+
+def _tokens(ids: Sequence[int]) -> TokensPrompt:
+    return TokensPrompt(prompt_token_ids=list(ids))
+
+
+def _one_token(**asked: Any) -> SamplingParams:
+    return SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **asked)
+
+
+def _of_last_tokens(logprobs: Any, ids: Sequence[int]) -> Likelihood:
+    """Return how likely the last tokens of a prompt are."""
+    own = [of_place[token] for of_place, token in zip(logprobs[-len(ids) :], ids, strict=True)]
+    return Likelihood(math.fsum(token.logprob for token in own), all(token.rank == 1 for token in own))

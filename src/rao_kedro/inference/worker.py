@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,8 +24,12 @@ from rao_kedro.inference.generators import (
     make_generator,
     resolve_backend,
 )
+from rao_kedro.models.thinking import with_opening_tag
 from rao_kedro.processes import worker_main
 from rao_kedro.schemas.generation import GenerationSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 KEY = b"rao_kedro.generation_key"
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -135,8 +140,11 @@ def _missing_shards(spec: GenerationSpec, n_shards: int, key: str) -> list[int]:
 def _generate_shards(
     spec: GenerationSpec, shards: list[list[dict]], missing: list[int], key: str, make: Callable[..., Generator]
 ) -> None:
+    from rao_kedro.models.chat import load_tokenizer
+
     prompt_ids = dict(zip(missing, _tokenize(spec, [shards[i] for i in missing]), strict=True))
     started = time.monotonic()
+    tokenizer = load_tokenizer(spec.model_dir)
     generator = make(spec.backend, spec.model_dir, dtype=spec.dtype, max_model_len=spec.max_model_len)
     print(f"model loaded in {time.monotonic() - started:.0f} s", flush=True)
     # Greedy text does not depend on what is written beside it, and an engine is busiest with all prompts at once;
@@ -147,7 +155,7 @@ def _generate_shards(
     for call in calls:
         sampling = spec.sampling.model_copy(update={"seed": _shard_seed(spec.sampling.seed, call[0])})
         for i, completions in finished_shards(generator, {i: prompt_ids[i] for i in call}, sampling):
-            table = _shard_table(shards[i], prompt_ids[i], completions)
+            table = _shard_table(tokenizer, shards[i], prompt_ids[i], completions)
             _write(table, _shard_path(spec, i), key)
             rows += len(table)
             tokens += sum(table["n_tokens"].to_pylist())
@@ -189,13 +197,16 @@ def _shard_seed(seed: int, shard: int) -> int:
 
 
 def _shard_table(
-    prompts: list[dict], prompt_ids: list[list[int]], completions: Sequence[Sequence[Completion]]
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[dict],
+    prompt_ids: list[list[int]],
+    completions: Sequence[Sequence[Completion]],
 ) -> pa.Table:
     rows = [
         {
             **prompt,
             "sample": sample,
-            "response": completion.text,
+            "response": with_opening_tag(tokenizer, ids, completion.text),
             "n_tokens": len(completion.token_ids),
             "finish_reason": completion.finish_reason,
             "response_ids": completion.token_ids,

@@ -4,9 +4,14 @@ Models that think write `<think> ... </think> answer`; where the chat template a
 closing tag is in the text.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 OPEN, CLOSE = "<think>", "</think>"
+TAG_TOKENS = 8  # that hold a tag and a line break, also where the tag is no token of its own
 
 
 class Thought(NamedTuple):
@@ -36,3 +41,15 @@ def split_thinking(text: str, opened: bool = False) -> Thought:
         return Thought("", text)
     thinking, closed, answer = text.partition(CLOSE)
     return Thought(thinking.strip().removeprefix(OPEN).strip(), answer.strip() if closed else None)
+
+
+def with_opening_tag(tokenizer: "PreTrainedTokenizerBase", prompt_ids: Sequence[int], response: str) -> str:
+    """Return a response behind the opening tag that its prompt ends with, so that all responses are read alike.
+
+    Args:
+        tokenizer: Of the model.
+        prompt_ids: The prompt, with its generation header.
+        response: What the model wrote behind it.
+    """
+    end = str(tokenizer.decode(list(prompt_ids[-TAG_TOKENS:]))).rstrip()
+    return f"{OPEN}\n{response}" if end.endswith(OPEN) else response

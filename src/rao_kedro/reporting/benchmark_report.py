@@ -52,6 +52,7 @@ def benchmark_report(
         verdict=[*map(_verdicts(annotations, judgments), answers.to_dict("records"))] if len(answers) else ""
     )
     methods = [run for run in dict.fromkeys([*answers["method"], *samples["method"]]) if run == method_of(run)]
+    samples = samples.drop_duplicates(["method", "task", "item_id"])  # of several metrics, the first
     shown = {
         str(name): _examples(table, ["item_id", "turn"], methods, lambda row: (row["answer"], row["verdict"]), examples)
         for name, table in judged.groupby("benchmark", sort=False)

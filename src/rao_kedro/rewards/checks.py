@@ -1,7 +1,7 @@
 """Rule-based rewards: checkable requirements of a prompt, each scored in [0, 1] with partial credit.
 
 Partial credit orders responses that all miss a requirement, so that the best and the worst of a few samples differ.
-A check is added by adding a function with `@check`. Imports the standard library only, until mathematics is checked.
+A check is added by adding a function with `@check`. Imports no package until mathematics is checked.
 """
 
 import inspect
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rao_kedro.errors import ParameterError
+from rao_kedro.models.thinking import split_thinking
 
 Check = Callable[..., float]
 CHECKS: dict[str, Check] = {}
@@ -23,10 +24,10 @@ def check(function: Check) -> Check:
 
 
 def score_response(response: str, requirements: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean of the requirements' scores, in [0, 1]; an empty response scores 0.
+    """Return the mean of the requirements' scores, in [0, 1]; nothing, and an unfinished thought, scores 0.
 
     Args:
-        response: The text.
+        response: The text; checks are given what stands behind the thinking.
         requirements: For example `[{"check": "max_words", "limit": 20}, {"check": "no_commas"}]`.
 
     Raises:
@@ -34,11 +35,9 @@ def score_response(response: str, requirements: Sequence[Mapping[str, Any]]) -> 
     """
     if not requirements:
         raise ParameterError("a prompt without requirements cannot be scored by rules")
-    if not response.strip():
-        for requirement in requirements:
-            _bound(requirement)
-        return 0.0
-    return sum(_bound(requirement)(response.strip()) for requirement in requirements) / len(requirements)
+    bound = [_bound(requirement) for requirement in requirements]
+    answer = (split_thinking(response).answer or "").strip()
+    return sum(check(answer) for check in bound) / len(bound) if answer else 0.0
 
 
 def score_responses(responses: Sequence[str], requirements: str) -> list[float] | None:

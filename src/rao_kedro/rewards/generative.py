@@ -15,6 +15,7 @@ from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.inference.chat_completions import Answer, ChatSampling
 from rao_kedro.inference.judge import Judge
 from rao_kedro.models.identity import combined_hash
+from rao_kedro.models.thinking import split_thinking
 from rao_kedro.rewards.base import PromptGroup, Reward, Scores
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class GenerativeReward(Reward):
     def _prompt(self, messages: Sequence[Mapping[str, str]], response: str) -> str:
         from jinja2 import TemplateError
 
+        response = split_thinking(response).answer or ""  # as the judges of benchmarks see it
         # A response cannot end its own block: it does not know the marker.
         marker = combined_hash(response, *(message["content"] for message in messages))[:8]
         scale = {"lowest": self.lowest, "highest": self.highest}

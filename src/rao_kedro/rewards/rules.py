@@ -3,17 +3,21 @@
 import importlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rao_kedro.errors import DataError, ParameterError
+from rao_kedro.models import thinking
 from rao_kedro.models.identity import combined_hash, file_hash
+from rao_kedro.models.thinking import split_thinking
 from rao_kedro.rewards import checks
 from rao_kedro.rewards.base import Message, PromptGroup, Reward, Scores
 from rao_kedro.rewards.checks import score_response
 
 NO_REQUIREMENTS = "the prompt has no requirements that rules could check"
+THINKING_WAS_CUT = "the thinking was cut, so there is no answer"
 
 
 class Rules(Reward):
@@ -26,7 +30,8 @@ class Rules(Reward):
             requirements: Checks (`rao_kedro.rewards.checks`) for every prompt, in place of the prompt's own ones, for
                 example `[{check: max_words, limit: 100}]`.
             function: Import path `module:name` of a function of the prompt's messages and the response that returns a
-                number, in place of checks.
+                number, in place of checks. It is given the response without its thinking, and none whose thinking was
+                cut.
 
         Raises:
             ParameterError: Both are set, a check or its arguments are unknown, or the function cannot be imported.
@@ -42,8 +47,8 @@ class Rules(Reward):
     def identity(self) -> str:
         """Return a hash of the code that scores, and of its parameters."""
         module = inspect.getmodule(self.function) if self.function else checks
-        code = file_hash(Path(str(inspect.getsourcefile(module or checks))))
-        return f"rules {combined_hash(code, str(self.path), json.dumps(self.requirements, sort_keys=True))}"
+        code = [file_hash(Path(str(inspect.getsourcefile(of)))) for of in (module or checks, thinking)]
+        return f"rules {combined_hash(*code, str(self.path), json.dumps(self.requirements, sort_keys=True))}"
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group; a prompt without requirements has none."""
@@ -51,14 +56,19 @@ class Rules(Reward):
 
     def _of_group(self, group: PromptGroup) -> Scores:
         if self.function is not None:
-            return Scores.complete([self._called(self.function, group, response) for response in group.responses])
+            scored = [self._called(self.function, group, response) for response in group.responses]
+            failures = [THINKING_WAS_CUT if score is None else "" for score in scored]
+            return Scores([math.nan if score is None else score for score in scored], [False] * len(scored), failures)
         requirements = json.loads(group.requirements) if self.requirements is None else self.requirements
         if not requirements:
             return Scores.failed(len(group.responses), NO_REQUIREMENTS)
         return Scores.complete([score_response(response, requirements) for response in group.responses])
 
-    def _called(self, function: Callable[..., float], group: PromptGroup, response: str) -> float:
-        value = function(group.messages, response)
+    def _called(self, function: Callable[..., float], group: PromptGroup, response: str) -> float | None:
+        """Return the score of a response; None of one whose thinking was cut."""
+        if (answer := split_thinking(response).answer) is None:
+            return None
+        value = function(group.messages, answer)
         if isinstance(value, bool | int | float) and value == value:
             return float(value)
         raise DataError(f"{self.path} returned {value!r} for a response of group {group.group_id}; it must be a number")

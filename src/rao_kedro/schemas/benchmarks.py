@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rao_kedro.schemas.generation import GenerationSpec
 
 JUDGED = ("alpaca_eval", "mt_bench")
+HARNESS = "lm_eval/"  # before the names of tasks of lm-evaluation-harness itself, in tables
+FORMATS = ("json", "csv", "parquet", "text", "arrow")  # of files, which `datasets` reads without a dataset's name
 DOWNSTREAM = ("gsm8k", "arc_easy", "arc_challenge", "mathqa", "socialiqa", "mmlu")
 
 
@@ -130,15 +132,73 @@ class TaskSource(_Parameters):
     revision: str | None = None
 
 
+class ChainOfThoughtParameters(_Parameters):
+    """The zero-shot chain-of-thought tasks of `DOWNSTREAM`.
+
+    Attributes:
+        max_tokens: Of a response; one that is cut often has no answer yet, and counts as wrong.
+    """
+
+    max_tokens: int = Field(512, ge=1)
+
+
+class HarnessDataset(_Parameters):
+    """Where the rows of a task of lm-evaluation-harness are, in place of what the task names; see `load_dataset`.
+
+    Attributes:
+        dataset_path: A dataset of the hub, the directory of a copy of it, or a format: `json`, `csv`, `parquet`.
+        dataset_name: A configuration of it. With a format there is none; else what the task names if not set.
+        dataset_kwargs: What else `load_dataset` takes, for example `{data_files: {train: a.jsonl, test: b.jsonl}}`.
+    """
+
+    dataset_path: str
+    dataset_name: str | None = None
+    dataset_kwargs: dict[str, Any] = {}
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Return what replaces keys of a task's file."""
+        keeps_name = self.dataset_name is None and self.dataset_path not in FORMATS
+        return self.model_dump(exclude={"dataset_name"} if keeps_name else None)
+
+
+class HarnessParameters(_Parameters):
+    """Tasks of lm-evaluation-harness itself, run as its own command runs them.
+
+    Attributes:
+        tasks: Names of its tasks, groups and tags, with blanks between; none takes none. `lm_eval ls tasks` lists them.
+        num_fewshot: Examples before each question; what a task says if not set. Tasks that say 0 stay without.
+        apply_chat_template: Whether prompts are messages in the model's chat template, or plain text.
+        fewshot_as_multiturn: Whether the examples are turns of the chat, or all in one message.
+        datasets: Where rows are, by the name of a task or a group, if not where the task says.
+    """
+
+    tasks: str = ""
+    num_fewshot: int | None = Field(None, ge=0)
+    apply_chat_template: bool = True
+    fewshot_as_multiturn: bool = True
+    datasets: dict[str, HarnessDataset] = {}
+
+    @model_validator(mode="after")
+    def _datasets_are_of_tasks(self) -> Self:
+        if unused := [name for name in self.datasets if name not in self.tasks.split()]:
+            raise ValueError(
+                f"harness.datasets: {', '.join(unused)} is not among harness.tasks ({self.tasks or 'none'})"
+            )
+        return self
+
+
 class AnsweredBenchmarks(_Parameters):
     """What models answer: all that decides what they are asked, and how.
 
     Attributes:
         names: Of `JUDGED` and `DOWNSTREAM`, with blanks between; none takes none.
-        limit: Items of each benchmark (of each subject of MMLU); all if not set.
+        limit: Items of each benchmark (of each subject of MMLU, of each task of a group); all if not set.
         max_model_len: Tokens of the longest prompt and its answer together.
         alpaca_eval: Files and sampling.
         mt_bench: Files.
+        chain_of_thought: How long a response to a downstream task may be.
+        harness: Tasks of lm-evaluation-harness itself.
         sources: Where rows of downstream tasks are, by name; in their usual datasets of the hub if not set.
         seed: Seeds sampling and the resampling of the intervals.
     """
@@ -148,6 +208,8 @@ class AnsweredBenchmarks(_Parameters):
     max_model_len: int = Field(4096, ge=2)
     alpaca_eval: AlpacaEvalParameters = AlpacaEvalParameters()
     mt_bench: MTBenchParameters = MTBenchParameters()
+    chain_of_thought: ChainOfThoughtParameters = ChainOfThoughtParameters()
+    harness: HarnessParameters = HarnessParameters()
     sources: dict[str, TaskSource] = {}
     seed: int = 0
 
@@ -155,8 +217,16 @@ class AnsweredBenchmarks(_Parameters):
     def _names_are_known(self) -> Self:
         known = (*JUDGED, *DOWNSTREAM)
         if unknown := [name for name in [*self.names.split(), *self.sources] if name not in known]:
-            raise ValueError(f"benchmarks: unknown {', '.join(unknown)}; choose of {' '.join(known)}")
+            raise ValueError(
+                f"benchmarks: unknown {', '.join(unknown)}; choose of {' '.join(known)}, or name tasks of "
+                "lm-evaluation-harness in harness.tasks"
+            )
         return self
+
+    @property
+    def chosen(self) -> bool:
+        """Whether there is any benchmark to answer."""
+        return bool(self.names.split() or self.harness.tasks.split())
 
     @property
     def downstream(self) -> list[str]:

@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+FinishReason = Literal["stop", "length"]
+
 
 class SamplingParameters(BaseModel):
     """How to sample; nothing of a checkpoint's own sampling defaults (top-k, penalties) is added to it.

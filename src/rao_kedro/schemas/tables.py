@@ -9,6 +9,8 @@ from pandera.typing import Series
 
 # Training evaluates on `validation`, which may choose a checkpoint; `test` is only reported.
 SPLITS = ["train", "validation", "test"]
+# Of generated text: the model ended it, or it was cut at its token limit.
+FINISH_REASONS = ["stop", "length"]
 
 
 def _numbers_are_finite(values: Sequence[float]) -> bool:
@@ -147,7 +149,7 @@ class Generations(_Table):
     requirements: Series[str]
     response: Series[str]
     n_tokens: Series[int] = pa.Field(ge=1)
-    finish_reason: Series[str] = pa.Field(isin=["stop", "length"])
+    finish_reason: Series[str] = pa.Field(isin=FINISH_REASONS)
     response_ids: Series[object]
     prompt_ids: Series[object]
 
@@ -163,7 +165,7 @@ class ScoredGenerations(_Table):
     prompt: Series[str]
     response: Series[str]
     n_tokens: Series[int] = pa.Field(ge=1)
-    finish_reason: Series[str] = pa.Field(isin=["stop", "length"])
+    finish_reason: Series[str] = pa.Field(isin=FINISH_REASONS)
     rule_score: Series[float] = pa.Field(nullable=True, ge=0, le=1)
     reward: Series[float] = pa.Field(nullable=True)
     reward_failure: Series[str]
@@ -245,7 +247,10 @@ class Leaderboard(_Table):
 
 
 class BenchmarkAnswers(_Table):
-    """One row per item and turn of a judged benchmark: what a model answered."""
+    """One row per item and turn of a judged benchmark: what a model answered, apart from what it thought before.
+
+    `finish_reason` is "length" where the response was cut at its token limit; a cut thought has no answer, "".
+    """
 
     method: Series[str]
     benchmark: Series[str]
@@ -253,33 +258,56 @@ class BenchmarkAnswers(_Table):
     turn: Series[int] = pa.Field(ge=1)
     prompt: Series[str]
     answer: Series[str]
+    thinking: Series[str]
+    finish_reason: Series[str] = pa.Field(isin=FINISH_REASONS)
 
 
 class DownstreamScores(_Table):
-    """One row per downstream task and subject: accuracy with its standard error and Wilson's 95 % interval."""
+    """One row per downstream task (`task::subject` of a group's parts) and metric, with a 95 % interval.
+
+    Tasks of lm-evaluation-harness itself are `lm_eval/...`, and their metrics have its names. `is_share` says whether
+    the value is a share of items, which reports show in percent. `unparsed` counts outputs without an answer, which are
+    wrong; `cut` is the share of responses that were cut at their token limit, missing where none was written. Chance is
+    missing where it is not known, an interval where there is none, `num_fewshot` where parts of a group differ.
+    """
 
     method: Series[str]
     task: Series[str]
     metric: Series[str]
-    value: Series[float] = pa.Field(ge=0, le=1)
+    value: Series[float] = pa.Field(nullable=True)
+    is_share: Series[bool]
     stderr: Series[float] = pa.Field(nullable=True)
-    low: Series[float] = pa.Field(ge=0)
-    high: Series[float] = pa.Field(le=1)
+    low: Series[float] = pa.Field(nullable=True)
+    high: Series[float] = pa.Field(nullable=True)
     n: Series[int] = pa.Field(ge=1)
     unparsed: Series[int] = pa.Field(ge=0)
-    chance: Series[float] = pa.Field(ge=0, le=1)
+    chance: Series[float] = pa.Field(nullable=True, ge=0, le=1)
+    cut: Series[float] = pa.Field(nullable=True, ge=0, le=1)
+    num_fewshot: Series[float] = pa.Field(nullable=True, ge=0)
+    version: Series[str]
+
+    @pa.dataframe_check(error="shares are between 0 and 1")
+    def _shares(cls, table: pd.DataFrame) -> pd.Series:
+        return ~table["is_share"].astype(bool) | table["value"].between(0, 1)
 
 
 class DownstreamSamples(_Table):
-    """One row per item of a downstream task; `extracted` is missing where the output holds no answer."""
+    """One row per item of a downstream task and metric.
+
+    `output` is the whole response, or the log-probs of the choices as JSON. `finish_reason` is missing where nothing
+    was written, `extracted` where the output holds no answer, and `value` where the metric is no mean over items.
+    """
 
     method: Series[str]
     task: Series[str]
+    metric: Series[str]
     item_id: Series[str]
     prompt: Series[str]
     output: Series[str]
+    finish_reason: Series[str] = pa.Field(nullable=True, isin=FINISH_REASONS)
     extracted: Series[str] = pa.Field(nullable=True)
     gold: Series[str]
+    value: Series[float] = pa.Field(nullable=True)
     correct: Series[bool]
 
 

@@ -1,6 +1,7 @@
 """Answers of chains of thought: read, compared with the gold answers, and with what people read out of outputs.
 
-`extract_answers` and `score_answer` are what this project's task files name as filter and as `process_results`.
+`extract_answers`, `without_thinking` and `score_answer` are what this project's task files name as filters and as
+`process_results`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,8 +14,12 @@ import pandas as pd
 from rao_kedro.errors import DataError
 from rao_kedro.evals.downstream.choice_answers import LETTERS, extract_choice
 from rao_kedro.evals.downstream.number_answers import extract_number, parse_number
+from rao_kedro.models.thinking import split_thinking
 from rao_kedro.preferences.readers import read_rows
 from rao_kedro.schemas.parameters import PreferenceSource
+
+INVALID = "[invalid]"  # what the harness's filters find where nothing matches
+IGNORED = [",", r"\$", r"(?s).*#### ", r"\.$"]  # in numbers, by the harness's own files of GSM8K
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,14 @@ class LabelledOutput:
 
 
 def extract_answer(output: str, choices: Sequence[str] = ()) -> str | None:
-    """Return the answer that an output ends with: a letter where there are choices, else a number; None without one."""
-    return extract_choice(output, choices) if choices else extract_number(output)
+    """Return the answer that an output ends with: a letter where there are choices, else a number; None without one.
+
+    It is read behind the thinking; an unfinished thought has no answer.
+    """
+    said = split_thinking(output).answer
+    if said is None:
+        return None
+    return extract_choice(said, choices) if choices else extract_number(said)
 
 
 def extract_answers(outputs: Sequence[Sequence[str]], docs: Iterable[Mapping[str, Any]]) -> list[str | None]:
@@ -46,10 +57,23 @@ def extract_answers(outputs: Sequence[Sequence[str]], docs: Iterable[Mapping[str
     return [extract_answer(output, doc["choices"]) for [output], doc in zip(outputs, docs, strict=True)]
 
 
+def without_thinking(outputs: Sequence[Sequence[str]], docs: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """Return what stands behind the thinking of each document's outputs; a filter of lm-evaluation-harness."""
+    return [[split_thinking(output).answer or "" for output in of_doc] for of_doc in outputs]
+
+
 def score_answer(doc: Mapping[str, Any], answers: Sequence[str | None]) -> dict[str, float]:
-    """Return whether the extracted answer is right, and whether there is none."""
+    """Return whether the extracted answer is right, and whether there is none.
+
+    Answers are compared as the harness compares numbers of GSM8K: without commas, dollar signs and a last full stop.
+    """
+    from lm_eval.api.metrics import exact_match_hf_evaluate
+
     [answer] = answers
-    return {"acc": float(answer == doc["gold"]), "unparsed": float(answer is None)}
+    if answer is None or answer == INVALID:
+        return {"acc": 0.0, "unparsed": 1.0}
+    found = exact_match_hf_evaluate([answer], [doc["gold"]], regexes_to_ignore=IGNORED, ignore_case=True)
+    return {"acc": float(found["exact_match"]), "unparsed": 0.0}
 
 
 def read_labelled(path: str | Path) -> list[LabelledOutput]:

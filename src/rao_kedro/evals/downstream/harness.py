@@ -1,7 +1,7 @@
 """Runs this project's downstream tasks through lm-evaluation-harness, and returns tables.
 
 The tasks are the files in `tasks`, which the harness's own command runs, too: `lm_eval --include_path <tasks>`.
-Knows nothing about how a model generates.
+Knows nothing about how a model generates. Tasks of the harness itself are `named_tasks`' business.
 """
 
 import json
@@ -10,37 +10,32 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
-from scipy.stats import binomtest
 
 from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.evals.downstream.answers import INVALID
 from rao_kedro.evals.downstream.choice_answers import LETTERS
-from rao_kedro.schemas.benchmarks import DOWNSTREAM, TaskSource
+from rao_kedro.evals.downstream.results import (
+    SAMPLE_COLUMNS,
+    DownstreamResults,
+    Score,
+    share_cut,
+    spread_of_mean,
+    tables,
+)
+from rao_kedro.evals.responses import Response
+from rao_kedro.schemas.benchmarks import DOWNSTREAM, ChainOfThoughtParameters, TaskSource
 
 TASK_FILES = Path(__file__).parent / "tasks"
 PREFIX = "rao_"  # of the tasks' names among the harness's own
-SCORE_COLUMNS = ["task", "metric", "value", "stderr", "low", "high", "n", "unparsed", "chance"]
-SAMPLE_COLUMNS = ["task", "item_id", "prompt", "output", "extracted", "gold", "correct"]
-
-
-class DownstreamResults(NamedTuple):
-    """Scores of tasks, and what they are made of.
-
-    Attributes:
-        scores: A row per task and per subject of MMLU (`mmlu::anatomy`). `stderr` is that of a mean, `low` and
-            `high` are Wilson's 95 % interval of `value`, `unparsed` counts outputs without an answer, which are wrong,
-            and `chance` is the accuracy of guessing.
-        samples: A row per item. The output of MMLU is the log-probability of each letter, as JSON.
-    """
-
-    scores: pd.DataFrame
-    samples: pd.DataFrame
+OURS = "accuracy"  # the metric of this project's extraction
+FILTERS = {"answer": OURS, "none": OURS}  # other filters are metrics of their own
 
 
 def run(
@@ -48,6 +43,7 @@ def run(
     tasks: Sequence[str] | None = None,
     sources: Mapping[str, TaskSource] | None = None,
     limit: int | None = None,
+    chain_of_thought: ChainOfThoughtParameters | None = None,
 ) -> DownstreamResults:
     """Measure a model.
 
@@ -59,9 +55,11 @@ def run(
         tasks: Some of `DOWNSTREAM`; all if not set.
         sources: Where a task's rows are, where it is not the usual dataset of the hub.
         limit: Items of each task and of each subject of MMLU; all if not set.
+        chain_of_thought: How long a response may be.
 
     Returns:
-        The tables.
+        The tables: rows per task and per subject of MMLU (`mmlu::anatomy`). GSM8K has the harness's strict and flexible
+        extraction beside `accuracy`, which is this project's. The output of MMLU is the log-prob of each letter.
 
     Raises:
         DataError: A task's rows cannot be read.
@@ -76,24 +74,39 @@ def run(
         raise ParameterError(f"{len(tasks)} tasks with at most {limit} items are nothing to measure")
     # Plain values: the harness copies the metadata of a task into its records.
     metadata = {"sources": {task: source.model_dump() for task, source in sources.items()}}
-    with _quietly():
+    max_tokens = (chain_of_thought or ChainOfThoughtParameters()).max_tokens
+    with quiet_harness():
         manager = TaskManager(include_path=TASK_FILES, include_defaults=False, metadata=metadata)
+        loaded = manager.load([PREFIX + task for task in tasks])
+        for task in loaded["tasks"].values():
+            if task.OUTPUT_TYPE == "generate_until":
+                task.set_config(key="generation_kwargs", value={"max_gen_toks": max_tokens}, update=True)
         # `simple_evaluate` would also seed every random generator and describe the machine.
-        results: Any = evaluate(
-            lm, manager.load([PREFIX + task for task in tasks]), limit=limit, bootstrap_iters=0, log_samples=True
-        )
+        results: Any = evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     found = pd.DataFrame(
         [_sample(name.removeprefix(PREFIX), sample) for name, part in results["samples"].items() for sample in part],
         columns=[*SAMPLE_COLUMNS, "chance"],
     )
     whole = found["task"].str.partition("::")[0]
-    rows = [_score(task, found[whole == task]) for task in tasks]
-    rows += [_score(str(subject), part) for subject, part in found[found["task"] != whole].groupby("task")]
-    return DownstreamResults(pd.DataFrame(rows, columns=SCORE_COLUMNS), found[SAMPLE_COLUMNS])
+    parts = [(task, found[whole == task]) for task in tasks]
+    parts += [(str(subject), part) for subject, part in found[found["task"] != whole].groupby("task")]
+    scores = [
+        _score(task, str(metric), of_metric, results)
+        for task, part in parts
+        for metric, of_metric in part.groupby("metric", sort=False)
+    ]
+    return tables(scores, found)
+
+
+def written(response: str) -> Response | None:
+    """Return the whole response of what a task read; None where a model of the harness does not say it."""
+    return getattr(response, "response", None)
 
 
 def _sample(task: str, sample: Mapping[str, Any]) -> tuple[object, ...]:
     doc, prompt = sample["doc"], sample["arguments"][0][0]
+    reason: str | None = None
+    extracted: str | None
     if doc["subject"]:
         # A response is the log-probability of a letter, and whether greedy decoding gives it.
         logps = [float(response[0]) for [response] in sample["resps"]]
@@ -102,22 +115,34 @@ def _sample(task: str, sample: Mapping[str, Any]) -> tuple[object, ...]:
         output, extracted = json.dumps(dict(zip(LETTERS, logps, strict=False))), LETTERS[int(np.argmax(logps))]
     else:
         [[output]] = sample["resps"]
+        if (response := written(output)) is not None:
+            output, reason = response.text, response.finish_reason
         [extracted] = sample["filtered_resps"]
+        extracted = None if extracted == INVALID else extracted
     chance = 1 / len(doc["choices"]) if doc["choices"] else 0.0
-    return task, doc["item_id"], prompt, output, extracted, doc["gold"], bool(sample["acc"]), chance
+    metric, right = FILTERS.get(sample["filter"], sample["filter"]), float(sample["acc"])
+    return task, metric, doc["item_id"], prompt, output, reason, extracted, doc["gold"], right, bool(right), chance
 
 
-def _score(task: str, samples: pd.DataFrame) -> tuple[object, ...]:
-    n, right = len(samples), int(samples["correct"].sum())
-    value = right / n
-    stderr = math.sqrt(value * (1 - value) / (n - 1)) if n > 1 else math.nan
-    interval = binomtest(right, n).proportion_ci(method="wilson")
-    unparsed = int(samples["extracted"].isna().sum())
-    return task, "accuracy", value, stderr, interval.low, interval.high, n, unparsed, float(samples["chance"].mean())
+def _score(task: str, metric: str, samples: pd.DataFrame, results: Mapping[str, Any]) -> Score:
+    name, values = PREFIX + task, list(samples["value"])
+    return Score(
+        task,
+        metric,
+        float(np.mean(values)),
+        True,
+        *spread_of_mean(values),
+        n=len(values),
+        unparsed=int(samples["extracted"].isna().sum()),
+        chance=float(samples["chance"].mean()),
+        cut=share_cut(samples),
+        num_fewshot=float(results["n-shot"][name]),
+        version=str(results["versions"][name]),
+    )
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quiet_harness() -> Iterator[None]:
     """Keep back the harness's advice on how to pass metadata, once per subject."""
     logger = logging.getLogger("lm_eval")
     level = logger.level

@@ -14,6 +14,7 @@ from rao_kedro.evals.downstream.statements import (
     first_sentence,
     is_placeholder,
     last_sentence,
+    without_references,
 )
 
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
@@ -52,7 +53,8 @@ def extract_number(output: str) -> str | None:
 
     In this order: the last final statement (`#### 7`, `\\boxed{7}`, `The answer is 7.`), the last number in bold, what
     the last sentence with a number says that something is, the last number. The last two not where the text breaks off;
-    where it ends without a full stop they are those of its last line.
+    where it ends without a full stop they are those of its last line. Numbers of citations and indices (`[1]`,
+    `arr[0]`) count where a line has no other.
 
     Args:
         output: What a model wrote.
@@ -64,7 +66,7 @@ def extract_number(output: str) -> str | None:
     for statement in reversed(final_statements(text)):
         if is_placeholder(statement.text):
             return None
-        if (number := first_number(first_sentence(statement.text))) is not None:
+        if (number := first_number(first_sentence(without_references(statement.text)))) is not None:
             return number
     for part in reversed(bold_parts(output)):
         if found := BOLD_NUMBER.fullmatch(part):
@@ -73,7 +75,7 @@ def extract_number(output: str) -> str | None:
         return None
     if not text.rstrip().endswith(ENDS):
         text = text.rstrip().rpartition("\n")[2]
-    text = COUNTERS.sub(" ", text)
+    text = COUNTERS.sub(" ", without_references(text))
     numbers = list(NUMBER.finditer(text))
     if numbers and (found := IS_NUMBER.search(last_sentence(text[: numbers[-1].end()]))):
         return _written(found)

@@ -32,6 +32,7 @@ LISTED = re.compile(r"[-(\s]*[A-E][.):]\s")  # a line of the choices, as prompts
 QUOTED = re.compile(r"""["'\u201c](?:the\s+)?$""", re.IGNORECASE)
 # Numbers that count lines and steps.
 COUNTERS = re.compile(r"^\s*\d+[.)]\s|\bstep \d+", re.IGNORECASE | re.MULTILINE)
+REFERENCES = re.compile(r"(?<=[\w.,;)])\s?\[\d{1,3}\](?!\()")  # `arr[0]`, `see [1]`
 ENDS = (".", "!", "?", ":", ")", '"')  # of a line that does not break off
 SHORT_LINE = 12  # characters of a line that may be an answer alone
 LONG_LINE = 100  # characters of a line that ends with a full stop where it is not cut
@@ -45,6 +46,12 @@ def clean(text: str) -> str:
     text = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" \1/\2", text)
     text = re.sub(r"\\times|\\cdot", "*", text)
     return re.sub(r"\\(?=[$%])|\\[,;!()\[\]]", "", text)
+
+
+def without_references(text: str) -> str:
+    """Return a text without indices and citations, line by line, but where a line has no number besides."""
+    lines = [(line, REFERENCES.sub("", line)) for line in text.split("\n")]
+    return "\n".join(other if re.search(r"\d", other) else line for line, other in lines)
 
 
 class Statement(NamedTuple):

@@ -11,7 +11,13 @@ from rao_kedro.errors import ParameterError
 from rao_kedro.evals.alpaca_eval import model_outputs
 from rao_kedro.evals.benchmark_files import read_csv
 from rao_kedro.evals.benchmark_metrics import LengthControl, Results
-from rao_kedro.evals.benchmark_scores import benchmark_scores, downstream_table, judge_report, preference_table
+from rao_kedro.evals.benchmark_scores import (
+    benchmark_scores,
+    downstream_table,
+    harness_table,
+    judge_report,
+    preference_table,
+)
 from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.launch import answer
 from rao_kedro.evals.leaderboard import BASELINE
@@ -136,6 +142,7 @@ def write_benchmark_report(
     layouts = {
         "Preference benchmarks": preference_table(scores).reset_index(),
         "Downstream tasks": downstream_table(scores).reset_index(),
+        "Tasks of lm-evaluation-harness": harness_table(scores).reset_index(),
         "All metrics": scores,
         "The judge": judged,
         "What the judge took": usage,

@@ -38,7 +38,16 @@ def _parameters(block: str, *names: str) -> dict[str, str]:
 
 
 ANSWERED = _parameters(
-    "evaluation.benchmarks", "names", "limit", "max_model_len", "alpaca_eval", "mt_bench", "sources", "seed"
+    "evaluation.benchmarks",
+    "names",
+    "limit",
+    "max_model_len",
+    "alpaca_eval",
+    "mt_bench",
+    "chain_of_thought",
+    "harness",
+    "sources",
+    "seed",
 )
 
 
