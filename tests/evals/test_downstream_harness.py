@@ -147,8 +147,8 @@ def test_accuracy_is_1_0_and_0_with_the_outputs_without_an_answer_counted(tmp_pa
 
 
 def test_errors_are_those_of_a_proportion(tmp_path):
-    # 4 of 10 right: sqrt(0.4 * 0.6 / 9) = 0.163299. Clopper and Pearson: the chance of 4 or more is 0.025 at 0.121552, that
-    # of 4 or fewer at 0.737622.
+    # 4 of 10 right: sqrt(0.4 * 0.6 / 9) = 0.163299. Clopper and Pearson: the chance of 4 or more is 0.025 at 0.121552,
+    # that of 4 or fewer at 0.737622.
     scores = run(Rule(every_third), ["gsm8k"], {"gsm8k": jsonl(tmp_path, numbers(10))}).scores
     [row] = ours(scores).to_dict("records")
     assert (row["value"], row["unparsed"], row["n"]) == (0.4, 3, 10)
