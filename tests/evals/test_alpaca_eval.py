@@ -154,8 +154,10 @@ def test_a_judge_that_always_takes_the_first_is_exposed():
 
 def test_a_judge_that_likes_length_is_exposed():
     table, _ = judged_by(lambda first, second: 0.5 + 0.1 * (len(first) - len(second)))
-    bias = judge_statistics.length_bias(table)
-    assert bias["longer_preferred"] == 1.0 and bias["length_correlation"] > 0.95
+    bias = judge_statistics.length_bias(table).set_index("metric")
+    assert bias.loc["longer_preferred", "value"] == 1.0 and bias.loc["length_correlation", "value"] > 0.95
+    # 8 of 12 pairs differ in length. Clopper and Pearson: 8 of 8 are at least 0.025 ** (1 / 8).
+    assert bias.loc["longer_preferred", ["low", "high", "n"]].tolist() == [pytest.approx(0.025 ** (1 / 8)), 1.0, 8]
 
 
 def test_two_judges_agree_as_far_as_they_name_the_same_winners():

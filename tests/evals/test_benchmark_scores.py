@@ -1,11 +1,14 @@
 """Methods on benchmarks: values by hand, paired differences, layouts."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+from rao_kedro.evals.benchmark_metrics import Results
 from rao_kedro.evals.benchmark_scores import (
-    Results,
     benchmark_scores,
     downstream_table,
     harness_table,
@@ -14,8 +17,10 @@ from rao_kedro.evals.benchmark_scores import (
 )
 from rao_kedro.evals.mt_bench import winner_of_both_orders
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
+from rao_kedro.reporting.benchmark_report import benchmark_report, cut_sentences
 from rao_kedro.schemas.tables import (
     AlpacaEvalAnnotations,
+    BenchmarkAnswers,
     BenchmarkScores,
     DownstreamSamples,
     DownstreamScores,
@@ -77,27 +82,44 @@ def scores(method, *correct):
     return DownstreamScores.validate(pd.DataFrame([row], columns=list(DownstreamScores.to_schema().columns)))
 
 
-def results(method, preferences, marks, correct, swapped=None, winners=()):
+def answers(method, *reasons):
+    """Answers to AlpacaEval that ended as the reasons say."""
+    rows = [(method, "alpaca_eval", str(k), 1, f"i{k}", "x" * (k + 1)) for k in range(len(reasons))]
+    columns = ["method", "benchmark", "item_id", "turn", "prompt", "answer"]
+    return pd.DataFrame(rows, columns=columns).assign(finish_reason=list(reasons))
+
+
+def results(method, preferences, marks, correct, swapped=None, winners=(), reasons=("stop", "stop", "stop")):
     return Results(
         annotations(method, *preferences, swapped=swapped),
         judgments(method, *marks),
         comparisons(method, *winners) if winners else MTBenchComparisons.empty(),
         scores(method, *correct),
         samples(method, *correct),
+        answers(method, *reasons),
     )
 
 
 WINNERS = [("a", "b"), ("a", "a"), ("b", "a"), (None, "b")]
+ENDS = ["length", "stop", "stop"]
 RESULTS = Results(
     *map(
         pd.concat,
         zip(
             results("sft", [1.0, 1.5, 2.0], [4, 6, 8, 8], [True, False, False, True]),
-            results("rao", [2.0, np.nan, 2.0], [6, 8, 9, np.nan], [True, True, False, True], [1.0, 1.0, 2.0], WINNERS),
+            results(
+                "rao",
+                [2.0, np.nan, 2.0],
+                [6, 8, 9, np.nan],
+                [True, True, False, True],
+                [1.0, 1.0, 2.0],
+                WINNERS,
+                ["length", "stop", "stop"],
+            ),
             strict=True,
         ),
     )
-).by_method()
+).by_run()
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +141,13 @@ def test_values_and_paired_differences_are_what_hand_arithmetic_gives(table):
     assert (accuracy["value"], accuracy["vs_sft"], accuracy["chance"], accuracy["unscored"]) == (75.0, 25.0, 25.0, 1)
     assert np.isnan(accuracy["vs_dpo"]) and found.loc[("sft", "arc_easy", "accuracy"), "vs_sft"] == 0.0
     assert found.loc[("rao", "alpaca_eval", "mean_length"), "value"] == 2.0
+
+
+def test_a_table_reads_back_from_the_catalogs_csv_as_it_was_written(table, tmp_path):
+    catalog = Path(__file__).parents[2] / "conf/base/catalog/evaluation.yml"
+    how = yaml.safe_load(catalog.read_text())["benchmark_scores"]["load_args"]
+    table.to_csv(tmp_path / "scores.csv", index=False)
+    pd.testing.assert_frame_equal(BenchmarkScores.validate(pd.read_csv(tmp_path / "scores.csv", **how)), table)
 
 
 def test_the_papers_tables_show_n_and_interval(table):
@@ -158,7 +187,8 @@ def test_a_comparison_with_sft_counts_ties_half_and_leaves_out_what_cannot_be_re
     # Question 81: won, and a tie since the orders disagree; 82: lost, and one verdict missing.
     assert (found["value"], found["n"], found["unscored"]) == (37.5, 2, 1)
     report = judge_report(RESULTS).set_index(["method", "metric"])
-    assert report.loc[("rao", "mt_bench_consistent"), ["value", "n"]].tolist() == [pytest.approx(2 / 3), 3]
+    # Consistent are one of two turns of 81, and the turn of 82 that has both verdicts.
+    assert report.loc[("rao", "mt_bench_consistent"), ["value", "n"]].tolist() == [0.75, 2]
 
 
 def test_a_second_judge_changes_no_score_and_its_agreement_is_reported(table):
@@ -169,6 +199,73 @@ def test_a_second_judge_changes_no_score_and_its_agreement_is_reported(table):
     assert (wins["value"], wins["n"], wins["judge"]) == (100.0, 2, "gpt")
     report = JudgeReport.validate(judge_report(both)).set_index("metric")
     assert report.loc["agreement", ["judge", "value", "n"]].tolist() == ["gpt and llama", 0.5, 2]
+
+
+def test_runs_of_one_method_are_one_row_over_their_mean_by_item():
+    """Accuracies of 75 and 25 % are 50 %, by item 100, 50, 0 and 50; over seeds the error is 25, and t 12.706."""
+    again = results("rao_seed_1", [2.0, 1.0, 1.0], [6, 8, 9, 9], [True, False, False, False], reasons=ENDS)
+    runs = RESULTS | Results(*again).by_run()
+    table = BenchmarkScores.validate(benchmark_scores(runs, None)).set_index(["method", "benchmark", "metric"])
+    assert set(table.index.get_level_values("method")) == {"sft", "rao"}
+    accuracy = table.loc[("rao", "arc_easy", "accuracy")]
+    assert accuracy[["value", "seeds", "n", "vs_sft", "unscored"]].tolist() == [50.0, 2, 4, 0.0, 4]
+    assert accuracy[["seeds_low", "seeds_high"]].tolist() == [0.0, 100.0]  # cut off at the bounds
+    assert accuracy[["vs_sft_seeds_low", "vs_sft_seeds_high"]].tolist() == [-100.0, 100.0]
+    same = benchmark_scores({"x": RESULTS["rao"]._replace(samples=samples("x", True, True, False, True))}, None)
+    assert accuracy["low"] != same.set_index(["benchmark", "metric"]).loc[("arc_easy", "accuracy"), "low"]
+    marks = table.loc[("rao", "mt_bench", "score")]
+    assert marks["value"] == pytest.approx(8.0) and marks["n"] == 2 and marks["unscored"] == 1
+    length = table.loc[("rao", "alpaca_eval", "mean_length")]
+    assert length["value"] == 2.0 and table.loc[("sft", "arc_easy", "accuracy"), "seeds"] == 1
+    assert np.isnan(table.loc[("sft", "arc_easy", "accuracy"), "seeds_low"])
+    report = JudgeReport.validate(judge_report(runs)).set_index(["method", "metric"])
+    # The judge's longer_preferred is over the three instructions, each with an output of either run.
+    assert report.loc[("rao", "longer_preferred"), "n"] == 3 and not report.index.duplicated().any()
+
+
+def test_cut_responses_are_told_by_benchmark(table):
+    found = table.set_index(["method", "benchmark", "metric"])["cut"]
+    assert (
+        found["rao", "alpaca_eval", "win_rate"] == pytest.approx(1 / 3) and found["sft", "alpaca_eval", "win_rate"] == 0
+    )
+    assert found["rao", "arc_easy", "accuracy"] == 0
+    ended = RESULTS["rao"]
+    ended = ended._replace(samples=ended.samples.assign(finish_reason=["length", "stop", "length", "stop"]))
+    scored = benchmark_scores({"rao": ended}, None).set_index(["benchmark", "metric"])["cut"]
+    assert scored["arc_easy", "accuracy"] == 0.5
+    unwritten = ended._replace(samples=ended.samples.assign(finish_reason=None))  # log-probs of choices
+    assert np.isnan(benchmark_scores({"rao": unwritten}, None).set_index("metric")["cut"]["accuracy"])
+    assert scored["alpaca_eval", "win_rate"] == pytest.approx(1 / 3)
+
+
+def test_the_report_says_in_words_what_was_cut_and_shows_first_runs_only(table):
+    assert cut_sentences(table) == [
+        "alpaca_eval: cut at the token limit were 0.0 % of sft's, 33.3 % of rao's responses."
+    ]
+    written = pd.concat([answers("rao", *ENDS), answers("rao_seed_1", *ENDS).assign(answer="of another seed")])
+    nothing = (DownstreamSamples.empty(), AlpacaEvalAnnotations.empty(), MTBenchJudgments.empty())
+    html = benchmark_report(table, {"All metrics": table}, {}, written, *nothing, examples=2)
+    assert "33.3 % of rao&#39;s responses" in html and "of another seed" not in html
+
+
+def test_a_task_of_several_subjects_is_compared_over_the_items_of_all():
+    """An item's id is the same in two subjects; both count."""
+
+    def of_subjects(method, *correct):
+        tasks = ["mmlu::law", "mmlu::law", "mmlu::virology", "mmlu::virology"]
+        items = samples(method, *correct).assign(task=tasks, item_id=["0", "1", "0", "1"])
+        row = scores(method, *correct).assign(task="mmlu")
+        return RESULTS["sft"]._replace(samples=items.drop(columns="method"), scores=row.drop(columns="method"))
+
+    runs = {"sft": of_subjects("sft", True, False, False, False), "rao": of_subjects("rao", True, False, True, True)}
+    row = benchmark_scores(runs, None).set_index(["method", "benchmark"]).loc[("rao", "mmlu")]
+    assert row[["value", "n", "vs_sft"]].tolist() == [75.0, 4, 50.0]
+
+
+def test_a_metric_that_is_no_share_of_right_samples_keeps_its_own_interval():
+    of_sft = RESULTS["sft"]._replace(scores=scores("sft", True, False).assign(metric="acc_norm"))  # of unknown items
+    row = benchmark_scores({"sft": of_sft}, None).set_index("metric").loc["acc_norm"]
+    assert row[["value", "low", "high", "n"]].tolist() == [50.0, 30.0, 70.0, 2]
 
 
 def test_a_metric_that_is_no_share_is_not_shown_in_percent_and_paired_as_it_is():
@@ -185,17 +282,22 @@ def test_a_metric_that_is_no_share_is_not_shown_in_percent_and_paired_as_it_is()
             high=9.0,
         )
         empty = (AlpacaEvalAnnotations.empty(), MTBenchJudgments.empty(), MTBenchComparisons.empty())
-        return Results(*empty, row, of_items).by_method()[method]
+        return Results(*empty, row, of_items, BenchmarkAnswers.empty()).by_run()[method]
 
     both = {"sft": with_perplexity("sft", 6.0, 8.0), "rao": with_perplexity("rao", 5.0, 5.0)}
     found = BenchmarkScores.validate(benchmark_scores(both, None)).set_index("method")
-    assert found.loc["rao", ["value", "low", "high", "vs_sft"]].tolist() == [5.0, 1.0, 9.0, -2.0]
+    # 6 and 8 differ by 2, so t of one degree of freedom, 12.706, makes the interval; equal values have none.
+    assert found.loc["sft", ["value", "low", "high"]].tolist() == pytest.approx(
+        [7.0, 7 - 12.7062, 7 + 12.7062], abs=1e-4
+    )
+    assert found.loc["rao", ["value", "vs_sft"]].tolist() == [5.0, -2.0] and np.isnan(found.loc["rao", "low"])
     assert harness_table(benchmark_scores(both, None)).columns.tolist() == ["lm_eval/wikitext word_perplexity"]
     assert downstream_table(benchmark_scores(both, None)).empty
 
 
 def test_nothing_chosen_gives_empty_tables():
     tables = (AlpacaEvalAnnotations, MTBenchJudgments, MTBenchComparisons, DownstreamScores, DownstreamSamples)
+    tables += (BenchmarkAnswers,)
     nothing = Results(*(table.empty() for table in tables))
-    assert nothing.by_method() == {}
+    assert nothing.by_run() == {}
     assert benchmark_scores({"sft": nothing}, None).empty and judge_report({"sft": nothing}).empty

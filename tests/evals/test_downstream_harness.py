@@ -147,14 +147,13 @@ def test_accuracy_is_1_0_and_0_with_the_outputs_without_an_answer_counted(tmp_pa
 
 
 def test_errors_are_those_of_a_proportion(tmp_path):
-    # 4 of 10 right: sqrt(0.4 * 0.6 / 9) = 0.163299. Wilson with z = 1.959964: the middle is
-    # (0.4 + z^2 / 20) / (1 + z^2 / 10) = 0.427753 and half the width
-    # z sqrt(0.4 * 0.6 / 10 + z^2 / 400) / (1 + z^2 / 10) = 0.259573.
+    # 4 of 10 right: sqrt(0.4 * 0.6 / 9) = 0.163299. Clopper and Pearson: the chance of 4 or more is 0.025 at 0.121552,
+    # that of 4 or fewer at 0.737622.
     scores = run(Rule(every_third), ["gsm8k"], {"gsm8k": jsonl(tmp_path, numbers(10))}).scores
     [row] = ours(scores).to_dict("records")
     assert (row["value"], row["unparsed"], row["n"]) == (0.4, 3, 10)
     assert row["stderr"] == pytest.approx(0.163299, abs=1e-6)
-    assert (row["low"], row["high"]) == pytest.approx((0.427753 - 0.259573, 0.427753 + 0.259573), abs=2e-6)
+    assert (row["low"], row["high"]) == pytest.approx((0.121552, 0.737622), abs=1e-6)
 
 
 def test_chance_is_the_mean_over_questions_with_unlike_numbers_of_choices(tmp_path):

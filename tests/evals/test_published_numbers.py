@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from rao_kedro.evals.answers import write_benchmarks
-from rao_kedro.evals.benchmark_scores import LengthControl, Results, benchmark_scores
+from rao_kedro.evals.benchmark_metrics import LengthControl, Results
+from rao_kedro.evals.benchmark_scores import benchmark_scores
 from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.responses import Response
 from rao_kedro.inference.chat_completions import ChatServer, Reply, Token
@@ -57,14 +58,14 @@ def test_a_published_models_answers_get_its_published_win_rates(tmp_path, monkey
         return Reply(text="m", tokens=[Token(text="m", logprobs=logprobs)])
 
     monkeypatch.setattr(ChatServer, "send", judged)
-    found = judge_answers(pd.read_parquet(spec.answers_path), benchmarks, tmp_path / "judge")
-    results = Results(
-        found.alpaca_eval, found.mt_bench, found.comparisons, DownstreamScores.empty(), DownstreamSamples.empty()
-    )
+    answers = pd.read_parquet(spec.answers_path)
+    found = judge_answers(answers, benchmarks, tmp_path / "judge")
+    downstream = (DownstreamScores.empty(), DownstreamSamples.empty())
+    results = Results(found.alpaca_eval, found.mt_bench, found.comparisons, *downstream, answers)
     control = LengthControl(
         pd.read_csv(SHARED / "instruction_difficulty_recovered.csv"), pd.read_csv(SHARED / "gamed_surrogate.csv")
     )
-    scores = benchmark_scores(results.by_method(), control).set_index("metric")
+    scores = benchmark_scores(results.by_run(), control).set_index("metric")
     leaderboard = pd.read_csv(SHARED / "published_leaderboard.csv", index_col=0).loc[METHOD]
     assert scores.loc["win_rate", ["n", "unscored", "judge"]].tolist() == [805, 0, "published"]
     assert scores.loc["win_rate", "value"] == pytest.approx(leaderboard["win_rate"], abs=1e-6)

@@ -90,6 +90,8 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project, mo
     assert set(columns.split()) <= set(leaderboard)
     assert set(leaderboard["method"]) == {"sft", "rao", "dpo"} and (leaderboard["n"] == 20).all()
     assert leaderboard.set_index("method").loc["sft", "kl_to_reference"] == 0
+    assert (leaderboard["judge"] == "rule_score").all() and (leaderboard["n_judged"] == 20).all()
+    assert leaderboard["cut"].between(0, 1).all() and (leaderboard["seeds"] == 1).all()
     report = (data / "08_reporting/report.html").read_text()
     assert "Alignment report" in report and "rao is" in report
     for method in ("sft", "rao", "dpo"):

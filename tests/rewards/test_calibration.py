@@ -82,12 +82,23 @@ def test_the_share_of_chosen_responses_that_this_rao_run_raises(rao, share):
 
 def test_pairs_are_binned_by_the_size_of_their_gap():
     found = accuracy_by_gap(table(), bins=2).set_index("split")
-    train = found.loc["train"]  # gaps 2, 2, 4 right and 6 wrong
-    assert (
-        list(train["gap_mean"]) == [2.0, 5.0] and list(train["accuracy"]) == [1.0, 0.5] and list(train["n"]) == [2, 2]
-    )
+    train = found.loc["train"]  # gaps 2, 2, 4 of the first group right, and 6 of the second wrong
+    assert list(train["gap_mean"]) == [2.0, 5.0] and list(train["accuracy"]) == [1.0, 0.5]
     assert list(train["gap_low"]) == [2.0, 4.0] and list(train["gap_high"]) == [2.0, 6.0]
     assert found.loc["test", "accuracy"] == 0.5 and found.loc["test", "n"] == 1
+
+
+def test_pairs_of_one_group_are_one_unit_of_the_interval():
+    """Of 10 pairs of each group all are right or all wrong: 20 pairs say no more than 2 groups."""
+    two = pd.DataFrame(
+        [
+            group("a", "train", [5.0, 4.0, 3.0, 2.0, 1.0], [5.0, 4.0, 3.0, 2.0, 1.0], [2] * 5),
+            group("b", "train", [1.0, 2.0, 3.0, 4.0, 5.0], [5.0, 4.0, 3.0, 2.0, 1.0], [2] * 5),
+        ]
+    )
+    row = accuracy_by_gap(two, bins=1).loc[0]
+    assert (row["accuracy"], row["n"]) == (0.5, 2)
+    assert row["low"] < 0.05 and row["high"] > 0.95
 
 
 def test_the_grid_says_where_other_parameters_would_aim():

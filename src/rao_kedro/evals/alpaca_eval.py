@@ -71,7 +71,34 @@ def length_controlled_win_rate(
             recovered from published weights have them, too.
 
     Returns:
-        Those of `win_rate`, `length_controlled_winrate` and its `lc_standard_error` in percent.
+        Those of `win_rate`, `length_controlled_winrate` and `lc_standard_error` in percent. The latter is AlpacaEval's
+        own number, a spread of fitted values and too narrow for an interval; `length_control` has one.
+
+    Raises:
+        DataError: A column is missing, or an instruction has no difficulty.
+    """
+    metrics = win_rate(annotations)
+    model, _, test = fit_length_control(annotations, instruction_difficulty, gamed)
+    preferred = np.asarray(model.predict_proba(test))[:, 1]
+    return metrics | {
+        "length_controlled_winrate": float(preferred.mean() * 100),
+        "lc_standard_error": float(preferred.std(ddof=1) / len(preferred) ** 0.5 * 100),
+    }
+
+
+def fit_length_control(
+    annotations: pd.DataFrame, instruction_difficulty: pd.Series | pd.DataFrame, gamed: pd.DataFrame
+) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
+    """Fit the regression of `length_controlled_win_rate` with the package's own function.
+
+    Args:
+        annotations: As there.
+        instruction_difficulty: As there.
+        gamed: As there.
+
+    Returns:
+        The fitted model of scikit-learn; the features it was fitted to with `preference` (in [0, 1], NaN where the
+        judge gave none) and `weight`, the gamed baselines' rows first; the features without a difference of lengths.
 
     Raises:
         DataError: A column is missing, or an instruction has no difficulty.
@@ -79,18 +106,13 @@ def length_controlled_win_rate(
     import sklearn
 
     _checked(annotations, "preference", "output_1", "output_2")
-    metrics = win_rate(annotations)
     train, test, weight = _featurised(annotations, _by_index(instruction_difficulty), _gamed_rows(gamed))
     known = train["preference"].notna()
     with _quietly(), sklearn.config_context():  # the fit sets global options
         model = of_package("metrics.glm_winrate").fit_LogisticRegressionCV(
             train[known], "preference", is_ytrue_proba=True, sample_weight=weight[known], n_splits=5
         )
-        preferred = np.asarray(model.predict_proba(test))[:, 1]
-    return metrics | {
-        "length_controlled_winrate": float(preferred.mean() * 100),
-        "lc_standard_error": float(preferred.std(ddof=1) / len(preferred) ** 0.5 * 100),
-    }
+    return model, train.assign(weight=weight), test
 
 
 def win_rate_of_weights(weights: pd.Series, instruction_difficulty: pd.Series | pd.DataFrame) -> float:

@@ -1,15 +1,35 @@
-"""Methods on benchmarks: metrics with intervals, differences from SFT and DPO paired by item, the judges' biases."""
+"""Methods on benchmarks: metrics with intervals, differences from SFT and DPO paired by item, the judges' biases.
+
+The unit of n and of every interval is the item. A method that was trained with several seeds has a run for each: an
+item's value is its mean over the runs, and beside the interval over items stands the one over seeds.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rao_kedro.evals.alpaca_eval import length_controlled_win_rate
-from rao_kedro.evals.judge_statistics import agreement, length_bias, position_bias
-from rao_kedro.evals.mt_bench import score_table
-from rao_kedro.evals.statistics import Interval, mean_interval
+from rao_kedro.evals.benchmark_metrics import (
+    Key,
+    LengthControl,
+    Metric,
+    Results,
+    cut_share,
+    interval_of_draws,
+    metrics_of_run,
+)
+from rao_kedro.evals.judge_statistics import agreement, length_bias, position_bias, share_interval
+from rao_kedro.evals.statistics import (
+    NAN,
+    Interval,
+    difference_over_seeds,
+    interval_over_seeds,
+    mean_interval,
+    mean_over_runs,
+    of_difference,
+    runs_by_method,
+)
 from rao_kedro.schemas.benchmarks import HARNESS
 from rao_kedro.schemas.tables import BenchmarkScores, JudgeReport
 
@@ -22,47 +42,7 @@ PREFERENCE = [
     ("mt_bench", "score_turn_2"),
     ("mt_bench", "win_rate_vs_sft"),
 ]
-
-
-class Results(NamedTuple):
-    """What is known of one method, or of all; any table may be empty.
-
-    Attributes:
-        annotations: Table of `AlpacaEvalAnnotations`.
-        judgments: Table of `MTBenchJudgments`.
-        comparisons: Table of `MTBenchComparisons`.
-        scores: Table of `DownstreamScores`.
-        samples: Table of `DownstreamSamples`.
-    """
-
-    annotations: pd.DataFrame
-    judgments: pd.DataFrame
-    comparisons: pd.DataFrame
-    scores: pd.DataFrame
-    samples: pd.DataFrame
-
-    def by_method(self) -> dict[str, "Results"]:
-        """Return those of each method, in the order of their first rows."""
-        tables = (self.annotations.assign(method=self.annotations["generator_2"]), *self[1:])
-        methods = dict.fromkeys(method for table in tables for method in table["method"])
-        return {m: Results(*(table[table["method"] == m].drop(columns="method") for table in tables)) for m in methods}
-
-    @property
-    def of_first_judge(self) -> pd.DataFrame:
-        """The annotations that scores are made of."""
-        return self.annotations[self.annotations["annotator"] == self.annotations["annotator"].iloc[:1].squeeze()]
-
-    @property
-    def of_second_judge(self) -> pd.DataFrame:
-        """The other annotations."""
-        return self.annotations.drop(self.of_first_judge.index)
-
-
-class LengthControl(NamedTuple):
-    """The inputs of the length-controlled win rate that are the same for all models; see `alpaca_eval`."""
-
-    instruction_difficulty: pd.DataFrame
-    gamed: pd.DataFrame
+NOTHING = Interval(NAN, NAN, NAN, 0)
 
 
 def benchmark_scores(
@@ -71,32 +51,92 @@ def benchmark_scores(
     """Return a row per method, benchmark and metric.
 
     Args:
-        results: By method.
+        results: By run (`schemas.runs`).
         length_control: None leaves the length-controlled win rate out; so does a part of the instructions.
-        seed: Seeds the bootstrap.
+        seed: Seeds the resampling of the intervals.
 
     Returns:
         Table of `BenchmarkScores`.
     """
+    metrics = {run: metrics_of_run(of_run, length_control, seed) for run, of_run in results.items()}
+    methods = runs_by_method(results)
+
+    def of_method(method: str, key: Key) -> list[Metric]:
+        return [metrics[run][key] for run in methods.get(method, []) if key in metrics[run]]
+
     rows: list[dict[str, Any]] = []
-    for method, of_policy in results.items():
-        found = [
-            *_alpaca_eval(of_policy.of_first_judge, length_control, seed),
-            *_mt_bench(of_policy.judgments, seed),
-            *_mt_bench_against_sft(of_policy.comparisons, seed),
-            *_downstream(of_policy.scores),
-        ]
-        differences = {
-            baseline: _differences(of_policy, results[baseline], seed) for baseline in AGAINST if baseline in results
-        }
-        for row in found:
-            paired: dict[str, float] = {}
+    for method, runs in methods.items():
+        cut = pd.concat([cut_share(results[run]) for run in runs]).groupby(level=0).mean()
+        for key in dict.fromkeys(key for run in runs for key in metrics[run]):
+            benchmark, metric = key
+            ours = of_method(method, key)
+            row = {"method": method, "benchmark": benchmark, "metric": metric, **_score(ours, seed)}
+            row["cut"] = float(cut.get(benchmark.partition("::")[0], NAN))
             for baseline in AGAINST:
-                interval = differences.get(baseline, {}).get((row["benchmark"], row["metric"]), (np.nan,) * 3)
-                ends = ("", "_low", "_high")
-                paired |= {f"vs_{baseline}{end}": x for end, x in zip(ends, interval, strict=False)}
-            rows.append({"method": method, **row, **paired})
+                differences = _differences(ours, of_method(baseline, key), method == baseline, seed)
+                row |= _columns_of(f"vs_{baseline}", *differences)
+            rows.append(row)
     return pd.DataFrame(rows, columns=_columns(BenchmarkScores)) if rows else BenchmarkScores.empty()
+
+
+def _score(runs: Sequence[Metric], seed: int) -> dict[str, Any]:
+    """Return what is said of a metric of one method's runs."""
+    first, value = runs[0], float(np.mean([run.value for run in runs]))
+    if first.known is None:
+        found = mean_interval(_by_item(runs).tolist(), first.bounds, seed)
+    elif len(runs) == 1:
+        found = first.known
+    else:
+        low, high = interval_of_draws(_draws(runs)) if first.resamples is not None else (NAN, NAN)
+        found = Interval(value, low, high, first.known.n)
+    columns = _columns_of("value", found, interval_over_seeds([run.value for run in runs], first.bounds))
+    return {
+        **{name.removeprefix("value_"): number for name, number in columns.items()},
+        "n": found.n,
+        "seeds": len(runs),
+        "unscored": sum(run.unscored for run in runs),
+        "judge": first.judge,
+        "chance": first.chance,
+    }
+
+
+def _differences(ours: Sequence[Metric], theirs: Sequence[Metric], same: bool, seed: int) -> tuple[Interval, Interval]:
+    """Return the difference of two methods on a metric, paired by item, with intervals over items and over seeds."""
+    if not theirs:
+        return NOTHING, NOTHING
+    if same:
+        return Interval(0.0, 0.0, 0.0, len(ours[0].values)), NOTHING
+    bounds = of_difference(ours[0].bounds)
+    if ours[0].known is None:
+        base = _by_item(theirs)
+        difference = (_by_item(ours) - base).dropna()
+        found = mean_interval(difference.tolist(), bounds, seed)
+        mine, others = ([(run.values - base)[difference.index].mean() for run in runs] for runs in (ours, theirs))
+        return found, difference_over_seeds(mine, others, bounds)
+    mine, others = ([run.value for run in runs] for runs in (ours, theirs))
+    value = float(np.mean(mine) - np.mean(others))
+    ends = (NAN, NAN)
+    if ours[0].resamples is not None:
+        ends = interval_of_draws(_draws(ours) - _draws(theirs))
+    return Interval(value, *ends, ours[0].known.n), difference_over_seeds(mine, others, bounds)
+
+
+def _by_item(runs: Sequence[Metric]) -> pd.Series:
+    return mean_over_runs([run.values for run in runs])
+
+
+def _draws(runs: Sequence[Metric]) -> np.ndarray:
+    return np.mean([run.resamples for run in runs if run.resamples is not None], axis=0)
+
+
+def _columns_of(name: str, found: Interval, over_seeds: Interval) -> dict[str, float]:
+    return {
+        name: found.mean,
+        f"{name}_low": found.low,
+        f"{name}_high": found.high,
+        f"{name}_seeds_low": over_seeds.low,
+        f"{name}_seeds_high": over_seeds.high,
+    }
 
 
 def preference_table(scores: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +166,8 @@ def _by_method(scores: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> pd.D
     chosen = scores[[key in columns for key in zip(scores["benchmark"], scores["metric"], strict=True)]]
     text = []
     for row in chosen.to_dict("records"):
-        about = ", ".join(filter(None, (f"n = {row['n']}", row["judge"])))
+        seeds = f"{row['seeds']} seeds" if row["seeds"] > 1 else ""
+        about = ", ".join(filter(None, (f"n = {row['n']}", seeds, row["judge"])))
         interval = f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row["n"] else "nothing to read"
         text.append(f"{interval} ({about})")
     names = [f"{benchmark} {metric}" for benchmark, metric in columns]
@@ -140,130 +181,45 @@ def judge_report(results: Mapping[str, Results], seed: int = 0) -> pd.DataFrame:
     """Return how judges care about position and length, and how far they agree, per method.
 
     Args:
-        results: By method.
-        seed: Seeds the bootstrap.
+        results: By run (`schemas.runs`); those of one method are taken together.
+        seed: Seeds the resampling of the intervals.
 
     Returns:
         Table of `JudgeReport`: of AlpacaEval's first judge, with position bias where pairs were judged in both orders
         and agreement where a second judge saw them; of MT-Bench's comparisons, which are made in both orders.
     """
     rows: list[dict[str, Any]] = []
-    for method, of_method in results.items():
-        if len(of_method.annotations):
-            rows += [{"method": method, **row} for row in _of_alpaca_eval(of_method, seed)]
-        if len(comparisons := of_method.comparisons):
+    for method, runs in runs_by_method(results).items():
+        of_runs = {run: results[run] for run in runs}
+        annotated = {run: of_run for run, of_run in of_runs.items() if len(of_run.annotations)}
+        if annotated:
+            rows += [{"method": method, **row} for row in _of_alpaca_eval(annotated, seed)]
+        compared = {run: of_run.comparisons.set_index(["question_id", "turn"]) for run, of_run in of_runs.items()}
+        if len(comparisons := pd.concat(compared)):
             known = comparisons.dropna(subset="verdict")
-            same = (known["verdict"] == known["winner"]).astype(float)
-            interval = mean_interval(list(same), seed)._asdict()
+            same = (known["verdict"] == known["winner"]).droplevel("turn")
             about = {"method": method, "judge": comparisons["judge"].iloc[0], "metric": "mt_bench_consistent"}
-            rows.append({**about, "value": interval.pop("mean"), **interval})
+            found = share_interval(same, seed)
+            rows.append({**about, "value": found.mean, "low": found.low, "high": found.high, "n": found.n})
     return pd.DataFrame(rows, columns=_columns(JudgeReport)) if rows else JudgeReport.empty()
 
 
-def _of_alpaca_eval(of_method: Results, seed: int) -> list[dict[str, Any]]:
-    table, others = of_method.of_first_judge, of_method.of_second_judge
+def _of_alpaca_eval(runs: Mapping[str, Results], seed: int) -> list[dict[str, Any]]:
+    table = pd.concat({run: of_run.of_first_judge.set_index("index") for run, of_run in runs.items()})
+    others = pd.concat({run: of_run.of_second_judge.set_index("index") for run, of_run in runs.items()})
     judge = table["annotator"].iloc[0]
-    n = int(table["preference"].notna().sum())
-    bias = pd.DataFrame(length_bias(table).items(), columns=["metric", "value"])
-    found = [bias.assign(judge=judge, low=np.nan, high=np.nan, n=n)]
+    found = [length_bias(table, seed).assign(judge=judge)]
     if table["preference_swapped"].notna().any():
         swapped = table.assign(
             preference=table["preference_swapped"], is_switched_outputs=~table["is_switched_outputs"]
         )
         found.insert(0, position_bias(table, swapped, seed).assign(judge=judge))
     if len(others):
-        agreed = agreement(table.set_index("index"), others.set_index("index"), seed)
+        both = table.index.intersection(others.index)
+        agreed = agreement(table.loc[both], others.loc[both], seed)
         found.append(agreed.assign(judge=f"{judge} and {others['annotator'].iloc[0]}"))
     return [{str(name): value for name, value in row.items()} for row in pd.concat(found).to_dict("records")]
 
 
 def _columns(schema: Any) -> list[str]:
     return list(schema.to_schema().columns)
-
-
-def _row(benchmark: str, metric: str, found: Interval, **more: Any) -> dict[str, Any]:
-    interval = {"value": found.mean, "low": found.low, "high": found.high, "n": found.n}
-    return {"benchmark": benchmark, "metric": metric, **interval, "unscored": 0, "judge": "", "chance": np.nan, **more}
-
-
-def _alpaca_eval(annotations: pd.DataFrame, control: LengthControl | None, seed: int) -> list[dict[str, Any]]:
-    if annotations.empty:
-        return []
-    judge, unscored = str(annotations["annotator"].iloc[0]), int(annotations["preference"].isna().sum())
-    wins = mean_interval(list(_percent_won(annotations).dropna()), seed)
-    rows = [_row("alpaca_eval", "win_rate", wins, judge=judge, unscored=unscored)]
-    if control is not None and len(annotations) == len(control.instruction_difficulty):
-        found = length_controlled_win_rate(annotations.set_index("index"), *control)
-        value, half = found["length_controlled_winrate"], 1.96 * found["lc_standard_error"]
-        controlled = Interval(value, value - half, value + half, wins.n)
-        rows.append(_row("alpaca_eval", "length_controlled_win_rate", controlled, judge=judge, unscored=unscored))
-    lengths = mean_interval(list(annotations["output_2"].str.len()), seed)
-    return [*rows, _row("alpaca_eval", "mean_length", lengths, judge=judge)]
-
-
-def _percent_won(annotations: pd.DataFrame) -> pd.Series:
-    return (annotations.set_index("index")["preference"] - 1) * 100
-
-
-def _mt_bench(judgments: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    if judgments.empty:
-        return []
-    judge = str(judgments["judge"].iloc[0])
-    rows = []
-    for found in score_table(judgments, seed).to_dict("records"):
-        category, turn = found["category"], found["turn"]
-        if category == "all" or turn == 0:
-            metric = "_".join(
-                ["score", *([f"turn_{turn}"] if turn else []), *([] if category == "all" else [category])]
-            )
-            interval = Interval(*(found[name] for name in ("score", "low", "high", "n")))
-            rows.append(_row("mt_bench", metric, interval, judge=judge, unscored=found["unparsed"]))
-    return rows
-
-
-def _mt_bench_against_sft(comparisons: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    """Return the share of questions that a method wins against SFT, in percent; a tie is half."""
-    if comparisons.empty:
-        return []
-    known = comparisons.dropna(subset="verdict")
-    won = known["verdict"].map({"a": 100.0, "tie": 50.0, "b": 0.0}).groupby(known["question_id"]).mean()
-    unscored = len(comparisons) - len(known)
-    interval = mean_interval(list(won), seed)
-    judge = str(comparisons["judge"].iloc[0])
-    return [_row("mt_bench", "win_rate_vs_sft", interval, judge=judge, unscored=unscored)]
-
-
-def _downstream(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = []
-    for row in scores.to_dict("records"):
-        percent = 100 if row["is_share"] else 1
-        interval = Interval(percent * row["value"], percent * row["low"], percent * row["high"], row["n"])
-        more = {"unscored": row["unparsed"], "chance": 100 * row["chance"]}
-        rows.append(_row(row["task"], row["metric"], interval, **more))
-    return rows
-
-
-def _differences(ours: Results, theirs: Results, seed: int) -> dict[tuple[str, str], tuple[float, float, float]]:
-    """Return the mean difference and its interval by benchmark and metric, over the items that both have values for."""
-    mine, others = _item_values(ours), _item_values(theirs)
-    result = {}
-    for key in mine.keys() & others.keys():
-        difference = (mine[key] - others[key]).dropna()
-        if len(difference):
-            interval = mean_interval(list(difference), seed)
-            result[key] = (interval.mean, interval.low, interval.high)
-    return result
-
-
-def _item_values(results: Results) -> dict[tuple[str, str], pd.Series]:
-    """Return what is averaged, by benchmark and metric, each by item."""
-    shares = {(row["task"], row["metric"]) for row in results.scores.to_dict("records") if row["is_share"]}
-    values = {
-        (str(task), str(metric)): of_metric.set_index("item_id")["value"] * (100 if (task, metric) in shares else 1)
-        for (task, metric), of_metric in results.samples.groupby(["task", "metric"])
-    }
-    if len(results.annotations):
-        values["alpaca_eval", "win_rate"] = _percent_won(results.of_first_judge)
-    if len(results.judgments):
-        values["mt_bench", "score"] = results.judgments.groupby("question_id")["score"].mean()
-    return values

@@ -1,12 +1,18 @@
 """Whether a judge can be trusted: its bias for a position and for length, and its agreement with another one.
 
-Tables are AlpacaEval's annotations (`alpaca_eval`), with `is_switched_outputs`. Knows nothing about asking a judge.
+Tables are AlpacaEval's annotations (`alpaca_eval`), with `is_switched_outputs`, and an index whose last level is the
+instruction. The unit of intervals is the instruction: several rows of one, of runs with different training seeds, are
+averaged first. Knows nothing about asking a judge.
 """
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rao_kedro.evals.statistics import mean_interval
+from rao_kedro.evals.statistics import Interval, mean_interval
+
+COLUMNS = ["metric", "value", "low", "high", "n"]
 
 
 def position_bias(annotations: pd.DataFrame, swapped: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -14,8 +20,8 @@ def position_bias(annotations: pd.DataFrame, swapped: pd.DataFrame, seed: int = 
 
     Args:
         annotations: In AlpacaEval's order.
-        swapped: The same pairs in the other order.
-        seed: Seeds the bootstrap.
+        swapped: The same pairs in the other order, with the same index.
+        seed: Seeds the resampling of the intervals.
 
     Returns:
         Columns `metric, value, low, high, n`: `first_preferred`, the mean preference for what was shown first (0.5
@@ -26,19 +32,20 @@ def position_bias(annotations: pd.DataFrame, swapped: pd.DataFrame, seed: int = 
     first, second = annotations[both], swapped[both]
     for_first = (_preference_for_first(first) + _preference_for_first(second)) / 2
     consistent = _winner(first) == _winner(second)
-    rows = []
-    for name, values in (("first_preferred", for_first), ("consistent", consistent.astype(float))):
-        interval = mean_interval(values.tolist(), seed)
-        rows.append((name, interval.mean, interval.low, interval.high, len(values)))
-    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "n"])
+    return _table(first_preferred=share_interval(for_first, seed), consistent=share_interval(consistent, seed))
 
 
-def length_bias(annotations: pd.DataFrame) -> dict[str, float]:
+def length_bias(annotations: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Return how preferences go with length.
 
+    Args:
+        annotations: In AlpacaEval's order.
+        seed: Seeds the resampling of the intervals.
+
     Returns:
-        `longer_preferred`, the share of pairs of different lengths (in characters) whose longer output wins, and
-        `length_correlation`, Spearman's of the preference for the model's output and by how much it is longer.
+        Columns `metric, value, low, high, n`: `longer_preferred`, the share of pairs of different lengths (in
+        characters) and with a winner whose longer output wins, and `length_correlation`, Spearman's of the preference
+        for the model's output and by how much it is longer (without an interval).
     """
     from scipy.stats import spearmanr
 
@@ -47,10 +54,11 @@ def length_bias(annotations: pd.DataFrame) -> dict[str, float]:
     decided = (longer != 0) & (known["preference"] != 1.5)
     wins = (longer[decided] > 0) == (known["preference"][decided] > 1.5)
     varies = longer.nunique() > 1 and known["preference"].nunique() > 1
-    return {
-        "longer_preferred": float(wins.mean()),
-        "length_correlation": float(spearmanr(longer, known["preference"]).statistic) if varies else np.nan,
-    }
+    correlation = float(spearmanr(longer, known["preference"]).statistic) if varies else np.nan
+    return _table(
+        longer_preferred=share_interval(wins, seed),
+        length_correlation=Interval(correlation, np.nan, np.nan, _units(known)),
+    )
 
 
 def agreement(annotations: pd.DataFrame, others: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -59,7 +67,7 @@ def agreement(annotations: pd.DataFrame, others: pd.DataFrame, seed: int = 0) ->
     Args:
         annotations: Of the one judge.
         others: Of the other, with the same index.
-        seed: Seeds the bootstrap.
+        seed: Seeds the resampling of the intervals.
 
     Returns:
         Columns `metric, value, low, high, n`: `agreement`, the share of pairs, and Cohen's `kappa`, which chance alone
@@ -69,13 +77,25 @@ def agreement(annotations: pd.DataFrame, others: pd.DataFrame, seed: int = 0) ->
 
     both = annotations["preference"].notna() & others["preference"].notna()
     ours, theirs = _winner(annotations[both]), _winner(others[both])
-    interval = mean_interval((ours == theirs).astype(float).tolist(), seed)
     kappa = cohen_kappa_score(ours, theirs, labels=[-1, 0, 1]) if len(ours) else np.nan
-    rows = [
-        ("agreement", interval.mean, interval.low, interval.high, len(ours)),
-        ("kappa", float(kappa), np.nan, np.nan, len(ours)),
-    ]
-    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "n"])
+    return _table(
+        agreement=share_interval(ours == theirs, seed), kappa=Interval(float(kappa), np.nan, np.nan, _units(ours))
+    )
+
+
+def share_interval(values: pd.Series, seed: int) -> Interval:
+    """Return the mean over instructions of values in [0, 1], with its interval."""
+    by_instruction = values.astype(float).groupby(level=-1).mean()
+    return mean_interval(by_instruction.tolist(), (0, 1), seed)
+
+
+def _units(rows: pd.DataFrame | pd.Series) -> int:
+    return rows.index.get_level_values(-1).nunique()
+
+
+def _table(**found: Interval) -> pd.DataFrame:
+    rows: list[tuple[Any, ...]] = [(name, *interval) for name, interval in found.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _preference_for_first(annotations: pd.DataFrame) -> pd.Series:

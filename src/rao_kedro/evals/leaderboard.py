@@ -1,17 +1,36 @@
 """The leaderboard: how each method does on prompts that no training saw, compared with SFT on the same prompts.
 
-The unit of n and of every interval is the prompt: several responses to one prompt are averaged first.
+The unit of n and of every interval is the prompt: several responses to one prompt are averaged first, and so are the
+runs of a method that was trained with several seeds. Beside the interval over prompts stands the one over seeds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.statistics import mean_interval
+from rao_kedro.evals.statistics import (
+    Bounds,
+    Interval,
+    difference_over_seeds,
+    interval_over_seeds,
+    mean_interval,
+    mean_over_runs,
+    of_difference,
+    runs_by_method,
+)
+from rao_kedro.schemas.tables import Leaderboard
 
 BASELINE = "sft"
+RULES, REWARD = "rule_score", "reward"
+SCORES: dict[str, Bounds | None] = {RULES: (0.0, 1.0), REWARD: None}
+SHARE = (0.0, 1.0)
+# What SFT has against itself.
+OF_ITSELF = {"rule_score_gain": 0.0, "reward_gain": 0.0, "gain_finished": 0.0}
+OF_ITSELF |= {"win_rate_vs_sft": 0.5, "reward_win_rate_vs_sft": 0.5}
+Row = dict[str, float | str]
 
 
 def leaderboard(
@@ -22,23 +41,141 @@ def leaderboard(
 ) -> pd.DataFrame:
     """Return one row per method, best first.
 
+    The rules judge who wins where any prompt has requirements, on the prompts that have them, else the reward does.
+
     Args:
-        generations: Table of `ScoredGenerations` by method; "sft" must be among them.
-        held_out: Table of `HeldOutLogps` by method.
-        seed: Seeds the bootstrap.
-        logs: Training logs by method; they say how many responses to a prompt each was trained on.
+        generations: Table of `ScoredGenerations` by run (`schemas.runs`); "sft" must be among them.
+        held_out: Table of `HeldOutLogps` by run.
+        seed: Seeds the resampling of the intervals.
+        logs: Training logs by run; they say how many responses to a prompt each was trained on.
 
     Returns:
-        Table of `Leaderboard`; `rule_score_gain`, `reward_gain` and `win_rate_vs_sft` are paired by prompt.
+        Table of `Leaderboard`; gains and win rates are paired by prompt.
 
     Raises:
-        DataError: A method answered other prompts than SFT did.
+        DataError: A method answered other prompts than SFT did, or other ones of them have a rule score.
     """
-    rows = [_row(method, generations[method], generations[BASELINE], held_out[method], seed) for method in generations]
-    for row in rows:
-        row["responses_seen"] = _responses_seen((logs or {}).get(str(row["method"])))
+    methods = runs_by_method(generations)
+    baseline = [generations[run] for run in methods[BASELINE]]
+    rows: list[Row] = []
+    for method, runs in methods.items():
+        for run in runs:
+            _require_same_prompts(run, generations[run], baseline[0])
+        row = _scores([generations[run] for run in runs], baseline, seed)
+        if method == BASELINE:
+            for name, value in OF_ITSELF.items():
+                if not np.isnan(row[name]):
+                    row |= {name: value, f"{name}_low": value, f"{name}_high": value}
+        fallen = float(np.mean([_share_fallen(held_out[run]) for run in runs]))
+        seen = float(pd.Series([_responses_seen((logs or {}).get(run)) for run in runs]).mean())
+        rows.append({"method": method, **row, "chosen_likelihood_fell": fallen, "responses_seen": seen})
     best_first = ["rule_score", "win_rate_vs_sft"]
-    return pd.DataFrame(rows).sort_values(best_first, ascending=False, na_position="last", ignore_index=True)
+    board = pd.DataFrame(rows, columns=list(Leaderboard.to_schema().columns))
+    return board.sort_values(best_first, ascending=False, na_position="last", ignore_index=True)
+
+
+def _require_same_prompts(run: str, scored: pd.DataFrame, baseline: pd.DataFrame) -> None:
+    ours, theirs = (set(table["prompt_id"]) for table in (scored, baseline))
+    if ours != theirs:
+        raise DataError(f"{run} and {BASELINE} answered different prompts: run the pipeline `evaluation` again")
+    ours, theirs = (set(table.dropna(subset=RULES)["prompt_id"]) for table in (scored, baseline))
+    if ours != theirs:
+        raise DataError(
+            f"{run} and {BASELINE} have rule scores on different prompts, for example {min(ours ^ theirs)}: their "
+            "requirements have changed in between; run the pipeline `evaluation` again"
+        )
+
+
+def _scores(runs: Sequence[pd.DataFrame], baseline: Sequence[pd.DataFrame], seed: int) -> Row:
+    """Return the columns of a method that its runs' responses give, beside those of the baseline's runs."""
+    responses, of_baseline = pd.concat(runs), pd.concat(baseline)
+    judge = RULES if of_baseline[RULES].notna().any() else REWARD
+    row: Row = {"seeds": len(runs), "n": responses["prompt_id"].nunique(), "judge": judge}
+    for score, bounds in SCORES.items():
+        values = [_by_prompt(run, score) for run in runs]
+        row |= _columns(score, values, bounds, seed) | {f"n_{score}": len(mean_over_runs(values))}
+        gains, spread = _gains(runs, baseline, score)
+        row |= _columns(f"{score}_gain", gains, of_difference(bounds), seed, spread)
+        wins = [_win_rates(run, of_baseline, score) for run in runs]
+        if score == REWARD:
+            row |= _columns("reward_win_rate_vs_sft", wins, SHARE, seed)
+        if score == judge:
+            row |= _columns("win_rate_vs_sft", wins, SHARE, seed) | {"n_judged": len(mean_over_runs(wins))}
+            gains, spread = _gains([*map(_finished, runs)], [*map(_finished, baseline)], score)
+            row |= _columns("gain_finished", gains, of_difference(bounds), seed, spread)
+            row["n_finished"] = len(mean_over_runs(gains))
+    return row | {
+        "cut": float((responses["finish_reason"] == "length").mean()),
+        "mean_length": float(responses.groupby("prompt_id")["n_tokens"].mean().mean()),
+        "kl_to_reference": float((responses["logp"] - responses["reference_logp"]).mean()),
+        "unscored": int(responses["reward"].isna().sum()),
+    }
+
+
+def _columns(
+    name: str, runs: Sequence[pd.Series], bounds: Bounds | None, seed: int, baseline: Sequence[pd.Series] | None = None
+) -> Row:
+    """Return the columns on a mean over prompts: its value, its interval over prompts, and that over seeds.
+
+    Args:
+        name: Of the mean.
+        runs: Values by prompt, per run.
+        bounds: Of a value.
+        seed: Seeds the resampling.
+        baseline: What the baseline's runs have, where the mean is a difference from their mean.
+    """
+    over_prompts = mean_interval(mean_over_runs(runs).tolist(), bounds, seed)
+    means = [run.mean() for run in runs]
+    over_seeds = interval_over_seeds(means, bounds)
+    if baseline is not None:
+        over_seeds = difference_over_seeds(means, [run.mean() for run in baseline], bounds)
+    return {
+        name: over_prompts.mean,
+        f"{name}_low": over_prompts.low,
+        f"{name}_high": over_prompts.high,
+        f"{name}_seeds_low": over_seeds.low,
+        f"{name}_seeds_high": over_seeds.high,
+    }
+
+
+def _gains(
+    runs: Sequence[pd.DataFrame], baseline: Sequence[pd.DataFrame], score: str
+) -> tuple[list[pd.Series], list[pd.Series]]:
+    """Return by prompt how far each run, and each run of the baseline, is above the mean of the baseline's runs."""
+    base = mean_over_runs([_by_prompt(run, score) for run in baseline])
+    ours, theirs = ([(_by_prompt(run, score) - base).dropna() for run in tables] for tables in (runs, baseline))
+    return ours, theirs
+
+
+def _by_prompt(scored: pd.DataFrame, score: str) -> pd.Series:
+    """Return the mean score of each prompt's responses that have one."""
+    return scored.groupby("prompt_id")[score].mean().dropna()
+
+
+def _finished(scored: pd.DataFrame) -> pd.DataFrame:
+    """Return the responses that were not cut at the token limit."""
+    return scored[scored["finish_reason"] != "length"]
+
+
+def _win_rates(scored: pd.DataFrame, baseline: pd.DataFrame, judge: str) -> pd.Series:
+    """Return per prompt the share of pairs of responses that the method wins; a tie is half.
+
+    A prompt without a score for either side has no pairs.
+    """
+    ours, theirs = (table.dropna(subset=judge).groupby("prompt_id")[judge].agg(list) for table in (scored, baseline))
+    return pd.Series(
+        {
+            prompt: float(np.mean([(a > b) + 0.5 * (a == b) for a in ours[prompt] for b in theirs[prompt]]))
+            for prompt in ours.index.intersection(theirs.index)
+        },
+        dtype=float,
+    )
+
+
+def _share_fallen(held_out: pd.DataFrame) -> float:
+    """Return the share of groups whose chosen response is less likely than under the reference model."""
+    pairs = zip(held_out["logps"], held_out["reference_logps"], strict=True)
+    return float(np.mean([logps[0] < reference[0] for logps, reference in pairs]))
 
 
 def _responses_seen(log: pd.DataFrame | None) -> float:
@@ -46,6 +183,12 @@ def _responses_seen(log: pd.DataFrame | None) -> float:
     column = "responses_per_prompt"
     seen = list(log[column].dropna()) if log is not None and column in log else []
     return float(seen[-1]) if seen else float("nan")
+
+
+def difference_from_baseline(row: Mapping[Hashable, Any]) -> Interval:
+    """Return the gain over SFT by what judges the wins, with its interval over prompts, of a row of `Leaderboard`."""
+    gain = f"{row['judge']}_gain"
+    return Interval(row[gain], row[f"{gain}_low"], row[f"{gain}_high"], row["n_judged"])
 
 
 def unequal_responses(board: pd.DataFrame) -> str | None:
@@ -63,50 +206,4 @@ def unequal_responses(board: pd.DataFrame) -> str | None:
     return (
         f"The methods were not trained on the same responses: {', '.join(counts)}. The same responses_per_prompt for "
         "all of them, or pairs: all for the pairwise ones, makes the comparison equal."
-    )
-
-
-def _row(
-    method: str, scored: pd.DataFrame, baseline: pd.DataFrame, held_out: pd.DataFrame, seed: int
-) -> dict[str, float | str]:
-    means, base = _prompt_means(scored), _prompt_means(baseline)
-    if set(means.index) != set(base.index):
-        raise DataError(f"{method} and {BASELINE} answered different prompts: run the pipeline `evaluation` again")
-    base = base.loc[means.index]
-    row: dict[str, float | str] = {"method": method, "n": len(means)}
-    for name, values in {
-        "rule_score": means["rule_score"],
-        "rule_score_gain": means["rule_score"] - base["rule_score"],
-        "reward": means["reward"].dropna(),
-        "reward_gain": (means["reward"] - base["reward"]).dropna(),
-        "win_rate_vs_sft": _win_rates(scored, baseline),
-    }.items():
-        interval = mean_interval(list(values), seed)
-        row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    pairs = zip(held_out["logps"], held_out["reference_logps"], strict=True)
-    fell = [logps[0] < reference[0] for logps, reference in pairs]
-    return row | {
-        "mean_length": float(means["n_tokens"].mean()),
-        "kl_to_reference": float((scored["logp"] - scored["reference_logp"]).mean()),
-        "chosen_likelihood_fell": float(np.mean(fell)),
-        "unscored": int(scored["reward"].isna().sum()),
-    }
-
-
-def _prompt_means(scored: pd.DataFrame) -> pd.DataFrame:
-    return scored.groupby("prompt_id")[["rule_score", "reward", "n_tokens"]].mean()
-
-
-def _win_rates(scored: pd.DataFrame, baseline: pd.DataFrame) -> pd.Series:
-    """Return per prompt the share of pairs of responses that the method wins; a tie is half.
-
-    Judged by the rules where prompts have requirements, else by the reward; a prompt without one has no pairs.
-    """
-    judge = "reward" if scored["rule_score"].isna().any() else "rule_score"
-    ours, theirs = (table.dropna(subset=judge).groupby("prompt_id")[judge].agg(list) for table in (scored, baseline))
-    return pd.Series(
-        {
-            prompt: float(np.mean([(a > b) + 0.5 * (a == b) for a in ours[prompt] for b in theirs[prompt]]))
-            for prompt in ours.index.intersection(theirs.index)
-        }
     )

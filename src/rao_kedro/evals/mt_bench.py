@@ -27,6 +27,7 @@ TEMPERATURES = {
     "humanities": 0.1,
 }
 WITH_REFERENCE = {"math", "reasoning", "coding"}
+SCORES = (1.0, 10.0)  # the scale
 _ON_SCALE = r"(?:10(?:\.0*)?|[1-9](?:\.\d*)?)"
 # Behind a word, double brackets index a list: `x[[1]]`.
 SCORE = re.compile(rf"(?<!\w)\[\[({_ON_SCALE})\]\]")
@@ -174,19 +175,29 @@ def score_table(judgments: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Return mean scores over questions, per turn and per category.
 
     Args:
-        judgments: Columns `question_id, category, turn, score`; a score is not a number where none could be read.
-        seed: Seeds the bootstrap.
+        judgments: Columns `question_id, category, turn, score`; a score is NaN where none could be read.
+        seed: Seeds the resampling of the 95 % intervals.
 
     Returns:
         Columns `category, turn, score, low, high, n, unparsed`: "all" stands for every category, and turn 0 for both,
         whose score is the mean of a question's turns. Judgments without a score are counted, and left out of the means.
     """
-    scopes = [("all", judgments), *judgments.groupby("category", sort=False)]
-    rows: list[tuple[Any, ...]] = []
-    for category, of_category in scopes:
-        for turn, of_turn in [(0, of_category), *of_category.groupby("turn")]:
-            by_question = of_turn.groupby("question_id")["score"].mean().dropna()
-            interval = mean_interval(list(by_question), seed)
-            unparsed = int(of_turn["score"].isna().sum())
-            rows.append((category, turn, interval.mean, interval.low, interval.high, len(by_question), unparsed))
+    rows = [
+        (*scope, *mean_interval(scores_by_question(part).dropna().tolist(), SCORES, seed), part["score"].isna().sum())
+        for scope, part in score_scopes(judgments).items()
+    ]
     return pd.DataFrame(rows, columns=["category", "turn", "score", "low", "high", "n", "unparsed"])
+
+
+def score_scopes(judgments: pd.DataFrame) -> dict[tuple[str, int], pd.DataFrame]:
+    """Return the judgments of each category and turn: "all" stands for every category, and turn 0 for both."""
+    return {
+        (str(category), int(turn)): of_turn
+        for category, of_category in [("all", judgments), *judgments.groupby("category", sort=False)]
+        for turn, of_turn in [(0, of_category), *of_category.groupby("turn")]
+    }
+
+
+def scores_by_question(judgments: pd.DataFrame) -> pd.Series:
+    """Return the mean score of each question's judgments; NaN where none could be read."""
+    return judgments.groupby("question_id")["score"].mean()

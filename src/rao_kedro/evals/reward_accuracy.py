@@ -48,7 +48,7 @@ def accuracy_table(outcomes: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Args:
         outcomes: Outcomes by group with columns `form, size, train_groups, seed`.
-        seed: Seeds the bootstrap.
+        seed: Seeds the resampling of the intervals.
 
     Returns:
         Loss and accuracy with 95 % intervals over the n held-out groups, of each group's mean over the seeds; and the
@@ -57,7 +57,8 @@ def accuracy_table(outcomes: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     rows = []
     for (form, size, train_groups), of_runs in outcomes.groupby(["form", "size", "train_groups"], sort=False):
         by_group = of_runs.groupby("group_id")[["loss", "accuracy"]].mean()
-        loss, accuracy = (mean_interval(list(by_group[name]), seed) for name in ("loss", "accuracy"))
+        loss = mean_interval(by_group["loss"].dropna().tolist(), None, seed)  # preferring the longer one has none
+        accuracy = mean_interval(by_group["accuracy"].tolist(), (0, 1), seed)
         by_seed = of_runs.groupby("seed")["accuracy"].mean()
         rows.append(
             {

@@ -20,7 +20,7 @@ import pandas as pd
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals import reward_benchmark_formats as formats
 from rao_kedro.evals.reward_benchmark_formats import ALL, TIES, BenchmarkItem
-from rao_kedro.evals.statistics import Interval, mean_interval
+from rao_kedro.evals.statistics import mean_interval
 from rao_kedro.preferences.quarantine import (
     NoGroupsLeftError,
     QuarantineReason,
@@ -158,7 +158,7 @@ def score_benchmark(
         items: Prompts of it.
         rewards: What a reward says of `prompt_groups(name, items)`. A prompt with a response that it could not score is
             left out and counted.
-        seed: Seeds the bootstrap.
+        seed: Seeds the resampling of the intervals.
 
     Returns:
         Columns benchmark, section, subset, metric, value, low, high, n, n_unscored. The metric `score` of section and
@@ -319,8 +319,8 @@ def _means(prompts: Iterable[ScoredPrompt], metrics: Mapping[str, Metric], seed:
 
 def _mean(section: str, subset: str, metric: str, values: Sequence[float], seed: int) -> Result:
     known = [value for value in values if not math.isnan(value)]
-    interval = mean_interval(known, seed) if known else Interval(NAN, NAN, NAN, 0)
-    return Result(section, subset, metric, *interval, len(values) - len(known))
+    bounds = (-1, 1) if metric == "correctness_margin" else (0, 1)
+    return Result(section, subset, metric, *mean_interval(known, bounds, seed), len(values) - len(known))
 
 
 def _overall(results: Sequence[Result], sections: Iterable[str], metric: str = SCORE) -> Result:

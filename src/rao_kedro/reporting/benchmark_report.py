@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 
 from rao_kedro.reporting.report import embedded
+from rao_kedro.schemas.runs import method_of
 
 Row = Mapping[Hashable, Any]
 
@@ -25,6 +26,7 @@ class Example(NamedTuple):
 
 
 def benchmark_report(
+    scores: pd.DataFrame,
     tables: Mapping[str, pd.DataFrame],
     figures: Mapping[str, go.Figure],
     answers: pd.DataFrame,
@@ -36,33 +38,51 @@ def benchmark_report(
     """Return the page.
 
     Args:
+        scores: Table of `BenchmarkScores`.
         tables: By their headings.
         figures: By their headings.
         answers: Table of `BenchmarkAnswers`.
         samples: Table of `DownstreamSamples`.
         annotations: Table of `AlpacaEvalAnnotations`.
         judgments: Table of `MTBenchJudgments`.
-        examples: Items of each benchmark that are shown with every method's answer.
+        examples: Items of each benchmark that are shown with every method's answer, of its first run.
     """
     template = Environment(loader=PackageLoader("rao_kedro.reporting"), autoescape=True).get_template("benchmarks.html")
     judged = answers.assign(
         verdict=[*map(_verdicts(annotations, judgments), answers.to_dict("records"))] if len(answers) else ""
     )
-    methods = list(dict.fromkeys([*answers["method"], *samples["method"]]))
+    methods = [run for run in dict.fromkeys([*answers["method"], *samples["method"]]) if run == method_of(run)]
     samples = samples.drop_duplicates(["method", "task", "item_id"])  # of several metrics, the first
     shown = {
         str(name): _examples(table, ["item_id", "turn"], methods, lambda row: (row["answer"], row["verdict"]), examples)
         for name, table in judged.groupby("benchmark", sort=False)
     } | {
         str(name): _examples(table, ["task", "item_id"], methods, _sample, examples)
-        for name, table in samples.groupby(samples["task"].str.partition("::")[0], sort=False)
+        for name, table in samples.groupby(samples["task"].str.split("::").str[0], sort=False)
     }
     return template.render(
         tables={title: (list(table.columns), table.to_numpy().tolist()) for title, table in tables.items()},
+        cut=cut_sentences(scores),
         figures=embedded(figures),
         methods=methods,
         examples=shown,
     )
+
+
+def cut_sentences(scores: pd.DataFrame) -> list[str]:
+    """Return a sentence per benchmark on which responses were cut at the token limit.
+
+    Args:
+        scores: Table of `BenchmarkScores`.
+    """
+    whole = scores["benchmark"].str.split("::").str[0]
+    sentences = []
+    for benchmark, rows in scores[scores["cut"].notna()].groupby(whole, sort=False):
+        if rows["cut"].max() > 0:
+            shares = rows.drop_duplicates("method").set_index("method")["cut"].items()
+            said = ", ".join(f"{100 * share:.1f} % of {method}'s" for method, share in shares)
+            sentences.append(f"{benchmark}: cut at the token limit were {said} responses.")
+    return sentences
 
 
 def _examples(

@@ -6,6 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from rao_kedro.schemas.runs import method_of
+
 COLORS = {"sft": "#7f7f7f", "rao": "#0072b2", "dpo": "#d55e00"}
 STUDY_COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b"]
 OTHER_COLORS = ["#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#17becf", "#bcbd22", "#9467bd"]
@@ -22,9 +24,9 @@ PANELS = [
 
 
 def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """Return a panel for each quantity that the logs hold, a colour for each run.
+    """Return a panel for each quantity that the logs hold, a colour for each method.
 
-    Lines are training steps; markers are evaluations on validation groups.
+    Lines are training steps, paler for all seeds but a method's first; markers are evaluations on validation groups.
 
     Args:
         logs: Training logs by the name of the run.
@@ -34,16 +36,19 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
     rows = -(-len(panels) // 2)
     titles = [title for title, _ in panels]
     figure = make_subplots(rows, 2, subplot_titles=titles, vertical_spacing=0.24 / rows, horizontal_spacing=0.1)
+    methods = list(dict.fromkeys(map(method_of, logs)))
     for i, (_, curves) in enumerate(panels):
         row, column = i // 2 + 1, i % 2 + 1
         for run, log in logs.items():
+            color = color_of(method_of(run), methods.index(method_of(run)))
             for name, part, dash in curves:
-                for trace in _curves(run, log, name, part, dash, legend=i == 0):
+                for trace in _curves(run, color, log, name, part, dash, legend=i == 0 and run == method_of(run)):
                     figure.add_trace(trace, row, column)
     figure.update_xaxes(matches="x")
     figure.update_xaxes(title_text="optimizer step", row=rows)
     dashes = "; solid: chosen, dotted: rejected" if "log_ratio_rejected" in columns else ""
-    return styled(figure, f"Lines: training steps, markers: validation groups{dashes}", height=90 + 270 * rows)
+    paler = "; paler: further seeds" if len(methods) < len(logs) else ""
+    return styled(figure, f"Lines: training steps, markers: validation groups{dashes}{paler}", height=90 + 270 * rows)
 
 
 def training_dynamics_of_one(training_log: pd.DataFrame) -> go.Figure:
@@ -131,34 +136,53 @@ def interval_bars(above: Sequence[float] | pd.Series, below: Sequence[float] | p
 
 
 def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
-    """Return rule score, reward and win rate of each method, with their intervals."""
-    panels = [("rule_score", "Rule score"), ("reward", "Reward"), ("win_rate_vs_sft", "Win rate against SFT")]
+    """Return rule score, reward and win rate of each method, with their intervals.
+
+    Args:
+        leaderboard: Table of `Leaderboard`.
+    """
+    judge = str(leaderboard["judge"].iloc[0]).replace("_", " ")
+    panels = [("rule_score", "Rule score"), ("reward", "Reward")]
+    panels = [*panels, ("win_rate_vs_sft", f"Win rate against SFT by {judge}")]
     panels = [panel for panel in panels if leaderboard[panel[0]].notna().any()]
     figure = make_subplots(1, len(panels), subplot_titles=[title for _, title in panels])
+    seeds = int(leaderboard["seeds"].max())
     for column, (name, _) in enumerate(panels, start=1):
         for i, row in leaderboard.iterrows():
-            point = row[name]
-            figure.add_trace(
-                go.Scatter(
-                    x=[row["method"]],
-                    y=[point],
-                    error_y=interval_bars([row[f"{name}_high"] - point], [point - row[f"{name}_low"]]),
-                    mode="markers",
-                    marker={"size": 11, "color": color_of(str(row["method"]), int(str(i)))},
-                    showlegend=False,
-                ),
-                1,
-                column,
-            )
-    title = f"Means over {int(leaderboard['n'].max())} held-out prompts with 95 % bootstrap intervals"
+            color = color_of(str(row["method"]), int(str(i)))
+            trace = _point(row, name, "", "circle", color)
+            figure.add_trace(trace, 1, column)
+            if not pd.isna(row[f"{name}_seeds_low"]):
+                figure.add_trace(_point(row, name, "_seeds", "diamond-open", color), 1, column)
+        ends = leaderboard[[name, *(f"{name}{over}_{end}" for over in ("", "_seeds") for end in ("low", "high"))]]
+        low, high = ends.min(axis=None), ends.max(axis=None)
+        margin = 0.06 * (high - low) or 0.1
+        figure.update_yaxes(range=[low - margin, high + margin], row=1, col=column)
+    title = f"Means over {int(leaderboard['n'].max())} held-out prompts with 95 % intervals over prompts"
+    if seeds > 1:
+        title += f"; diamonds: 95 % intervals over up to {seeds} training seeds"
+        figure.update_layout(scattermode="group", scattergap=0.6)
     return styled(figure, title, height=420)
 
 
-def _curves(run: str, log: pd.DataFrame, name: str, part: str, dash: str, legend: bool) -> list[go.Scatter]:
-    color = color_of(run, 0)
+def _point(row: pd.Series, name: str, over: str, symbol: str, color: str) -> go.Scatter:
+    point = row[name]
+    return go.Scatter(
+        x=[row["method"]],
+        y=[point],
+        error_y=interval_bars([row[f"{name}{over}_high"] - point], [point - row[f"{name}{over}_low"]]),
+        mode="markers",
+        marker={"size": 11, "color": color, "symbol": symbol},
+        offsetgroup=over or "_prompts",
+        showlegend=False,
+    )
+
+
+def _curves(run: str, color: str, log: pd.DataFrame, name: str, part: str, dash: str, legend: bool) -> list[go.Scatter]:
     result = []
     shared = {
-        "legendgroup": run,
+        "legendgroup": method_of(run),
+        "opacity": 1.0 if run == method_of(run) else 0.45,
         "line": {"color": color, "dash": dash, "width": 2},
         "marker": {"color": color, "size": 8},
     }

@@ -7,7 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 
-from rao_kedro.evals.leaderboard import BASELINE, unequal_responses
+from rao_kedro.evals.leaderboard import BASELINE, difference_from_baseline, unequal_responses
+from rao_kedro.evals.statistics import MIN_VERDICT_N, verdict
+from rao_kedro.schemas.runs import method_of
 
 
 def html_report(
@@ -22,18 +24,23 @@ def html_report(
     Args:
         leaderboard: Table of `Leaderboard`.
         figures: Figures by their headings.
-        generations: Table of `ScoredGenerations` by method, for side-by-side examples.
+        generations: Table of `ScoredGenerations` by run (`schemas.runs`), for side-by-side examples of each method's
+            first run.
         tables: Further tables by their headings.
         examples: Prompts to show.
     """
+    first_runs = {run: table for run, table in generations.items() if run == method_of(run)}
     template = Environment(loader=PackageLoader("rao_kedro.reporting"), autoescape=True).get_template("report.html")
     return template.render(
-        headlines=[headline(row) for row in leaderboard.to_dict("records") if row["method"] != BASELINE],
+        baseline=BASELINE,
+        headlines=headlines(leaderboard),
         rows=leaderboard.to_dict("records"),
+        several_seeds=bool((leaderboard["seeds"] > 1).any()),
+        mixed=bool((leaderboard["n_rule_score"].between(1, leaderboard["n"] - 1)).any()),
         unequal=unequal_responses(leaderboard),
         figures=embedded(figures),
-        methods=list(generations),
-        examples=_examples(generations, examples),
+        methods=list(first_runs),
+        examples=_examples(first_runs, examples),
         tables={title: (list(table.columns), table.to_numpy().tolist()) for title, table in tables.items()},
     )
 
@@ -46,15 +53,80 @@ def embedded(figures: Mapping[str, go.Figure]) -> dict[str, str]:
     }
 
 
+def headlines(leaderboard: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return per method the sentence of `headline`, and what else must be known to read it.
+
+    Args:
+        leaderboard: Table of `Leaderboard`.
+    """
+    rows = leaderboard.to_dict("records")
+    [baseline] = [row for row in rows if row["method"] == BASELINE]
+    return [
+        (headline(row), " ".join(filter(None, (_about_cut(row, baseline), _about_seeds(row)))))
+        for row in rows
+        if row["method"] != BASELINE
+    ]
+
+
 def headline(row: Mapping[Any, Any]) -> str:
-    """Return one sentence on how a method compares with SFT, with the paired interval, and whether it is conclusive."""
-    score = "reward" if pd.isna(row["rule_score"]) else "rule_score"
-    gain, low, high = (row[f"{score}_gain{end}"] for end in ("", "_low", "_high"))
-    verdict = "better than" if low > 0 else "worse than" if high < 0 else "not distinguishable from"
+    """Return one sentence on how a method compares with SFT, with the paired interval, and whether it is conclusive.
+
+    Args:
+        row: Of a table of `Leaderboard`.
+    """
+    found, score = difference_from_baseline(row), row["judge"]
+    prompts = f"{row['n_judged']} held-out prompts"
+    if row["n_judged"] < row["n"]:
+        having = "requirements" if score == "rule_score" else "rewards for both"
+        prompts = f"the {row['n_judged']} of {row['n']} held-out prompts that have {having}"
+    said = {
+        "better": f"is better than {BASELINE} on",
+        "worse": f"is worse than {BASELINE} on",
+        "not distinguishable": f"is not distinguishable from {BASELINE} on",
+        "withheld": f"gets no verdict against {BASELINE} on",
+    }[verdict(found)]
+    why = ""
+    if found.n < MIN_VERDICT_N:
+        why = f", fewer than the {MIN_VERDICT_N} that a verdict needs"
+    elif pd.isna(found.low):
+        why = ", on which all differences are the same"
     return (
-        f"{row['method']} is {verdict} {BASELINE} on {row['n']} held-out prompts: {score.replace('_', ' ')} "
-        f"{row[score]:.3f}, {gain:+.3f} against {BASELINE} (95 % interval {low:+.3f} to {high:+.3f})."
+        f"{row['method']} {said} {prompts}{why}: {score.replace('_', ' ')} {row[score]:.3f}, {found.mean:+.3f} against "
+        f"{BASELINE}{_interval(found.low, found.high)}."
     )
+
+
+def _about_cut(row: Mapping[Any, Any], baseline: Mapping[Any, Any]) -> str:
+    """Return what cut responses have to do with the gain; nothing where none was cut."""
+    if not row["cut"] and not baseline["cut"]:
+        return ""
+    ours, theirs = (f"{100 * cut:.1f} %" for cut in (row["cut"], baseline["cut"]))
+    shares = f"{ours} of its responses were cut at the token limit, and {theirs} of {BASELINE}'s"
+    if not row["n_finished"]:
+        return f"{shares}: there is no prompt on which both finished one."
+    interval = _interval(row["gain_finished_low"], row["gain_finished_high"])
+    return (
+        f"{shares}; between finished responses the gain is {row['gain_finished']:+.3f}{interval}, on the "
+        f"{row['n_finished']} prompts on which both have some."
+    )
+
+
+def _about_seeds(row: Mapping[Any, Any]) -> str:
+    """Return how far the gain depends on the training seed; nothing for one seed."""
+    gain = f"{row['judge']}_gain"
+    if row["seeds"] == 1:
+        return ""
+    low, high = row[f"{gain}_seeds_low"], row[f"{gain}_seeds_high"]
+    doubt = (
+        " The interval over seeds holds 0: with another seed there may be no difference." if low <= 0 <= high else ""
+    )
+    return (
+        f"Over {row['seeds']} training seeds the gain is {row[gain]:+.3f}{_interval(low, high, ' over seeds')}.{doubt}"
+    )
+
+
+def _interval(low: float, high: float, over: str = "") -> str:
+    return " (no interval can be told)" if pd.isna(low) else f" (95 % interval{over} {low:+.3f} to {high:+.3f})"
 
 
 def _examples(generations: Mapping[str, pd.DataFrame], n: int) -> list[dict[str, Any]]:
@@ -65,7 +137,8 @@ def _examples(generations: Mapping[str, pd.DataFrame], n: int) -> list[dict[str,
         {
             "prompt": first[BASELINE].loc[prompt, "prompt"],
             "responses": [
-                table.loc[prompt, ["response", "rule_score", "reward"]].to_dict() for table in first.values()
+                table.loc[prompt, ["response", "rule_score", "reward", "finish_reason"]].to_dict()
+                for table in first.values()
             ],
         }
         for prompt in prompts

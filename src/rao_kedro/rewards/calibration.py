@@ -14,6 +14,7 @@ from rao_kedro.rewards.outliers import OUTLIER, robust_moments
 GRID_BETAS = (0.025, 0.05, 0.1, 0.5, 1.0)
 GRID_LOG_Z0S = (-50.0, -20.0, -10.0, -5.0, 0.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 SATURATED = 0.01
+BOUNDS = {"chosen_minus_rejected": None, "length_correlation": (-1, 1), "rating_length_correlation": (-1, 1)}
 
 
 def calibration_report(
@@ -32,7 +33,7 @@ def calibration_report(
     Args:
         reward_annotated: Table of `RewardAnnotated`.
         rao: Parameters of the RAO run that these rewards are for; `log_z0: auto` is solved as that run will solve it.
-        seed: Seeds the bootstrap.
+        seed: Seeds the resampling of the intervals.
         responses: Responses of a group that the RAO run takes at most (its `responses_per_prompt`).
 
     Returns:
@@ -100,8 +101,7 @@ def _by_group(table: pd.DataFrame, threshold: float, seed: int) -> list[tuple[An
     per_group = [_of_group(threshold, *group) for group in zip(*columns, strict=True)]
     rows = []
     for name, values in pd.DataFrame(per_group).items():
-        interval = mean_interval(values.dropna().tolist() or [np.nan], seed)
-        rows.append((name, interval.mean, interval.low, interval.high, int(values.notna().sum())))
+        rows.append((name, *mean_interval(values.dropna().tolist(), BOUNDS.get(str(name), (0, 1)), seed)))
     return rows
 
 
@@ -141,31 +141,34 @@ def accuracy_by_gap(reward_annotated: pd.DataFrame, bins: int = 5, seed: int = 0
     """Return how often the better rated response has the higher reward, by the size of the gap between their rewards.
 
     A reward model that knows what it does not know is near 0.5 for small gaps and near 1 for large ones; a tie
-    counts as half.
+    counts as half. Accuracies are means over the groups that have pairs in a bin: pairs of one group share responses,
+    and are not independent.
 
     Args:
         reward_annotated: Table of `RewardAnnotated`.
         bins: Equally large ones, of the pairs of a split by the absolute gap.
-        seed: Seeds the bootstrap.
+        seed: Seeds the resampling of the intervals.
 
     Returns:
-        Columns `split, gap_low, gap_high, gap_mean, accuracy, low, high, n`, with 95 % intervals over the n pairs,
-        as if they were independent, which those of one group are not.
+        Columns `split, gap_low, gap_high, gap_mean, accuracy, low, high, n`, with 95 % intervals over the n groups.
     """
     from rao_kedro.evals.statistics import mean_interval
 
     rows = []
     for split, table in reward_annotated.groupby("split", sort=False):
-        gaps = []
-        for rewards, ratings in zip(table["rewards"], table["ratings"], strict=True):
+        gaps: list[tuple[float, int]] = []
+        for group, (rewards, ratings) in enumerate(zip(table["rewards"], table["ratings"], strict=True)):
             better, worse = np.nonzero(np.subtract.outer(np.asarray(ratings), np.asarray(ratings)) > 0)
-            gaps += (np.asarray(rewards)[better] - np.asarray(rewards)[worse]).tolist()
-        for part in np.array_split(sorted(gaps, key=abs), bins):
-            if len(part):
-                right = mean_interval(((part > 0) + 0.5 * (part == 0)).tolist(), seed)
-                size = np.abs(part)
-                rows.append((split, size.min(), size.max(), size.mean(), right.mean, right.low, right.high, right.n))
-    return pd.DataFrame(rows, columns=["split", "gap_low", "gap_high", "gap_mean", "accuracy", "low", "high", "n"])
+            gaps += [(gap, group) for gap in np.asarray(rewards)[better] - np.asarray(rewards)[worse]]
+        gaps.sort(key=lambda pair: abs(pair[0]))
+        pairs = pd.DataFrame(gaps, columns=["gap", "group"])
+        pairs["bin"] = np.repeat(range(bins), [len(part) for part in np.array_split(gaps, bins)])
+        for _, part in pairs.groupby("bin"):
+            right, size = (part["gap"] > 0) + 0.5 * (part["gap"] == 0), part["gap"].abs()
+            accuracy = mean_interval(right.groupby(part["group"]).mean().tolist(), (0, 1), seed)
+            rows.append((split, size.min(), size.max(), size.mean(), *accuracy))
+    columns = ["split", "gap_low", "gap_high", "gap_mean", "accuracy", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def target_grid(

@@ -217,7 +217,7 @@ class AnsweredBenchmarks(_Parameters):
         chain_of_thought: How long a response to a downstream task may be.
         harness: Tasks of lm-evaluation-harness itself.
         sources: Where rows of downstream tasks are, by name; in their usual datasets of the hub if not set.
-        seed: Seeds sampling and the bootstrap.
+        seed: Seeds sampling and the resampling of the intervals.
     """
 
     names: str = ""

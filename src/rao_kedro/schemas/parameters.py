@@ -356,7 +356,7 @@ class RewardBenchmarksParameters(Parameters):
         sources: Where a benchmark's rows are; the authors' dataset of the hub if not set.
         reward: What is measured.
         mixed_precision: Of a model that computes here.
-        seed: Seeds the bootstrap.
+        seed: Seeds the resampling of the intervals.
     """
 
     names: str
@@ -388,7 +388,7 @@ class EvaluationParameters(Parameters):
         reward: What scores them beside the rules of their prompts.
         mixed_precision: Of the forward passes that score them.
         max_tokens_per_batch: Tokens of one packed forward pass.
-        seed: Seeds the bootstrap.
+        seed: Seeds the resampling of the intervals.
         examples: Prompts that the reports show with every method's response.
         benchmarks: What else is measured.
     """

@@ -183,29 +183,62 @@ class HeldOutLogps(_Table):
 
 
 class Leaderboard(_Table):
-    """One row per method, with 95 % bootstrap intervals over held-out prompts; gains and wins are paired with SFT's.
+    """One row per method, with 95 % intervals; gains and wins are paired with SFT's by prompt.
 
-    `unscored` counts responses that got no reward, which leave rewards and the wins by them to the others.
-    `responses_seen` is the mean number of responses to a prompt that a method was trained on, where its log says it.
+    `*_low` and `*_high` are over held-out prompts, whose values are means over the method's `seeds` training seeds;
+    `*_seeds_low` and `*_seeds_high` are over seeds, and missing for one. `rule_score` is over the `n_rule_score`
+    prompts with requirements, and `reward` over the `n_reward` ones with a reward. `judge` says which of both
+    judges `win_rate_vs_sft`, on `n_judged` prompts: the rules where any prompt has requirements. `cut` is the share
+    of responses that ended at the token limit, and `gain_finished` the gain by the judge of the other responses, on
+    the `n_finished` prompts on which both the method and SFT have such. `unscored` counts responses that got no
+    reward, which leave rewards and the wins by them to the others. `responses_seen` is the mean number of responses
+    to a prompt that a method was trained on, where its log says it.
     """
 
     method: Series[str] = pa.Field(unique=True)
+    seeds: Series[int] = pa.Field(ge=1)
     n: Series[int] = pa.Field(ge=1)
+    judge: Series[str] = pa.Field(isin=["rule_score", "reward"])
+    n_rule_score: Series[int] = pa.Field(ge=0)
     rule_score: Series[float] = pa.Field(nullable=True, ge=0, le=1)
     rule_score_low: Series[float] = pa.Field(nullable=True)
     rule_score_high: Series[float] = pa.Field(nullable=True)
+    rule_score_seeds_low: Series[float] = pa.Field(nullable=True)
+    rule_score_seeds_high: Series[float] = pa.Field(nullable=True)
     rule_score_gain: Series[float] = pa.Field(nullable=True)
     rule_score_gain_low: Series[float] = pa.Field(nullable=True)
     rule_score_gain_high: Series[float] = pa.Field(nullable=True)
-    reward: Series[float]
+    rule_score_gain_seeds_low: Series[float] = pa.Field(nullable=True)
+    rule_score_gain_seeds_high: Series[float] = pa.Field(nullable=True)
+    n_reward: Series[int] = pa.Field(ge=0)
+    reward: Series[float] = pa.Field(nullable=True)
     reward_low: Series[float] = pa.Field(nullable=True)
     reward_high: Series[float] = pa.Field(nullable=True)
-    reward_gain: Series[float]
+    reward_seeds_low: Series[float] = pa.Field(nullable=True)
+    reward_seeds_high: Series[float] = pa.Field(nullable=True)
+    reward_gain: Series[float] = pa.Field(nullable=True)
     reward_gain_low: Series[float] = pa.Field(nullable=True)
     reward_gain_high: Series[float] = pa.Field(nullable=True)
-    win_rate_vs_sft: Series[float] = pa.Field(ge=0, le=1)
+    reward_gain_seeds_low: Series[float] = pa.Field(nullable=True)
+    reward_gain_seeds_high: Series[float] = pa.Field(nullable=True)
+    reward_win_rate_vs_sft: Series[float] = pa.Field(nullable=True, ge=0, le=1)
+    reward_win_rate_vs_sft_low: Series[float] = pa.Field(nullable=True)
+    reward_win_rate_vs_sft_high: Series[float] = pa.Field(nullable=True)
+    reward_win_rate_vs_sft_seeds_low: Series[float] = pa.Field(nullable=True)
+    reward_win_rate_vs_sft_seeds_high: Series[float] = pa.Field(nullable=True)
+    n_judged: Series[int] = pa.Field(ge=0)
+    win_rate_vs_sft: Series[float] = pa.Field(nullable=True, ge=0, le=1)
     win_rate_vs_sft_low: Series[float] = pa.Field(nullable=True)
     win_rate_vs_sft_high: Series[float] = pa.Field(nullable=True)
+    win_rate_vs_sft_seeds_low: Series[float] = pa.Field(nullable=True)
+    win_rate_vs_sft_seeds_high: Series[float] = pa.Field(nullable=True)
+    cut: Series[float] = pa.Field(ge=0, le=1)
+    n_finished: Series[int] = pa.Field(ge=0)
+    gain_finished: Series[float] = pa.Field(nullable=True)
+    gain_finished_low: Series[float] = pa.Field(nullable=True)
+    gain_finished_high: Series[float] = pa.Field(nullable=True)
+    gain_finished_seeds_low: Series[float] = pa.Field(nullable=True)
+    gain_finished_seeds_high: Series[float] = pa.Field(nullable=True)
     mean_length: Series[float] = pa.Field(ge=0)
     kl_to_reference: Series[float] = pa.Field(nullable=True)
     chosen_likelihood_fell: Series[float] = pa.Field(ge=0, le=1)
@@ -362,9 +395,11 @@ class JudgeUsage(_Table):
 
 
 class BenchmarkScores(_Table):
-    """One row per method, benchmark and metric, with 95 % intervals; `vs_*` are paired by item, missing without both.
+    """One row per method, benchmark and metric, with 95 % intervals over items; `vs_*` are paired by item.
 
-    Accuracies and win rates are in percent. `unscored` counts outputs and judgments that hold no answer.
+    `low` and `high` are over items, whose values are means over the `seeds` training seeds; `seeds_low` and
+    `seeds_high` are over seeds, and missing for one. Accuracies and win rates are in percent. `unscored` counts outputs
+    and judgments that hold no answer, over all seeds; `cut` is the share of responses that ended at their token limit.
     """
 
     method: Series[str]
@@ -373,16 +408,24 @@ class BenchmarkScores(_Table):
     value: Series[float] = pa.Field(nullable=True)
     low: Series[float] = pa.Field(nullable=True)
     high: Series[float] = pa.Field(nullable=True)
+    seeds_low: Series[float] = pa.Field(nullable=True)
+    seeds_high: Series[float] = pa.Field(nullable=True)
     n: Series[int] = pa.Field(ge=0)
+    seeds: Series[int] = pa.Field(ge=1)
     unscored: Series[int] = pa.Field(ge=0)
+    cut: Series[float] = pa.Field(nullable=True, ge=0, le=1)
     judge: Series[str]
     chance: Series[float] = pa.Field(nullable=True)
     vs_sft: Series[float] = pa.Field(nullable=True)
     vs_sft_low: Series[float] = pa.Field(nullable=True)
     vs_sft_high: Series[float] = pa.Field(nullable=True)
+    vs_sft_seeds_low: Series[float] = pa.Field(nullable=True)
+    vs_sft_seeds_high: Series[float] = pa.Field(nullable=True)
     vs_dpo: Series[float] = pa.Field(nullable=True)
     vs_dpo_low: Series[float] = pa.Field(nullable=True)
     vs_dpo_high: Series[float] = pa.Field(nullable=True)
+    vs_dpo_seeds_low: Series[float] = pa.Field(nullable=True)
+    vs_dpo_seeds_high: Series[float] = pa.Field(nullable=True)
 
 
 class JudgeReport(_Table):

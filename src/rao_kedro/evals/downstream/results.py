@@ -70,18 +70,11 @@ UNKNOWN = Spread(math.nan, math.nan, math.nan)
 
 
 def spread_of_mean(values: Sequence[float]) -> Spread:
-    """Return how far a mean is known: Wilson's interval of a share, else Student's; none of equal values."""
-    from scipy.stats import binomtest, t
-
-    n = len(values)
-    stderr = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    if set(values) <= {0.0, 1.0}:
-        interval = binomtest(int(sum(values)), n).proportion_ci(method="wilson")
-        return Spread(stderr, float(interval.low), float(interval.high))
-    if not stderr > 0:
-        return Spread(stderr, math.nan, math.nan)
-    low, high = t.interval(0.95, n - 1, loc=np.mean(values), scale=stderr)
-    return Spread(stderr, float(low), float(high))
+    """Return how far a mean is known; values from 0 to 1 are taken for shares of an item."""
+    stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    bounds = (0.0, 1.0) if all(0 <= value <= 1 for value in values) else None
+    found = mean_interval(values, bounds, seed=0)
+    return Spread(stderr, found.low, found.high)
 
 
 def spread_of(aggregate: Callable[[Sequence[Any]], float], items: Sequence[Any]) -> Spread:

@@ -10,9 +10,8 @@ import plotly.graph_objects as go
 from rao_kedro.errors import ParameterError
 from rao_kedro.evals.alpaca_eval import model_outputs
 from rao_kedro.evals.benchmark_files import collect_files, read_csv, with_collected_files
+from rao_kedro.evals.benchmark_metrics import LengthControl, Results
 from rao_kedro.evals.benchmark_scores import (
-    LengthControl,
-    Results,
     benchmark_scores,
     downstream_table,
     harness_table,
@@ -119,8 +118,9 @@ def compare_on_benchmarks(
     Returns:
         Tables of `BenchmarkScores` and `JudgeReport`.
     """
-    scores, samples = (_joined([*by_policy(tables, f"downstream_{kind}_").values()]) for kind in ("scores", "samples"))
-    results = Results(annotations, judgments, comparisons, scores, samples).by_method()
+    written = ("downstream_scores_", "downstream_samples_", "benchmark_answers_")
+    tables_of_all = (_joined([*by_policy(tables, kind).values()]) for kind in written)
+    results = Results(annotations, judgments, comparisons, *tables_of_all).by_run()
     how = with_collected_files(AnsweredBenchmarks(alpaca_eval=alpaca_eval), benchmark_files).alpaca_eval
     length_control = _length_control(how) if "alpaca_eval" in names.split() and limit is None else None
     return benchmark_scores(results, length_control, seed), judge_report(results, seed)
@@ -169,6 +169,7 @@ def write_benchmark_report(
         _joined([*by_policy(tables, kind).values()]) for kind in ("benchmark_answers_", "downstream_samples_")
     )
     return benchmark_report(
+        scores,
         {title: table for title, table in layouts.items() if len(table)},
         {title: figure for title, figure in figures.items() if len(figure.data)},
         answers,

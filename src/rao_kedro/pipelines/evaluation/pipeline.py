@@ -189,7 +189,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                     **_parameters("evaluation.benchmarks", "names", "limit", "alpaca_eval", "seed"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
                     **{name: judgments[name] for name in ("annotations", "judgments", "comparisons")},
-                    **_of_each(methods, "downstream_scores", samples),
+                    **_of_each(methods, answers, "downstream_scores", samples),
                 },
                 outputs=["benchmark_scores", "judge_report"],
                 name="compare_on_benchmarks",
