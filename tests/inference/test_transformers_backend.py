@@ -10,7 +10,7 @@ import torch
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.inference import transformers_backend
 from rao_kedro.inference.generators import complete, make_generator, resolve_backend
-from rao_kedro.inference.transformers_backend import continue_prompts
+from rao_kedro.inference.transformers_backend import _processors, continue_prompts
 from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.schemas.generation import EngineParameters, SamplingParameters
@@ -94,8 +94,9 @@ def distribution_by_hand(logits, prompt, how):
         {"top_p": 0.6},
         {"repetition_penalty": 2.5},
         {"temperature": 0.7},
-        # min_p leaves what top_p then takes its share of: the other way round, another token would be left
         {"temperature": 1.5, "min_p": 0.25, "top_k": 6, "top_p": 0.7, "repetition_penalty": 1.4},
+        # top_p takes its share of what min_p leaves: the other way round, 7 tokens would be left, not 3
+        {"min_p": 0.2, "top_p": 0.5},
     ],
     ids=lambda options: " ".join(options),
 )
@@ -115,6 +116,15 @@ def test_the_next_token_has_the_distribution_that_the_options_say(generator, pro
     assert np.abs(counts / n - expected).max() < 2 / n
     sampled = [c.token_ids[0] for row in generator.stream([prompt], how.model_copy(update={"n": 300})) for c in row[1]]
     assert set(sampled) <= set(np.flatnonzero(expected)) and set(sampled) >= set(np.flatnonzero(expected > 0.05))
+
+
+def test_padding_is_no_token_that_the_repetition_penalty_counts():
+    prompts, mask = torch.tensor([[2, 2, 5], [6, 7, 8]]), torch.tensor([[0, 0, 1], [1, 1, 1]])
+    (penalty,) = _processors(SamplingParameters(temperature=0, repetition_penalty=4.0), prompts, mask)
+    written = torch.cat([prompts, torch.tensor([[9], [9]])], dim=1)
+    scores = penalty(written, torch.tensor([[1.0] * 10, [-1.0] * 10]))
+    assert scores[0].tolist() == [0.25 if token in (5, 9) else 1.0 for token in range(10)]
+    assert scores[1].tolist() == [-4.0 if token in (6, 7, 8, 9) else -1.0 for token in range(10)]
 
 
 def test_the_repetition_penalty_counts_what_was_written_in_greedy_decoding_too(generator, prompts, tiny_checkpoint):
