@@ -104,7 +104,7 @@ def test_nothing_is_launched_where_another_run_is_at_work(tmp_path, role):
 
 def test_judges_are_not_asked_twice_at_a_time(tmp_path):
     with only_one_in(tmp_path, "node"), pytest.raises(BusyError):
-        judge_methods(AlpacaEvalParameters(), MTBenchParameters(), None, None, tmp_path)
+        judge_methods(AlpacaEvalParameters(), MTBenchParameters(), None, None, tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(("rank", "status"), [("0", 1), ("1", 0)])

@@ -249,7 +249,7 @@ def test_a_method_is_trained_and_evaluated_once_per_seed_and_all_are_compared(se
         ({"rao": {"seeds": [1, 2, 1]}}, "alignment.rao.seeds: .*1 is there twice: two runs would be the same"),
         ({"rao": {"seeds": []}}, "alignment.rao.seeds: .*no seed is named"),
         ({"rao": {"seeds": "0 -1"}}, "alignment.rao.seeds.1: .*greater than or equal to 0"),
-        ({"rao_seed_1": {"seeds": [1]}}, "alignment.rao_seed_1"),
+        ({"rao_seed_1": {"seeds": [1]}}, "there is no method rao_seed_1"),
     ],
 )
 def test_wrong_seeds_are_refused(empty, alignment, message):
@@ -259,7 +259,7 @@ def test_wrong_seeds_are_refused(empty, alignment, message):
 
 def test_seeds_belong_to_methods_of_the_alignment_only(empty):
     study = {"likelihood_study": {"runs": {"rao": {"seeds": [0, 1]}}}}
-    with pytest.raises(ParameterError, match=r"likelihood_study.runs.rao.seeds: Extra inputs"):
+    with pytest.raises(ParameterError, match=r"there is no parameter likelihood_study.runs.rao.seeds"):
         StudySession.create(empty, env="test", runtime_params=study).load_context()
 
 

@@ -37,7 +37,7 @@ def hooks(project):
 
 
 def test_every_leaf_of_a_parameter_is_logged_by_its_name_cut_to_mlflows_length_and_without_credentials(hooks):
-    reward = RewardParameters(name="generative", parameters={"base_url": "https://me:secret@host/v1?sig=secret&x=1"})
+    reward = RewardParameters(name="rules", parameters={"base_url": "https://me:secret@host/v1?sig=secret&x=1"})
     many = {f"p{i}": i for i in range(150)}
     inputs = {
         "params:alignment.rao": {"reward": reward, "parameters": {"beta": 0.05}, "many": many, "long": "x" * 7000},
@@ -47,7 +47,7 @@ def test_every_leaf_of_a_parameter_is_logged_by_its_name_cut_to_mlflows_length_a
     for _ in range(2):  # another node with the same ones
         hooks.before_node_run(Node, None, inputs, False)
     found = mlflow.get_run(hooks.run_id).data.params
-    assert found["alignment.rao.parameters.beta"] == "0.05" and found["alignment.rao.reward.name"] == "generative"
+    assert found["alignment.rao.parameters.beta"] == "0.05" and found["alignment.rao.reward.name"] == "rules"
     assert found["alignment.rao.many.p149"] == "149" and len(found["alignment.rao.long"]) == MAX_PARAM_VAL_LENGTH
     assert found["alignment.rao.reward.parameters.base_url"] == "https://***@host/v1?sig=***&x=***"
     assert "secret" not in repr(found) and "no" not in repr([*found])

@@ -39,10 +39,15 @@ CLI = f"{PACKAGE}.cli"
 LOGS, KEPT_LOGS = "logs", 50
 ERROR_LINES = 10
 # Whose INFO is for the user. Of the others in this package, only warnings and errors are.
-TALKATIVE = {f"{PACKAGE}.{name}" for name in ("console", "session", "plan", "hooks")}
+TALKATIVE = {f"{PACKAGE}.{name}" for name in ("console", "session", "hooks", "inference.judge")}
 OUTPUTS_SHOWN = 3
 
 logger = logging.getLogger(__name__)
+
+# mlflow warns of a class that kedro-mlflow defines, whenever `kedro` starts, and overrides the filters of `warnings`.
+logging.getLogger("py.warnings").addFilter(
+    lambda record: "type hints to the `predict` method" not in record.getMessage()
+)
 
 
 class RunConsole:
@@ -166,7 +171,9 @@ class RunConsole:
         room = ERROR_LINES - len([part for end in ends for part in textwrap.wrap(end, width)])
         if len(broken) > room:
             first = room // 2
-            broken = [*broken[:first], "...", *broken[len(broken) - (room - first - 1) :]]
+            last = room - first - 1
+            more = f"... ({len(broken) - first - last} more lines are in the log)"
+            broken = [*broken[:first], more, *broken[len(broken) - last :]]
             lines = broken
         for line in lines:
             self.say(line, style="red")

@@ -1,7 +1,5 @@
 """Kedro's settings of this project."""
 
-import logging
-
 from rao_kedro.console import ConsoleHooks
 from rao_kedro.context import StudyConfigLoader, StudyContext
 from rao_kedro.hooks import CredentialsHooks, FreshnessHooks, LocationHooks, MissingInputHooks, QuarantineHooks
@@ -28,8 +26,3 @@ CONFIG_LOADER_ARGS = {
     # What an environment overrides is merged into the base value, not put in its place.
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
-
-# mlflow warns of a class that kedro-mlflow defines, whenever `kedro` starts, and overrides the filters of `warnings`.
-logging.getLogger("py.warnings").addFilter(
-    lambda record: "type hints to the `predict` method" not in record.getMessage()
-)

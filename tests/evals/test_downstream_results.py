@@ -8,17 +8,17 @@ import pytest
 from rao_kedro.evals.downstream.results import share_cut, spread_of, spread_of_mean
 
 
-def test_a_mean_that_is_no_share_has_students_interval():
-    # 0.2, 0.4, 0.9: mean 0.5, deviations -0.3, -0.1, 0.4, sd sqrt(0.26 / 2) = 0.360555, stderr 0.208167; with two
-    # degrees of freedom t = 4.302653, so half the width is 0.895668.
-    found = spread_of_mean([0.2, 0.4, 0.9])
-    assert found == pytest.approx((0.208167, 0.5 - 0.895668, 0.5 + 0.895668), abs=1e-5)
+def test_a_mean_of_values_beyond_0_and_1_has_students_interval():
+    # 2, 4, 9: mean 5, deviations -3, -1, 4, sd sqrt(26 / 2) = 3.60555, stderr 2.08167; with two degrees of freedom
+    # t = 4.302653, so half the width is 8.95668.
+    assert spread_of_mean([2.0, 4.0, 9.0]) == pytest.approx((2.08167, 5 - 8.95668, 5 + 8.95668), abs=1e-4)
+    assert all(map(math.isnan, spread_of_mean([4.0, 4.0])[1:]))
 
 
-def test_equal_values_say_nothing_of_how_far_they_spread():
-    assert all(map(math.isnan, spread_of_mean([0.4, 0.4])[1:])) and all(map(math.isnan, spread_of_mean([0.4])))
-    # Of a share, they do: none of 3 may still be 56 %.
-    assert spread_of_mean([0.0, 0.0, 0.0]) == pytest.approx((0.0, 0.0, 0.561497), abs=1e-5)
+def test_a_mean_of_shares_has_an_interval_within_0_and_1():
+    assert 0 < spread_of_mean([0.2, 0.4, 0.9]).low < 0.5 < spread_of_mean([0.2, 0.4, 0.9]).high < 1
+    # None of 3 right may still be 1 - 0.025 ** (1 / 3), after Clopper and Pearson.
+    assert spread_of_mean([0.0, 0.0, 0.0]) == pytest.approx((0.0, 0.0, 0.707598), abs=1e-5)
 
 
 def test_a_metric_that_is_no_mean_is_resampled_by_item():

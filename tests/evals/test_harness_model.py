@@ -8,6 +8,7 @@ from lm_eval.models.huggingface import HFLM
 
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.harness_model import GeneratorLM, TextLM
+from rao_kedro.evals.responses import Response
 from rao_kedro.inference.generators import Completion, Likelihood, make_generator
 from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
 from rao_kedro.models.loading import load_causal_lm
@@ -84,7 +85,7 @@ def test_tasks_read_what_stands_behind_the_thinking_and_all_of_it_is_kept(
             [found] = lm_of(tiny_checkpoint, generator, tmp_path, kind=kind).generate_until(
                 [generation("dog", until=["Q:", "\n\n"])]
             )
-            assert (found, found.response) == (read, (text, reason))
+            assert (found, found.response) == (read, Response(text, reason))
     assert len(generator.calls) == 2
 
 
@@ -144,7 +145,7 @@ def test_log_probs_are_those_of_the_harnesss_own_model(both):
     assert ours.loglikelihood_rolling(texts) == pytest.approx(theirs.loglikelihood_rolling(texts), rel=1e-5)
 
 
-def test_text_is_that_of_the_harnesss_own_model(both, capsys):
+def test_text_is_that_of_the_harnesss_own_model(both, caplog):
     ours, theirs = both
     few_shot = [{"role": "user", "content": "fox?"}, {"role": "assistant", "content": "dog"}]
     prompts = [
@@ -162,7 +163,7 @@ def test_text_is_that_of_the_harnesss_own_model(both, capsys):
     assert len(set(written)) > 1
     ours.generation = ours.generation.model_copy(update={"max_model_len": 126})
     assert ours.generate_until(requests) == written
-    assert capsys.readouterr().out.count("lose their beginning to fit max_model_len 126") == 1
+    assert caplog.text.count("lose their beginning to fit max_model_len 126") == 1
 
 
 def test_a_killed_run_goes_on_behind_its_finished_shards(tiny_checkpoint, tmp_path):

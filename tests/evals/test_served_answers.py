@@ -95,9 +95,10 @@ def test_a_request_that_a_served_model_refuses_leaves_its_item_unscored_and_the_
     assert answers["unscored_reason"].tolist() == judgments["unscored_reason"].tolist() == ["", reason]
     assert judgments["preference"].isna().tolist() == [False, True]
     samples = pd.read_parquet(spec.downstream_samples_path)
+    samples = samples[samples["metric"] == "accuracy"]
     assert samples["unscored_reason"].tolist() == ["", reason] and samples["correct"].tolist() == [True, False]
     scores = pd.read_parquet(spec.downstream_scores_path)
-    assert scores["unparsed"].tolist() == [1]
+    assert scores.set_index("metric")["unparsed"].tolist() == [1, 1, 1]
 
 
 def test_a_served_model_is_asked_as_its_parameters_say(tmp_path, baseline):

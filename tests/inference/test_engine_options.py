@@ -10,6 +10,7 @@ from rao_kedro.inference import engine_options as options
 from rao_kedro.inference import replicas
 from rao_kedro.inference.generators import make_generator
 from rao_kedro.inference.judge import Judge
+from rao_kedro.schemas.benchmarks import JudgeServerParameters
 from rao_kedro.schemas.generation import (
     EngineParameters,
     GenerationParameters,
@@ -134,14 +135,17 @@ def test_each_engine_has_gpus_of_its_own_of_those_that_may_be_used(monkeypatch):
 def test_engine_options_of_a_judge_are_those_of_vllm_here_and_decide_what_its_answers_are_kept_by(
     tiny_checkpoint, adapter
 ):
-    plain = Judge(model=str(tiny_checkpoint)).identity
-    assert Judge(model=str(tiny_checkpoint), engine={"data_parallel_size": 8, "max_num_seqs": 4}).identity == plain
+    def judge(model=str(tiny_checkpoint), **how):
+        return Judge(JudgeServerParameters(model=model, **how))
+
+    plain = judge().identity
+    assert judge(engine={"data_parallel_size": 8, "max_num_seqs": 4}).identity == plain
     others = {
-        Judge(model=str(tiny_checkpoint), engine=engine).identity
+        judge(engine=engine).identity
         for engine in ({"quantization": "fp8"}, {"dtype": "float32"}, {"lora_path": adapter})
     }
     assert len(others | {plain}) == 4
-    with pytest.raises(ParameterError, match=r"judge: engine.tensor_paralel_size: Extra inputs are not permitted"):
-        Judge(model="m", engine={"tensor_paralel_size": 2})
-    with pytest.raises(ParameterError, match=r"engine.quantization: the server at http://x/v1 has options of its own"):
-        Judge(model="m", base_url="http://x/v1", engine={"quantization": "fp8"})
+    with pytest.raises(ValidationError, match=r"engine.tensor_paralel_size\s+Extra inputs are not permitted"):
+        judge(engine={"tensor_paralel_size": 2})
+    with pytest.raises(ValidationError, match="a server at base_url has its own options"):
+        judge(base_url="http://x/v1", engine={"quantization": "fp8"})

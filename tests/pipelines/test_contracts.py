@@ -102,7 +102,7 @@ def test_data_may_lie_elsewhere_if_the_workspaces_do_not(tmp_path):
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     settings = tmp_path / "conf/local/globals.yml"
-    settings.write_text("data: memory://bucket/study")
+    settings.write_text("data_root: memory://bucket/study")
     with StudySession.create(tmp_path) as session, pytest.raises(ParameterError) as refused:
         _ = session.load_context().catalog
     first, *_, last = str(refused.value).splitlines()
@@ -110,7 +110,7 @@ def test_data_may_lie_elsewhere_if_the_workspaces_do_not(tmp_path):
         "catalog entry annotation_workspace: memory://bucket/study/06_models/workspaces/annotation is"
     )
     assert "set `workspaces` in globals.yml" in first and re.fullmatch(r"and \d+ more entries", last)
-    settings.write_text("data: memory://bucket/study\nworkspaces: work")
+    settings.write_text("data_root: memory://bucket/study\nworkspaces: work")
     with StudySession.create(tmp_path) as session:
         catalog = session.load_context().catalog
     assert catalog.get("rao.workspace")._filepath == tmp_path / "work/06_models/workspaces/rao"
@@ -169,7 +169,11 @@ def test_every_accelerate_file_is_one_that_accelerate_reads(path):
 
 
 def served(*names):
-    return {"evaluation": {"benchmarks": {"served_models": {name: {"model": "m", "base_url": "u"} for name in names}}}}
+    return {
+        "evaluation": {
+            "benchmarks": {"served_models": {name: {"model": "m", "base_url": "http://u/v1"} for name in names}}
+        }
+    }
 
 
 @pytest.mark.parametrize(
@@ -219,7 +223,7 @@ def served(*names):
         ({"reward_model_study": {"sizes": {"a/b": 3}}}, r"'a/b' becomes the name of a file"),
         (
             {"evaluation": {"generation": {"sampling": {"stop": [""]}}}},
-            r"sampling\.stop\.0\s+String should have at least",
+            r"sampling\.stop\.0: String should have at least",
         ),
         (
             {"evaluation": {"generation": {"engine": {"lora_path": "adapter"}}}},
@@ -229,9 +233,13 @@ def served(*names):
             {"data": {"sampled": {"generation": {"chat_template_kwargs": {"enable_thinking": True}}}}},
             "training writes prompts without them",
         ),
-        ({"alignment": {"ppo": {"rollout": {"top_p": 0.9}}}}, r"rollout\.top_p\s+Extra inputs are not permitted"),
+        ({"alignment": {"ppo": {"rollout": {"top_p": 0.9}}}}, r"there is no parameter alignment\.ppo\.rollout\.top_p"),
         (
-            {"evaluation": {"benchmarks": {"judge": {"model": "m", "base_url": "u", "engine": {"max_num_seqs": 4}}}}},
+            {
+                "evaluation": {
+                    "benchmarks": {"judge": {"model": "m", "base_url": "http://u/v1", "engine": {"max_num_seqs": 4}}}
+                }
+            },
             "engine is for a judge that vLLM serves here",
         ),
     ],

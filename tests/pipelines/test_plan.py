@@ -13,7 +13,7 @@ from kedro.framework.startup import bootstrap_project
 from kedro.pipeline import Pipeline
 
 from rao_kedro.cli import cli
-from rao_kedro.errors import DataError, ParameterError, PlanError
+from rao_kedro.errors import DataError, PlanError
 from rao_kedro.planning import judges, machine, models
 from rao_kedro.planning.checks import problems
 from rao_kedro.planning.table import plan_table
@@ -51,14 +51,14 @@ def run(project, pipelines=None, env="test", params=None, **options):
 
 
 def refusal(*options):
-    """What `kedro run` with these options is refused for."""
+    """What `kedro run` with these options is refused for: all of it, as the log has it, if not as the console does."""
     result = CliRunner().invoke(cli, ["run", "--env", "test", *options])
-    assert result.exit_code != 0
-    return str(result.exception) if result.exception and str(result.exception) != "1" else result.output
+    assert result.exit_code == 1 and len(result.output.splitlines()) <= 12, result.output
+    return max(Path("logs").iterdir(), key=lambda path: path.stat().st_mtime_ns).read_text()
 
 
 def written(project):
-    return {path for path in project.rglob("*") if path.is_file() and "conf" not in path.parts}
+    return {path for path in project.rglob("*") if path.is_file() and not {"conf", "logs"} & {*path.parts}}
 
 
 def mlflow_runs(project):
@@ -86,7 +86,6 @@ def test_a_bad_plan_is_refused_with_all_that_is_wrong_before_anything_is_written
         "judge.example.com wants a key, and the environment variable OPENAI_API_KEY is not set",
     ):
         assert part in said
-    assert len(said.splitlines()) == 6
     assert {path.name for path in written(project) - before} <= {"mlflow.db"} and mlflow_runs(project) == 0
 
 
@@ -155,7 +154,7 @@ def test_a_dry_run_prints_the_nodes_in_their_order_and_writes_nothing(project):
     assert collected.split()[1:4] == ["new", "464", "11,136"]  # 56 + 40 + 20 prompts, four responses of 24 tokens
     assert "? rows, tokens, steps: not known before tokenize has run" in table
     result = CliRunner().invoke(cli, ["run", "--env", "test", "--dry-run", "--params", "supervised_finetuning.seed=x"])
-    assert result.exit_code != 0 and isinstance(result.exception, ParameterError)
+    assert result.exit_code == 1 and "error: parameter supervised_finetuning.seed: " in result.output
 
 
 def rated(path, n, responses, length):

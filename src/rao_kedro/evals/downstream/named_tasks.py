@@ -260,13 +260,13 @@ class _Task:
     def _samples(self) -> Iterator[tuple[object, ...]]:
         averages = {key: self.averages(key) for key in self.metrics}
         for of in self.found:
-            output, reason, extracted = _read(self.task, of)
+            output, reason, extracted, unscored = _read(self.task, of)
             for metric in of["metrics"]:
                 key = f"{metric},{of['filter']}"
                 value = float(of[metric]) if averages[key] else math.nan
                 prompt, gold = str(of["arguments"][0][0]), _text(of["target"])
                 about = (self.shown, _metric(key), str(of["doc_id"]), prompt, output, reason, extracted, gold)
-                yield *about, value, value == 1
+                yield *about, value, value == 1, unscored
 
 
 def _group_scores(group: Group, shown: str, tasks: Mapping[str, _Task], results: Mapping[str, Any]) -> Iterator[Score]:
@@ -304,19 +304,21 @@ def _metric(key: str) -> str:
     return key.removesuffix(",none")
 
 
-def _read(task: Task, sample: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
-    """Return what was written or how likely the choices are, whether it was cut, and what the harness read of it."""
+def _read(task: Task, sample: Mapping[str, Any]) -> tuple[str, str | None, str | None, str]:
+    """Return what was written or how likely the choices are, how it ended, what was read, why it is unscored."""
     first = sample["resps"][0][0]
     if task.OUTPUT_TYPE == "generate_until":
         read, response = sample["filtered_resps"][0], written(first)
         extracted = None if read == INVALID else _text(read)
-        return (str(first), None, extracted) if response is None else (response.text, response.finish_reason, extracted)
+        if response is None:
+            return str(first), None, extracted, ""
+        return response.text, response.finish_reason, extracted, response.unscored_reason
     if isinstance(first, float):
-        return json.dumps(first), None, None
+        return json.dumps(first), None, None, ""
     logps = [
         (arguments[-1], float(of[0][0])) for arguments, of in zip(sample["arguments"], sample["resps"], strict=True)
     ]
-    return json.dumps(logps), None, None
+    return json.dumps(logps), None, None, ""
 
 
 def _is_number(value: object) -> bool:

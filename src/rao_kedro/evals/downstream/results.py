@@ -20,6 +20,7 @@ SAMPLE_COLUMNS = [
     "gold",
     "value",
     "correct",
+    "unscored_reason",
 ]
 RESAMPLES = 1000  # of metrics that are no means
 
