@@ -2,6 +2,7 @@
 
 PYTHON ?= python3.11
 VLLM ?= cpu# or gpu: vLLM on CUDA
+JOBS ?= 2# processes that run the tests
 LOCK := requirements$(if $(filter gpu,$(VLLM)),-gpu).txt
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,8 +27,9 @@ $(INSTALLED): $(LOCK) pyproject.toml
 run: setup
 	$(BIN)/kedro run
 
+# A thread each: more threads than cores make torch wait for itself.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 bench: setup
 	$(BIN)/python benchmarks/engine.py
