@@ -183,7 +183,7 @@ def _generate_shards(
         )
     started, tokens, rows = time.monotonic(), 0, 0
     rows_to_do = spec.sampling.n * sum(map(len, prompt_ids.values()))
-    what = f"generating {spec.output_path.stem}"
+    what = "generating responses"
     report_progress(what, 0, rows_to_do, "responses")
     for i, completions in finished_shards(generator, calls):
         table = _shard_table(tokenizer, shards[i], prompt_ids[i], completions)
