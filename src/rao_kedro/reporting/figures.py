@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -159,7 +158,7 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
         ends = leaderboard[[name, *(f"{name}{over}_{end}" for over in ("", "_seeds") for end in ("low", "high"))]]
         low, high = ends.min(axis=None), ends.max(axis=None)
         margin = 0.06 * (high - low) or 0.1
-        if not np.isnan(margin):
+        if not pd.isna(margin):
             figure.update_yaxes(range=[low - margin, high + margin], row=1, col=column)
     title = f"Means over {int(leaderboard['n'].max())} held-out prompts with 95 % intervals over prompts"
     if seeds > 1:
