@@ -12,7 +12,7 @@ from rao_kedro.errors import DataError
 from rao_kedro.evals.alpaca_eval import fit_length_control, length_controlled_win_rate, of_package
 from rao_kedro.evals.benchmark_metrics import LengthControl, Results
 from rao_kedro.evals.benchmark_scores import benchmark_scores
-from rao_kedro.evals.length_control import fit_logistic, length_controlled_resamples
+from rao_kedro.evals.length_control import MAX_PENALTY, fit_logistic, length_controlled_resamples
 from rao_kedro.schemas import tables
 
 PUBLISHED = Path(__file__).parents[2] / "../shared/data/alpaca_eval"
@@ -59,7 +59,7 @@ def test_a_draw_is_what_the_package_fits_to_the_drawn_instructions():
                 "preference",
                 sample_weight=train.loc[known, "weight"],
                 n_splits=0,  # the C below instead of cross-validation
-                C=model.C_[0],
+                C=max(model.C_[0], 1 / MAX_PENALTY),
                 tol=1e-8,
             )
         assert win_rate == pytest.approx(100 * theirs.predict_proba(test)[:, 1].mean(), abs=0.01)
@@ -78,6 +78,36 @@ def test_a_strong_penalty_leaves_out_coefficients_as_liblinear_does():
         sample_weight=np.concatenate([weights * targets, weights * (1 - targets)]),
     )
     assert found == pytest.approx(theirs.coef_[0], abs=1e-4) and found[2] == 0 and found[0] != 0
+
+
+def test_a_model_as_good_as_the_baseline_has_an_interval_too():
+    """Cross-validation penalises all coefficients to 0 here, so that every draw would give 50 %."""
+    table = annotations()
+    table["preference"] = np.random.default_rng(2).beta(0.3, 0.3, N) + 1
+    assert fit_length_control(table, DIFFICULTY, GAMED)[0].coef_[0].tolist() == [0, 0, 0]
+    low, high = np.quantile(length_controlled_resamples(table, DIFFICULTY, GAMED, seed=0), [0.025, 0.975])
+    error = 100 * table["preference"].std() / N**0.5
+    assert low < 50 < high and 2.5 * error < high - low < 6 * error
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_too_few_preferences_leave_the_length_controlled_win_rate_out(known):
+    table = annotations().reset_index()
+    table.loc[known + 1 :, "preference"] = np.nan
+    control = LengthControl(DIFFICULTY.rename("instruction_difficulty").rename_axis("index").reset_index(), GAMED)
+    empty = [
+        getattr(tables, name).empty()
+        for name in (
+            "MTBenchJudgments",
+            "MTBenchComparisons",
+            "DownstreamScores",
+            "DownstreamSamples",
+            "BenchmarkAnswers",
+        )
+    ]
+    scores = benchmark_scores({"rao": Results(table, *empty)}, control).set_index("metric")
+    assert scores.loc["win_rate", ["n", "unscored"]].tolist() == [known, N - known]
+    assert "length_controlled_win_rate" not in scores.index
 
 
 def test_a_fit_without_an_optimum_says_so():

@@ -2,7 +2,9 @@
 
 import pandas as pd
 
-from rao_kedro.reporting.figures import reward_model_accuracies
+from rao_kedro.reporting.benchmark_figures import accuracy_bars
+from rao_kedro.reporting.figures import reward_model_accuracies, scores_by_method, training_dynamics
+from rao_kedro.schemas.tables import Leaderboard
 
 
 def test_reward_models_are_drawn_beside_the_length_only_baseline(tmp_path):
@@ -14,3 +16,28 @@ def test_reward_models_are_drawn_beside_the_length_only_baseline(tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path / "study.csv")  # as the catalog keeps it
     figure = reward_model_accuracies(pd.read_csv(tmp_path / "study.csv"))
     assert {trace.name for trace in figure.data} == {"no training", "small: 40 groups"}
+
+
+def board(*methods):
+    columns = dict.fromkeys(Leaderboard.to_schema().columns, float("nan"))
+    return pd.DataFrame([columns | {"method": name, "n": 9, "seeds": 1, "judge": "reward"} for name in methods])
+
+
+def test_a_method_has_the_same_colour_in_all_figures_whatever_its_rank():
+    def of_simpo(figure):
+        return {trace.marker.color for trace in figure.data if "simpo" in (trace.name, *trace.x)}
+
+    log = pd.DataFrame({"step": [1, 2], "loss": [1.0, 0.5]})
+    bars = pd.DataFrame({"method": ["sft", "ppo", "simpo"], "benchmark": "gsm8k", "metric": "accuracy", "value": 5.0})
+    bars = bars.assign(low=1.0, high=9.0, chance=0.0, n=9, judge="")
+    colors = [
+        of_simpo(training_dynamics({"ppo": log, "simpo": log})),
+        of_simpo(scores_by_method(board("simpo", "sft", "ppo").fillna(0.5))),
+        of_simpo(scores_by_method(board("sft", "ppo", "simpo").fillna(0.5))),
+        of_simpo(accuracy_bars(bars)),
+    ]
+    assert len(set.union(*colors)) == 1
+
+
+def test_scores_that_nobody_has_are_drawn_as_none():
+    assert [*scores_by_method(board("rao", "sft")).data]

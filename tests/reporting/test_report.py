@@ -141,7 +141,7 @@ def test_what_cut_responses_and_seeds_do_to_the_gain_is_said_in_words():
         {},
         3,
     )
-    assert "on the 71 prompts" in html and "seeds [0.600, 1.000]" in html and "5.5 %" in html
+    assert "on the 71 prompts" in html and "seeds<br>[0.600, 1.000]" in html and "5.5 %" in html
     assert "of another seed" not in html  # side by side stands each method's first run
     assert "cut at the token limit</span>" not in html
     assert "cut at the token limit</span>" in html_report(SEVERAL, {}, {"sft": generations("s", "length")}, {}, 3)

@@ -8,7 +8,7 @@ import pandas as pd
 from rao_kedro.evals.alpaca_eval import length_controlled_win_rate
 from rao_kedro.evals.length_control import length_controlled_resamples
 from rao_kedro.evals.mt_bench import SCORES, score_scopes, scores_by_question
-from rao_kedro.evals.statistics import NAN, Bounds, Interval
+from rao_kedro.evals.statistics import MIN_VERDICT_N, NAN, Bounds, Interval
 
 PERCENT = (0.0, 100.0)
 Key = tuple[str, str]  # benchmark and metric
@@ -124,8 +124,10 @@ def _alpaca_eval(annotations: pd.DataFrame, control: LengthControl | None, seed:
     judge, wins = str(annotations["annotator"].iloc[0]), percent_won(annotations)
     won = Metric(wins, PERCENT, unscored=int(wins.isna().sum()), judge=judge)
     metrics = {"win_rate": won}
-    if control is not None and len(annotations) == len(control.instruction_difficulty):
-        indexed, n = annotations.set_index("index"), int(wins.notna().sum())
+    n = int(wins.notna().sum())
+    # Few preferences cannot be regressed: draws of the instructions would hold none of them.
+    if control is not None and len(annotations) == len(control.instruction_difficulty) and n >= MIN_VERDICT_N:
+        indexed = annotations.set_index("index")
         found = length_controlled_win_rate(indexed, *control)
         resamples = length_controlled_resamples(indexed, *control, seed)
         controlled = Interval(found["length_controlled_winrate"], *interval_of_draws(resamples), n)

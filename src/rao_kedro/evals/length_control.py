@@ -15,6 +15,9 @@ RESAMPLES = 1000
 AT_ONCE = 100
 MAX_STEPS = 100
 TOLERANCE = 1e-8
+# Of a model near 50 % cross-validation often chooses a penalty that makes all coefficients 0, in every draw: its
+# interval would have no width.
+MAX_PENALTY = 0.1
 
 
 def length_controlled_resamples(
@@ -27,7 +30,8 @@ def length_controlled_resamples(
     """Return the length-controlled win rate of `resamples` draws of the instructions, in percent, `[resamples]`.
 
     Lengths are standardised within each draw. The strength of the L1 penalty is what cross-validation chose on all
-    instructions, and the annotations of the gamed baselines, which regularise the fit, stay as they are.
+    instructions, at most `MAX_PENALTY`, and the annotations of the gamed baselines, which regularise the fit, stay as
+    they are.
 
     Args:
         annotations: As for `alpaca_eval.length_controlled_win_rate`. The same seed draws the same instructions of
@@ -48,6 +52,7 @@ def length_controlled_resamples(
     difficulty = test["instruction_difficulty"].to_numpy()[:, None]
     delta = (annotations["output_1"].str.len() - annotations["output_2"].str.len()).to_numpy(dtype=float)
     known = ~np.isnan(targets)
+    penalty = min(1 / model.C_[0], MAX_PENALTY)
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples).T
     found = []
     for counts in np.array_split(draws, -(-resamples // AT_ONCE), axis=1):
@@ -55,7 +60,7 @@ def length_controlled_resamples(
         features = np.repeat(design.T[:, :, None], counts.shape[1], axis=2)
         features[0, n_gamed:] = np.tanh(delta[:, None] / spread)
         weights = np.concatenate([np.repeat(fixed[:n_gamed, None], counts.shape[1], axis=1), counts])
-        fits = fit_logistic(features[:, known], targets[known], weights[known], 1 / model.C_[0], model.coef_[0])
+        fits = fit_logistic(features[:, known], targets[known], weights[known], penalty, model.coef_[0])
         preferred = 1 / (1 + np.exp(-(fits[1] * difficulty + fits[2])))
         found.append((counts * preferred).sum(axis=0) / n * 100)
     return np.concatenate(found)

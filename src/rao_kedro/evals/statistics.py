@@ -1,9 +1,9 @@
 """Means with 95 % intervals that hold for few values, and what a paired difference allows to be said.
 
-Values with known bounds (scores, shares, win rates) get an interval that knows what was not seen: Gaffke's (2005), a
-Bayesian bootstrap to which one more value is added at the bound. For values of 0 and 1 it is Clopper and Pearson's.
-Values without bounds (rewards, lengths, losses) get Student's t interval. `docs/evaluation.md` says how both were
-chosen.
+Few values with known bounds (scores, shares, win rates) get an interval that knows what was not seen: Gaffke's (2005),
+a Bayesian bootstrap to which one more value is added at the bound. For values of 0 and 1 it is Clopper and Pearson's.
+Many of them, and values without bounds (rewards, lengths, losses), get Student's t interval. `docs/evaluation.md` says
+how these were chosen.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,6 +24,10 @@ Verdict = Literal["better", "worse", "not distinguishable", "withheld"]
 # Below this many pairs there is no verdict. With 20 pairs, of which 10 % lose nine times what the others gain, a t
 # interval around no effect excludes 0 in 12 % of the experiments; with 10 pairs in 34 %, and with 5 in 57 %.
 MIN_VERDICT_N = 20
+
+# From here on bounded values get a t interval, if so many of them differ from the most frequent one: what was not seen
+# weighs little then, and Gaffke's is up to four times as wide.
+MIN_T_N, MIN_T_VARIED = 100, 30
 
 
 class Interval(NamedTuple):
@@ -139,7 +143,7 @@ def _t_ends(data: np.ndarray, tail: float) -> Bounds:
 
 
 def _bounded_ends(data: np.ndarray, bounds: Bounds, tail: float, seed: int) -> Bounds:
-    """Return the ends of Gaffke's interval; 0 and 1 give those of Clopper and Pearson, without resampling."""
+    """Return the ends: Clopper and Pearson's for 0 and 1, Student's for many varied values, or Gaffke's."""
     lowest, highest = bounds
     rounding = 1e-9 * (highest - lowest)
     if (outside := data[(data < lowest - rounding) | (data > highest + rounding)]).size:
@@ -151,10 +155,13 @@ def _bounded_ends(data: np.ndarray, bounds: Bounds, tail: float, seed: int) -> B
 
         share = binomtest(at_the_top, n).proportion_ci(1 - 2 * tail, method="exact")
         return lowest + share.low * (highest - lowest), lowest + share.high * (highest - lowest)
+    values, counts = np.unique(data, return_counts=True)
+    if n >= MIN_T_N and n - counts.max() >= MIN_T_VARIED:
+        low, high = np.clip(_t_ends(data, tail), lowest, highest)
+        return float(low), float(high)
     rng = np.random.default_rng(seed)
     total = missed = rng.standard_exponential(RESAMPLES)
     weighted = np.zeros(RESAMPLES)
-    values, counts = np.unique(data, return_counts=True)
     for part in np.array_split(np.arange(len(values)), -(-len(values) // 1000)):  # all of them at once need gigabytes
         weights = rng.standard_gamma(counts[part], (RESAMPLES, len(part)))
         total, weighted = total + weights.sum(axis=1), weighted + weights @ values[part]

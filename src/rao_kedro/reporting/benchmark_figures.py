@@ -3,19 +3,19 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from rao_kedro.reporting.figures import color_of, interval_bars, styled
+from rao_kedro.reporting.figures import colors_of, interval_bars, styled
 
 
 def win_rate_against_length(scores: pd.DataFrame) -> go.Figure:
     """Return AlpacaEval's win rates over the length of the outputs, raw and length-controlled."""
     figure = go.Figure()
     table = scores[scores["benchmark"] == "alpaca_eval"].set_index(["method", "metric"])
-    methods = list(dict.fromkeys(table.index.get_level_values("method")))
+    methods, colors = list(dict.fromkeys(table.index.get_level_values("method"))), colors_of(scores["method"])
     for metric, symbol, label in (
         ("win_rate", "circle", "win rate"),
         ("length_controlled_win_rate", "diamond-open", "length-controlled"),
     ):
-        for i, method in enumerate(methods):
+        for method in methods:
             if (method, metric) not in table.index:
                 continue
             row, length = table.loc[(method, metric)], table.loc[(method, "mean_length"), "value"]
@@ -26,7 +26,7 @@ def win_rate_against_length(scores: pd.DataFrame) -> go.Figure:
                     error_y=interval_bars([row["high"] - row["value"]], [row["value"] - row["low"]]),
                     mode="markers",
                     name=f"{method}, {label}",
-                    marker={"size": 11, "symbol": symbol, "color": color_of(method, i)},
+                    marker={"size": 11, "symbol": symbol, "color": colors[method]},
                 )
             )
     figure.update_xaxes(title_text="characters of an output, mean")
@@ -40,15 +40,16 @@ def mt_bench_radar(scores: pd.DataFrame) -> go.Figure:
     """Return MT-Bench's scores by category, a line for each method."""
     figure = go.Figure()
     table = scores[scores["benchmark"] == "mt_bench"]
+    colors = colors_of(scores["method"])
     by_category = table[table["metric"].str.startswith("score_") & ~table["metric"].str.startswith("score_turn")]
-    for i, (method, rows) in enumerate(by_category.groupby("method", sort=False)):
+    for method, rows in by_category.groupby("method", sort=False):
         categories, values = rows["metric"].str.removeprefix("score_").tolist(), rows["value"].tolist()
         figure.add_trace(
             go.Scatterpolar(
                 r=[*values, values[0]],
                 theta=[*categories, categories[0]],
                 name=str(method),
-                line={"color": color_of(str(method), i), "width": 2},
+                line={"color": colors[str(method)], "width": 2},
             )
         )
     figure.update_polars(radialaxis={"range": [0, 10], "angle": 90, "tickangle": 90})
@@ -59,15 +60,16 @@ def mt_bench_radar(scores: pd.DataFrame) -> go.Figure:
 def accuracy_bars(scores: pd.DataFrame) -> go.Figure:
     """Return the accuracy of each method on the downstream tasks, with chance as a line."""
     figure = go.Figure()
+    colors = colors_of(scores["method"])
     table = scores[(scores["metric"] == "accuracy") & ~scores["benchmark"].str.contains("::")]
-    for i, (method, rows) in enumerate(table.groupby("method", sort=False)):
+    for method, rows in table.groupby("method", sort=False):
         figure.add_trace(
             go.Bar(
                 x=rows["benchmark"],
                 y=rows["value"],
                 error_y=interval_bars(rows["high"] - rows["value"], rows["value"] - rows["low"]),
                 name=str(method),
-                marker={"color": color_of(str(method), i)},
+                marker={"color": colors[str(method)]},
             )
         )
     chance = table.drop_duplicates("benchmark")

@@ -1,6 +1,7 @@
 """Plotly figures of training runs, rewards and scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -36,18 +37,18 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
     rows = -(-len(panels) // 2)
     titles = [title for title, _ in panels]
     figure = make_subplots(rows, 2, subplot_titles=titles, vertical_spacing=0.24 / rows, horizontal_spacing=0.1)
-    methods = list(dict.fromkeys(map(method_of, logs)))
+    colors = colors_of(map(method_of, logs))
     for i, (_, curves) in enumerate(panels):
         row, column = i // 2 + 1, i % 2 + 1
         for run, log in logs.items():
-            color = color_of(method_of(run), methods.index(method_of(run)))
+            color = colors[method_of(run)]
             for name, part, dash in curves:
                 for trace in _curves(run, color, log, name, part, dash, legend=i == 0 and run == method_of(run)):
                     figure.add_trace(trace, row, column)
     figure.update_xaxes(matches="x")
     figure.update_xaxes(title_text="optimizer step", row=rows)
     dashes = "; solid: chosen, dotted: rejected" if "log_ratio_rejected" in columns else ""
-    paler = "; paler: further seeds" if len(methods) < len(logs) else ""
+    paler = "; paler: further seeds" if len(set(map(method_of, logs))) < len(logs) else ""
     return styled(figure, f"Lines: training steps, markers: validation groups{dashes}{paler}", height=90 + 270 * rows)
 
 
@@ -144,20 +145,21 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
     judge = str(leaderboard["judge"].iloc[0]).replace("_", " ")
     panels = [("rule_score", "Rule score"), ("reward", "Reward")]
     panels = [*panels, ("win_rate_vs_sft", f"Win rate against SFT by {judge}")]
-    panels = [panel for panel in panels if leaderboard[panel[0]].notna().any()]
+    panels = [panel for panel in panels if leaderboard[panel[0]].notna().any()] or panels
+    colors = colors_of(leaderboard["method"])
     figure = make_subplots(1, len(panels), subplot_titles=[title for _, title in panels])
     seeds = int(leaderboard["seeds"].max())
     for column, (name, _) in enumerate(panels, start=1):
-        for i, row in leaderboard.iterrows():
-            color = color_of(str(row["method"]), int(str(i)))
-            trace = _point(row, name, "", "circle", color)
-            figure.add_trace(trace, 1, column)
+        for row in leaderboard.to_dict("records"):
+            color = colors[row["method"]]
+            figure.add_trace(_point(row, name, "", "circle", color), 1, column)
             if not pd.isna(row[f"{name}_seeds_low"]):
                 figure.add_trace(_point(row, name, "_seeds", "diamond-open", color), 1, column)
         ends = leaderboard[[name, *(f"{name}{over}_{end}" for over in ("", "_seeds") for end in ("low", "high"))]]
         low, high = ends.min(axis=None), ends.max(axis=None)
         margin = 0.06 * (high - low) or 0.1
-        figure.update_yaxes(range=[low - margin, high + margin], row=1, col=column)
+        if not pd.isna(margin):
+            figure.update_yaxes(range=[low - margin, high + margin], row=1, col=column)
     title = f"Means over {int(leaderboard['n'].max())} held-out prompts with 95 % intervals over prompts"
     if seeds > 1:
         title += f"; diamonds: 95 % intervals over up to {seeds} training seeds"
@@ -165,7 +167,7 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
     return styled(figure, title, height=420)
 
 
-def _point(row: pd.Series, name: str, over: str, symbol: str, color: str) -> go.Scatter:
+def _point(row: Mapping[Hashable, Any], name: str, over: str, symbol: str, color: str) -> go.Scatter:
     point = row[name]
     return go.Scatter(
         x=[row["method"]],
@@ -198,9 +200,10 @@ def _curves(run: str, color: str, log: pd.DataFrame, name: str, part: str, dash:
     return result
 
 
-def color_of(name: str, position: int) -> str:
-    """Return the colour of a method: its own, or one by its position."""
-    return COLORS.get(name, OTHER_COLORS[position % len(OTHER_COLORS)])
+def colors_of(methods: Iterable[str]) -> dict[str, str]:
+    """Return the colour of each method: its own, or one by its place among the others, the same in all figures."""
+    others = sorted(set(methods) - set(COLORS))
+    return COLORS | {name: OTHER_COLORS[i % len(OTHER_COLORS)] for i, name in enumerate(others)}
 
 
 def styled(figure: go.Figure, title: str, height: int) -> go.Figure:

@@ -36,6 +36,7 @@ def html_report(
         headlines=headlines(leaderboard),
         rows=leaderboard.to_dict("records"),
         several_seeds=bool((leaderboard["seeds"] > 1).any()),
+        unscored=bool(leaderboard["unscored"].any()),
         mixed=bool((leaderboard["n_rule_score"].between(1, leaderboard["n"] - 1)).any()),
         unequal=unequal_responses(leaderboard),
         figures=embedded(figures),
