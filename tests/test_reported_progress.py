@@ -67,6 +67,7 @@ def test_a_callback_counts_what_is_done():
 WORKER = """
 import logging
 from rao_kedro.errors import DataError
+from rao_kedro.inference import judge
 from rao_kedro.processes import worker_main
 from rao_kedro.progress import report_progress
 from rao_kedro.training import launch
@@ -74,6 +75,7 @@ from rao_kedro.training import launch
 def main(spec):
     report_progress("training", 1, 2, "steps", 10.0)
     launch.logger.info("a detail")
+    judge.logger.info("judging with j: 2 requests")
     launch.logger.warning("two\\nlines")
     logging.getLogger(__name__).warning("of the worker itself")
     raise DataError("row 3 is bad\\nrow 4 is bad")
@@ -93,6 +95,8 @@ def test_progress_warnings_and_errors_of_a_worker_reach_its_launcher_whole(tmp_p
     assert heard == [Progress("training", 1, 2, "steps", 10.0)]
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warned == ["two", "lines", "of the worker itself"] and "a detail" in caplog.text
+    # The console shows what this logger says, whoever asks a judge.
+    assert ("rao_kedro.inference.judge", logging.INFO, "judging with j: 2 requests") in caplog.record_tuples
 
 
 def test_without_a_console_progress_is_logged_now_and_then(clock, caplog):

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 LAST_LINES = 20
 ERROR_PREFIX = "rao_kedro error: "
 WARNING_PREFIX = "rao_kedro warning: "
+SAID_PREFIX = "rao_kedro says: "
+FOR_THE_USER = "rao_kedro.inference.judge"  # says what judges are going to cost, which users see from workers too
 
 
 @contextmanager
@@ -92,6 +94,8 @@ def _follow(process: subprocess.Popen[str], last: deque[str]) -> str | None:
             message.append(line.removeprefix(ERROR_PREFIX))
         elif line.startswith(WARNING_PREFIX):
             logger.warning("%s", line.removeprefix(WARNING_PREFIX))
+        elif line.startswith(SAID_PREFIX):
+            logging.getLogger(FOR_THE_USER).info("%s", line.removeprefix(SAID_PREFIX))
         elif line.startswith(PROGRESS_PREFIX):
             hear(Progress.read(line))
         elif line:
@@ -159,11 +163,13 @@ def worker_main(main: Callable[[str], None]) -> None:
 
 
 class _ForTheLauncher(logging.Formatter):
-    """Marks warnings and errors in a worker's output."""
+    """Marks what the launcher's user sees of a worker's output: warnings, errors, costs."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return _prefixed(WARNING_PREFIX, text) if record.levelno >= logging.WARNING else text
+        if record.levelno >= logging.WARNING:
+            return _prefixed(WARNING_PREFIX, text)
+        return _prefixed(SAID_PREFIX, text) if record.name == FOR_THE_USER else text
 
 
 def _prefixed(prefix: str, text: str) -> str:

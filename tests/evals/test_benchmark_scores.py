@@ -301,3 +301,9 @@ def test_nothing_chosen_gives_empty_tables():
     nothing = Results(*(table.empty() for table in tables))
     assert nothing.by_run() == {}
     assert benchmark_scores({"sft": nothing}, None).empty and judge_report({"sft": nothing}).empty
+
+
+@pytest.mark.parametrize("layout", [preference_table, downstream_table, harness_table])
+def test_a_layout_of_benchmarks_that_nobody_was_measured_on_is_empty(layout):
+    scores = BenchmarkScores.empty()
+    assert layout(scores[scores["benchmark"] == "alpaca_eval"]).reset_index().empty

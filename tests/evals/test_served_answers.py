@@ -66,7 +66,9 @@ def served(tmp_path, url, baseline, names="alpaca_eval", sources=None, **server)
     return spec
 
 
-def test_a_request_that_a_served_model_refuses_leaves_its_item_unscored_and_the_rest_is_reported(tmp_path, baseline):
+def test_a_request_that_a_served_model_refuses_leaves_its_item_unscored_and_the_rest_is_reported(
+    tmp_path, baseline, caplog
+):
     from chat_server import chat_server, refusal, reply
 
     (tmp_path / "gsm8k.jsonl").write_text(
@@ -94,6 +96,7 @@ def test_a_request_that_a_served_model_refuses_leaves_its_item_unscored_and_the_
     reason = "the server refused the request with HTTP status 400: flagged by our content filter"
     assert answers["unscored_reason"].tolist() == judgments["unscored_reason"].tolist() == ["", reason]
     assert judgments["preference"].isna().tolist() == [False, True]
+    assert f"1 of 2 annotations have no score, most often: {reason}" in caplog.text
     samples = pd.read_parquet(spec.downstream_samples_path)
     samples = samples[samples["metric"] == "accuracy"]
     assert samples["unscored_reason"].tolist() == ["", reason] and samples["correct"].tolist() == [True, False]

@@ -273,6 +273,17 @@ def test_what_a_reader_cannot_read_is_asked_again_up_to_its_own_limit(tmp_path):
     assert len(requests) == 12 + 9  # of 0 to 11, three have a 1
 
 
+def test_what_several_methods_ask_alike_is_one_attempt_in_a_run(tmp_path):
+    with server_that({"question 3": FILTERED, "question 4": reply(("", {}))}) as (url, requests):
+        for run in (1, 2, 3, 4):
+            server = server_at(url, cache_dir=tmp_path, max_attempts=3)
+            for _ in range(3):
+                answers = server.answers(DIALOGUES, ChatSampling(4))
+            assert [i for i, answer in enumerate(answers) if answer.failure()] == [3, 4]
+            assert server.to_ask(DIALOGUES, ChatSampling(4)) == {}
+            assert len(requests) == 12 + 2 * (min(run, 3) - 1)
+
+
 def test_a_cut_answer_is_one_where_it_need_not_be_complete():
     with chat_server(lambda request, number: reply(("So far", {}), finish_reason="length")) as (url, _):
         (answer,) = server_at(url).answers(DIALOGUES[:1], ChatSampling(4), lambda a: a.failure(complete=False))

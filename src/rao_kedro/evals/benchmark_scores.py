@@ -163,7 +163,8 @@ def harness_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _by_method(scores: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Return `value [low, high] (n, judge)` by method and metric; metrics that nobody has are left out."""
-    chosen = scores[[key in columns for key in zip(scores["benchmark"], scores["metric"], strict=True)]]
+    is_chosen = [key in columns for key in zip(scores["benchmark"], scores["metric"], strict=True)]
+    chosen = scores[np.array(is_chosen, dtype=bool)]  # an empty list would be one of columns
     text = []
     for row in chosen.to_dict("records"):
         seeds = f"{row['seeds']} seeds" if row["seeds"] > 1 else ""

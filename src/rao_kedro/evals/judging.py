@@ -1,5 +1,7 @@
 """Lets judges look at what models answered to AlpacaEval and MT-Bench. Knows nothing of Kedro."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ from rao_kedro.inference.judge import Judge, Rehearsal
 from rao_kedro.inference.vllm_server import stop_served
 from rao_kedro.schemas.benchmarks import BenchmarkParameters, JudgeParameters
 from rao_kedro.schemas.tables import AlpacaEvalAnnotations, JudgeUsage, MTBenchComparisons, MTBenchJudgments
+
+logger = logging.getLogger(__name__)
 
 
 class Judgments(NamedTuple):
@@ -61,12 +65,22 @@ def judge_answers(answers: pd.DataFrame, benchmarks: BenchmarkParameters, cache_
             found = _Found(*(before + more for before, more in zip(found, bench.ask(how, judge), strict=True)))
     finally:
         stop_served()
+    _warn_of_unscored(found)
     return Judgments(
         _table(found.annotations, AlpacaEvalAnnotations),
         _table(found.judgments, MTBenchJudgments),
         _table(found.comparisons, MTBenchComparisons),
         _table([pd.DataFrame(bench.usage)] if bench.usage else [], JudgeUsage),
     )
+
+
+def _warn_of_unscored(found: "_Found") -> None:
+    """Say of each kind of judgment how many hold no score, and why most of these do not."""
+    for kind, parts in found._asdict().items():
+        rows = [max(row, key=len) for part in parts for row in part.filter(like="unscored_reason").to_numpy()]
+        if reasons := Counter(filter(None, rows)).most_common():
+            how_many = sum(n for _, n in reasons)
+            logger.warning("%d of %d %s have no score, most often: %s", how_many, len(rows), kind, reasons[0][0])
 
 
 def _table(parts: Sequence[pd.DataFrame], schema: Any) -> pd.DataFrame:

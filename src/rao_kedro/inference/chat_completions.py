@@ -193,11 +193,12 @@ class ChatServer:
         timeout: Seconds for one request.
         max_retries: Retries of a request that found the server busy, broken or away, with exponential back-off.
         concurrency: Requests at a time.
-        max_attempts: Calls in which a request is sent whose answer cannot be used; then it is not sent again.
+        max_attempts: Runs in which a request is sent whose answer cannot be used; then it is not sent again.
         options: Fields of a request that take the place of the protocol's.
         cache_dir: Where answers are kept; None keeps none.
         serves_content: The model's name says all of what answers, so that answers are kept by it wherever it is served.
         meter: Counts what is asked, and ends what costs too much.
+        sent: Names of the requests of this run, each of which is one attempt, whoever asks the same.
 
     Raises:
         ParameterError: The URL holds credentials, which would end in logs.
@@ -214,6 +215,7 @@ class ChatServer:
     cache_dir: Path | None = field(default=None, compare=False)
     serves_content: bool = False
     meter: Meter = field(default_factory=Meter, compare=False, repr=False)
+    sent: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse credentials in the URL."""
@@ -255,7 +257,7 @@ class ChatServer:
             dialogues: What is asked.
             sampling: How answers are written, where `options` do not say it.
             unusable: Says of an answer why it cannot be used. It is returned like the others, and asked for again in
-                the next call, `max_attempts` times in all.
+                the next run, with a server object of its own, `max_attempts` times in all.
 
         Raises:
             InferenceError: The server stays away or does not let us in, what it is asked for is wrong, its answers cost
@@ -286,10 +288,14 @@ class ChatServer:
     ) -> dict[str, dict[str, Any]]:
         """Return the different requests that `answers` would send, since no usable answer is kept, by their names."""
         requests = dict(self._requests(dialogues, sampling))
-        return {name: request for name, request in requests.items() if not self.settled(self.kept(name), unusable)}
+        return {name: of for name, of in requests.items() if not self.stays(name, self.kept(name), unusable)}
+
+    def stays(self, name: str, reply: Reply | None, unusable: Unusable) -> bool:
+        """Return whether a kept reply is not asked for again in this run."""
+        return reply is not None and (name in self.sent or self.settled(reply, unusable))
 
     def settled(self, reply: Reply | None, unusable: Unusable) -> bool:
-        """Return whether a kept reply is not asked for again: it is of use, or has been tried often enough."""
+        """Return whether a kept reply is never asked for again: it is of use, or has been tried often enough."""
         return reply is not None and (reply.attempts >= self.max_attempts or not unusable(reply.answer))
 
     def _requests(
@@ -374,7 +380,7 @@ class _Batch:
         self.server, self.requests, self.unusable = server, requests, unusable
         self.lock = threading.Lock()
         self.before = {name: reply for name in requests if (reply := server.kept(name)) is not None}
-        self.replies = {name: reply for name, reply in self.before.items() if server.settled(reply, unusable)}
+        self.replies = {name: reply for name, reply in self.before.items() if server.stays(name, reply, unusable)}
         self.to_ask = [name for name in requests if name not in self.replies]
         self.refused: dict[str, Reply] = {}
         self.unusable_so_far = 0
@@ -406,6 +412,7 @@ class _Batch:
         meter = self.server.meter
         meter.check()
         reply = self.server.send(self.requests[name]).after(self.before.get(name))
+        self.server.sent.add(name)
         meter.ask(reply.prompt_tokens, reply.completion_tokens)
         if reply.refusal:
             with self.lock:
