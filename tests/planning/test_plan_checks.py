@@ -204,6 +204,22 @@ def test_a_chat_template_is_there_and_has_a_syntax(tmp_path):
     assert found() == []
 
 
+def test_variables_that_the_chat_template_does_not_read_are_refused_once_the_model_is_there(tiny_checkpoint):
+    from rao_kedro.datasets import CheckpointDataset
+
+    catalog = DataCatalog({"base_model": CheckpointDataset(filepath=str(tiny_checkpoint))})
+
+    def refused(*makes, **kwargs):
+        how = GenerationParameters(chat_template_kwargs=kwargs)
+        known = Run((step("prepare_base_model", outputs=makes),), catalog)
+        return list(checks._template_problems(known, step("generate_responses", generation=how)))
+
+    assert refused() == refused("base_model", enable_thinkin=False) == []
+    (sentence,) = refused(enable_thinkin=False)
+    assert sentence.startswith("parameter generation.chat_template_kwargs: the chat template in ")
+    assert "does not read enable_thinkin" in sentence
+
+
 def test_a_package_with_a_model_is_installed():
     (sentence,) = models.base_model_problems(ModelParameters(source="gguf_package", name="no_such_model"))
     assert "no package 'no_such_model' is installed" in sentence

@@ -49,10 +49,21 @@ def problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def length_problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
-    """Return which steps have no room for the groups that were tokenised meanwhile."""
+def problems_of_made(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
+    """Return what the base model and the groups, which were made meanwhile, show to be wrong.
+
+    That is which steps have no room for the groups, and which variables the chat template does not read.
+    """
     run = steps_of(pipeline, catalog)
-    return list(dict.fromkeys(p for step in run.steps for p in lengths.pack_problems(run, step)))
+    found = [problem for step in run.steps for problem in lengths.pack_problems(run, step)]
+    found += [problem for step in run.steps for problem in _template_problems(run, step)]
+    return list(dict.fromkeys(found))
+
+
+def _template_problems(run: Run, step: Step) -> Iterator[str]:
+    if step.function == "generate_responses":
+        kwargs = step.given["generation"].chat_template_kwargs
+        yield from models.template_kwargs_problems(run, step.named["generation"], kwargs)
 
 
 def _of_step(run: Run, step: Step) -> Iterator[str]:
@@ -79,6 +90,7 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
                 if source.path is not None:
                     parameter = f"{named['parameters']}.sources.{name}.path"
                     yield from files.file_problems(parameter, source.path, or_directory=True)
+    yield from _template_problems(run, step)
     for parameter, reward in _rewards(step):
         yield from judges.reward_problems(parameter, reward)
     yield from lengths.pack_problems(run, step)
