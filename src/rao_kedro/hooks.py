@@ -22,7 +22,7 @@ from kedro.runner import SequentialRunner
 from rao_kedro.datasets.locations import refuse_unusable_locations
 from rao_kedro.errors import ParameterError, PlanError
 from rao_kedro.freshness import MadeFrom, forget, made_from, note
-from rao_kedro.planning.checks import ACCELERATE, problems_of_made, problems
+from rao_kedro.planning.checks import ACCELERATE, problems, problems_of_made
 from rao_kedro.preferences.quarantine import NoGroupsLeftError
 from rao_kedro.preferences.report import quarantine_report
 
