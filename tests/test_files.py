@@ -5,19 +5,21 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from rao_kedro import files
-from rao_kedro.files import beside, replace_directory, write_parquet, write_text
+from rao_kedro.files import beside, replace_directory, replacing_directory, write_parquet, write_text
 
 
 def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("old")
     code = f"""
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from rao_kedro.files import replacing
 with replacing(Path({str(path)!r})) as partial, partial.open("w") as file:
@@ -60,6 +62,20 @@ def test_the_directory_that_a_link_points_to_is_replaced_and_the_link_stays(tmp_
         replace_directory(partial, tmp_path / "rao")
         assert (tmp_path / "rao").is_symlink() and (tmp_path / "disk/rao/config.json").read_text() == text
     assert {path.name for path in tmp_path.rglob("*")} == {"disk", "rao", "config.json"}
+
+
+def test_who_replaces_a_directory_waits_for_the_one_before(tmp_path):
+    target, filled = tmp_path / "policy", 40
+
+    def write(text):
+        with replacing_directory(target) as partial:
+            for i in range(filled):
+                (partial / str(i)).write_text(text)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, "abcdefgh" * 4))
+    assert len({path.read_text() for path in target.iterdir()}) == 1 and len(list(target.iterdir())) == filled
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy.lock"}
 
 
 def test_a_link_to_a_file_is_replaced_and_that_file_is_left_alone(tmp_path):

@@ -36,6 +36,23 @@ def replace_directory(source: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextmanager
+def replacing_directory(target: Path) -> Iterator[Path]:
+    """Yield an empty directory to fill in place of `target`, which it becomes at the end, and not where that fails.
+
+    Several may write the same directory: each waits for the one before, and the last one stays.
+    """
+    target = Path(os.path.realpath(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        partial = beside(target, "partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        replace_directory(partial, target)
+
+
 def beside(target: Path, suffix: str) -> Path:
     """Return a name beside what `target` is, or points to if it is a link: on the same file system."""
     target = Path(os.path.realpath(target))

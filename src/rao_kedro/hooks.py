@@ -22,7 +22,7 @@ from kedro.runner import SequentialRunner
 from rao_kedro.datasets.locations import refuse_unusable_locations
 from rao_kedro.errors import ParameterError, PlanError
 from rao_kedro.freshness import MadeFrom, forget, made_from, note
-from rao_kedro.planning.checks import ACCELERATE, length_problems, problems
+from rao_kedro.planning.checks import ACCELERATE, problems, problems_of_made
 from rao_kedro.preferences.quarantine import NoGroupsLeftError
 from rao_kedro.preferences.report import quarantine_report
 
@@ -77,23 +77,23 @@ class MissingInputHooks:
         pipeline = nodes_that_run(run_params, pipeline, catalog)
         refuse_bad_plan(pipeline, catalog)
         makes_groups = TOKENIZED in map(_stem, pipeline.all_outputs())
-        others = [node for node in pipeline.nodes if TOKENIZED not in map(_stem, node.outputs)]
+        others = [node for node in pipeline.nodes if not {TOKENIZED, BASE_MODEL} & {*map(_stem, node.outputs)}]
         self._unchecked = Pipeline(others) if makes_groups else None
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
-        """Check the lengths of what was tokenised, before anything is trained on it.
+        """Check the lengths of what was tokenised and the model's chat template, before anything is trained.
 
         Raises:
-            PlanError: Names the groups that are longer than packs.
+            PlanError: Names the groups that are longer than packs, and what the template does not read.
         """
         if self._unchecked is not None and TOKENIZED in map(_stem, node.inputs):
             pipeline, self._unchecked = self._unchecked, None
-            if found := length_problems(pipeline, catalog):
+            if found := problems_of_made(pipeline, catalog):
                 raise PlanError("\n".join(found))
 
 
-TOKENIZED = "tokenized_groups"
+BASE_MODEL, TOKENIZED = "base_model", "tokenized_groups"  # the groups are made with the model's tokenizer
 
 
 def nodes_that_run(run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> Pipeline:

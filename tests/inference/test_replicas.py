@@ -81,3 +81,13 @@ def test_an_engine_says_what_kept_it_from_starting(tiny_checkpoint):
         replicas._work(theirs, "transformers", str(tiny_checkpoint.parent), HOW)
     said = ours.recv()
     assert said.kind == "error" and said.content.startswith("no tokenizer could be loaded")
+
+
+def test_an_engine_that_is_interrupted_ends_without_a_traceback(monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(replicas, "make_generator", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        replicas._work(Pipe()[1], "transformers", "model", {})
+    assert ended.value.code == 130

@@ -204,6 +204,22 @@ def test_a_chat_template_is_there_and_has_a_syntax(tmp_path):
     assert found() == []
 
 
+def test_variables_that_the_chat_template_does_not_read_are_refused_once_the_model_is_there(tiny_checkpoint):
+    from rao_kedro.datasets import CheckpointDataset
+
+    catalog = DataCatalog({"base_model": CheckpointDataset(filepath=str(tiny_checkpoint))})
+
+    def refused(*makes, **kwargs):
+        how = GenerationParameters(chat_template_kwargs=kwargs)
+        known = Run((step("prepare_base_model", outputs=makes),), catalog)
+        return list(checks._template_problems(known, step("generate_responses", generation=how)))
+
+    assert refused() == refused("base_model", enable_thinkin=False) == []
+    (sentence,) = refused(enable_thinkin=False)
+    assert sentence.startswith("parameter generation.chat_template_kwargs: the chat template in ")
+    assert "does not read enable_thinkin" in sentence
+
+
 def test_a_package_with_a_model_is_installed():
     (sentence,) = models.base_model_problems(ModelParameters(source="gguf_package", name="no_such_model"))
     assert "no package 'no_such_model' is installed" in sentence
@@ -307,6 +323,30 @@ def test_a_judge_that_is_served_here_needs_vllm_and_its_model(monkeypatch):
     found = list(judges.asked_problems("x", {"model": "nowhere/at/all"}))
     assert "vLLM would serve nowhere/at/all here, and is not installed" in found[0]
     assert "parameter x.model: 'nowhere/at/all' is neither a directory" in found[1]
+
+
+def test_options_of_an_engine_that_this_machine_cannot_give_are_refused(monkeypatch, tmp_path):
+    from rao_kedro.inference import engine_options
+
+    monkeypatch.setattr(engine_options, "visible_gpus", lambda: [])
+
+    def of_generation(**how):
+        return list(checks._engine_problems("evaluation.generation", GenerationParameters(**how)))
+
+    def of_judge(**engine):
+        return list(judges.asked_problems("judge", {"model": str(tmp_path), "engine": engine}))[1:]
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(judges, "find_spec", lambda name: object())
+    assert of_generation() == of_generation(engine={"data_parallel_size": 2}) == of_judge(dtype="bfloat16") == []
+    (sentence,) = of_generation(engine={"quantization": "fp8"})
+    assert sentence.startswith("parameter evaluation.generation: engine.quantization is for GPUs")
+    (sentence,) = of_generation(backend="vllm", engine={"lora_path": str(tmp_path)})
+    assert "adapter_config.json" in sentence
+    assert of_judge(quantization="fp8")[0].startswith("parameter judge: engine.quantization is for GPUs")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (sentence,) = of_generation(engine={"max_num_seqs": 8})  # which transformers does not have
+    assert "engine.max_num_seqs: the backend transformers has no such option" in sentence
 
 
 def test_a_server_that_is_away_is_a_remark_and_no_refusal():

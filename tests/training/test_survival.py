@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import Accelerator
-from groups import log_of, parameters, reference, write_groups
+from groups import alignment_spec, log_of, parameters, reference, write_groups
 
 from rao_kedro.errors import BusyError, TrainingError
 from rao_kedro.files import only_one_in, write_text
@@ -78,6 +78,24 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, tiny_checkpoint, gro
     launch("sft", resumable_spec(tmp_path / "whole", tiny_checkpoint, groups_path), None)
     assert_same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"))
     assert len(log_of(tmp_path / "killed")[0]) == 6
+
+
+def test_a_resumed_run_without_a_reference_still_compares_with_the_policy_before_its_first_update(
+    tmp_path, tiny_checkpoint, groups_path, killed_at_step_4
+):
+    logs = []
+    training = parameters(epochs=3, checkpoint_every=1, keep="last", learning_rate=1e-2)
+    for name in ("killed", "whole"):
+        spec = alignment_spec(tmp_path / name, tiny_checkpoint, groups_path, "simpo", training)
+        spec = spec.model_copy(update={"reference_path": None})
+        if name == "killed":
+            with pytest.raises(KeyboardInterrupt):
+                launch("alignment", spec, None)
+        launch("alignment", spec, None)
+        logs.append(log_of(spec.workspace)[1])
+    killed, whole = logs
+    assert abs(whole[-1]["eval_log_ratio_chosen"]) > 0.1
+    assert [row["eval_log_ratio_chosen"] for row in killed] == [row["eval_log_ratio_chosen"] for row in whole]
 
 
 @pytest.mark.parametrize("changed", ["parameters", "data"])

@@ -5,7 +5,6 @@ may save at the same time: nothing is shared, as a transaction of a file system 
 """
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import infer_compression
 
-from rao_kedro.files import beside, replace_directory, replacing
+from rao_kedro.files import replacing, replacing_directory
 
 # What `open` of every file system takes; the rest belongs to the one that the file is put into.
 OPEN_ARGUMENTS = ("encoding", "errors", "newline", "compression")
@@ -95,12 +94,8 @@ class PartitionedDataset(kedro_datasets.partitions.PartitionedDataset):
         if not self._overwrite:
             super().save(data)
         elif self._protocol == "file":
-            target = Path(self._filesystem._strip_protocol(self._path))
-            partial = beside(target, "partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            self._copy(_path=str(partial), _overwrite=False).save(data)
-            replace_directory(partial, target)
+            with replacing_directory(Path(self._filesystem._strip_protocol(self._path))) as partial:
+                self._copy(_path=str(partial), _overwrite=False).save(data)
         else:
             self._copy(_overwrite=False).save(data)
             self._invalidate_caches()

@@ -14,7 +14,7 @@ from kedro.io.core import get_filepath_str
 
 from rao_kedro.datasets.paths import PathDataset
 from rao_kedro.datasets.remote import put_directory
-from rao_kedro.files import beside, replace_directory
+from rao_kedro.files import replacing_directory
 
 
 class DirectoryDataset(PathDataset):
@@ -41,10 +41,8 @@ class DirectoryDataset(PathDataset):
         if self._protocol != "file":
             put_directory(Path(data), self._fs, target, self.marker)
             return
-        partial = beside(Path(target), "partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        _copy_directory(Path(data), partial, Path(data).resolve())
-        replace_directory(partial, Path(target))
+        with replacing_directory(Path(target)) as partial:
+            _copy_directory(Path(data), partial, Path(data).resolve())
 
     def _missing(self) -> str:
         return f"holds no {self.marker}"
@@ -64,7 +62,7 @@ class CheckpointDataset(DirectoryDataset):
 
 def _copy_directory(source: Path, target: Path, whole: Path) -> None:
     """Link weights and copy the rest, without times and permissions, which not every file system keeps."""
-    target.mkdir(parents=True)
+    target.mkdir(exist_ok=True)
     for path in source.iterdir():
         copy, real = target / path.name, path.resolve()
         if path.is_dir():

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.util import Finalize
 from pathlib import Path
+from signal import SIGINT
 from typing import Any, NamedTuple
 
 from rao_kedro.errors import InferenceError, RaoKedroError
@@ -209,5 +210,7 @@ def _work(connection: Connection, backend: str, model_dir: str, how: Mapping[str
     except RaoKedroError as error:
         connection.send(_Said("error", str(error)))
         sys.exit(1)
+    except KeyboardInterrupt:  # which the process that asks hears of, too
+        sys.exit(128 + SIGINT)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

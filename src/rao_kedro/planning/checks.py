@@ -9,12 +9,14 @@ from pydantic import BaseModel
 
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.inference.engine_options import refuse_impossible
 from rao_kedro.inference.generators import resolve_backend
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.planning import files, judges, lengths, machine, models
 from rao_kedro.planning.size import bytes_on_disk
 from rao_kedro.planning.steps import Run, Step, steps_of
 from rao_kedro.schemas.benchmarks import JUDGED, AnsweredBenchmarks
+from rao_kedro.schemas.generation import GenerationParameters
 from rao_kedro.schemas.parameters import SampledResponses
 from rao_kedro.schemas.rewards import RewardParameters
 from rao_kedro.schemas.training import TrainingParameters
@@ -47,10 +49,21 @@ def problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def length_problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
-    """Return which steps have no room for the groups that were tokenised meanwhile."""
+def problems_of_made(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
+    """Return what the base model and the groups, which were made meanwhile, show to be wrong.
+
+    That is which steps have no room for the groups, and which variables the chat template does not read.
+    """
     run = steps_of(pipeline, catalog)
-    return list(dict.fromkeys(p for step in run.steps for p in lengths.pack_problems(run, step)))
+    found = [problem for step in run.steps for problem in lengths.pack_problems(run, step)]
+    found += [problem for step in run.steps for problem in _template_problems(run, step)]
+    return list(dict.fromkeys(found))
+
+
+def _template_problems(run: Run, step: Step) -> Iterator[str]:
+    if step.function == "generate_responses":
+        kwargs = step.given["generation"].chat_template_kwargs
+        yield from models.template_kwargs_problems(run, step.named["generation"], kwargs)
 
 
 def _of_step(run: Run, step: Step) -> Iterator[str]:
@@ -65,7 +78,7 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
         case "train_reward_model" if given["start"] not in ("sft_model", "base_model"):
             yield from models.checkpoint_problems(named["start"], given["start"])
         case "generate_responses":
-            yield from _backend_problems(named["generation"], given["generation"].backend)
+            yield from _engine_problems(named["generation"], given["generation"])
             yield from lengths.generation_problems(run, step)
             yield from files.benchmark_problems(_benchmarks(step), judged=False)
         case "answer_with_served_models":
@@ -77,6 +90,7 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
                 if source.path is not None:
                     parameter = f"{named['parameters']}.sources.{name}.path"
                     yield from files.file_problems(parameter, source.path, or_directory=True)
+    yield from _template_problems(run, step)
     for parameter, reward in _rewards(step):
         yield from judges.reward_problems(parameter, reward)
     yield from lengths.pack_problems(run, step)
@@ -89,7 +103,7 @@ def _of_collection(run: Run, step: Step) -> Iterator[str]:
     sampled: SampledResponses = step.given["sampled"]
     yield from files.prompt_problems(run, sampled, step.given["n_evaluation_prompts"])
     parameter, how = f"{step.named['sampled']}.generation", sampled.generation
-    yield from _backend_problems(parameter, how.backend)
+    yield from _engine_problems(parameter, how)
     if how.sampling.n < 2:
         yield f"parameter {parameter}.sampling.n is {how.sampling.n}: a preference needs two responses at least"
     if how.sampling.max_tokens >= how.max_model_len:
@@ -100,13 +114,19 @@ def _of_collection(run: Run, step: Step) -> Iterator[str]:
     yield from lengths.position_problems(run, f"{parameter}.max_model_len", how.max_model_len, how.backend)
 
 
-def _backend_problems(parameter: str, backend: str) -> Iterator[str]:
-    if backend == "auto":
+def _engine_problems(parameter: str, how: GenerationParameters) -> Iterator[str]:
+    """Yield whether the backend is not installed, or has not what its options ask for."""
+    if how.backend == "auto" and not how.engine.changed():
         return
     try:
-        resolve_backend(backend)
+        backend = resolve_backend(how.backend)
     except (InferenceError, ParameterError) as error:
         yield f"parameter {parameter}.backend: {error}"
+        return
+    try:
+        refuse_impossible(how.engine, backend)
+    except ParameterError as error:
+        yield f"parameter {parameter}: {error}"
 
 
 def _of_served_models(step: Step) -> Iterator[str]:

@@ -231,7 +231,7 @@ def longest_prompt(run: Run, how: GenerationParameters) -> int | None:
         return None
     from rao_kedro.models.chat import load_chat_format, prompt_token_ids
 
-    chat = load_chat_format(model)
+    chat = load_chat_format(model, how.chat_template_kwargs)
     return max(len(prompt_token_ids(chat, of)) for of in pq.read_table(prompts)["messages"].to_pylist())
 
 

@@ -4,12 +4,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rao_kedro.errors import ModelError
+from rao_kedro.errors import ModelError, ParameterError
 from rao_kedro.models.checks import ADAPTER, check_causal_lm, check_settings, read_settings, weight_files
 from rao_kedro.models.gguf import find_packaged_gguf
 from rao_kedro.planning.steps import Run
@@ -104,6 +104,18 @@ def template_problems(parameter: str, path: Path) -> Iterator[str]:
             yield f"parameter {parameter}: {path}, line {error.lineno}: {error.message}"
     except (OSError, UnicodeError) as error:
         yield f"parameter {parameter}: {path} cannot be read ({error})"
+
+
+def template_kwargs_problems(run: Run, parameter: str, kwargs: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which variables the chat template of the base model, where that is there already, does not read."""
+    from rao_kedro.models.chat import load_chat_format
+
+    directory = run.path("base_model") if kwargs else None
+    if directory is not None:
+        try:
+            load_chat_format(directory, kwargs)
+        except ParameterError as error:
+            yield f"parameter {parameter}.{error}"
 
 
 def _offline() -> bool:
