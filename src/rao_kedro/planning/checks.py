@@ -9,14 +9,17 @@ from pydantic import BaseModel
 
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.inference.engine_options import refuse_impossible
 from rao_kedro.inference.generators import resolve_backend
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.planning import files, judges, lengths, machine, models
 from rao_kedro.planning.size import bytes_on_disk
 from rao_kedro.planning.steps import Run, Step, steps_of
 from rao_kedro.schemas.benchmarks import JUDGED, AnsweredBenchmarks
+from rao_kedro.schemas.generation import GenerationParameters
 from rao_kedro.schemas.parameters import SampledResponses
 from rao_kedro.schemas.rewards import RewardParameters
+from rao_kedro.schemas.runs import method_of
 from rao_kedro.schemas.training import TrainingParameters
 
 logger = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
         case "train_reward_model" if given["start"] not in ("sft_model", "base_model"):
             yield from models.checkpoint_problems(named["start"], given["start"])
         case "generate_responses":
-            yield from _backend_problems(named["generation"], given["generation"].backend)
+            yield from _engine_problems(named["generation"], given["generation"])
             yield from lengths.generation_problems(run, step)
             yield from files.benchmark_problems(_benchmarks(step), judged=False)
         case "answer_with_served_models":
@@ -89,7 +92,7 @@ def _of_collection(run: Run, step: Step) -> Iterator[str]:
     sampled: SampledResponses = step.given["sampled"]
     yield from files.prompt_problems(run, sampled, step.given["n_evaluation_prompts"])
     parameter, how = f"{step.named['sampled']}.generation", sampled.generation
-    yield from _backend_problems(parameter, how.backend)
+    yield from _engine_problems(parameter, how)
     if how.sampling.n < 2:
         yield f"parameter {parameter}.sampling.n is {how.sampling.n}: a preference needs two responses at least"
     if how.sampling.max_tokens >= how.max_model_len:
@@ -100,21 +103,27 @@ def _of_collection(run: Run, step: Step) -> Iterator[str]:
     yield from lengths.position_problems(run, f"{parameter}.max_model_len", how.max_model_len, how.backend)
 
 
-def _backend_problems(parameter: str, backend: str) -> Iterator[str]:
-    if backend == "auto":
+def _engine_problems(parameter: str, how: GenerationParameters) -> Iterator[str]:
+    if how.backend == "auto" and not how.engine.changed():  # resolving it says that vLLM is not installed
         return
     try:
-        resolve_backend(backend)
-    except (InferenceError, ParameterError) as error:
+        backend = resolve_backend(how.backend)
+    except InferenceError as error:
         yield f"parameter {parameter}.backend: {error}"
+        return
+    try:
+        refuse_impossible(how.engine, backend)
+    except ParameterError as error:
+        yield f"parameter {parameter}.{error}"
 
 
 def _of_served_models(step: Step) -> Iterator[str]:
-    served = step.given["served_models"]
-    for name in sorted({BASELINE, *METHODS} & {*served}):
-        yield f"served_models: {name} is the name of a method; choose another one"
-    if served and step.given["names"].strip():
-        yield from files.benchmark_problems(_benchmarks(step), judged=False)
+    served, benchmarks = step.given["served_models"], _benchmarks(step)
+    for name in served:
+        if method_of(name) in {BASELINE, *METHODS}:
+            yield f"served_models: {name} is the name of a method; choose another one"
+    if served and benchmarks.chosen:
+        yield from files.benchmark_problems(benchmarks, judged=False)
         for name, server in served.items():
             yield from judges.asked_problems(f"{step.named['served_models']}.{name}", server.model_dump())
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rao_kedro.errors import RaoKedroError
+from rao_kedro.errors import ParameterError, RaoKedroError
+from rao_kedro.inference.engine_options import refuse_impossible
 from rao_kedro.planning.models import checkpoint_problems, template_problems
 from rao_kedro.rewards.registry import build_reward
+from rao_kedro.schemas.generation import ServedEngineParameters
 from rao_kedro.schemas.rewards import RewardParameters
 
 PATIENCE = 2.0  # seconds for a server to take a connection
@@ -60,6 +62,10 @@ def asked_problems(parameter: str, asked: Mapping[str, Any]) -> Iterator[str]:
                 "'rao_kedro[cpu]' (or [gpu]), or set base_url to a server"
             )
         yield from checkpoint_problems(f"{parameter}.model", str(asked["model"]))
+        try:
+            refuse_impossible(ServedEngineParameters.model_validate(asked.get("engine", {})), "vllm")
+        except ParameterError as error:
+            yield f"parameter {parameter}.{error}"
         return
     if problem := _wrong_address(url):
         yield f"parameter {parameter}.base_url: {problem}"
