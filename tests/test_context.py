@@ -74,6 +74,12 @@ def test_data_root_moves_all_that_a_run_writes(env):
         assert str(paths["accelerate_config"]).endswith("conf/accelerate/ddp.yaml")
 
 
+def test_a_global_with_a_default_may_be_given_though_no_file_has_it():
+    catalog = context("test", workspaces="/scratch/mine").catalog
+    assert str(catalog.get("dpo.workspace")._filepath).startswith("/scratch/mine/")
+    assert str(catalog.get("dpo.policy")._filepath).startswith(str(ROOT / "data"))
+
+
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_a_name_that_is_a_global_and_a_block_has_one_value(env):
     loaded = context(env, model={"name": "mine"}, methods="dpo")

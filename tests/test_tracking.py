@@ -85,3 +85,17 @@ def test_scores_are_metrics_and_reports_are_artefacts(hooks, project):
         "benchmark_report.html",
     }
     pd.testing.assert_frame_equal(pd.read_csv(kept / "leaderboard.csv"), board)
+
+
+def test_a_run_ends_though_a_node_opened_it_again_and_another_one_goes_on(hooks):
+    inner = TrackingHooks()
+    inner.flatten, inner.mlflow_config = True, KedroMlflowConfig()
+    experiment = mlflow.get_run(hooks.run_id).info.experiment_id
+    inner.run_id = mlflow.start_run(experiment_id=experiment, nested=True).info.run_id
+    inner.before_node_run(Node, None, {"params:a": 1}, False)
+    inner.after_pipeline_run({}, None, None)
+    assert mlflow.active_run().info.run_id == hooks.run_id
+    assert mlflow.get_run(inner.run_id).info.status == "FINISHED"
+    inner.run_id = mlflow.start_run(experiment_id=experiment, nested=True).info.run_id
+    inner.end("KILLED")  # as Ctrl-C does
+    assert mlflow.get_run(inner.run_id).info.status == "KILLED"

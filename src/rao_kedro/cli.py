@@ -13,7 +13,7 @@ from rao_kedro.session import DRY_RUN, ONLY_STALE_OUTPUTS
 HELP = """Run only nodes whose outputs are missing or were made from something else than what is there now (inputs,
 files, parameters), and what depends on them; says why, node by node."""
 DRY_RUN_HELP = """Only check the plan and print it: nodes, rows, tokens, steps, memory, disk and time, as far as they
-can be known. Nothing is written."""
+can be known. Only a log is written."""
 VERBOSE = """Show all that is logged, tracebacks included, and leave stderr and debuggers alone."""
 
 

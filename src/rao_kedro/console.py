@@ -161,9 +161,7 @@ class RunConsole:
         where = f" in {next(iter(self.running))}" if len(self.running) == 1 else ""
         sentences = [sentence.replace(root, "") for sentence in _sentences(error)]  # before they are broken into lines
         lines = [f"error{where}: {sentences[0]}", *sentences[1:]]
-        done = f"{self.n_done} node{' is' if self.n_done == 1 else 's are'} done"
-        goes_on = "`kedro run --only-stale-outputs`, with the same options, goes on there."
-        ends = [f"{done}: {goes_on}"] if self.n_done else []
+        ends = self._how_to_go_on()
         log = shown_path(self.log, self.project)
         ends.append(f"The log is {log}" + ("." if self.verbose else "; `--verbose` shows it, with the traceback."))
         width = self.console.width if self.terminal else 80
@@ -179,6 +177,16 @@ class RunConsole:
             self.say(line, style="red")
         for line in ends:
             self.say(line)
+
+    def interrupt(self) -> None:
+        """Say that the user ended the run."""
+        for line in (f"interrupted; the log is {shown_path(self.log, self.project)}", *self._how_to_go_on()):
+            self.say(line)
+
+    def _how_to_go_on(self) -> list[str]:
+        done = f"{self.n_done} node{' is' if self.n_done == 1 else 's are'} done"
+        goes_on = "`kedro run --only-stale-outputs`, with the same options, goes on there."
+        return [f"{done}: {goes_on}"] if self.n_done else []
 
 
 class _StateColumn(ProgressColumn):
@@ -258,7 +266,7 @@ def run_console(project: Path, verbose: bool) -> Iterator[None]:
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except KeyboardInterrupt:
-        shown.say(f"interrupted; the log is {shown_path(shown.log, project)}")
+        shown.interrupt()
         raise
     except Exception as error:
         shown.explain(error)

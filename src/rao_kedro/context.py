@@ -105,6 +105,7 @@ class StudyConfigLoader(OmegaConfigLoader):
     ) -> dict[str, Any]:
         if key == "globals" and self.runtime_params:
             known = {name for config in (*base_configs.values(), *env_configs.values()) for name in config}
+            known |= {*GlobalParameters.model_fields}  # some have a default, and are in no file
             given = {name: value for name, value in self.runtime_params.items() if name in known}
             runtime = {RUNTIME: OmegaConf.create(given)}
             base_configs, env_configs = base_configs | runtime, env_configs | runtime

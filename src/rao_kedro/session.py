@@ -89,6 +89,11 @@ class StudySession(KedroSession):
             options["node_names"] = [node.name for node in chosen.nodes]
         try:
             return super().run(**options)
+        except KeyboardInterrupt:  # of which Kedro tells no hook
+            for plugin in self._hook_manager.get_plugins():
+                if isinstance(plugin, TrackingHooks):
+                    plugin.end("KILLED")
+            raise
         except _PlanIsMade as made:
             print(plan_table(made.pipeline, made.catalog, _stale(made.pipeline, made.catalog)))
             return {}

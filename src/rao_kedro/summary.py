@@ -39,12 +39,12 @@ def summary(pipeline: Pipeline, catalog: CatalogProtocol, project: Path) -> Iter
     for name, title in QUARANTINES.items():
         if name in places:
             yield f"{title}: {_counts(catalog.load(name))}"
-    reports = {name: places[name] for name in REPORTS if name in places}
-    if reports:
-        models = [place for name, place in places.items() if isinstance(catalog[name], CheckpointDataset)]
-        made = reports | ({"models": models[0].parent} if models else {})
+    made = {name: places[name] for name in REPORTS if name in places}
+    models = {name: place for name, place in places.items() if isinstance(catalog[name], CheckpointDataset)}
+    if made:
+        made |= {"models": next(iter(models.values())).parent} if models else {}
     else:
-        made = {name.split("@")[0]: place for name, place in places.items() if name in pipeline.outputs()}
+        made = models | {name.split("@")[0]: place for name, place in places.items() if name in pipeline.outputs()}
     for name, place in list(made.items())[:LINES]:
         yield f"{name.replace('_', ' ') if name in REPORTS else name}: {shown_path(place, project)}"
     if len(made) > LINES:

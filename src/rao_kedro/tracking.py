@@ -43,6 +43,7 @@ class TrackingHooks(MlflowHook):
     def __init__(self) -> None:
         """Start with no parameter logged."""
         super().__init__()
+        self._already_active_mlflow = False
         self._given: dict[str, str] = {}
         self._logged: dict[str, str] = {}
 
@@ -86,6 +87,17 @@ class TrackingHooks(MlflowHook):
     def _log_param(self, name: str, value: Any) -> None:
         """Take a parameter, cut to the length that MLflow takes: one by one they would take a second of every node."""
         self._given[name] = str(value)[:MAX_PARAM_VAL_LENGTH]
+
+    @hook_impl
+    def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """End the run of MLflow."""
+        super().after_pipeline_run(run_params, pipeline, catalog)
+        self.end("FINISHED")
+
+    def end(self, status: str) -> None:
+        """End the run with a status, also where kedro-mlflow opened it again at each node: else the next one is it."""
+        while not self._already_active_mlflow and (run := mlflow.active_run()) and run.info.run_id == self.run_id:
+            mlflow.end_run(status)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:

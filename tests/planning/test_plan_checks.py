@@ -12,7 +12,7 @@ from rao_kedro.errors import PlanError
 from rao_kedro.planning import checks, files, judges, lengths, machine, models
 from rao_kedro.planning.steps import Run, Step
 from rao_kedro.preferences.readers import read_rows
-from rao_kedro.schemas.benchmarks import AnsweredBenchmarks, JudgeParameters
+from rao_kedro.schemas.benchmarks import AnsweredBenchmarks, HarnessParameters, JudgeParameters, ServerParameters
 from rao_kedro.schemas.generation import GenerationParameters
 from rao_kedro.schemas.parameters import DataParameters, MethodParameters, PreferenceFiles, PreferenceSource
 from rao_kedro.schemas.rewards import RewardParameters
@@ -287,6 +287,18 @@ def test_files_of_benchmarks_that_are_chosen_are_there(tmp_path):
     assert named("alpaca_eval gsm8k mmlu", True) == ["alpaca_eval.baseline", "sources.gsm8k.path"]
 
 
+def test_tasks_of_the_harness_and_their_local_rows_are_known_before_anything_runs(tmp_path):
+    (tmp_path / "there.jsonl").write_text("{}")
+    there, gone = str(tmp_path / "there.jsonl"), str(tmp_path / "gone.jsonl")
+    rows = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"train": there, "test": [gone]}}}
+    datasets = {"hellaswag": {"dataset_path": str(tmp_path / "copy")}, "ifevall": rows}
+    chosen = AnsweredBenchmarks(harness={"tasks": "hellaswag ifevall", "datasets": datasets})
+    copy, file, task = files.benchmark_problems(chosen, judged=False)
+    assert copy.startswith("parameter evaluation.benchmarks.harness.datasets.hellaswag.dataset_path: there is no ")
+    assert file.endswith(f"harness.datasets.ifevall.dataset_kwargs.data_files: there is no file {gone}")
+    assert "harness.tasks: lm-evaluation-harness has no task 'ifevall' (did you mean: ifeval" in task
+
+
 # Judges
 
 
@@ -347,6 +359,44 @@ def test_options_of_an_engine_that_this_machine_cannot_give_are_refused(monkeypa
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     (sentence,) = of_generation(engine={"max_num_seqs": 8})  # which transformers does not have
     assert "engine.max_num_seqs: the backend transformers has no such option" in sentence
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "parameter"),
+    [
+        ("generate_responses", "generation", "generation"),
+        ("collect_preferences", "sampled", "sampled.generation"),
+        ("judge_methods", "judge", "judge"),
+        ("train_ppo", "reward", "reward.parameters"),
+    ],
+)
+def test_engines_take_no_more_gpus_than_there_are(function, argument, parameter, monkeypatch, tiny_checkpoint):
+    monkeypatch.setattr("rao_kedro.inference.engine_options.visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    how = {"backend": "vllm", "engine": {"tensor_parallel_size": 8}, "sampling": {"max_tokens": 48}}
+    judge = {"model": str(tiny_checkpoint), "engine": how["engine"]}
+    value = {
+        "generation": GenerationParameters(**how),
+        "sampled": data(generation=how | {"sampling": {"n": 2, "max_tokens": 48}}).sampled,
+        "judge": JudgeParameters(**judge),
+        "reward": RewardParameters(name="generative", parameters=judge),
+    }[argument]
+    given = {"source": "sampled", "n_evaluation_prompts": 20, "names": "mt_bench", argument: value}
+    asked = step(function, **given)
+    known = {"evaluation__benchmarks": AnsweredBenchmarks(names="mt_bench"), "data__max_prompt_tokens": 8}
+    found = list(checks._of_step(run(asked, model=ModelParameters(source="tiny_random", name="tiny"), **known), asked))
+    said = f"parameter {parameter}: engine: tensor_parallel_size 8 takes 8 GPUs, and 2 can be seen here"
+    assert any(sentence.startswith(said) for sentence in found), found
+
+
+def test_served_models_are_checked_where_only_tasks_of_the_harness_are_chosen(monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    server = ServerParameters(model="m", base_url="https://api.example.com/v1", api_key_variable="NO_SUCH_KEY")
+    monkeypatch.setattr(files, "_unknown_tasks", lambda tasks: ())
+    given = {"names": "", "harness": HarnessParameters(tasks="ifeval"), "served_models": {"rao_seed_1": server}}
+    asked = step("answer_with_served_models", **given)
+    name, key = checks._of_step(run(asked), asked)
+    assert "rao_seed_1 is the name of a method" in name and "NO_SUCH_KEY is not set" in key
 
 
 def test_a_server_that_is_away_is_a_remark_and_no_refusal():

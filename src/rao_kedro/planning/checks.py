@@ -19,6 +19,7 @@ from rao_kedro.schemas.benchmarks import JUDGED, AnsweredBenchmarks
 from rao_kedro.schemas.generation import GenerationParameters
 from rao_kedro.schemas.parameters import SampledResponses
 from rao_kedro.schemas.rewards import RewardParameters
+from rao_kedro.schemas.runs import method_of
 from rao_kedro.schemas.training import TrainingParameters
 
 logger = logging.getLogger(__name__)
@@ -130,11 +131,12 @@ def _engine_problems(parameter: str, how: GenerationParameters) -> Iterator[str]
 
 
 def _of_served_models(step: Step) -> Iterator[str]:
-    served = step.given["served_models"]
-    for name in sorted({BASELINE, *METHODS} & {*served}):
-        yield f"served_models: {name} is the name of a method; choose another one"
-    if served and step.given["names"].strip():
-        yield from files.benchmark_problems(_benchmarks(step), judged=False)
+    served, benchmarks = step.given["served_models"], _benchmarks(step)
+    for name in served:
+        if method_of(name) in {BASELINE, *METHODS}:
+            yield f"served_models: {name} is the name of a method; choose another one"
+    if served and benchmarks.chosen:
+        yield from files.benchmark_problems(benchmarks, judged=False)
         for name, server in served.items():
             yield from judges.asked_problems(f"{step.named['served_models']}.{name}", server.model_dump())
 

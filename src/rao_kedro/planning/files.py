@@ -1,14 +1,16 @@
 """Whether files that parameters name are there and can be opened."""
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from kedro.io import DatasetError
 
 from rao_kedro.errors import DataError
+from rao_kedro.planning.models import HUB_NAME
 from rao_kedro.planning.steps import Run
 from rao_kedro.preferences.readers import read_rows
-from rao_kedro.schemas.benchmarks import AnsweredBenchmarks
+from rao_kedro.schemas.benchmarks import FORMATS, AnsweredBenchmarks, HarnessDataset
 from rao_kedro.schemas.parameters import PreferenceFiles, PreferenceSource, SampledResponses
 
 LARGE = 2**28  # bytes of a file of which not even the first row is read here: a JSON list is read as a whole
@@ -74,6 +76,30 @@ def benchmark_problems(benchmarks: AnsweredBenchmarks, judged: bool) -> Iterator
         source = benchmarks.sources.get(task)
         if source is not None and source.path is not None:
             yield from file_problems(f"evaluation.benchmarks.sources.{task}.path", source.path, or_directory=True)
+    for task, dataset in benchmarks.harness.datasets.items():
+        yield from _harness_problems(f"evaluation.benchmarks.harness.datasets.{task}", dataset)
+    if benchmarks.harness.tasks.split():
+        yield from _unknown_tasks(benchmarks.harness.tasks)
+
+
+@cache
+def _unknown_tasks(tasks: str) -> tuple[str, ...]:
+    """Return a sentence on each name that is no task of lm-evaluation-harness; it takes seconds to read all of them."""
+    from rao_kedro.evals.downstream.named_tasks import unknown_tasks
+
+    return tuple(f"parameter evaluation.benchmarks.{sentence}" for sentence in unknown_tasks(tasks.split()))
+
+
+def _harness_problems(parameter: str, dataset: HarnessDataset) -> Iterator[str]:
+    path = Path(dataset.dataset_path).expanduser()
+    if dataset.dataset_path not in FORMATS and not path.exists() and not HUB_NAME.fullmatch(dataset.dataset_path):
+        yield f"parameter {parameter}.dataset_path: there is no {path}, and it is no name of the hub"
+    given = dataset.dataset_kwargs.get("data_files", [])
+    for named in given.values() if isinstance(given, dict) else [given]:
+        for file in [named] if isinstance(named, str) else named:
+            if not {*"*?["} & {*file}:  # no pattern
+                place = file if dataset.dataset_path in FORMATS else str(path / file)
+                yield from file_problems(f"{parameter}.dataset_kwargs.data_files", place)
 
 
 def file_problems(parameter: str, location: str, or_directory: bool = False) -> Iterator[str]:

@@ -17,7 +17,7 @@ from rao_kedro.schemas.specs import ModelParameters
 
 # Of any kind of tokenizer, one of these at least.
 _TOKENIZERS = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "merges.txt", "*.tiktoken", "tekken.json")
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class ModelFacts(NamedTuple):
@@ -66,7 +66,7 @@ def checkpoint_problems(parameter: str, name: str, revision: str | None = None, 
     """
     directory = Path(name).expanduser()
     if not directory.is_dir():
-        if not _HUB_NAME.fullmatch(name):
+        if not HUB_NAME.fullmatch(name):
             yield f"parameter {parameter}: {name!r} is neither a directory nor a name of the hub: correct it"
         elif _offline() and not _is_cached(name, revision):
             yield (

@@ -82,7 +82,7 @@ def _line(cells: Sequence[str]) -> str:
 def _totals(run: Run, sizes: Mapping[str, Size]) -> Iterator[str]:
     seconds = [size.seconds for size in sizes.values() if size.seconds is not None]
     took = f", {duration(sum(seconds))} for those whose time is known" if seconds else ""
-    yield f"{len(run.steps)} nodes{took}"
+    yield f"{len(run.steps)} node{'s'[: len(run.steps) != 1]}{took}"
     memory = max((size.memory for size in sizes.values() if size.memory is not None), default=None)
     if memory is not None:
         there = machine.main_memory()

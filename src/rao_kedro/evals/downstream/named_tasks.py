@@ -5,7 +5,7 @@ Prompts, few-shot examples, extraction, metrics, their names and their aggregati
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import chain
@@ -98,12 +98,23 @@ def load_tasks(how: HarnessParameters, generating_only: bool = False) -> NamedTa
     return NamedTasks(tasks, groups, shown, how)
 
 
+def unknown_tasks(names: Sequence[str]) -> list[str]:
+    """Return a sentence on each name that the harness does not know; no rows are read."""
+    with quiet_harness():
+        manager = TaskManager()
+    return [_unknown(manager, name) for name in dict.fromkeys(names) if name not in manager.task_index]
+
+
+def _unknown(manager: TaskManager, name: str) -> str:
+    near = ", ".join(get_close_matches(name, manager.all_tasks, n=3)) or "none is near it"
+    return f"harness.tasks: lm-evaluation-harness has no task {name!r} (did you mean: {near}?)"
+
+
 def _load(manager: TaskManager, name: str, dataset: HarnessDataset | None) -> Mapping[str, Any]:
     """Return what `TaskManager.load` returns of a name."""
     entry = manager.task_index.get(name)
     if entry is None:
-        near = ", ".join(get_close_matches(name, manager.all_tasks, n=3)) or "none is near it"
-        raise ParameterError(f"harness.tasks: lm-evaluation-harness has no task {name!r} (did you mean: {near}?)")
+        raise ParameterError(_unknown(manager, name))
     overrides = None if dataset is None else dataset.overrides
     where = f"evaluation.benchmarks.harness.datasets.{name}"
     if "ifeval" in name:

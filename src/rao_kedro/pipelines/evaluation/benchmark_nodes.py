@@ -43,11 +43,18 @@ from rao_kedro.schemas.tables import BenchmarkAnswers, DownstreamSamples, Downst
 def collect_benchmark_files(workspace: Path, **benchmarks: Any) -> Path:
     """Read the files of the chosen benchmarks, which are fields of `AnsweredBenchmarks`, once for all models.
 
+    The rows of lm-evaluation-harness's own tasks are left in its cache: that they can be had is seen here.
+
     Returns:
         The directory of the files, with a manifest: where each came from, its revision, hash and number of rows.
     """
     directory = workspace / "files"
-    collect_files(AnsweredBenchmarks(**benchmarks), directory)
+    chosen = AnsweredBenchmarks(**benchmarks)
+    if chosen.harness.tasks.split():
+        from rao_kedro.evals.downstream.named_tasks import load_tasks
+
+        load_tasks(chosen.harness)
+    collect_files(chosen, directory)
     return directory
 
 

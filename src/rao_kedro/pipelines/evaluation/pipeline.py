@@ -39,6 +39,7 @@ def _parameters(block: str, *names: str) -> dict[str, str]:
     return {name: f"params:{block}.{name}" for name in names}
 
 
+COLLECTED = ("names", "limit", "alpaca_eval", "mt_bench", "harness", "sources")
 ANSWERED = _parameters(
     "evaluation.benchmarks",
     "names",
@@ -154,7 +155,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
             Node(
                 collect_benchmark_files,
                 inputs={
-                    **_parameters("evaluation.benchmarks", "names", "limit", "alpaca_eval", "mt_bench", "sources"),
+                    **_parameters("evaluation.benchmarks", *COLLECTED),
                     "workspace": "benchmark_files_workspace",
                 },
                 outputs=BENCHMARK_FILES,
