@@ -97,6 +97,15 @@ def test_an_error_of_ours_is_its_sentence_and_its_traceback_is_in_the_log(tmp_pa
     assert "Traceback (most recent call last)" in log.read_text()
 
 
+def test_of_a_few_long_sentences_the_beginning_of_each_is_shown(tmp_path, capsys):
+    with pytest.raises(click.exceptions.Exit):
+        run(tmp_path, failing(DataError("\n".join(f"sentence {i} is {'very ' * 60}long" for i in range(3)))))
+    said = capsys.readouterr().out.splitlines()[1:-1]
+    assert len(said) <= 8 and all(len(line) <= 80 for line in said)
+    assert [i for i in range(3) if any(f"sentence {i} is very" in line for line in said)] == [0, 1, 2]
+    assert len([line for line in said if line.endswith(" ...")]) == 3
+
+
 def test_a_long_error_is_cut_in_its_middle_to_ten_lines_of_a_terminal(tmp_path, capsys):
     with pytest.raises(click.exceptions.Exit):
         run(tmp_path, failing(DataError("\n".join(["the first " + "long " * 40, *map(str, range(50)), "the last"]))))

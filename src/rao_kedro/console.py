@@ -165,15 +165,9 @@ class RunConsole:
         log = shown_path(self.log, self.project)
         ends.append(f"The log is {log}" + ("." if self.verbose else "; `--verbose` shows it, with the traceback."))
         width = self.console.width if self.terminal else 80
-        broken = [part for line in lines for part in textwrap.wrap(line, width, break_on_hyphens=False) or [""]]
+        broken = [textwrap.wrap(line, width, break_on_hyphens=False) or [""] for line in lines]
         room = ERROR_LINES - len([part for end in ends for part in textwrap.wrap(end, width)])
-        if len(broken) > room:
-            first = room // 2
-            last = room - first - 1
-            more = f"... ({len(broken) - first - last} more lines are in the log)"
-            broken = [*broken[:first], more, *broken[len(broken) - last :]]
-            lines = broken
-        for line in lines:
+        for line in lines if sum(map(len, broken)) <= room else _shortened(broken, room, width):
             self.say(line, style="red")
         for line in ends:
             self.say(line)
@@ -187,6 +181,24 @@ class RunConsole:
         done = f"{self.n_done} node{' is' if self.n_done == 1 else 's are'} done"
         goes_on = "`kedro run --only-stale-outputs`, with the same options, goes on there."
         return [f"{done}: {goes_on}"] if self.n_done else []
+
+
+def _shortened(sentences: list[list[str]], room: int, width: int) -> list[str]:
+    """Return the lines of sentences of which there are too many: the beginning of each, or else the first and last."""
+    n_lines = sum(map(len, sentences))
+    if 1 < len(sentences) <= room:
+        kept = [1] * len(sentences)
+        while sum(kept) < room:
+            kept[min((n, i) for i, n in enumerate(kept) if n < len(sentences[i]))[1]] += 1
+        return [
+            line if n == len(lines) or i < n - 1 else textwrap.shorten(f"{line} {lines[n]}", width, placeholder=" ...")
+            for lines, n in zip(sentences, kept, strict=True)
+            for i, line in enumerate(lines[:n])
+        ]
+    first = room // 2
+    last = room - first - 1
+    lines = [line for sentence in sentences for line in sentence]
+    return [*lines[:first], f"... ({n_lines - first - last} more lines are in the log)", *lines[n_lines - last :]]
 
 
 class _StateColumn(ProgressColumn):
