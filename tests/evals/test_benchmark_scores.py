@@ -223,6 +223,12 @@ def test_runs_of_one_method_are_one_row_over_their_mean_by_item():
     assert report.loc[("rao", "longer_preferred"), "n"] == 3 and not report.index.duplicated().any()
 
 
+def test_an_output_that_a_server_refused_has_no_length_and_an_empty_one_has():
+    table = annotations("x", 2.0, np.nan, 1.0).assign(output_2=["xxx", "", ""], unscored_reason=["", "refused", ""])
+    found = benchmark_scores({"x": RESULTS["rao"]._replace(annotations=table)}, None).set_index("metric")
+    assert found.loc["mean_length", ["value", "n"]].tolist() == [1.5, 2]
+
+
 def test_cut_responses_are_told_by_benchmark(table):
     found = table.set_index(["method", "benchmark", "metric"])["cut"]
     assert (

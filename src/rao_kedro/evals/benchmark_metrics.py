@@ -134,7 +134,9 @@ def _alpaca_eval(annotations: pd.DataFrame, control: LengthControl | None, seed:
         metrics["length_controlled_win_rate"] = won._replace(known=controlled, resamples=resamples)
         of_package = Interval(found["lc_standard_error"], NAN, NAN, n)
         metrics["lc_standard_error"] = won._replace(bounds=None, known=of_package)
-    lengths = annotations.set_index("index")["output_2"].str.len().astype(float)
+    indexed = annotations.set_index("index")
+    lengths = indexed["output_2"].str.len().astype(float)
+    lengths = lengths.where((lengths > 0) | (indexed["unscored_reason"] == ""))  # what a server refused has no length
     return metrics | {"mean_length": Metric(lengths, None, judge=judge)}
 
 
