@@ -23,21 +23,23 @@ from rao_kedro.inference.generators import SamplingParameters, make_generator
 from rao_kedro.schemas.generation import EngineParameters
 model_dir, prompts = sys.argv[1], json.loads(sys.argv[2])
 in_order = lambda stream: [completions for _, completions in sorted(stream, key=lambda found: found[0])]
-engine = EngineParameters(max_num_seqs=8, enable_prefix_caching=False, lora_path=sys.argv[4])
+from rao_kedro.errors import InferenceError
+asked, adapter, ways = map(json.loads, sys.argv[3:])
+engine = EngineParameters(max_num_seqs=8, enable_prefix_caching=False, lora_path=adapter)
 generator = make_generator("vllm", model_dir, dtype="float32", max_model_len=256, engine=engine)
 config = generator.engine.llm_engine.vllm_config
 write = lambda **how: [
     [row[0].text, row[0].token_ids, row[0].finish_reason]
     for row in in_order(generator.stream(prompts, SamplingParameters(**how)))
 ]
-ways = [write(**how) for how in json.loads(sys.argv[5])]
-generator.adapter = None  # the model itself
-ways += [write(**how) for how in json.loads(sys.argv[5])]
-logps = generator.continuation_logps(prompts, json.loads(sys.argv[3]))
+try:
+    logps = generator.continuation_logps(prompts, asked)
+except InferenceError as error:
+    logps = str(error)
 greedy = in_order(generator.stream(prompts, SamplingParameters(temperature=0, max_tokens=16)))
 samples = [in_order(generator.stream(prompts, SamplingParameters(n=2, max_tokens=16, seed=seed))) for seed in (1, 1, 2)]
 print(json.dumps({
-    "ways": ways,
+    "ways": [write(**how) for how in ways],
     "set": [config.scheduler_config.max_num_seqs, config.cache_config.enable_prefix_caching],
     "logps": logps,
     "greedy": [row[0].token_ids for row in greedy],
@@ -74,21 +76,26 @@ def test_vllm_writes_greedily_what_transformers_writes_with_the_same_log_probs_a
         {"top_k": 1, "max_tokens": 12},
         {"min_p": 1.0, "max_tokens": 12},
     ]
-    given = [*map(json.dumps, (prompts, asked)), str(tmp_path), json.dumps(ways)]
-    command = [sys.executable, "-c", SCRIPT, str(smollm2), *given]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads(done.stdout.strip().splitlines()[-1])
+
+    def run_vllm(adapter, asked):
+        given = map(json.dumps, (prompts, asked, adapter, ways))
+        command = [sys.executable, "-c", SCRIPT, str(smollm2), *given]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    result, of_adapted = run_vllm(None, asked), run_vllm(str(tmp_path), asked)
+    assert "log-probs of continuations of several tokens" in of_adapted["logps"]
     assert result["greedy"] == [row[0].token_ids for row in expected]
     for found, of_prompt in zip(result["logps"], plain.continuation_logps(prompts, asked), strict=True):
         assert [logp for logp, _ in found] == pytest.approx([of.logp for of in of_prompt], abs=1e-3)
         assert [greedy for _, greedy in found] == [of.greedy for of in of_prompt]
     adapted = make_generator("transformers", smollm2, dtype="float32", engine=EngineParameters(lora_path=str(tmp_path)))
-    for generator, found in ((adapted, result["ways"][:4]), (plain, result["ways"][4:])):
+    for generator, found in ((adapted, of_adapted["ways"]), (plain, result["ways"])):
         for how, rows in zip(ways, found, strict=True):
             written = in_order(generator.stream(prompts, SamplingParameters(**how)))
             assert rows == [[c.text, c.token_ids, c.finish_reason] for (c,) in written]
-    assert [text for text, *_ in result["ways"][4]] == ["Th"] * 3 != [text for text, *_ in result["ways"][0]]
+    assert [text for text, *_ in result["ways"][0]] == ["Th"] * 3 != [text for text, *_ in of_adapted["ways"][0]]
     assert result["set"] == [8, False]
     first, again, other = result["samples"]
     assert first == again != other

@@ -124,7 +124,16 @@ class VllmGenerator:
         """Return how likely some continuations of each prompt are; see `Generator`.
 
         Single tokens cost one request per prompt, longer continuations one request each.
+
+        Raises:
+            InferenceError: A continuation is longer than a token, and the engine has a LoRA adapter.
         """
+        single = all(len(ids) == 1 for asked in continuations for ids in asked)
+        if not single and self.engine.llm_engine.vllm_config.lora_config is not None:
+            raise InferenceError(  # its layers expect a row of each request, and get one of each token
+                "vLLM computes no log-probs of continuations of several tokens where it has a LoRA adapter: merge the "
+                "adapter into the model, or set backend: transformers"
+            )
         requests: list[tuple[TokensPrompt, SamplingParams]] = []
         for prompt, asked in zip(prompt_ids, continuations, strict=True):
             if all(len(ids) == 1 for ids in asked):
