@@ -41,6 +41,7 @@ def annotations(method="rao", strength=0.0, seed=1):
             "generator_2": method,
             "annotator": "gpt",
             "preference": preference,
+            "unscored_reason": "",
         }
     )
 
