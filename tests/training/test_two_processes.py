@@ -139,7 +139,8 @@ class Inputs:
             )
             return method, spec
         spec = alignment_spec(self.directory, self.model, self.groups, method, training=training, **OBJECTIVES[method])
-        return "alignment", spec.model_copy(update={"workspace": workspace})
+        without = {"reference_path": None} if method == "simpo" else {}
+        return "alignment", spec.model_copy(update={"workspace": workspace, **without})
 
 
 @pytest.fixture(scope="module")

@@ -179,7 +179,7 @@ class OfflineAlignment(Task):
         device = packed.input_ids.device
         rewards = [torch.tensor(group.rewards) for group in groups]
         known = [self.reference[g.group_id] for g in groups if g.group_id in self.reference]
-        reference = [torch.tensor(of[1][: len(g.response_ids)]) for of, g in zip(known, groups, strict=False)]
+        reference = [torch.tensor(of[1][: len(g.response_ids)]) for of, g in zip(known, groups, strict=bool(known))]
         ratings = [torch.tensor(self.ratings[g.group_id][: len(g.response_ids)]) for g in groups if self.ratings]
         return GroupLogps(
             policy=policy.responses,
