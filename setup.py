@@ -11,7 +11,7 @@ SHIPPED = ("conf", "data/01_raw/prompts.jsonl")
 
 
 class BuildWithConf(build_py):
-    """Copies them into `rao_kedro/shipped`, where `rao_kedro.context` finds them; what is local stays out."""
+    """Copies them into `rao_kedro/shipped`, where `rao_kedro.framework.context` finds them; what is local stays out."""
 
     def run(self) -> None:
         """Build, and copy; an editable install finds them where they are."""

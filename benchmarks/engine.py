@@ -22,13 +22,13 @@ import torch
 from engine_report import machine, summary, write_report
 from engine_rows import rated_groups, synthetic_groups, ultrafeedback_groups
 
+from rao_kedro.launch import CPU_MEMORY_SETTINGS
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
 from rao_kedro.models.loading import load_causal_lm
-from rao_kedro.models.logprobs import PackedLogProbs, padded_logps
+from rao_kedro.models.logprobs import LogProbModel, padded_logps
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.tiny import build_tiny_checkpoint
-from rao_kedro.objectives import GroupLogps, make_objective
-from rao_kedro.training.launch import CPU_MEMORY_SETTINGS
+from rao_kedro.objectives import LogProbBatch, make_objective
 
 HERE = Path(__file__).parent
 GROUPS_PER_STEP = 4
@@ -155,10 +155,10 @@ def gradient_parity(model_dir: Path, groups: pd.DataFrame) -> dict[str, float]:
             for row in groups.head(2).itertuples()
         ]
         model, gradients = load_causal_lm(model_dir, torch.float64), []
-        for logps in (PackedLogProbs(model)(pack_groups(batch), "detached"), padded_logps(model, batch)):
+        for logps in (LogProbModel(model)(pack_groups(batch), "detached"), padded_logps(model, batch)):
             model.zero_grad()
             rewards = torch.arange(2.0 * k, dtype=torch.float64).view(2, k)
-            responses = GroupLogps(
+            responses = LogProbBatch(
                 policy=logps.responses,
                 reference=logps.responses.detach() - 1.0,
                 policy_prompt=logps.prompts,

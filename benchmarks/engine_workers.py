@@ -24,10 +24,10 @@ def ours(
     groups_path: Path, model_dir: Path, groups_per_step: int, mixed_precision: str, objective: str = "dpo", **options
 ) -> dict:
     """Train through `launch`, as a node does: a step to warm up, then the table in its order, in small packs."""
-    from rao_kedro.schemas.specs import AlignmentSpec, ScoringSpec
-    from rao_kedro.schemas.training import KLParameters, TrainingParameters
+    from rao_kedro.config.specs import AlignmentSpec, ScoringSpec
+    from rao_kedro.config.training import KLParameters, TrainingParameters
+    from rao_kedro.launch import launch, read_training_log
     from rao_kedro.training import loop
-    from rao_kedro.training.launch import launch, read_training_log
 
     groups = pd.read_parquet(groups_path)
     useful = [len(p) + sum(map(len, r)) for p, r in zip(groups["prompt_ids"], groups["response_ids"], strict=True)]

@@ -24,11 +24,11 @@ from typing import Any
 import pandas as pd
 from engine_report import machine
 
+from rao_kedro.config.generation import GenerationSpec, SamplingParameters
 from rao_kedro.files import write_text
-from rao_kedro.inference.vllm_backend import SamplingParams, VllmGenerator
-from rao_kedro.inference.worker import generate_table
+from rao_kedro.generation.vllm_backend import SamplingParams, VllmGenerator
+from rao_kedro.generation.worker import generate_table
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
-from rao_kedro.schemas.generation import GenerationSpec, SamplingParameters
 
 HERE = Path(__file__).parent
 MAX_MODEL_LEN = 2048

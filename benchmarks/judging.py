@@ -16,11 +16,11 @@ from unittest.mock import patch
 
 import pandas as pd
 
+from rao_kedro.config.benchmarks import JudgeServerParameters
 from rao_kedro.evals.alpaca_judge import judged
 from rao_kedro.files import write_text
-from rao_kedro.inference.chat_completions import ChatServer, Reply, Token
-from rao_kedro.inference.judge import Judge
-from rao_kedro.schemas.benchmarks import JudgeServerParameters
+from rao_kedro.judges.chat_completions import ChatServer, Reply, Token
+from rao_kedro.judges.judge import Judge
 
 HERE = Path(__file__).parent
 REPLY = Reply(text="m", tokens=[Token(text="m", logprobs={"m": math.log(0.7), "M": math.log(0.3)})])

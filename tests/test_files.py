@@ -100,5 +100,5 @@ def test_files_are_written_through_this_module_or_into_a_directory_that_is_renam
     }
     renamed = {"training/checkpoints.py", "evals/benchmark_files.py", "evals/downstream/sources.py"}
     renamed.add("context.py")  # into a temporary directory
-    replaced = {"files.py", "training/scoring.py", "training/score_policy.py", "inference/worker.py"}
+    replaced = {"files.py", "scoring/forward.py", "evals/score_policy.py", "generation/worker.py"}
     assert found == renamed | replaced

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rao_kedro import context
-from rao_kedro.context import StudyConfigLoader, conf_in_use
 from rao_kedro.errors import ParameterError
+from rao_kedro.framework import context
+from rao_kedro.framework.context import StudyConfigLoader, conf_in_use
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = "data/01_raw/prompts.jsonl"

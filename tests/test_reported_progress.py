@@ -8,8 +8,8 @@ import pytest
 
 from rao_kedro import progress
 from rao_kedro.errors import RaoKedroError
-from rao_kedro.processes import run_worker
 from rao_kedro.progress import Progress, ProgressLines, duration, progress_heard_by, progress_of, report_progress
+from rao_kedro.workers import run_worker
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_a_callback_counts_what_is_done():
 WORKER = """
 import logging
 from rao_kedro.errors import DataError
-from rao_kedro.inference import judge
-from rao_kedro.processes import worker_main
+from rao_kedro.judges import judge
+from rao_kedro.workers import worker_main
 from rao_kedro.progress import report_progress
 from rao_kedro.training import launch
 
@@ -96,7 +96,7 @@ def test_progress_warnings_and_errors_of_a_worker_reach_its_launcher_whole(tmp_p
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warned == ["two", "lines", "of the worker itself"] and "a detail" in caplog.text
     # The console shows what this logger says, whoever asks a judge.
-    assert ("rao_kedro.inference.judge", logging.INFO, "judging with j: 2 requests") in caplog.record_tuples
+    assert ("rao_kedro.judges.judge", logging.INFO, "judging with j: 2 requests") in caplog.record_tuples
 
 
 def test_without_a_console_progress_is_logged_now_and_then(clock, caplog):

@@ -7,8 +7,8 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.utils import find_kedro_project
 
-from rao_kedro.console import run_console
-from rao_kedro.session import DRY_RUN, ONLY_STALE_OUTPUTS
+from rao_kedro.framework.console import run_console
+from rao_kedro.framework.session import DRY_RUN, ONLY_STALE_OUTPUTS
 
 HELP = """Run only nodes whose outputs are missing or were made from something else than what is there now (inputs,
 files, parameters), and what depends on them; says why, node by node."""

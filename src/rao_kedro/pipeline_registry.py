@@ -8,19 +8,18 @@ from rao_kedro.pipelines import (
     alignment,
     data_engineering,
     evaluation,
-    likelihood_study,
     reward_benchmarks,
-    reward_model_study,
     reward_modeling,
     supervised_finetuning,
 )
 from rao_kedro.pipelines.methods import DEFAULT_METHODS, METHODS
+from rao_kedro.pipelines.studies import likelihood, reward_models
 
 
 def register_pipelines() -> dict[str, Pipeline]:
     """Return the pipelines with all methods; `__default__` is the study with two, since sixteen are hard to look at.
 
-    Once parameters are loaded, those of the runs that they choose take their place; see `rao_kedro.context`.
+    Once parameters are loaded, those of the runs that they choose take their place; see `rao_kedro.framework.context`.
     """
     default = build_pipelines({method: method for method in DEFAULT_METHODS}, benchmarks=False)
     return build_pipelines({method: method for method in METHODS}) | {"__default__": default["__default__"]}
@@ -44,8 +43,8 @@ def build_pipelines(objectives: Mapping[str, str], benchmarks: bool = True) -> d
     return {
         "__default__": study,
         **chain,
-        "likelihood_study": likelihood_study.create_pipeline(),
-        "reward_model_study": reward_model_study.create_pipeline(),
+        "likelihood_study": likelihood.create_pipeline(),
+        "reward_model_study": reward_models.create_pipeline(),
         "reward_benchmarks": reward_benchmarks.create_pipeline(),
         "study": study,
     }

@@ -1,10 +1,16 @@
 """Kedro's settings of this project."""
 
-from rao_kedro.console import ConsoleHooks
-from rao_kedro.context import StudyConfigLoader, StudyContext
-from rao_kedro.hooks import CredentialsHooks, FreshnessHooks, LocationHooks, MissingInputHooks, QuarantineHooks
-from rao_kedro.session import StudySession
-from rao_kedro.tracking import TrackingHooks
+from rao_kedro.framework.console import ConsoleHooks
+from rao_kedro.framework.context import StudyConfigLoader, StudyContext
+from rao_kedro.framework.hooks import (
+    CredentialsHooks,
+    FreshnessHooks,
+    LocationHooks,
+    MissingInputHooks,
+    QuarantineHooks,
+)
+from rao_kedro.framework.session import StudySession
+from rao_kedro.framework.tracking import TrackingHooks
 
 HOOKS = (
     CredentialsHooks(),

@@ -1,12 +1,8 @@
 """The engine's benchmark runs: every configuration that a GPU would get, on a tiny model, and its report."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 
 @pytest.mark.slow

@@ -5,11 +5,11 @@ import json
 import pandas as pd
 import pytest
 
+from rao_kedro.config.benchmarks import AnswersSpec, BenchmarkParameters, JudgeParameters
+from rao_kedro.data.tables import BenchmarkAnswers
 from rao_kedro.evals.alpaca_eval import model_outputs
 from rao_kedro.evals.answers import write_benchmarks
 from rao_kedro.evals.responses import Response
-from rao_kedro.schemas.benchmarks import AnswersSpec, BenchmarkParameters, JudgeParameters
-from rao_kedro.schemas.tables import BenchmarkAnswers
 
 SAID = {
     "Count to 2.": Response("<think>1, 2</think>\n\none, two"),

@@ -7,6 +7,16 @@ import pandas as pd
 import pytest
 import yaml
 
+from rao_kedro.data.tables import (
+    AlpacaEvalAnnotations,
+    BenchmarkAnswers,
+    BenchmarkScores,
+    DownstreamSamples,
+    DownstreamScores,
+    JudgeReport,
+    MTBenchComparisons,
+    MTBenchJudgments,
+)
 from rao_kedro.evals.benchmark_metrics import Results
 from rao_kedro.evals.benchmark_scores import (
     benchmark_scores,
@@ -18,16 +28,6 @@ from rao_kedro.evals.benchmark_scores import (
 from rao_kedro.evals.mt_bench import winner_of_both_orders
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.reporting.benchmark_report import benchmark_report, cut_sentences
-from rao_kedro.schemas.tables import (
-    AlpacaEvalAnnotations,
-    BenchmarkAnswers,
-    BenchmarkScores,
-    DownstreamSamples,
-    DownstreamScores,
-    JudgeReport,
-    MTBenchComparisons,
-    MTBenchJudgments,
-)
 
 
 def annotations(method, *preferences, swapped=None, judge="gpt"):

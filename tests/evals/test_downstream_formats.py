@@ -12,12 +12,12 @@ import pytest
 import yaml
 from datasets import Dataset
 
+from rao_kedro.config.benchmarks import DOWNSTREAM, TaskSource
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals.downstream import sources
 from rao_kedro.evals.downstream.formats import Item, arc, gsm8k, mathqa, mmlu, socialiqa
 from rao_kedro.evals.downstream.harness import TASK_FILES
 from rao_kedro.evals.downstream.sources import load_task, read_items
-from rao_kedro.schemas.benchmarks import DOWNSTREAM, TaskSource
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")

@@ -16,13 +16,13 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
+from rao_kedro.config.benchmarks import DOWNSTREAM, ChainOfThoughtParameters, TaskSource
+from rao_kedro.data.tables import DownstreamSamples, DownstreamScores
 from rao_kedro.errors import DataError, InferenceError, ParameterError
 from rao_kedro.evals.downstream.harness import TASK_FILES, run
 from rao_kedro.evals.downstream.sources import read_items
 from rao_kedro.evals.harness_model import Written
 from rao_kedro.evals.responses import Response
-from rao_kedro.schemas.benchmarks import DOWNSTREAM, ChainOfThoughtParameters, TaskSource
-from rao_kedro.schemas.tables import DownstreamSamples, DownstreamScores
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")

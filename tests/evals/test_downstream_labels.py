@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from rao_kedro.config.benchmarks import TaskSource
 from rao_kedro.evals.downstream.answers import LabelledOutput, agreement
 from rao_kedro.evals.downstream.number_answers import parse_number
 from rao_kedro.evals.downstream.sources import read_items
-from rao_kedro.schemas.benchmarks import TaskSource
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 FILES = {

@@ -6,13 +6,14 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from rao_kedro.config.generation import GenerationParameters, SamplingParameters
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.harness_model import GeneratorLM, TextLM
 from rao_kedro.evals.responses import Response
-from rao_kedro.inference.generators import Completion, Likelihood, make_generator
+from rao_kedro.generation.base import Completion, Likelihood
+from rao_kedro.generation.generators import make_generator
 from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
 from rao_kedro.models.loading import load_causal_lm
-from rao_kedro.schemas.generation import GenerationParameters, SamplingParameters
 
 QUESTIONS = ["the fox", "the lazy dog and the quick brown fox", "dog?"]
 

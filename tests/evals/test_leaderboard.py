@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rao_kedro.config.generation import GenerationParameters
+from rao_kedro.data.tables import Leaderboard
 from rao_kedro.errors import DataError
 from rao_kedro.evals.leaderboard import leaderboard, unequal_responses
 from rao_kedro.pipelines.evaluation.nodes import compare_methods
-from rao_kedro.schemas.generation import GenerationParameters
-from rao_kedro.schemas.tables import Leaderboard
 
 
 def generations(rule_scores, logp=-10.0, n_tokens=5, cut=()):

@@ -8,12 +8,12 @@ import pytest
 import sklearn
 from sklearn.linear_model import LogisticRegression
 
+from rao_kedro.data import tables
 from rao_kedro.errors import DataError
 from rao_kedro.evals.alpaca_eval import fit_length_control, length_controlled_win_rate, of_package
 from rao_kedro.evals.benchmark_metrics import LengthControl, Results
 from rao_kedro.evals.benchmark_scores import benchmark_scores
 from rao_kedro.evals.length_control import MAX_PENALTY, fit_logistic, length_controlled_resamples
-from rao_kedro.schemas import tables
 
 PUBLISHED = Path(__file__).parents[2] / "../shared/data/alpaca_eval"
 needs_published = pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not there")

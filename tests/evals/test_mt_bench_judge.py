@@ -1,7 +1,6 @@
 """MT-Bench end to end with models and judges that answer by rule."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -9,7 +8,7 @@ from rao_kedro.errors import DataError
 from rao_kedro.evals.mt_bench import JudgePrompts, Question
 from rao_kedro.evals.mt_bench_judge import answered, compared, graded
 from rao_kedro.evals.responses import Response
-from rao_kedro.inference.chat_completions import ChatServer
+from rao_kedro.judges.chat_completions import ChatServer
 
 QUESTIONS = [
     Question(81, "writing", ("Write a line.", "Shorter.")),
@@ -37,11 +36,6 @@ PROMPTS = JudgePrompts(
         ),
     ]
 )
-
-
-@pytest.fixture(autouse=True)
-def tools(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "inference"))
 
 
 def judged(judge, function, *arguments, **more):

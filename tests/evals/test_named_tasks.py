@@ -13,17 +13,17 @@ from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from rao_kedro.config.benchmarks import HarnessParameters
+from rao_kedro.config.generation import GenerationParameters
+from rao_kedro.data.tables import DownstreamSamples, DownstreamScores
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals.downstream import named_tasks
 from rao_kedro.evals.downstream.named_tasks import load_tasks, run
 from rao_kedro.evals.harness_model import ServedLM, TextLM
-from rao_kedro.inference.chat_completions import ChatServer
-from rao_kedro.inference.generators import make_generator
+from rao_kedro.generation.generators import make_generator
+from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
-from rao_kedro.schemas.benchmarks import HarnessParameters
-from rao_kedro.schemas.generation import GenerationParameters
-from rao_kedro.schemas.tables import DownstreamSamples, DownstreamScores
 
 HARNESS = Path(lm_eval.tasks.__file__).parent
 CHOICES = ["fox", "lazy dog", "the quick", "brown"]
@@ -290,7 +290,6 @@ def test_ifeval_says_what_it_needs(monkeypatch):
 
 
 def test_a_served_model_is_sent_the_messages(rows, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "inference"))
     from chat_server import chat_server, reply
 
     datasets = {"gsm8k_cot": rows["gsm8k_cot"]}

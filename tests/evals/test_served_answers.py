@@ -2,21 +2,15 @@
 
 import json
 import logging
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from rao_kedro.config.benchmarks import BenchmarkParameters, JudgeParameters, ServedAnswersSpec, ServerParameters
+from rao_kedro.data.tables import BenchmarkAnswers, JudgeUsage
 from rao_kedro.errors import InferenceError
 from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.served_answers import main
-from rao_kedro.schemas.benchmarks import BenchmarkParameters, JudgeParameters, ServedAnswersSpec, ServerParameters
-from rao_kedro.schemas.tables import BenchmarkAnswers, JudgeUsage
-
-
-@pytest.fixture(autouse=True)
-def tools(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "inference"))
 
 
 @pytest.fixture

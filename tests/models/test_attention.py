@@ -8,7 +8,7 @@ from rao_kedro.errors import ModelError
 from rao_kedro.models import attention
 from rao_kedro.models.attention import PACKED, PackLayout
 from rao_kedro.models.loading import _packed, load_causal_lm
-from rao_kedro.models.logprobs import PackedLogProbs, padded_logps
+from rao_kedro.models.logprobs import LogProbModel, padded_logps
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 
 GROUPS = [
@@ -64,7 +64,7 @@ def test_packed_equals_padded_with_gradients(family):
     oracle = padded_logps(model, GROUPS)
     expected = gradients(model, oracle)
     model.set_attn_implementation(PACKED)
-    packed = PackedLogProbs(model)(pack_groups(GROUPS), "attached")
+    packed = LogProbModel(model)(pack_groups(GROUPS), "attached")
     torch.testing.assert_close(packed.responses, oracle.responses, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(packed.prompts, oracle.prompts, rtol=1e-6, atol=1e-6)
     found = gradients(model, packed)
@@ -122,7 +122,7 @@ def test_a_model_that_would_see_other_responses_is_refused(family):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(ModelError, match=reason):
-        PackedLogProbs(model)(pack_groups(GROUPS))
+        LogProbModel(model)(pack_groups(GROUPS))
 
 
 OTHERWISE = {
@@ -141,7 +141,7 @@ def test_a_model_that_computes_a_packed_response_otherwise_than_alone_is_refused
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES | named | OTHERWISE[family])).train()
     how = "its code fails on them" if family == "bloom" else "it computes a response beside others otherwise than alone"
     with pytest.raises(ModelError, match=f"cannot be trained on packed groups: {how}"):
-        PackedLogProbs(_packed(model))
+        LogProbModel(_packed(model))
     assert all(module.training for module in model.modules())
 
 
@@ -155,7 +155,7 @@ def test_sliding_windows_without_the_attention_interface_are_refused():
     model = model_of("mistral")
     assert model.config._attn_implementation != PACKED
     with pytest.raises(ModelError, match="sliding windows"):
-        PackedLogProbs(model)(pack_groups(GROUPS))
+        LogProbModel(model)(pack_groups(GROUPS))
 
 
 def test_attention_sinks_are_refused():

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rao_kedro.errors import ModelError
-from rao_kedro.inference.generators import complete
+from rao_kedro.generation.base import complete
+from rao_kedro.identity import content_hash
 from rao_kedro.models.chat import (
     ChatFormat,
     common_prefix,
@@ -21,7 +22,6 @@ from rao_kedro.models.chat import (
     prompt_token_ids,
     response_token_ids,
 )
-from rao_kedro.models.identity import content_hash
 from rao_kedro.models.loading import load_causal_lm
 
 MESSAGES = [{"role": "user", "content": "the fox"}]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rao_kedro.models.loading import load_causal_lm
-from rao_kedro.models.logprobs import PackedLogProbs, padded_logps
+from rao_kedro.models.logprobs import LogProbModel, padded_logps
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 
 GROUPS = [
@@ -21,7 +21,7 @@ def losses_and_gradients(model, logps):
 
 def test_packed_equals_padded_in_float64_with_gradients(tiny_checkpoint):
     model = load_causal_lm(tiny_checkpoint, torch.float64)
-    packed = PackedLogProbs(model)(pack_groups(GROUPS), "attached")
+    packed = LogProbModel(model)(pack_groups(GROUPS), "attached")
     padded = padded_logps(model, GROUPS)
     torch.testing.assert_close(packed.responses, padded.responses, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(packed.prompts, padded.prompts, rtol=1e-10, atol=1e-10)
@@ -35,20 +35,20 @@ def test_packed_equals_padded_in_float64_with_gradients(tiny_checkpoint):
 def test_packed_equals_padded_in_float32(tiny_checkpoint):
     model = load_causal_lm(tiny_checkpoint)
     with torch.no_grad():
-        packed, padded = PackedLogProbs(model)(pack_groups(GROUPS), "detached"), padded_logps(model, GROUPS)
+        packed, padded = LogProbModel(model)(pack_groups(GROUPS), "detached"), padded_logps(model, GROUPS)
     torch.testing.assert_close(packed.responses, padded.responses, rtol=1e-5, atol=1e-4)
 
 
 def test_detached_prompt_logps_carry_no_gradient(tiny_checkpoint):
     model = load_causal_lm(tiny_checkpoint)
-    assert not PackedLogProbs(model)(pack_groups(GROUPS), "detached").prompts.requires_grad
-    assert PackedLogProbs(model)(pack_groups(GROUPS), "attached").prompts.requires_grad
+    assert not LogProbModel(model)(pack_groups(GROUPS), "detached").prompts.requires_grad
+    assert LogProbModel(model)(pack_groups(GROUPS), "attached").prompts.requires_grad
 
 
 def test_a_longer_t0_leaves_its_tokens_out_of_the_prompt_logp(tiny_checkpoint):
     model = load_causal_lm(tiny_checkpoint, torch.float64)
     for t0_length in (1, 2):
-        packed = PackedLogProbs(model)(pack_groups(GROUPS, t0_length), "detached")
+        packed = LogProbModel(model)(pack_groups(GROUPS, t0_length), "detached")
         torch.testing.assert_close(packed.prompts, padded_logps(model, GROUPS, t0_length).prompts.detach())
 
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from rao_kedro.errors import ModelError
 from rao_kedro.models.loading import _packed, load_reward_model
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
-from rao_kedro.models.reward_head import PackedRewards, PaddedRewards, padded_rewards, reward_module
+from rao_kedro.models.reward_head import PaddedRewards, RewardModel, padded_rewards, reward_module
 
 GROUPS = [
     TokenizedGroup("a", [1, 10, 11, 12], [[20, 21, 2], [30, 2], [40, 41, 42, 43, 2]]),
@@ -30,11 +30,11 @@ SIZES = {
     "num_labels": 1,
 }
 BODIES = {
-    "llama": ({}, PackedRewards),
-    "gemma3_text": ({"sliding_window": 5}, PackedRewards),
-    "gpt2": ({}, PackedRewards),
-    "gpt_neox": ({}, PackedRewards),
-    "opt": ({"word_embed_proj_dim": 32, "ffn_dim": 48}, PackedRewards),
+    "llama": ({}, RewardModel),
+    "gemma3_text": ({"sliding_window": 5}, RewardModel),
+    "gpt2": ({}, RewardModel),
+    "gpt_neox": ({}, RewardModel),
+    "opt": ({"word_embed_proj_dim": 32, "ffn_dim": 48}, RewardModel),
     "gptj": ({"rotary_dim": 8}, PaddedRewards),
     "mpt": ({"d_model": 32, "n_heads": 4, "n_layers": 2}, PaddedRewards),
     "bloom": ({"n_head": 4, "n_layer": 2}, PaddedRewards),
@@ -42,7 +42,7 @@ BODIES = {
     "roberta": ({"max_position_embeddings": 64}, PaddedRewards),
 }
 HEADS = {
-    "bias": (lambda: nn.Linear(32, 1, bias=True), PackedRewards),
+    "bias": (lambda: nn.Linear(32, 1, bias=True), RewardModel),
     "two layers": (lambda: nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1)), PaddedRewards),
 }
 

@@ -4,18 +4,18 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from rao_kedro.config.generation import SamplingParameters
 from rao_kedro.errors import InferenceError, ModelError
-from rao_kedro.inference.generators import make_generator
-from rao_kedro.inference.transformers_backend import TransformersGenerator, continue_prompts
+from rao_kedro.generation.generators import make_generator
+from rao_kedro.generation.transformers_backend import TransformersGenerator, continue_prompts
 from rao_kedro.models.loading import load_causal_lm, new_reward_model
-from rao_kedro.models.logprobs import PackedLogProbs
+from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PaddedRewards, reward_module
 from rao_kedro.models.rotary import rotary_limit
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.rewards.bradley_terry import context_length
-from rao_kedro.schemas.generation import SamplingParameters
-from rao_kedro.training.scoring import ForwardPass, group_logps
+from rao_kedro.scoring.forward import ForwardPass, group_logps
 
 LIMIT = 16  # tokens of the original length
 SHORT = TokenizedGroup("short", [1, 10, 11, 12], [[20, 21, 2], [30, 31, 32, 33, 2]])
@@ -102,7 +102,7 @@ def logps_of(module, groups):
 @pytest.mark.parametrize("kind", INDEPENDENT)
 def test_a_longer_group_beside_or_before_changes_nothing(kind, tmp_path):
     model_dir = saved(kind, tmp_path)
-    module = PackedLogProbs(load_causal_lm(model_dir).eval())
+    module = LogProbModel(load_causal_lm(model_dir).eval())
     assert rotary_limit(module.model.config) is None
     expected = {group.group_id: plain_logps(model_dir, group) for group in (SHORT, FITTING, LONG)}
     for groups in ([SHORT], [SHORT, FITTING, LONG], [LONG], [SHORT], [FITTING]):
@@ -113,7 +113,7 @@ def test_a_longer_group_beside_or_before_changes_nothing(kind, tmp_path):
 @pytest.mark.parametrize("kind", DEPENDENT)
 def test_a_group_beyond_the_original_length_is_refused_and_leaves_no_trace(kind, tmp_path):
     model_dir = saved(kind, tmp_path)
-    module = PackedLogProbs(load_causal_lm(model_dir).eval())
+    module = LogProbModel(load_causal_lm(model_dir).eval())
     assert rotary_limit(module.model.config) == context_length(module.model) == LIMIT
     expected = {group.group_id: plain_logps(model_dir, group) for group in (SHORT, FITTING)}
     for groups in ([SHORT], [SHORT, FITTING], [SHORT, LONG], [LONG], [SHORT], [FITTING]):
@@ -126,7 +126,7 @@ def test_a_group_beyond_the_original_length_is_refused_and_leaves_no_trace(kind,
 
 
 def test_scoring_names_the_group_before_it_computes_anything(tmp_path):
-    module = PackedLogProbs(load_causal_lm(saved("dynamic", tmp_path)))
+    module = LogProbModel(load_causal_lm(saved("dynamic", tmp_path)))
     how = ForwardPass("no", 64, 1)
     with pytest.raises(ModelError, match="the longest row of group long, a prompt and a response, has 17 tokens"):
         group_logps(module, [SHORT, FITTING, LONG], how)

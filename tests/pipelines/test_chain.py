@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rao_kedro.cli import cli
+from rao_kedro.config.runs import method_of
 from rao_kedro.errors import DataError, ModelError, ParameterError
-from rao_kedro.models.identity import path_hash
+from rao_kedro.framework.session import StudySession
+from rao_kedro.identity import path_hash
 from rao_kedro.pipelines.methods import METHODS
-from rao_kedro.schemas.runs import method_of
-from rao_kedro.session import StudySession
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT / "../shared/data/ultrafeedback"
@@ -325,12 +325,11 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
     from rao_kedro.evals import benchmark_files as reading
     from rao_kedro.evals import policy_answers
     from rao_kedro.evals.downstream import named_tasks
-    from rao_kedro.inference import generators
+    from rao_kedro.generation import generators
 
     gsm8k = Path(lm_eval.tasks.__file__).parent / "gsm8k"  # an index of all the harness's tasks takes ten seconds
     few = named_tasks.TaskManager(include_path=gsm8k, include_defaults=False)
     monkeypatch.setattr(named_tasks, "TaskManager", lambda: few)
-    monkeypatch.syspath_prepend(str(ROOT / "tests/inference"))
     from chat_server import chat_server, refusal, reply
 
     starts = []

@@ -19,16 +19,16 @@ from kedro.framework.startup import bootstrap_project
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from rao_kedro.context import StudyConfigLoader
+from rao_kedro.config.benchmarks import JudgeParameters
 from rao_kedro.datasets import PathDataset
 from rao_kedro.errors import ParameterError
+from rao_kedro.framework.context import StudyConfigLoader
+from rao_kedro.framework.selection import combined
+from rao_kedro.framework.session import StudySession
 from rao_kedro.objectives import objective_names
 from rao_kedro.pipeline_registry import build_pipelines, register_pipelines
 from rao_kedro.pipelines.evaluation.benchmark_nodes import answer_with_served_models
 from rao_kedro.pipelines.methods import METHODS
-from rao_kedro.schemas.benchmarks import JudgeParameters
-from rao_kedro.selection import combined
-from rao_kedro.session import StudySession
 
 ROOT = Path(__file__).parents[2]
 PAPER = ["llama3_8b", "qwen2_5_7b", "eurollm_9b"]

@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from rao_kedro.config.parameters import DataParameters
+from rao_kedro.config.specs import TrainingSpec
+from rao_kedro.data.tables import EvaluationPrompts, TokenizedGroupTable
+from rao_kedro.data.token_tables import read_groups
 from rao_kedro.models.chat import load_chat_format, prompt_token_ids
 from rao_kedro.pipelines.data_engineering.nodes import collect_preferences, tokenize
-from rao_kedro.schemas.parameters import DataParameters
-from rao_kedro.schemas.specs import TrainingSpec
-from rao_kedro.schemas.tables import EvaluationPrompts, TokenizedGroups
-from rao_kedro.training.sft import SupervisedFinetuning
-from rao_kedro.training.tables import read_groups
+from rao_kedro.training.tasks.sft import SupervisedFinetuning
 
 ROOT = Path(__file__).parents[2]
 LIMITS = {"max_prompt_tokens": 256, "max_response_tokens": 96}
@@ -53,7 +53,7 @@ def test_what_is_trained_on_evaluated_in_training_and_reported_share_no_prompt(s
     groups, unreadable = collect_preferences(*where_from, prompts, tiny_checkpoint, None, tmp_path)
     limits = (data.max_prompt_tokens, data.max_response_tokens, data.t0_length, data.pairing, data.seed)
     tokenized, evaluation, _, _ = tokenize(groups, unreadable, prompts, tiny_checkpoint, *where_from, *limits)
-    TokenizedGroups.validate(tokenized).to_parquet(path := tmp_path / "groups.parquet")
+    TokenizedGroupTable.validate(tokenized).to_parquet(path := tmp_path / "groups.parquet")
     training = {"learning_rate": 1e-3, "mixed_precision": "no"}
     task = SupervisedFinetuning(
         TrainingSpec(workspace=tmp_path, model_dir=tiny_checkpoint, groups_path=path, training=training)

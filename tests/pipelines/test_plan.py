@@ -14,10 +14,10 @@ from kedro.pipeline import Pipeline
 
 from rao_kedro.cli import cli
 from rao_kedro.errors import DataError, PlanError
+from rao_kedro.framework.session import StudySession
 from rao_kedro.planning import judges, machine, models
 from rao_kedro.planning.checks import problems
 from rao_kedro.planning.table import plan_table
-from rao_kedro.session import StudySession
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "llama3_8b", "qwen2_5_7b", "eurollm_9b"]

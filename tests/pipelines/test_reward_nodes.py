@@ -2,12 +2,12 @@
 
 import pandas as pd
 
+from rao_kedro.config.parameters import DataParameters, RewardModelStudyParameters
+from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.training import TrainingParameters
 from rao_kedro.models.tiny import build_tiny_checkpoint
-from rao_kedro.pipelines.reward_model_study import nodes as study_nodes
 from rao_kedro.pipelines.reward_modeling import nodes
-from rao_kedro.schemas.parameters import DataParameters, RewardModelStudyParameters
-from rao_kedro.schemas.rewards import RewardParameters
-from rao_kedro.schemas.training import TrainingParameters
+from rao_kedro.pipelines.studies.reward_models import nodes as study_nodes
 
 TRAINING = {"learning_rate": 1e-3}
 LIMITS = {"max_prompt_tokens": 64, "max_response_tokens": 64, "evaluation_prompts": 1}

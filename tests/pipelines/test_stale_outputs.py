@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from rao_kedro.cli import cli
 from rao_kedro.errors import ParameterError
+from rao_kedro.framework.session import StudySession, warn_about_stale_inputs
 from rao_kedro.planning.machine import size
-from rao_kedro.session import StudySession, warn_about_stale_inputs
 from rao_kedro.training.progress import Progress
 
 ROOT = Path(__file__).parents[2]

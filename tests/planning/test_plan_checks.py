@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 
+from rao_kedro.config.benchmarks import AnsweredBenchmarks, HarnessParameters, JudgeParameters, ServerParameters
+from rao_kedro.config.generation import GenerationParameters
+from rao_kedro.config.parameters import DataParameters, MethodParameters, PreferenceFiles, PreferenceSource
+from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.specs import ModelParameters
+from rao_kedro.config.training import LoRAParameters, TrainingParameters
+from rao_kedro.data.readers import read_rows
 from rao_kedro.errors import PlanError
 from rao_kedro.planning import checks, files, judges, lengths, machine, models
 from rao_kedro.planning.steps import Run, Step
-from rao_kedro.preferences.readers import read_rows
-from rao_kedro.schemas.benchmarks import AnsweredBenchmarks, HarnessParameters, JudgeParameters, ServerParameters
-from rao_kedro.schemas.generation import GenerationParameters
-from rao_kedro.schemas.parameters import DataParameters, MethodParameters, PreferenceFiles, PreferenceSource
-from rao_kedro.schemas.rewards import RewardParameters
-from rao_kedro.schemas.specs import ModelParameters
-from rao_kedro.schemas.training import LoRAParameters, TrainingParameters
 
 ROOT = Path(__file__).parents[2]
 
@@ -338,7 +338,7 @@ def test_a_judge_that_is_served_here_needs_vllm_and_its_model(monkeypatch):
 
 
 def test_options_of_an_engine_that_this_machine_cannot_give_are_refused(monkeypatch, tmp_path):
-    from rao_kedro.inference import engine_options
+    from rao_kedro.generation import engine_options
 
     monkeypatch.setattr(engine_options, "visible_gpus", lambda: [])
 
@@ -371,7 +371,7 @@ def test_options_of_an_engine_that_this_machine_cannot_give_are_refused(monkeypa
     ],
 )
 def test_engines_take_no_more_gpus_than_there_are(function, argument, parameter, monkeypatch, tiny_checkpoint):
-    monkeypatch.setattr("rao_kedro.inference.engine_options.visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr("rao_kedro.generation.engine_options.visible_gpus", lambda: ["0", "1"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
     how = {"backend": "vllm", "engine": {"tensor_parallel_size": 8}, "sampling": {"max_tokens": 48}}
     judge = {"model": str(tiny_checkpoint), "engine": how["engine"]}

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 
+from rao_kedro.config.parameters import PreferenceFiles
+from rao_kedro.config.specs import ModelParameters
+from rao_kedro.config.training import LoRAParameters, TrainingParameters
 from rao_kedro.datasets import CheckpointDataset
 from rao_kedro.planning import machine, size, table
 from rao_kedro.planning.steps import Run, Step
-from rao_kedro.schemas.parameters import PreferenceFiles
-from rao_kedro.schemas.specs import ModelParameters
-from rao_kedro.schemas.training import LoRAParameters, TrainingParameters
 
 
 def training(**how):

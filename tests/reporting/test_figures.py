@@ -2,9 +2,9 @@
 
 import pandas as pd
 
+from rao_kedro.data.tables import Leaderboard
 from rao_kedro.reporting.benchmark_figures import accuracy_bars
 from rao_kedro.reporting.figures import reward_model_accuracies, scores_by_method, training_dynamics
-from rao_kedro.schemas.tables import Leaderboard
 
 
 def test_reward_models_are_drawn_beside_the_length_only_baseline(tmp_path):

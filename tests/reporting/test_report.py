@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rao_kedro.evals.statistics import MIN_VERDICT_N
+from rao_kedro.data.tables import Leaderboard
 from rao_kedro.reporting.calibration_figures import reward_calibration
 from rao_kedro.reporting.figures import scores_by_method, training_dynamics
 from rao_kedro.reporting.report import headline, headlines, html_report
 from rao_kedro.rewards.calibration import accuracy_by_gap, target_grid
-from rao_kedro.schemas.tables import Leaderboard
+from rao_kedro.statistics import MIN_VERDICT_N
 
 
 def row(method, score, gain, low, high, n=100, **others):

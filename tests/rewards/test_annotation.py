@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rao_kedro.data.tables import QuarantinedRows, RewardAnnotated
 from rao_kedro.errors import DataError
 from rao_kedro.rewards.annotation import QUANTILES, annotate, clip_bounds
-from rao_kedro.schemas.tables import QuarantinedRows, RewardAnnotated
 
 
 def groups():

@@ -9,22 +9,14 @@ import sys
 import urllib.error
 import urllib.request
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from rao_kedro.errors import InferenceError, ParameterError
-from rao_kedro.inference import engine_options, vllm_server
-from rao_kedro.models.identity import content_hash
+from rao_kedro.generation import engine_options
+from rao_kedro.identity import content_hash
+from rao_kedro.judges import vllm_server
 from rao_kedro.rewards import PromptGroup, make_reward
-
-SERVER = Path(__file__).parents[1] / "inference"
-
-
-@pytest.fixture(autouse=True)
-def tools(monkeypatch):
-    monkeypatch.syspath_prepend(str(SERVER))
-
 
 GROUP = PromptGroup("g", [{"role": "user", "content": "Say hi."}], ["hi", "no"])
 TOP = {"7": math.log(0.5), " 8": math.log(0.25), "9": math.log(0.05), "x": math.log(0.1), "0": math.log(0.1)}
@@ -326,7 +318,7 @@ HEALTHY = (
 def test_a_judge_is_served_once_and_does_not_outlive_its_worker(fake_vllm, then, status):
     fake_vllm(HEALTHY)
     worker = (
-        "import sys, time; from rao_kedro.inference.vllm_server import served\n"
+        "import sys, time; from rao_kedro.judges.vllm_server import served\n"
         "for _ in range(2): print(served('here', 'judge', 64, 5, 60), flush=True)\n"
         f"sys.stdin.readline(); {then}"
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rao_kedro.rewards.checks import score_response, words
-from rao_kedro.schemas.tables import Prompts
+from rao_kedro.data.requirements import score_response, words
+from rao_kedro.data.tables import Prompts
 
 PATH = Path(__file__).parents[2] / "data/01_raw/prompts.jsonl"
 

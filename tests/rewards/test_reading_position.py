@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from rao_kedro.errors import ModelError, ParameterError
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_reward_model, save_checkpoint
-from rao_kedro.models.reward_head import PackedRewards, PaddedRewards, reward_module
+from rao_kedro.models.reward_head import PaddedRewards, RewardModel, reward_module
 from rao_kedro.rewards import PromptGroup, make_reward
 
 GEMMA = (
@@ -103,7 +103,7 @@ def test_a_foreign_model_is_read_where_its_card_reads_it(kind, tiny_checkpoint, 
     template, family, pad = FOREIGN[kind]
     chatml = load_tokenizer(tiny_checkpoint).chat_template
     model = classifier(tmp_path / "model", tiny_checkpoint, template or chatml, family, pad)
-    assert isinstance(reward_module(load_reward_model(model)), PaddedRewards if family == "bert" else PackedRewards)
+    assert isinstance(reward_module(load_reward_model(model)), PaddedRewards if family == "bert" else RewardModel)
     expected = card_scores(model)
     assert_same(bradley_terry(model).score(GROUPS), expected)
     assert_same(bradley_terry(model, max_tokens_per_batch=60).score(GROUPS), expected)  # pieces of groups

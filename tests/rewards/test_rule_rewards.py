@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.rewards import PromptGroup, make_reward
 from rao_kedro.rewards.registry import build_reward
-from rao_kedro.schemas.rewards import RewardParameters
 
 BRIEF = PromptGroup(
     "brief",

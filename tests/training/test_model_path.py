@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from rao_kedro.models.loading import load_causal_lm
-from rao_kedro.models.logprobs import PackedLogProbs
+from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
-from rao_kedro.objectives import GroupLogps, make_objective
+from rao_kedro.objectives import LogProbBatch, make_objective
 
 GROUPS = [
     TokenizedGroup("a", [1, 40, 41, 42], [[50, 51, 2], [60, 2], [70, 71, 72, 2], [80, 2]], [0.9, -0.4, 0.2, 0.1]),
@@ -19,10 +19,10 @@ GROUPS = [
 @pytest.fixture(scope="module", params=["tiny", pytest.param("real", marks=pytest.mark.slow)])
 def model(request):
     directory = request.getfixturevalue({"tiny": "tiny_checkpoint", "real": "smollm2"}[request.param])
-    return PackedLogProbs(load_causal_lm(directory).double())
+    return LogProbModel(load_causal_lm(directory).double())
 
 
-def batch_of(model, groups, prompt_gradient, reference=None) -> GroupLogps:
+def batch_of(model, groups, prompt_gradient, reference=None) -> LogProbBatch:
     """What an objective reads; the reference is the model itself, or the given log-probs."""
     packed = pack_groups(groups)
     policy = model(packed, prompt_gradient)
@@ -30,7 +30,7 @@ def batch_of(model, groups, prompt_gradient, reference=None) -> GroupLogps:
     for row, group in zip(rewards, groups, strict=True):
         row[: len(group.rewards)] = torch.tensor(group.rewards, dtype=torch.float64)
     reference = reference or policy
-    return GroupLogps(
+    return LogProbBatch(
         policy=policy.responses,
         lengths=packed.lengths,
         mask=packed.mask,

@@ -5,13 +5,13 @@ import torch
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 
 from rao_kedro.errors import ParameterError, TrainingError
+from rao_kedro.launch import launch
 from rao_kedro.models.loading import load_causal_lm, new_reward_model
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.models.value_head import ValueNetwork, pack_prompts
 from rao_kedro.objectives import make_objective, objective_names
-from rao_kedro.training.kto import mismatched
-from rao_kedro.training.launch import launch
-from rao_kedro.training.offline import target_remark
+from rao_kedro.training.tasks.kto import mismatched
+from rao_kedro.training.tasks.offline import target_remark
 
 # The loss before the first update, where h = 0, D = 0; rewards of the tests' groups are (1, -1, 0), the chosen first.
 AT_STEP_0 = {

@@ -10,17 +10,17 @@ from groups import alignment_spec, log_of, parameters, reference, write_groups
 from torch._dynamo.utils import counters
 from transformers import BertConfig, BertForSequenceClassification
 
+from rao_kedro.config.specs import RewardTrainingSpec, TrainingSpec
+from rao_kedro.config.training import LoRAParameters
 from rao_kedro.errors import ParameterError, TrainingError
+from rao_kedro.launch import launch
 from rao_kedro.models.adapters import add_lora, merged
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, new_reward_model
-from rao_kedro.models.logprobs import PackedLogProbs
+from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import reward_module
 from rao_kedro.models.value_head import TokenValues, ValueNetwork, pack_prompts
-from rao_kedro.schemas.specs import RewardTrainingSpec, TrainingSpec
-from rao_kedro.schemas.training import LoRAParameters
 from rao_kedro.training import options
-from rao_kedro.training.launch import launch
 from rao_kedro.training.options import prepared
 
 LORA = LoRAParameters(rank=4, alpha=8)
@@ -33,8 +33,8 @@ def groups_path(tmp_path):
 
 
 def test_adapters_change_nothing_at_first_and_their_merged_weights_compute_the_same(tiny_checkpoint):
-    plain = PackedLogProbs(load_causal_lm(tiny_checkpoint))
-    adapted = PackedLogProbs(load_causal_lm(tiny_checkpoint))
+    plain = LogProbModel(load_causal_lm(tiny_checkpoint))
+    adapted = LogProbModel(load_causal_lm(tiny_checkpoint))
     add_lora(adapted, LORA)
     batch = pack_groups([GROUP])
     torch.testing.assert_close(adapted(batch).responses, plain(batch).responses)
@@ -64,11 +64,11 @@ def test_a_policy_trained_with_lora_is_published_as_a_plain_checkpoint(tmp_path,
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(changed) == 2 * 7 and all("_proj" in name for name in changed)
     # What was evaluated last is what was saved.
-    from rao_kedro.training.tables import read_groups, read_reference
+    from rao_kedro.data.token_tables import read_groups, read_reference
 
     held_out = read_groups(groups_path, "validation", None)
     known = read_reference(spec.reference_path, groups_path)
-    policy = PackedLogProbs(load_causal_lm(spec.workspace / "model"))
+    policy = LogProbModel(load_causal_lm(spec.workspace / "model"))
     with torch.no_grad():
         ratios = [policy(pack_groups([g])).responses[0, 0].item() - known[g.group_id][1][0] for g in held_out]
     assert sum(ratios) / len(ratios) == pytest.approx(evaluations[-1]["eval_log_ratio_chosen"], abs=1e-3)
@@ -116,7 +116,7 @@ def test_a_head_gets_no_adapter_and_is_trained_as_it_is(tmp_path, tiny_checkpoin
 def test_a_target_module_that_is_no_layer_of_the_backbone_is_refused(tiny_checkpoint, name):
     wanted = LORA.model_copy(update={"target_modules": ["q_proj", name]})
     with pytest.raises(ParameterError, match=f"target_modules: {name}: LlamaForCausalLM has no .*down_proj, gate_proj"):
-        add_lora(PackedLogProbs(load_causal_lm(tiny_checkpoint)), wanted)
+        add_lora(LogProbModel(load_causal_lm(tiny_checkpoint)), wanted)
 
 
 def test_activation_checkpointing_trains_the_same_weights(tmp_path, tiny_checkpoint, groups_path):
@@ -170,7 +170,7 @@ def test_a_model_that_does_not_name_its_layers_cannot_be_compiled(tiny_checkpoin
     model = load_causal_lm(tiny_checkpoint)
     model._no_split_modules = []
     with pytest.raises(TrainingError, match="LlamaForCausalLM does not name its layers"):
-        prepared(PackedLogProbs(model), parameters(compile=True), Accelerator())
+        prepared(LogProbModel(model), parameters(compile=True), Accelerator())
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_sharding_that_cannot_work_is_refused_at_the_start(tiny_checkpoint, monk
     state = SimpleNamespace(fsdp_plugin=plugins.get("fsdp_plugin"), deepspeed_plugin=None)
     accelerator = SimpleNamespace(state=state, mixed_precision="no", device=torch.device("meta"))
     with pytest.raises(TrainingError, match=said):
-        prepared(PackedLogProbs(load_causal_lm(tiny_checkpoint)), parameters(compile=True), accelerator)
+        prepared(LogProbModel(load_causal_lm(tiny_checkpoint)), parameters(compile=True), accelerator)
 
 
 def test_an_optimizer_that_does_not_run_here_is_refused_at_the_start(tmp_path, tiny_checkpoint, groups_path):

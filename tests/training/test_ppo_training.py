@@ -8,16 +8,16 @@ import pytest
 import torch
 from groups import log_of, parameters, reference, write_groups
 
+from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.specs import PPOSpec
+from rao_kedro.config.training import RolloutParameters
 from rao_kedro.errors import DataError, TrainingError
+from rao_kedro.launch import launch
 from rao_kedro.models.chat import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model
-from rao_kedro.models.logprobs import PackedLogProbs
+from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.value_head import PolicyAndTokenValues, TokenValues
-from rao_kedro.schemas.rewards import RewardParameters
-from rao_kedro.schemas.specs import PPOSpec
-from rao_kedro.schemas.training import RolloutParameters
-from rao_kedro.training.launch import launch
 
 
 def ppo_spec(directory, tiny_checkpoint, reward_model, training=None, **rollout):
@@ -90,7 +90,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, tiny_checkpoint, tiny
 
 def test_token_values_and_log_probs_stand_beside_the_same_tokens(tiny_checkpoint, tiny_reward_model):
     group = TokenizedGroup("a", [1, 50, 60], [[70, 71, 2], [80, 2]])
-    policy = PackedLogProbs(load_causal_lm(tiny_checkpoint), temperature=0.7)
+    policy = LogProbModel(load_causal_lm(tiny_checkpoint), temperature=0.7)
     classifier = load_reward_model(tiny_reward_model)
     logps, values = PolicyAndTokenValues(policy, TokenValues(classifier))(pack_groups([group]))
     row = torch.tensor([[1, 50, 60, 80, 2]])
@@ -103,7 +103,7 @@ def test_token_values_and_log_probs_stand_beside_the_same_tokens(tiny_checkpoint
 def test_a_sharded_policy_is_refused(tmp_path, tiny_checkpoint, tiny_reward_model, monkeypatch):
     from accelerate.state import DistributedType
 
-    from rao_kedro.training import distributed
+    from rao_kedro import distributed
 
     class Sharded:
         distributed_type = DistributedType.FSDP

@@ -60,9 +60,9 @@ def test_the_forecast_counts_groups_tokens_and_steps(tmp_path, tiny_checkpoint):
     from accelerate import Accelerator
     from groups import parameters, write_groups
 
-    from rao_kedro.schemas.specs import TrainingSpec
+    from rao_kedro.config.specs import TrainingSpec
     from rao_kedro.training.forecast import forecast
-    from rao_kedro.training.sft import SupervisedFinetuning
+    from rao_kedro.training.tasks.sft import SupervisedFinetuning
 
     training = parameters(epochs=3, groups_per_step=3, max_tokens_per_batch=40)
     groups = write_groups(tmp_path / "groups.parquet", 12)

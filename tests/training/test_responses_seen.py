@@ -8,11 +8,11 @@ import pytest
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from pydantic import ValidationError
 
+from rao_kedro.config.parameters import MethodParameters
+from rao_kedro.data.token_tables import read_groups
 from rao_kedro.errors import ParameterError
-from rao_kedro.schemas.parameters import MethodParameters
-from rao_kedro.training.launch import launch
-from rao_kedro.training.offline import OfflineAlignment, likelihood_remark, reward_remark
-from rao_kedro.training.tables import read_groups
+from rao_kedro.launch import launch
+from rao_kedro.training.tasks.offline import OfflineAlignment, likelihood_remark, reward_remark
 
 TRAINING = parameters(epochs=1, learning_rate=3e-4, keep="last", max_tokens_per_batch=200)
 

@@ -10,13 +10,13 @@ import torch
 from groups import log_of, parameters, write_groups
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
+from rao_kedro.config.specs import RewardTrainingSpec
+from rao_kedro.config.training import LoRAParameters
+from rao_kedro.launch import launch
 from rao_kedro.models.chat import load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_reward_model, save_checkpoint
 from rao_kedro.rewards import PromptGroup, make_reward
-from rao_kedro.schemas.specs import RewardTrainingSpec
-from rao_kedro.schemas.training import LoRAParameters
-from rao_kedro.training.launch import launch
-from rao_kedro.training.reward import bradley_terry
+from rao_kedro.training.tasks.reward_model import bradley_terry
 
 TINY_BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 GROUP = PromptGroup("g", [{"role": "user", "content": "the fox"}], ["the dog", "a lazy dog jumps"])

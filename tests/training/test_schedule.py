@@ -5,9 +5,9 @@ import torch
 from groups import log_of, parameters, write_groups
 from transformers import get_scheduler
 
+from rao_kedro.config.specs import TrainingSpec
+from rao_kedro.launch import launch
 from rao_kedro.models.loading import load_causal_lm
-from rao_kedro.schemas.specs import TrainingSpec
-from rao_kedro.training.launch import launch
 from rao_kedro.training.schedule import make_schedule, warmup_remark
 
 SCHEDULERS = ["linear", "cosine", "constant_with_warmup"]

@@ -15,14 +15,14 @@ import torch
 from accelerate import Accelerator
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 
+from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.specs import AnnotationSpec, PolicyScoringSpec, TrainingSpec
 from rao_kedro.errors import BusyError, TrainingError
 from rao_kedro.files import only_one_in, write_text
+from rao_kedro.launch import launch
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.rewards.bradley_terry import BradleyTerry
-from rao_kedro.schemas.rewards import RewardParameters
-from rao_kedro.schemas.specs import AnnotationSpec, PolicyScoringSpec, TrainingSpec
 from rao_kedro.training import launch as launching
-from rao_kedro.training.launch import launch
 from rao_kedro.training.progress import Progress
 
 
@@ -306,7 +306,7 @@ def test_sigkill_at_any_moment_and_the_same_command_gives_the_same_weights(
     spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path)
     spec.workspace.mkdir()
     (spec.workspace / "spec.json").write_text(spec.model_dump_json())
-    command = [sys.executable, "-m", "rao_kedro.training.sft", str(spec.workspace / "spec.json")]
+    command = [sys.executable, "-m", "rao_kedro.training.tasks.sft", str(spec.workspace / "spec.json")]
     log = spec.workspace / "training_log.jsonl"
     for steps in (2, 4):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

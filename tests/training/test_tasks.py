@@ -10,18 +10,18 @@ import torch
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from rao_kedro.config.specs import RewardTrainingSpec, TrainingSpec
+from rao_kedro.config.training import KLParameters
+from rao_kedro.data.tokenize import TokenLimits, tokenize_groups
 from rao_kedro.errors import ModelError, ParameterError, TrainingError
+from rao_kedro.launch import launch
 from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
-from rao_kedro.models.reward_head import PackedRewards, padded_rewards
+from rao_kedro.models.reward_head import RewardModel, padded_rewards
 from rao_kedro.models.tiny import build_tiny_checkpoint
-from rao_kedro.preferences.tokenize import TokenLimits, tokenize_groups
-from rao_kedro.schemas.specs import RewardTrainingSpec, TrainingSpec
-from rao_kedro.schemas.training import KLParameters
-from rao_kedro.training.launch import launch
-from rao_kedro.training.offline import OfflineAlignment
-from rao_kedro.training.reward import bradley_terry
+from rao_kedro.training.tasks.offline import OfflineAlignment
+from rao_kedro.training.tasks.reward_model import bradley_terry
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_reward_model_learns_a_separable_rule_and_scores_as_plain_transformers(t
     model = load_reward_model(spec.workspace / "model")
     group = TokenizedGroup("x", [1, 50, 60], [[70, 2], [80, 81, 82, 2]])
     with torch.no_grad():
-        packed = PackedRewards(model)(pack_groups([group]))[0]
+        packed = RewardModel(model)(pack_groups([group]))[0]
         torch.testing.assert_close(packed, padded_rewards(model, group), rtol=1e-5, atol=1e-5)
 
 
@@ -133,7 +133,7 @@ def test_an_evaluation_samples_how_far_the_policy_is_from_the_reference(tmp_path
 
 def test_a_sharded_policy_is_trained_without_that_measure(tmp_path, tiny_checkpoint, groups_path, monkeypatch):
     reference(tmp_path, tiny_checkpoint, groups_path)
-    monkeypatch.setattr("rao_kedro.training.offline.sharding", lambda: "FSDP")
+    monkeypatch.setattr("rao_kedro.training.tasks.offline.sharding", lambda: "FSDP")
     spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, training=parameters())
     launch("alignment", spec, None)
     _, evaluations = log_of(spec.workspace)

@@ -21,10 +21,8 @@ from accelerate.state import AcceleratorState
 from groups import alignment_spec, log_of, parameters, write_groups
 from safetensors.torch import load_file
 
-from rao_kedro.models.chat import load_tokenizer
-from rao_kedro.models.loading import load_causal_lm, save_checkpoint
-from rao_kedro.schemas.rewards import RewardParameters
-from rao_kedro.schemas.specs import (
+from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.specs import (
     AnnotationSpec,
     PolicyScoringSpec,
     PPOSpec,
@@ -32,8 +30,10 @@ from rao_kedro.schemas.specs import (
     ScoringSpec,
     TrainingSpec,
 )
-from rao_kedro.schemas.training import LoRAParameters, RolloutParameters
-from rao_kedro.training.launch import launch
+from rao_kedro.config.training import LoRAParameters, RolloutParameters
+from rao_kedro.launch import launch
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 
 PROJECT = Path(__file__).parents[2]
 ON_CPUS = {"ACCELERATE_USE_CPU": "true"}
@@ -220,7 +220,7 @@ def launched(engine, tasks, directory):
         listed.append([worker, str(path), stops])
     (directory / "tasks.json").write_text(json.dumps(listed))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(directory / "accelerate.yaml")]
-    paths = os.pathsep.join([str(Path(__file__).parent), str(PROJECT / "src"), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(PROJECT / "tests/support"), str(PROJECT / "src"), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [*command, "-m", "distributed_worker", str(directory / "tasks.json")],
         env=os.environ | environment | {"PYTHONPATH": paths},

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from fsspec import AbstractFileSystem
 
 from rao_kedro.files import write_text
-from rao_kedro.models.identity import combined_hash, file_hash
+from rao_kedro.identity import combined_hash, file_hash
 
 
 def fetch(fs: AbstractFileSystem, path: str) -> Path:

@@ -1,1 +1,1 @@
-"""Measures models: scores with intervals. What they are measured on comes from `inference` and `rewards`."""
+"""Measures models: scores with intervals. What they are measured on comes from `generation`, `judges` and `rewards`."""

@@ -1,7 +1,7 @@
 """AlpacaEval 2's pairwise judging: `weighted_alpaca_eval_gpt4_turbo`, with any judge that gives log-probs.
 
 The prompt, the random order of the outputs (seeded by the instruction) and the reading of log-probs are the package
-`alpaca_eval`'s own; asking, retrying and keeping of answers are `inference.chat_completions`'. A judge that gives no
+`alpaca_eval`'s own; asking, retrying and keeping of answers are `judges.chat_completions`'. A judge that gives no
 log-probs, or thinks first, can name the better output instead.
 """
 
@@ -15,8 +15,8 @@ import pandas as pd
 
 from rao_kedro.errors import DataError
 from rao_kedro.evals.alpaca_eval import of_package
-from rao_kedro.inference.chat_completions import Answer, ChatSampling
-from rao_kedro.inference.judge import Asked
+from rao_kedro.judges.chat_completions import Answer, ChatSampling
+from rao_kedro.judges.judge import Asked
 
 TEMPLATE = Path("alpaca_eval_clf_gpt4_turbo") / "alpaca_eval_clf.txt"
 SAMPLING = ChatSampling(max_tokens=1, temperature=1.0, top_logprobs=5)

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
+from rao_kedro.config.benchmarks import AnsweredBenchmarks, AnswersSpec
+from rao_kedro.config.generation import SamplingParameters
+from rao_kedro.data.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
 from rao_kedro.evals.benchmark_files import read_json_rows, with_collected_files
 from rao_kedro.evals.mt_bench import read_questions
 from rao_kedro.evals.mt_bench_judge import answered
 from rao_kedro.evals.responses import Response
 from rao_kedro.files import write_parquet
-from rao_kedro.schemas.benchmarks import AnsweredBenchmarks, AnswersSpec
-from rao_kedro.schemas.generation import SamplingParameters
-from rao_kedro.schemas.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

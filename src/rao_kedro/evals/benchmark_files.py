@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
+from rao_kedro.config.benchmarks import AnsweredBenchmarks, TaskSource
 from rao_kedro.errors import DataError
 from rao_kedro.files import beside, replace_directory
-from rao_kedro.models.identity import file_hash
-from rao_kedro.schemas.benchmarks import AnsweredBenchmarks, TaskSource
+from rao_kedro.identity import file_hash
 
 MANIFEST = "manifest.json"
 COMMIT = re.compile(r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])")  # in a location: what lies there does not change

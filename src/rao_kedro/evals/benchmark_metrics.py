@@ -8,7 +8,7 @@ import pandas as pd
 from rao_kedro.evals.alpaca_eval import length_controlled_win_rate
 from rao_kedro.evals.length_control import length_controlled_resamples
 from rao_kedro.evals.mt_bench import SCORES, score_scopes, scores_by_question
-from rao_kedro.evals.statistics import MIN_VERDICT_N, NAN, Bounds, Interval
+from rao_kedro.statistics import MIN_VERDICT_N, NAN, Bounds, Interval
 
 PERCENT = (0.0, 100.0)
 Key = tuple[str, str]  # benchmark and metric

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rao_kedro.config.benchmarks import HARNESS
+from rao_kedro.config.runs import runs_by_method
+from rao_kedro.data.tables import BenchmarkScores, JudgeReport
 from rao_kedro.evals.benchmark_metrics import (
     Key,
     LengthControl,
@@ -19,8 +22,8 @@ from rao_kedro.evals.benchmark_metrics import (
     interval_of_draws,
     metrics_of_run,
 )
-from rao_kedro.evals.judge_statistics import agreement, length_bias, position_bias, share_interval
-from rao_kedro.evals.statistics import (
+from rao_kedro.judges.bias import agreement, length_bias, position_bias, share_interval
+from rao_kedro.statistics import (
     NAN,
     Interval,
     difference_over_seeds,
@@ -28,10 +31,7 @@ from rao_kedro.evals.statistics import (
     mean_interval,
     mean_over_runs,
     of_difference,
-    runs_by_method,
 )
-from rao_kedro.schemas.benchmarks import HARNESS
-from rao_kedro.schemas.tables import BenchmarkScores, JudgeReport
 
 AGAINST = ("sft", "dpo")
 PREFERENCE = [
@@ -51,7 +51,7 @@ def benchmark_scores(
     """Return a row per method, benchmark and metric.
 
     Args:
-        results: By run (`schemas.runs`).
+        results: By run (`config.runs`).
         length_control: None leaves the length-controlled win rate out; so does a part of the instructions.
         seed: Seeds the resampling of the intervals.
 
@@ -182,7 +182,7 @@ def judge_report(results: Mapping[str, Results], seed: int = 0) -> pd.DataFrame:
     """Return how judges care about position and length, and how far they agree, per method.
 
     Args:
-        results: By run (`schemas.runs`); those of one method are taken together.
+        results: By run (`config.runs`); those of one method are taken together.
         seed: Seeds the resampling of the intervals.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A generator of `inference`, and a chat server, as models of lm-evaluation-harness. Know nothing about tasks.
+"""A generator of `generation`, and a chat server, as models of lm-evaluation-harness. Know nothing about tasks.
 
 So one engine serves every benchmark. What was written is kept: a killed run goes on from there.
 """
@@ -17,17 +17,17 @@ from lm_eval.api.model import LM, TemplateLM
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from rao_kedro.config.generation import GenerationParameters, SamplingParameters
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.responses import Response, no_response
 from rao_kedro.files import write_text
-from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
-from rao_kedro.inference.engine_options import identity_with
-from rao_kedro.inference.generators import Call, Generator, Likelihood, finished_shards
+from rao_kedro.generation.base import Call, Generator, Likelihood, finished_shards
+from rao_kedro.generation.engine_options import identity_with
+from rao_kedro.identity import combined_hash, content_hash
+from rao_kedro.judges.chat_completions import ChatSampling, ChatServer
 from rao_kedro.models.chat import load_chat_format, prompt_token_ids
-from rao_kedro.models.identity import combined_hash, content_hash
 from rao_kedro.models.thinking import with_opening_tag
 from rao_kedro.progress import report_progress
-from rao_kedro.schemas.generation import GenerationParameters, SamplingParameters
 
 logger = logging.getLogger(__name__)
 

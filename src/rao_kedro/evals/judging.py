@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from rao_kedro.config.benchmarks import BenchmarkParameters, JudgeParameters
+from rao_kedro.data.tables import AlpacaEvalAnnotations, JudgeUsage, MTBenchComparisons, MTBenchJudgments
 from rao_kedro.evals.alpaca_judge import judged, pairs
 from rao_kedro.evals.benchmark_files import read_json_rows
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.evals.mt_bench import JudgePrompts, Question, read_questions
 from rao_kedro.evals.mt_bench_judge import Turn, compared, graded
-from rao_kedro.inference.judge import Judge, Rehearsal
-from rao_kedro.inference.vllm_server import stop_served
-from rao_kedro.schemas.benchmarks import BenchmarkParameters, JudgeParameters
-from rao_kedro.schemas.tables import AlpacaEvalAnnotations, JudgeUsage, MTBenchComparisons, MTBenchJudgments
+from rao_kedro.judges.judge import Judge, Rehearsal
+from rao_kedro.judges.vllm_server import stop_served
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ import importlib
 import os
 import sys
 
+from rao_kedro.config.benchmarks import PolicyAnswersSpec, ServedAnswersSpec
 from rao_kedro.errors import InferenceError, RaoKedroError
-from rao_kedro.processes import launching, run_worker
-from rao_kedro.schemas.benchmarks import PolicyAnswersSpec, ServedAnswersSpec
+from rao_kedro.workers import launching, run_worker
 
 
 def answer(spec: PolicyAnswersSpec | ServedAnswersSpec, in_process: bool = False) -> None:

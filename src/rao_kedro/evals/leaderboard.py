@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rao_kedro.config.runs import runs_by_method
+from rao_kedro.data.tables import Leaderboard
 from rao_kedro.errors import DataError
-from rao_kedro.evals.statistics import (
+from rao_kedro.statistics import (
     Bounds,
     Interval,
     difference_over_seeds,
@@ -19,9 +21,7 @@ from rao_kedro.evals.statistics import (
     mean_interval,
     mean_over_runs,
     of_difference,
-    runs_by_method,
 )
-from rao_kedro.schemas.tables import Leaderboard
 
 BASELINE = "sft"
 RULES, REWARD = "rule_score", "reward"
@@ -44,7 +44,7 @@ def leaderboard(
     The rules judge who wins where any prompt has requirements, on the prompts that have them, else the reward does.
 
     Args:
-        generations: Table of `ScoredGenerations` by run (`schemas.runs`); "sft" must be among them.
+        generations: Table of `ScoredGenerations` by run (`config.runs`); "sft" must be among them.
         held_out: Table of `HeldOutLogps` by run.
         seed: Seeds the resampling of the intervals.
         logs: Training logs by run; they say how many responses to a prompt each was trained on.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.statistics import mean_interval
+from rao_kedro.statistics import mean_interval
 
 Message = Mapping[str, str]
 Winner = Literal["a", "b", "tie"]

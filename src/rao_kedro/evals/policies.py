@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from rao_kedro.data.requirements import score_responses
 from rao_kedro.errors import DataError
-from rao_kedro.rewards.checks import score_responses
 
 
 def scored_generations(generations: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:

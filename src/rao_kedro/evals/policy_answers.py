@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from rao_kedro.config.benchmarks import PolicyAnswersSpec
+from rao_kedro.config.generation import SamplingParameters
 from rao_kedro.evals.answers import Message, named_tasks, write_benchmarks
 from rao_kedro.evals.responses import Response
 from rao_kedro.files import write_parquet, write_text
-from rao_kedro.inference.generators import Generator, make_generator, resolve_backend
-from rao_kedro.inference.worker import generate_table
+from rao_kedro.generation.base import Generator
+from rao_kedro.generation.generators import make_generator, resolve_backend
+from rao_kedro.generation.worker import generate_table
+from rao_kedro.identity import content_hash
 from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
-from rao_kedro.models.identity import content_hash
-from rao_kedro.processes import worker_main
-from rao_kedro.schemas.benchmarks import PolicyAnswersSpec
-from rao_kedro.schemas.generation import SamplingParameters
+from rao_kedro.workers import worker_main
 
 if TYPE_CHECKING:
     from rao_kedro.evals.harness_model import GeneratorLM

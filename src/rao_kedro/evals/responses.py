@@ -2,9 +2,9 @@
 
 from typing import NamedTuple, Self
 
-from rao_kedro.inference.chat_completions import Answer
+from rao_kedro.config.generation import FinishReason
+from rao_kedro.judges.chat_completions import Answer
 from rao_kedro.models.thinking import split_thinking
-from rao_kedro.schemas.generation import FinishReason
 
 
 class Response(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from rao_kedro.evals.statistics import mean_interval
+from rao_kedro.statistics import mean_interval
 
 LENGTH_ONLY = "longer response"
 
@@ -26,7 +26,7 @@ def group_outcomes(groups: pd.DataFrame, rewards: pd.DataFrame) -> pd.DataFrame:
     """Return `group_id, loss, accuracy`, a row per group whose ratings differ.
 
     Args:
-        groups: Table of `TokenizedGroups`.
+        groups: Table of `TokenizedGroupTable`.
         rewards: Columns `group_id, rewards`, responses in the order of the groups.
     """
     joined = groups.merge(rewards[["group_id", "rewards"]], on="group_id", validate="one_to_one")

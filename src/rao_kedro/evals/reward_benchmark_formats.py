@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rao_kedro.preferences.messages import text_of
-from rao_kedro.preferences.quarantine import QuarantineReason, UnusableRow
+from rao_kedro.data.messages import text_of
+from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
 
 Row = Mapping[str, Any]
 

@@ -17,20 +17,20 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from rao_kedro.errors import DataError, ParameterError
-from rao_kedro.evals import reward_benchmark_formats as formats
-from rao_kedro.evals.reward_benchmark_formats import ALL, TIES, BenchmarkItem
-from rao_kedro.evals.statistics import mean_interval
-from rao_kedro.preferences.quarantine import (
+from rao_kedro.config.parameters import PreferenceSource
+from rao_kedro.data.prompt_group import PromptGroup
+from rao_kedro.data.quarantine import (
     NoGroupsLeftError,
     QuarantineReason,
     UnusableRow,
     quarantined_row,
     quarantined_table,
 )
-from rao_kedro.preferences.readers import RawRow, data_files, is_saved_dataset, read_rows
-from rao_kedro.rewards.base import PromptGroup
-from rao_kedro.schemas.parameters import PreferenceSource
+from rao_kedro.data.readers import RawRow, data_files, is_saved_dataset, read_rows
+from rao_kedro.errors import DataError, ParameterError
+from rao_kedro.evals import reward_benchmark_formats as formats
+from rao_kedro.evals.reward_benchmark_formats import ALL, TIES, BenchmarkItem
+from rao_kedro.statistics import mean_interval
 
 SCORE = "score"
 NAN = float("nan")

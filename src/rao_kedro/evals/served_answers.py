@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rao_kedro.config.benchmarks import ServedAnswersSpec
+from rao_kedro.config.generation import SamplingParameters
 from rao_kedro.evals.answers import Message, named_tasks, write_benchmarks
 from rao_kedro.evals.responses import Response, no_response
-from rao_kedro.inference.chat_completions import ChatSampling, ChatServer
-from rao_kedro.processes import worker_main
-from rao_kedro.schemas.benchmarks import ServedAnswersSpec
-from rao_kedro.schemas.generation import SamplingParameters
+from rao_kedro.judges.chat_completions import ChatSampling, ChatServer
+from rao_kedro.workers import worker_main
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rao_kedro.config.training import LoRAParameters
 from rao_kedro.errors import ModelError, ParameterError
-from rao_kedro.schemas.training import LoRAParameters
 
 ADAPTER = "default"
 

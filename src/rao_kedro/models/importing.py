@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rao_kedro.config.specs import ModelImportSpec, ModelParameters
 from rao_kedro.errors import ModelError
 from rao_kedro.files import beside, replace_directory, write_text
 from rao_kedro.models.chat import open_tokenizer
@@ -36,8 +37,7 @@ from rao_kedro.models.templates import (
     with_fixed_date,
 )
 from rao_kedro.models.tiny import build_tiny_checkpoint
-from rao_kedro.processes import worker_main
-from rao_kedro.schemas.specs import ModelImportSpec, ModelParameters
+from rao_kedro.workers import worker_main
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+from rao_kedro.config.specs import ModelImportSpec, ModelParameters
 from rao_kedro.errors import ModelError, RaoKedroError
-from rao_kedro.processes import launching, run_worker
-from rao_kedro.schemas.specs import ModelImportSpec, ModelParameters
+from rao_kedro.workers import launching, run_worker
 
 
 def import_model(model: ModelParameters, workspace: Path, in_process: bool = False) -> Path:

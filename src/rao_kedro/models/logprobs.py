@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.packing import PackedGroups, TokenizedGroup, packed_hidden_states, why_not_packed
+from rao_kedro.models.packing import Pack, TokenizedGroup, packed_hidden_states, why_not_packed
 from rao_kedro.models.token_logps import LogitScaling, token_logps
 
 PromptGradient = Literal["none", "detached", "attached"]
 
 
-class GroupLogProbs(NamedTuple):
+class SequenceLogProbs(NamedTuple):
     """Summed log-probs of G groups. A tuple, in which FSDP2 and DeepSpeed find the tensors to put their hooks on.
 
     Attributes:
@@ -29,7 +29,7 @@ class GroupLogProbs(NamedTuple):
     prompts: Tensor | None
 
 
-class PackedLogProbs(nn.Module):
+class LogProbModel(nn.Module):
     """A causal LM whose forward pass returns the log-probs of packed groups.
 
     One module, so that sharding wrappers (FSDP2) see the decoder and the output embedding in one forward pass.
@@ -55,7 +55,7 @@ class PackedLogProbs(nn.Module):
         """Tie the input and the output embedding again, where sharding has replaced them."""
         self.model.tie_weights()
 
-    def forward(self, batch: PackedGroups, prompt_gradient: PromptGradient = "none") -> GroupLogProbs:
+    def forward(self, batch: Pack, prompt_gradient: PromptGradient = "none") -> SequenceLogProbs:
         """Return the log-probs of a packed batch.
 
         Args:
@@ -66,13 +66,13 @@ class PackedLogProbs(nn.Module):
         token_logps = self._token_logps(hidden[batch.response_source], batch.response_target)
         responses = _sum_segments(token_logps, batch.response_segment, batch.mask.numel()).view(batch.mask.shape)
         if prompt_gradient == "none":
-            return GroupLogProbs(responses, None)
+            return SequenceLogProbs(responses, None)
         with torch.set_grad_enabled(prompt_gradient == "attached" and torch.is_grad_enabled()):
             prompt_logps = self._token_logps(hidden[batch.prompt_source], batch.prompt_target)
             prompts = _sum_segments(prompt_logps, batch.prompt_segment, len(batch.mask))
-        return GroupLogProbs(responses, prompts)
+        return SequenceLogProbs(responses, prompts)
 
-    def response_tokens(self, batch: PackedGroups) -> Tensor:
+    def response_tokens(self, batch: Pack) -> Tensor:
         """Return the log-prob of every response token, `[R]` in nats, in the order of `batch.response_target`."""
         return self._token_logps(self._hidden(batch)[batch.response_source], batch.response_target)
 
@@ -81,7 +81,7 @@ class PackedLogProbs(nn.Module):
         logits = self.model(input_ids=rows, use_cache=False).logits[:, -4:-1].float() / self.temperature
         return logits.log_softmax(-1).gather(2, rows[:, -3:, None])[..., 0]
 
-    def _hidden(self, batch: PackedGroups) -> Tensor:
+    def _hidden(self, batch: Pack) -> Tensor:
         return packed_hidden_states(self.model, batch)
 
     def _token_logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -96,8 +96,8 @@ def logit_scaling(model: nn.Module, temperature: float = 1.0) -> LogitScaling:
     return LogitScaling(factor, getattr(config, "final_logit_softcapping", None), temperature)
 
 
-def padded_logps(model: nn.Module, groups: Sequence[TokenizedGroup], t0_length: int = 1) -> GroupLogProbs:
-    """Return the same as `PackedLogProbs`, the slow and plain way: one padded row per response, full logits.
+def padded_logps(model: nn.Module, groups: Sequence[TokenizedGroup], t0_length: int = 1) -> SequenceLogProbs:
+    """Return the same as `LogProbModel`, the slow and plain way: one padded row per response, full logits.
 
     The oracle of the tests; nothing else uses it.
     """
@@ -115,7 +115,7 @@ def padded_logps(model: nn.Module, groups: Sequence[TokenizedGroup], t0_length: 
         sums = [token_logps[i, n_prompt - 1 : len(row) - 1].sum() for i, row in enumerate(rows)]
         responses.append(torch.stack(sums + [sums[0] * 0] * (k - len(sums))))
         prompts.append(token_logps[0, t0_length - 1 : n_prompt - 1].sum())
-    return GroupLogProbs(torch.stack(responses), torch.stack(prompts))
+    return SequenceLogProbs(torch.stack(responses), torch.stack(prompts))
 
 
 def _sum_segments(values: Tensor, segments: Tensor, n_segments: int) -> Tensor:

@@ -4,13 +4,14 @@ Knows token ids only: no tokenizer. Positions restart after the prompt for every
 attends to its prompt and itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.attention import PACKED, PackLayout
@@ -45,7 +46,7 @@ class TokenizedGroup:
 
 
 @dataclass(frozen=True)
-class PackedGroups:
+class Pack:
     """G groups in one row of T tokens, and where their log-probs are read.
 
     A log-prob of a target token is read from the hidden state at its `source` position; `segment` says which response
@@ -79,15 +80,15 @@ class PackedGroups:
     lengths: Tensor
     mask: Tensor
 
-    def to(self, device: torch.device) -> "PackedGroups":
+    def to(self, device: torch.device) -> "Pack":
         """Return a copy on `device`."""
         moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in moved.items():
             moved[name] = value.to(device) if isinstance(value, Tensor) else value
-        return PackedGroups(**moved)
+        return Pack(**moved)
 
 
-def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> PackedGroups:
+def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
     """Pack groups into one row.
 
     Args:
@@ -122,7 +123,7 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> PackedG
             responses += [(s, token, g * k + j) for s, token in zip(sources, response, strict=True)]
             ends[g, j], lengths[g, j] = len(ids) - 1, len(response)
     response_columns, prompt_columns = torch.tensor(responses).T, torch.tensor(prompts).T
-    return PackedGroups(
+    return Pack(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
         layout=PackLayout(tuple((len(g.prompt_ids), *map(len, g.response_ids)) for g in groups)),
@@ -138,7 +139,7 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> PackedG
     )
 
 
-def packed_hidden_states(model: nn.Module, batch: PackedGroups) -> Tensor:
+def packed_hidden_states(model: nn.Module, batch: Pack) -> Tensor:
     """Return the last hidden states of a packed batch, `[T, hidden]`.
 
     Args:
@@ -164,7 +165,7 @@ def packed_hidden_states(model: nn.Module, batch: PackedGroups) -> Tensor:
     return output.last_hidden_state[0]
 
 
-def _no_mask(batch: PackedGroups) -> Tensor:
+def _no_mask(batch: Pack) -> Tensor:
     """Return an empty mask of four dimensions, which transformers passes on as it is instead of making one."""
     return torch.empty(1, 1, 0, 0, dtype=torch.bool, device=batch.input_ids.device)
 
@@ -190,9 +191,7 @@ TOLERANCE = 0.03  # of the norm of what is compared; what is computed otherwise 
 _reasons: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
-def why_not_packed(
-    model: nn.Module, packed: Callable[[PackedGroups], Tensor], alone: Callable[[Tensor], Tensor]
-) -> str | None:
+def why_not_packed(model: nn.Module, packed: Callable[[Pack], Tensor], alone: Callable[[Tensor], Tensor]) -> str | None:
     """Return why a model computes packed groups otherwise than single rows; None where it does not.
 
     Computes two short rows both ways, once per model: ALiBi, masks of another kind, bidirectional attention and layers
@@ -212,9 +211,7 @@ def why_not_packed(
 
 
 @torch.no_grad()
-def _difference(
-    model: nn.Module, packed: Callable[[PackedGroups], Tensor], alone: Callable[[Tensor], Tensor]
-) -> str | None:
+def _difference(model: nn.Module, packed: Callable[[Pack], Tensor], alone: Callable[[Tensor], Tensor]) -> str | None:
     padding = getattr(model.config.get_text_config(), "pad_token_id", None)
     ids = [token for token in range(3, 13) if token != padding][:9]
     group = TokenizedGroup("probe", ids[:3], [ids[3:6], ids[6:9]])
@@ -235,3 +232,27 @@ def _difference(
             module.training = mode
     differ = any((ours - theirs).norm() > TOLERANCE * theirs.norm() for ours, theirs in pairs)
     return "it computes a response beside others otherwise than alone" if differ else None
+
+
+def refuse_long_groups(module: nn.Module, groups: Iterable[TokenizedGroup]) -> None:
+    """Refuse groups with a prompt and a response that are too long together; see `refuse_long_rows`.
+
+    Args:
+        module: What computes them: holds models of transformers.
+        groups: All that it will compute.
+
+    Raises:
+        ModelError: One is too long; names the group.
+    """
+    longest = max(groups, key=longest_row, default=None)
+    if longest is None:
+        return
+    what = f"the longest row of group {longest.group_id}, a prompt and a response,"
+    for model in module.modules():
+        if isinstance(model, PreTrainedModel):
+            refuse_long_rows(model, longest_row(longest), what)
+
+
+def longest_row(group: TokenizedGroup) -> int:
+    """Return the tokens of a group's prompt and its longest response."""
+    return len(group.prompt_ids) + max(map(len, group.response_ids), default=0)

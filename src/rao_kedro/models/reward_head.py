@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.packing import PackedGroups, TokenizedGroup, packed_hidden_states, why_not_packed
+from rao_kedro.models.packing import Pack, TokenizedGroup, packed_hidden_states, why_not_packed
 from rao_kedro.models.rotary import refuse_long_rows
 
 if TYPE_CHECKING:
@@ -40,20 +40,20 @@ def recorded_read_at(model_dir: Path) -> ReadAt:
     return read_at
 
 
-def reward_module(classifier: nn.Module) -> "PackedRewards | PaddedRewards":
+def reward_module(classifier: nn.Module) -> "RewardModel | PaddedRewards":
     """Return a sequence classifier of transformers with one label as a module whose input are packed groups.
 
     Decoders with a linear head `score` compute a prompt once for all its responses. Of a bidirectional encoder, of
     another head and of layers that cannot be packed, every response is a padded row, which the model pools itself.
     """
     if isinstance(getattr(classifier, "score", None), nn.Linear):
-        packed = PackedRewards(classifier)
+        packed = RewardModel(classifier)
         if why_not_packed(classifier, packed, lambda rows: classifier(input_ids=rows).logits) is None:
             return packed
     return PaddedRewards(classifier)
 
 
-class PackedRewards(nn.Module):
+class RewardModel(nn.Module):
     """A decoder with a `score` head, read at each response's last token, which its length says."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -62,7 +62,7 @@ class PackedRewards(nn.Module):
         self.model = model
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
-    def forward(self, batch: PackedGroups) -> Tensor:
+    def forward(self, batch: Pack) -> Tensor:
         """Return `[G, K]` rewards, 0 where masked. The head computes in fp32 whatever the body does."""
         hidden = packed_hidden_states(self.model, batch)
         rewards = scores(self.model, hidden[batch.response_end.flatten()])
@@ -78,7 +78,7 @@ class PaddedRewards(nn.Module):
         self.model = model
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
-    def forward(self, batch: PackedGroups) -> Tensor:
+    def forward(self, batch: Pack) -> Tensor:
         """Return `[G, K]` rewards in fp32, 0 where masked.
 
         Raises:
@@ -98,7 +98,7 @@ class PaddedRewards(nn.Module):
         return logits
 
 
-def _rows(batch: PackedGroups) -> list[Tensor]:
+def _rows(batch: Pack) -> list[Tensor]:
     """Return `[tokens]` ids of each response behind its prompt, group by group."""
     rows, start = [], 0
     for n_prompt, *lengths in batch.layout.groups:

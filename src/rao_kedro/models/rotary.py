@@ -4,16 +4,10 @@
 model's original length; `dynamic` keeps them for later batches, too. Up to that length they are constants.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
-from transformers import PreTrainedModel
+from collections.abc import Mapping
+from typing import Any
 
 from rao_kedro.errors import ModelError
-
-if TYPE_CHECKING:
-    from rao_kedro.models.packing import TokenizedGroup
 
 
 def rotary_limit(config: Any) -> int | None:
@@ -53,27 +47,3 @@ def refuse_long_rows(model: Any, n_tokens: int, what: str) -> None:
             "or longrope) depends on the longest row of its batch, so that no result is its own: lower the lengths of "
             f"prompts and responses to {limit} tokens together"
         )
-
-
-def refuse_long_groups(module: nn.Module, groups: Iterable["TokenizedGroup"]) -> None:
-    """Refuse groups with a prompt and a response that are too long together; see `refuse_long_rows`.
-
-    Args:
-        module: What computes them: holds models of transformers.
-        groups: All that it will compute.
-
-    Raises:
-        ModelError: One is too long; names the group.
-    """
-    longest = max(groups, key=longest_row, default=None)
-    if longest is None:
-        return
-    what = f"the longest row of group {longest.group_id}, a prompt and a response,"
-    for model in module.modules():
-        if isinstance(model, PreTrainedModel):
-            refuse_long_rows(model, longest_row(longest), what)
-
-
-def longest_row(group: "TokenizedGroup") -> int:
-    """Return the tokens of a group's prompt and its longest response."""
-    return len(group.prompt_ids) + max(map(len, group.response_ids), default=0)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.logprobs import GroupLogProbs, PackedLogProbs
-from rao_kedro.models.packing import PackedGroups, TokenizedGroup, pack_groups, packed_hidden_states
-from rao_kedro.models.reward_head import PackedRewards, reward_module, scores
+from rao_kedro.models.logprobs import LogProbModel, SequenceLogProbs
+from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups, packed_hidden_states
+from rao_kedro.models.reward_head import RewardModel, reward_module, scores
 
 
 class ValueNetwork(nn.Module):
@@ -26,10 +26,10 @@ class ValueNetwork(nn.Module):
         super().__init__()
         head: Any = classifier.get_submodule("score")
         head.weight = nn.Parameter(torch.zeros(1, head.in_features))  # a new one: the old one may be sharded already
-        self.head = PackedRewards(classifier)
+        self.head = RewardModel(classifier)
         self.bias = nn.Parameter(torch.tensor([start]))
 
-    def forward(self, prompts: PackedGroups) -> Tensor:
+    def forward(self, prompts: Pack) -> Tensor:
         """Return `[G]` values of prompts that `pack_prompts` packed."""
         return self.head(prompts)[:, 0] + self.bias
 
@@ -37,7 +37,7 @@ class ValueNetwork(nn.Module):
 class PolicyAndValue(nn.Module):
     """Both networks as one module, so that one optimizer and one checkpoint hold them."""
 
-    def __init__(self, policy: PackedLogProbs, value: ValueNetwork) -> None:
+    def __init__(self, policy: LogProbModel, value: ValueNetwork) -> None:
         """Hold both."""
         super().__init__()
         self.policy, self.value = policy, value
@@ -47,7 +47,7 @@ class PolicyAndValue(nn.Module):
         """Tie the policy's embeddings again, where sharding has replaced them."""
         self.policy.tie_weights()
 
-    def forward(self, groups: PackedGroups, prompts: PackedGroups) -> tuple[GroupLogProbs, Tensor]:
+    def forward(self, groups: Pack, prompts: Pack) -> tuple[SequenceLogProbs, Tensor]:
         """Return the policy's log-probs of responses, and `[G]` values of the prompts."""
         return self.policy(groups), self.value(prompts)
 
@@ -62,14 +62,14 @@ class TokenValues(nn.Module):
             ModelError: It cannot be computed on packed groups, or its head is not linear.
         """
         super().__init__()
-        if not isinstance(reward_module(classifier), PackedRewards):
+        if not isinstance(reward_module(classifier), RewardModel):
             raise ModelError(
                 f"{type(classifier).__name__} gives no value before every token: it is no decoder that packed groups "
                 "can be computed with, or its head is not linear"
             )
         self.model = classifier
 
-    def forward(self, batch: PackedGroups) -> Tensor:
+    def forward(self, batch: Pack) -> Tensor:
         """Return `[R]` values, in the order of `batch.response_target`. The head computes in fp32."""
         before = packed_hidden_states(self.model, batch)[batch.response_source]
         return scores(self.model, before)
@@ -78,17 +78,17 @@ class TokenValues(nn.Module):
 class PolicyAndTokenValues(nn.Module):
     """Both networks of PPO as one module, so that one optimizer and one checkpoint hold them."""
 
-    def __init__(self, policy: PackedLogProbs, value: TokenValues) -> None:
+    def __init__(self, policy: LogProbModel, value: TokenValues) -> None:
         """Hold both."""
         super().__init__()
         self.policy, self.value = policy, value
 
-    def forward(self, batch: PackedGroups) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Pack) -> tuple[Tensor, Tensor]:
         """Return `[R]` log-probs of response tokens in nats, and `[R]` values before them."""
         return self.policy.response_tokens(batch), self.value(batch)
 
 
-def pack_prompts(groups: Sequence[TokenizedGroup]) -> PackedGroups:
+def pack_prompts(groups: Sequence[TokenizedGroup]) -> Pack:
     """Pack the prompts alone: the last token takes the place of the response, so that a head reads there."""
     prompts = [replace(g, prompt_ids=g.prompt_ids[:-1], response_ids=[g.prompt_ids[-1:]], rewards=None) for g in groups]
     return pack_groups(prompts)

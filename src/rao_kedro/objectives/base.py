@@ -1,4 +1,4 @@
-"""What every objective reads (`GroupLogps`) and returns (`ObjectiveOutput`)."""
+"""What every objective reads (`LogProbBatch`) and returns (`ObjectiveOutput`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class GroupLogps:
+class LogProbBatch:
     """Log-probabilities and rewards of a batch of G prompt groups with up to K responses each.
 
     All log-probs are sums over tokens, in nats, fp32 (or fp64). Column 0 is the chosen response and column 1
@@ -75,7 +75,7 @@ class GroupLogps:
         """
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
-            raise ValueError(f"this objective needs {', '.join(missing)} in GroupLogps, but the batch has none")
+            raise ValueError(f"this objective needs {', '.join(missing)} in LogProbBatch, but the batch has none")
         return tuple(getattr(self, name) for name in names)
 
     def log_ratio(self) -> Tensor:
@@ -133,7 +133,7 @@ class Objective(Protocol):
         """Strength of the KL constraint, (implicit) reward units per nat; None where the objective has none."""
         ...
 
-    def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
+    def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the loss and its metrics."""
         ...
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, require_finite, require_positive
+from rao_kedro.objectives.base import LogProbBatch, require_finite, require_positive
 from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
 
 
@@ -30,7 +30,7 @@ class CalDPO(ReferencePairwiseObjective):
         require_positive("beta", self.beta)
         require_finite("calibration_weight", self.calibration_weight, at_least=0)
 
-    def losses(self, batch: GroupLogps) -> Tensor:
+    def losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`; needs `reference`."""
         h = batch.log_ratio()
         chosen, rejected, target = h[:, 0], h[:, 1], 1 / (2 * self.beta)

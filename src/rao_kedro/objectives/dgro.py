@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, ObjectiveOutput, require_positive
+from rao_kedro.objectives.base import LogProbBatch, ObjectiveOutput, require_positive
 from rao_kedro.objectives.metrics import pair_metrics, target_metrics
 from rao_kedro.objectives.pointwise import group_mean
 
@@ -38,7 +38,7 @@ class DGRO:
         require_positive("policy_weight", self.policy_weight)
         require_positive("regularization_weight", self.regularization_weight)
 
-    def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
+    def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the loss and the metrics of a batch; needs `reference` and `rewards`."""
         (rewards,) = batch.require("rewards")
         h = batch.log_ratio()
@@ -53,6 +53,6 @@ class DGRO:
         """Reward units per nat: where the gradient vanishes, `h = (r - mean r) / temperature`."""
         return self.regularization_weight / self.policy_weight
 
-    def _metrics(self, batch: GroupLogps, h: Tensor, baseline: Tensor) -> dict[str, Tensor]:
+    def _metrics(self, batch: LogProbBatch, h: Tensor, baseline: Tensor) -> dict[str, Tensor]:
         log_z = baseline / self.temperature
         return pair_metrics(batch, self.temperature * h) | target_metrics(batch, self.temperature, log_z)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, require_positive
+from rao_kedro.objectives.base import LogProbBatch, require_positive
 from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
 
 
@@ -31,7 +31,7 @@ class DPO(ReferencePairwiseObjective):
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing must be in [0, 0.5), got {self.label_smoothing!r}")
 
-    def losses(self, batch: GroupLogps) -> Tensor:
+    def losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`; needs `reference`."""
         h = batch.log_ratio()
         logits = self.beta * (h[:, 0] - h[:, 1])

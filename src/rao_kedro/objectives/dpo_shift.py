@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, require_finite, require_positive
+from rao_kedro.objectives.base import LogProbBatch, require_finite, require_positive
 from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
 
 
@@ -34,7 +34,7 @@ class DPOShift(ReferencePairwiseObjective):
         if self.f_end is not None:
             require_finite("f_end", self.f_end, at_least=0)
 
-    def losses(self, batch: GroupLogps) -> Tensor:
+    def losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`; needs `reference`, and `progress` where f changes."""
         f = self.f if self.f_end is None else self.f + (self.f_end - self.f) * batch.progress
         h = batch.log_ratio()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, ObjectiveOutput, require_positive
+from rao_kedro.objectives.base import LogProbBatch, ObjectiveOutput, require_positive
 from rao_kedro.objectives.pointwise import PointwiseObjective, squared_errors
 
 
@@ -33,11 +33,11 @@ class DRO(PointwiseObjective):
         """Return tau."""
         return self.tau
 
-    def baseline(self, batch: GroupLogps) -> Tensor:
+    def baseline(self, batch: LogProbBatch) -> Tensor:
         """Return V(x_i); needs `values`."""
         return batch.require("values")[0]
 
-    def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
+    def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the sum of both losses, and the metrics of a batch."""
         rewards, values = batch.require("rewards", "values")
         achieved = self.tau * batch.log_ratio()

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, require_choice, require_positive
+from rao_kedro.objectives.base import LogProbBatch, require_choice, require_positive
 from rao_kedro.objectives.pairwise import PairwiseObjective
 
 LogpReduction = Literal["sum", "mean"]
@@ -37,15 +37,15 @@ class IPO(PairwiseObjective):
         """Return tau; with mean log-probs it is no strength per nat of a whole response."""
         return self.tau if self.logp_reduction == "sum" else None
 
-    def losses(self, batch: GroupLogps) -> Tensor:
+    def losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`; needs `reference`."""
         h = self._log_ratio(batch)
         return (h[:, 0] - h[:, 1] - 1 / (2 * self.tau)).square()
 
-    def implicit_rewards(self, batch: GroupLogps) -> Tensor:
+    def implicit_rewards(self, batch: LogProbBatch) -> Tensor:
         """Return `tau h_ij`, `[G, K]`."""
         return self.tau * self._log_ratio(batch)
 
-    def _log_ratio(self, batch: GroupLogps) -> Tensor:
+    def _log_ratio(self, batch: LogProbBatch) -> Tensor:
         h = batch.log_ratio()
         return h if self.logp_reduction == "sum" else h / batch.lengths.clamp(min=1)

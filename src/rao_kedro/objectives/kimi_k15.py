@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, require_choice, require_positive
+from rao_kedro.objectives.base import LogProbBatch, require_choice, require_positive
 from rao_kedro.objectives.pointwise import PointwiseObjective, group_mean
 
 Baseline = Literal["mean", "log_mean_exp"]
@@ -39,7 +39,7 @@ class KimiK15(PointwiseObjective):
         """Return tau."""
         return self.tau
 
-    def baseline(self, batch: GroupLogps) -> Tensor:
+    def baseline(self, batch: LogProbBatch) -> Tensor:
         """Return b_i; needs `rewards`."""
         (rewards,) = batch.require("rewards")
         if self.group_baseline == "mean":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, require_positive
+from rao_kedro.objectives.base import LogProbBatch, require_positive
 from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
 
 
@@ -35,7 +35,7 @@ class KTO(ReferencePairwiseObjective):
         for name in ("beta", "desirable_weight", "undesirable_weight"):
             require_positive(name, getattr(self, name))
 
-    def losses(self, batch: GroupLogps) -> Tensor:
+    def losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`; needs `reference` and the mismatched log-probs."""
         policy, reference = batch.require("mismatched_policy", "mismatched_reference")
         z = (policy - reference).mean().clamp(min=0).detach()

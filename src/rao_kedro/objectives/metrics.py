@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps
+from rao_kedro.objectives.base import LogProbBatch
 
 
-def pair_metrics(batch: GroupLogps, implicit_rewards: Tensor) -> dict[str, Tensor]:
+def pair_metrics(batch: LogProbBatch, implicit_rewards: Tensor) -> dict[str, Tensor]:
     """Return what is plotted for every method: rewards and log-probs of the chosen and rejected responses.
 
     Args:
@@ -42,7 +42,7 @@ def pair_metrics(batch: GroupLogps, implicit_rewards: Tensor) -> dict[str, Tenso
         return {name: value.detach() for name, value in finished(metrics).items()}
 
 
-def target_metrics(batch: GroupLogps, beta: float, log_z: Tensor) -> dict[str, Tensor]:
+def target_metrics(batch: LogProbBatch, beta: float, log_z: Tensor) -> dict[str, Tensor]:
     """Return how far the target log-ratios `r/beta - log Z_i` are reached, and whether they can be.
 
     Args:
@@ -88,7 +88,7 @@ def finished(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _moments(batch: GroupLogps, name: str, values: Tensor, h: Tensor) -> dict[str, Tensor]:
+def _moments(batch: LogProbBatch, name: str, values: Tensor, h: Tensor) -> dict[str, Tensor]:
     def mean(x: Tensor) -> Tensor:
         return (x.masked_fill(~batch.mask, 0.0).sum(1) / batch.mask.sum(1)).mean()
 

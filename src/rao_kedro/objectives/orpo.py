@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, require_finite
+from rao_kedro.objectives.base import LogProbBatch, require_finite
 from rao_kedro.objectives.pairwise import PairwiseObjective
 
 
@@ -33,12 +33,12 @@ class ORPO(PairwiseObjective):
         """
         require_finite("lambda", self.lambda_, at_least=0)
 
-    def losses(self, batch: GroupLogps) -> Tensor:
+    def losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`."""
         log_odds = _log_odds(batch.mean_token_logps()[:, :2])
         return -batch.mean_token_logps()[:, 0] - self.lambda_ * F.logsigmoid(log_odds[:, 0] - log_odds[:, 1])
 
-    def implicit_rewards(self, batch: GroupLogps) -> Tensor:
+    def implicit_rewards(self, batch: LogProbBatch) -> Tensor:
         """Return `lambda avg log pi(y_ij|x_i)`, `[G, K]`."""
         return self.lambda_ * batch.mean_token_logps()
 

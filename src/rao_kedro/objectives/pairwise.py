@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, ObjectiveOutput
+from rao_kedro.objectives.base import LogProbBatch, ObjectiveOutput
 from rao_kedro.objectives.metrics import pair_metrics
 
 
@@ -24,14 +24,14 @@ class PairwiseObjective(ABC):
         return None
 
     @abstractmethod
-    def losses(self, batch: GroupLogps) -> Tensor:
+    def losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`."""
 
     @abstractmethod
-    def implicit_rewards(self, batch: GroupLogps) -> Tensor:
+    def implicit_rewards(self, batch: LogProbBatch) -> Tensor:
         """Return the rewards that the policy implies under this objective, `[G, K]`."""
 
-    def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
+    def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the mean loss and the metrics of a batch."""
         losses = self.losses(batch)
         weight = torch.tensor(float(len(losses)), device=losses.device)
@@ -48,7 +48,7 @@ class ReferencePairwiseObjective(PairwiseObjective):
         """Implicit reward per nat."""
         return self.beta
 
-    def implicit_rewards(self, batch: GroupLogps) -> Tensor:
+    def implicit_rewards(self, batch: LogProbBatch) -> Tensor:
         """Return `beta h_ij`, `[G, K]`; needs `reference`."""
         return self.beta * batch.log_ratio()
 
@@ -79,7 +79,7 @@ class AllPairs:
         """Return that of the objective."""
         return self.objective.temperature
 
-    def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
+    def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the mean loss and the metrics of a batch; needs `ratings`.
 
         Raises:
@@ -97,7 +97,7 @@ class AllPairs:
         return ObjectiveOutput(per_group.mean(), weight, pair_metrics(batch, self.objective.implicit_rewards(batch)))
 
 
-def _pairs(batch: GroupLogps, group: Tensor, chosen: Tensor, rejected: Tensor) -> GroupLogps:
+def _pairs(batch: LogProbBatch, group: Tensor, chosen: Tensor, rejected: Tensor) -> LogProbBatch:
     """Return P pairs as a batch of P groups of two; `group`, `chosen` and `rejected` are their positions, `[P]`."""
     columns: dict[str, Any] = {}
     for name in ("policy", "lengths", "mask", "reference", "rewards", "ratings"):

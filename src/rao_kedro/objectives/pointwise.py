@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, ObjectiveOutput
+from rao_kedro.objectives.base import LogProbBatch, ObjectiveOutput
 from rao_kedro.objectives.calibration import Reduction
 from rao_kedro.objectives.metrics import pair_metrics, target_metrics
 
@@ -39,22 +39,22 @@ class PointwiseObjective(ABC):
         """Reward units per nat: the paper's beta or tau."""
 
     @abstractmethod
-    def baseline(self, batch: GroupLogps) -> Tensor:
+    def baseline(self, batch: LogProbBatch) -> Tensor:
         """Return b(x_i), `[G]` in reward units."""
 
-    def residuals(self, batch: GroupLogps) -> Tensor:
+    def residuals(self, batch: LogProbBatch) -> Tensor:
         """Return `r_ij - b(x_i) - beta h_ij`, `[G, K]`; needs `reference` and `rewards`."""
         (rewards,) = batch.require("rewards")
         return rewards - self.baseline(batch)[:, None] - self.temperature * batch.log_ratio()
 
-    def metrics(self, batch: GroupLogps) -> dict[str, Tensor]:
+    def metrics(self, batch: LogProbBatch) -> dict[str, Tensor]:
         """Return the metrics of a batch."""
         log_z = self.baseline(batch).detach() / self.temperature
         return pair_metrics(batch, self.temperature * batch.log_ratio()) | target_metrics(
             batch, self.temperature, log_z
         )
 
-    def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
+    def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the mean squared residual and the metrics of a batch."""
         loss, weight = squared_errors(self.residuals(batch), batch.mask)
         return ObjectiveOutput(loss, weight, self.metrics(batch))

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, ObjectiveOutput, require_choice, require_finite, require_positive
+from rao_kedro.objectives.base import LogProbBatch, ObjectiveOutput, require_choice, require_finite, require_positive
 from rao_kedro.objectives.calibration import Reduction, calibrated_log_z0
 from rao_kedro.objectives.pointwise import PointwiseObjective, squared_errors
 
@@ -64,7 +64,7 @@ class RAO(PointwiseObjective):
         """Whether D_i is read, and with its gradient or without."""
         return self.prompt_term
 
-    def log_z(self, batch: GroupLogps) -> Tensor:
+    def log_z(self, batch: LogProbBatch) -> Tensor:
         """Return `log Z_i`, `[G]` in nats."""
         log_z0 = torch.full_like(batch.policy[:, 0], self.solved_log_z0(batch)).detach()
         if self.prompt_term == "none":
@@ -78,7 +78,7 @@ class RAO(PointwiseObjective):
             return self
         return replace(self, log_z0=calibrated_log_z0(rewards, self.beta, self.margin, self.reduction), margin=0.0)
 
-    def solved_log_z0(self, batch: GroupLogps) -> float:
+    def solved_log_z0(self, batch: LogProbBatch) -> float:
         """Return log Z_0 in nats; "auto" needs `rewards`."""
         if self.log_z0 != "auto":
             return self.log_z0
@@ -86,11 +86,11 @@ class RAO(PointwiseObjective):
         given = [row[there].tolist() for row, there in zip(rewards, batch.mask, strict=True)]
         return float(self.calibrate(given).log_z0)
 
-    def baseline(self, batch: GroupLogps) -> Tensor:
+    def baseline(self, batch: LogProbBatch) -> Tensor:
         """Return `beta log Z_i`; needs the prompt log-probs unless `prompt_term` is none."""
         return self.beta * self.log_z(batch)
 
-    def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
+    def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the loss and the metrics of a batch."""
         loss, weight = squared_errors(self.residuals(batch), batch.mask, self.reduction)
         scale = {"none": 1.0, "inverse_beta": 1 / self.beta, "inverse_beta_squared": self.beta**-2}

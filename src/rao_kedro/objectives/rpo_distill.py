@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from rao_kedro.objectives.base import GroupLogps, ObjectiveOutput, require_positive
+from rao_kedro.objectives.base import LogProbBatch, ObjectiveOutput, require_positive
 from rao_kedro.objectives.metrics import pair_metrics
 
 
@@ -36,7 +36,7 @@ class RewardDistillation:
         """Return beta."""
         return self.beta
 
-    def __call__(self, batch: GroupLogps) -> ObjectiveOutput:
+    def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the loss and the metrics of a batch; needs `reference` and `rewards`."""
         (rewards,) = batch.require("rewards")
         implicit = self.beta * batch.log_ratio()

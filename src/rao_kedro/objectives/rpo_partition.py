@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, require_positive
+from rao_kedro.objectives.base import LogProbBatch, require_positive
 from rao_kedro.objectives.pointwise import PointwiseObjective
 
 
@@ -33,7 +33,7 @@ class RewardPartitioning(PointwiseObjective):
         """Return tau."""
         return self.tau
 
-    def baseline(self, batch: GroupLogps) -> Tensor:
+    def baseline(self, batch: LogProbBatch) -> Tensor:
         """Return b_i; needs `reference` and `rewards`."""
         reference, rewards = batch.require("reference", "rewards")
         exponents = (reference + rewards / self.tau).masked_fill(~batch.mask, -math.inf)

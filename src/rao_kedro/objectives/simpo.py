@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, require_finite, require_positive
+from rao_kedro.objectives.base import LogProbBatch, require_finite, require_positive
 from rao_kedro.objectives.pairwise import PairwiseObjective
 
 
@@ -33,11 +33,11 @@ class SimPO(PairwiseObjective):
         require_positive("beta", self.beta)
         require_finite("gamma", self.gamma, at_least=0)
 
-    def losses(self, batch: GroupLogps) -> Tensor:
+    def losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`."""
         rewards = self.implicit_rewards(batch)
         return -F.logsigmoid(rewards[:, 0] - rewards[:, 1] - self.gamma)
 
-    def implicit_rewards(self, batch: GroupLogps) -> Tensor:
+    def implicit_rewards(self, batch: LogProbBatch) -> Tensor:
         """Return `beta / |y_ij| log pi(y_ij|x_i)`, `[G, K]`."""
         return self.beta * batch.mean_token_logps()

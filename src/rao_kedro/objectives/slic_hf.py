@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rao_kedro.objectives.base import GroupLogps, require_finite
+from rao_kedro.objectives.base import LogProbBatch, require_finite
 from rao_kedro.objectives.pairwise import PairwiseObjective
 
 
@@ -32,11 +32,11 @@ class SLiCHF(PairwiseObjective):
         require_finite("delta", self.delta, at_least=0)
         require_finite("lambda", self.lambda_, at_least=0)
 
-    def losses(self, batch: GroupLogps) -> Tensor:
+    def losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`."""
         chosen, rejected = batch.policy[:, 0], batch.policy[:, 1]
         return (self.delta - chosen + rejected).clamp(min=0) - self.lambda_ * chosen
 
-    def implicit_rewards(self, batch: GroupLogps) -> Tensor:
+    def implicit_rewards(self, batch: LogProbBatch) -> Tensor:
         """Return `log pi(y_ij|x_i)`, `[G, K]`: what the hinge compares."""
         return batch.policy

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from rao_kedro.config.runs import method_of
 from rao_kedro.errors import ParameterError
-from rao_kedro.schemas.runs import method_of
 
 METHODS = (
     "rao",

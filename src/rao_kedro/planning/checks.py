@@ -7,20 +7,20 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from pydantic import BaseModel
 
+from rao_kedro.config.benchmarks import JUDGED, AnsweredBenchmarks
+from rao_kedro.config.generation import GenerationParameters
+from rao_kedro.config.parameters import SampledResponses
+from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.runs import method_of
+from rao_kedro.config.training import TrainingParameters
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.leaderboard import BASELINE
-from rao_kedro.inference.engine_options import refuse_impossible
-from rao_kedro.inference.generators import resolve_backend
+from rao_kedro.generation.engine_options import refuse_impossible
+from rao_kedro.generation.generators import resolve_backend
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.planning import files, judges, lengths, machine, models
 from rao_kedro.planning.size import bytes_on_disk
 from rao_kedro.planning.steps import Run, Step, steps_of
-from rao_kedro.schemas.benchmarks import JUDGED, AnsweredBenchmarks
-from rao_kedro.schemas.generation import GenerationParameters
-from rao_kedro.schemas.parameters import SampledResponses
-from rao_kedro.schemas.rewards import RewardParameters
-from rao_kedro.schemas.runs import method_of
-from rao_kedro.schemas.training import TrainingParameters
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from kedro.io import DatasetError
 
+from rao_kedro.config.benchmarks import FORMATS, AnsweredBenchmarks, HarnessDataset
+from rao_kedro.config.parameters import PreferenceFiles, PreferenceSource, SampledResponses
+from rao_kedro.data.readers import read_rows
 from rao_kedro.errors import DataError
 from rao_kedro.planning.models import HUB_NAME
 from rao_kedro.planning.steps import Run
-from rao_kedro.preferences.readers import read_rows
-from rao_kedro.schemas.benchmarks import FORMATS, AnsweredBenchmarks, HarnessDataset
-from rao_kedro.schemas.parameters import PreferenceFiles, PreferenceSource, SampledResponses
 
 LARGE = 2**28  # bytes of a file of which not even the first row is read here: a JSON list is read as a whole
 _BENCHMARK_FILES = {

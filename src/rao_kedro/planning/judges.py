@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rao_kedro.config.generation import ServedEngineParameters
+from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.errors import ParameterError, RaoKedroError
-from rao_kedro.inference.engine_options import refuse_impossible
+from rao_kedro.generation.engine_options import refuse_impossible
 from rao_kedro.planning.models import checkpoint_problems, template_problems
 from rao_kedro.rewards.registry import build_reward
-from rao_kedro.schemas.generation import ServedEngineParameters
-from rao_kedro.schemas.rewards import RewardParameters
 
 PATIENCE = 2.0  # seconds for a server to take a connection
 _INSIDE = (".local", ".internal", ".lan", ".localdomain", ".home", ".corp", ".cluster")

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rao_kedro.config.benchmarks import AnsweredBenchmarks
+from rao_kedro.config.generation import GenerationParameters
+from rao_kedro.config.parameters import DataParameters, MethodParameters, RewardModelStudyParameters
 from rao_kedro.planning import models
 from rao_kedro.planning.steps import Run, Step
-from rao_kedro.schemas.benchmarks import AnsweredBenchmarks
-from rao_kedro.schemas.generation import GenerationParameters
-from rao_kedro.schemas.parameters import DataParameters, MethodParameters, RewardModelStudyParameters
 
 
 class Group(NamedTuple):
@@ -120,7 +120,7 @@ def table_of(run: Run, step: Step) -> Path | None:
 
 @cache
 def _read_groups(path: Path, modified: int) -> list[Group]:
-    from rao_kedro.preferences.tokenize import response_order
+    from rao_kedro.data.tokenize import response_order
 
     found = []
     columns = ["group_id", "split", "prompt_ids", "response_ids", "chosen", "rejected"]

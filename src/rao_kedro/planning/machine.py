@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from rao_kedro.schemas.training import ADAM_BYTES, GRADIENT_BYTES, WEIGHT_BYTES, TrainingParameters
+from rao_kedro.config.training import ADAM_BYTES, GRADIENT_BYTES, WEIGHT_BYTES, TrainingParameters
 
 _ON_GPUS = ("MULTI_GPU", "FSDP", "DEEPSPEED")
 _SHARDED = ("FSDP", "DEEPSPEED")

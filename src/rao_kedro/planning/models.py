@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rao_kedro.config.specs import ModelParameters
 from rao_kedro.errors import ModelError, ParameterError
 from rao_kedro.models.checks import ADAPTER, check_causal_lm, check_settings, read_settings, weight_files
 from rao_kedro.models.gguf import find_packaged_gguf
 from rao_kedro.planning.steps import Run
-from rao_kedro.schemas.specs import ModelParameters
 
 # Of any kind of tokenizer, one of these at least.
 _TOKENIZERS = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "merges.txt", "*.tiktoken", "tekken.json")

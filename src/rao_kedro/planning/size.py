@@ -8,11 +8,11 @@ from typing import NamedTuple
 import pandas as pd
 import pyarrow.parquet as pq
 
-from rao_kedro.freshness import RECORDS
+from rao_kedro.config.parameters import MethodParameters, PreferenceFiles, PreferenceSource, SampledResponses
+from rao_kedro.config.training import ADAM_BYTES, WEIGHT_BYTES, TrainingParameters
+from rao_kedro.datasets.freshness import RECORDS
 from rao_kedro.planning import lengths, machine, models
 from rao_kedro.planning.steps import Run, Step
-from rao_kedro.schemas.parameters import MethodParameters, PreferenceFiles, PreferenceSource, SampledResponses
-from rao_kedro.schemas.training import ADAM_BYTES, WEIGHT_BYTES, TrainingParameters
 
 COUNTED = 2**30  # bytes of a file whose lines are counted
 _MODEL_MAKERS = ("prepare_base_model", "train_sft", "train_reward_model", "align")

@@ -7,8 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 
+from rao_kedro.config.runs import method_of
 from rao_kedro.reporting.report import embedded
-from rao_kedro.schemas.runs import method_of
 
 Row = Mapping[Hashable, Any]
 

@@ -7,9 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 
+from rao_kedro.config.runs import method_of
 from rao_kedro.evals.leaderboard import BASELINE, difference_from_baseline, unequal_responses
-from rao_kedro.evals.statistics import MIN_VERDICT_N, verdict
-from rao_kedro.schemas.runs import method_of
+from rao_kedro.statistics import MIN_VERDICT_N, verdict
 
 
 def html_report(
@@ -24,7 +24,7 @@ def html_report(
     Args:
         leaderboard: Table of `Leaderboard`.
         figures: Figures by their headings.
-        generations: Table of `ScoredGenerations` by run (`schemas.runs`), for side-by-side examples of each method's
+        generations: Table of `ScoredGenerations` by run (`config.runs`), for side-by-side examples of each method's
             first run.
         tables: Further tables by their headings.
         examples: Prompts to show.

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from rao_kedro.data.quarantine import QuarantineReason, quarantined_row, quarantined_table
+from rao_kedro.data.tokenize import Pairing, choose_pair
 from rao_kedro.errors import DataError
-from rao_kedro.preferences.quarantine import QuarantineReason, quarantined_row, quarantined_table
-from rao_kedro.preferences.tokenize import Pairing, choose_pair
 from rao_kedro.rewards.outliers import robust_moments
 
 Normalisation = Literal["none", "standardise"]
@@ -29,7 +29,7 @@ def annotate(
     """Return groups with their rewards.
 
     Args:
-        tokenized_groups: Table of `TokenizedGroups`.
+        tokenized_groups: Table of `TokenizedGroupTable`.
         scored: Columns `group_id`, `rewards`, `truncated`, `failures`, `reward_model`.
         normalisation: "standardise" makes rewards of mean 0 and standard deviation 1 over the training split.
         pairing: How a group that loses responses gets its pair; see `choose_pair`.

@@ -6,17 +6,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import ParameterError
+from rao_kedro.identity import content_hash
 from rao_kedro.models.chat import ChatFormat, load_chat_format
 from rao_kedro.models.hub import local_checkpoint
-from rao_kedro.models.identity import content_hash
 from rao_kedro.models.loading import load_reward_model
 from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.models.reward_head import PackedRewards, ReadAt, recorded_read_at, reward_module
+from rao_kedro.models.reward_head import ReadAt, RewardModel, recorded_read_at, reward_module
 from rao_kedro.models.rotary import rotary_limit
-from rao_kedro.rewards.base import PromptGroup, Reward, Scores
+from rao_kedro.rewards.base import Reward, Scores
 from rao_kedro.rewards.tokens import score_tokens
-from rao_kedro.training.scoring import ForwardPass, group_rewards
+from rao_kedro.scoring.forward import ForwardPass, group_rewards
 
 
 class BradleyTerry(Reward):
@@ -86,7 +87,7 @@ class BradleyTerry(Reward):
             self.max_tokens_per_batch,
             self._score,
             read_at=self._read_at,
-            padding=module.model.config.get_text_config().pad_token_id if isinstance(module, PackedRewards) else None,
+            padding=module.model.config.get_text_config().pad_token_id if isinstance(module, RewardModel) else None,
         )
 
     def _score(self, pieces: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:

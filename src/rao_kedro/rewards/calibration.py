@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rao_kedro.preferences.tokenize import response_order
+from rao_kedro.data.tokenize import response_order
 from rao_kedro.rewards.annotation import QUANTILES, clip_bounds
 from rao_kedro.rewards.outliers import OUTLIER, robust_moments
 
@@ -95,7 +95,7 @@ def _distribution(table: pd.DataFrame, low: float, high: float, median: float, s
 
 def _by_group(table: pd.DataFrame, threshold: float, seed: int) -> list[tuple[Any, ...]]:
     """Return metrics that are means over groups, with their intervals."""
-    from rao_kedro.evals.statistics import mean_interval
+    from rao_kedro.statistics import mean_interval
 
     columns = (table[name] for name in ("rewards", "ratings", "response_ids", "chosen", "rejected", "truncated"))
     per_group = [_of_group(threshold, *group) for group in zip(*columns, strict=True)]
@@ -152,7 +152,7 @@ def accuracy_by_gap(reward_annotated: pd.DataFrame, bins: int = 5, seed: int = 0
     Returns:
         Columns `split, gap_low, gap_high, gap_mean, accuracy, low, high, n`, with 95 % intervals over the n groups.
     """
-    from rao_kedro.evals.statistics import mean_interval
+    from rao_kedro.statistics import mean_interval
 
     rows = []
     for split, table in reward_annotated.groupby("split", sort=False):

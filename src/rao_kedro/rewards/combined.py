@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import ParameterError
-from rao_kedro.rewards.base import PromptGroup, Reward, Scores
+from rao_kedro.rewards.base import Reward, Scores
 from rao_kedro.rewards.registry import make_reward
 
 

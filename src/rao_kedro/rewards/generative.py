@@ -12,13 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rao_kedro.config.rewards import generative_judge
+from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import InferenceError, ParameterError
-from rao_kedro.inference.chat_completions import Answer, ChatSampling
-from rao_kedro.inference.judge import Judge
-from rao_kedro.models.identity import combined_hash
+from rao_kedro.identity import combined_hash
+from rao_kedro.judges.chat_completions import Answer, ChatSampling
+from rao_kedro.judges.judge import Judge
 from rao_kedro.models.thinking import split_thinking
-from rao_kedro.rewards.base import PromptGroup, Reward, Scores
-from rao_kedro.schemas.rewards import generative_judge
+from rao_kedro.rewards.base import Reward, Scores
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -61,7 +62,7 @@ class GenerativeReward(Reward):
             top_logprobs: Likeliest tokens that the expectation is over.
             max_failure_share: Of answers without a score; more than that ends the run.
             cache_dir: Where answers are kept, so that none is paid for twice.
-            **judge: The other fields of `rao_kedro.schemas.benchmarks.JudgeServerParameters`: `base_url`, how the judge
+            **judge: The other fields of `rao_kedro.config.benchmarks.JudgeServerParameters`: `base_url`, how the judge
                 is asked, prices. A `max_tokens` of `protocol` is 8, or 512 with reasoning; such a temperature is 0.
 
         Raises:
@@ -107,7 +108,7 @@ class GenerativeReward(Reward):
         """
         from accelerate.utils import broadcast_object_list
 
-        from rao_kedro.training.distributed import process_state
+        from rao_kedro.distributed import process_state
 
         found = [self._asked(groups) if process_state().is_main_process else None]
         return broadcast_object_list(found)[0]

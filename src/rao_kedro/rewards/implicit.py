@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import ModelError, ParameterError
+from rao_kedro.identity import content_hash
 from rao_kedro.models.chat import ChatFormat, load_chat_format
 from rao_kedro.models.hub import local_checkpoint
-from rao_kedro.models.identity import content_hash
 from rao_kedro.models.loading import load_causal_lm
-from rao_kedro.models.logprobs import PackedLogProbs
+from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.rewards.base import PromptGroup, Reward, Scores
+from rao_kedro.rewards.base import Reward, Scores
 from rao_kedro.rewards.bradley_terry import context_length
 from rao_kedro.rewards.tokens import score_tokens
-from rao_kedro.training.scoring import ForwardPass, group_logps, refuse_constant_rewards
+from rao_kedro.scoring.forward import ForwardPass, group_logps, refuse_constant_rewards
 
 
 class ImplicitReward(Reward):
@@ -68,8 +69,8 @@ class ImplicitReward(Reward):
         return chat
 
     @cached_property
-    def _modules(self) -> list[PackedLogProbs]:
-        return [PackedLogProbs(load_causal_lm(directory)) for directory in self._directories]
+    def _modules(self) -> list[LogProbModel]:
+        return [LogProbModel(load_causal_lm(directory)) for directory in self._directories]
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group."""

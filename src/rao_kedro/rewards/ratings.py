@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from rao_kedro.rewards.base import PromptGroup, Reward, Scores
+from rao_kedro.data.prompt_group import PromptGroup
+from rao_kedro.rewards.base import Reward, Scores
 
 
 class Ratings(Reward):

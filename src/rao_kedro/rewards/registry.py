@@ -5,9 +5,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.rewards.base import Reward
-from rao_kedro.schemas.rewards import RewardParameters
 
 # Named, not imported: rules need neither torch nor a server.
 _REWARDS = {

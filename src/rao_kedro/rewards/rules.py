@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rao_kedro.data import requirements as checks
+from rao_kedro.data.prompt_group import Message, PromptGroup
+from rao_kedro.data.requirements import score_response
 from rao_kedro.errors import DataError, ParameterError
+from rao_kedro.identity import combined_hash, file_hash
 from rao_kedro.models import thinking
-from rao_kedro.models.identity import combined_hash, file_hash
 from rao_kedro.models.thinking import split_thinking
-from rao_kedro.rewards import checks
-from rao_kedro.rewards.base import Message, PromptGroup, Reward, Scores
-from rao_kedro.rewards.checks import score_response
+from rao_kedro.rewards.base import Reward, Scores
 
 NO_REQUIREMENTS = "the prompt has no requirements that rules could check"
 THINKING_WAS_CUT = "the thinking was cut, so there is no answer"
@@ -27,7 +28,7 @@ class Rules(Reward):
         """Say what is checked.
 
         Args:
-            requirements: Checks (`rao_kedro.rewards.checks`) for every prompt, in place of the prompt's own ones, for
+            requirements: Checks (`rao_kedro.data.requirements`) for every prompt, in place of the prompt's own, for
                 example `[{check: max_words, limit: 100}]`.
             function: Import path `module:name` of a function of the prompt's messages and the response that returns a
                 number, in place of checks. It is given the response without its thinking, and none whose thinking was

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import DataError, ModelError
 from rao_kedro.models.chat import (
     ChatFormat,
@@ -13,7 +14,7 @@ from rao_kedro.models.chat import (
 )
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.models.reward_head import ReadAt
-from rao_kedro.rewards.base import PromptGroup, Scores
+from rao_kedro.rewards.base import Scores
 
 Score = Callable[[list[TokenizedGroup], int], dict[str, list[float]]]
 MIN_SHARED = 2  # tokens before a response, of which the first is t_0

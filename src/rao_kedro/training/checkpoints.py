@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from rao_kedro.errors import TrainingError
-from rao_kedro.models.identity import file_hash
+from rao_kedro.identity import file_hash
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rao_kedro.config.training import ADAM_BYTES, GRADIENT_BYTES, TrainingParameters
+from rao_kedro.distributed import sharding
 from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.schemas.training import ADAM_BYTES, GRADIENT_BYTES, TrainingParameters
-from rao_kedro.training.batching import packs
-from rao_kedro.training.distributed import sharding
+from rao_kedro.scoring.packs import packs
 from rao_kedro.training.task import Task
 
 

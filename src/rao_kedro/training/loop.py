@@ -17,19 +17,18 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
+from rao_kedro.config.training import TrainingParameters
 from rao_kedro.errors import TrainingError
 from rao_kedro.files import write_text
 from rao_kedro.models.adapters import merged
-from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.models.rotary import refuse_long_groups
-from rao_kedro.schemas.training import TrainingParameters
-from rao_kedro.training.batching import epoch_steps, packs, share_of_process
+from rao_kedro.models.packing import TokenizedGroup, refuse_long_groups
+from rao_kedro.scoring.packs import packs, share_of_process
 from rao_kedro.training.checkpoints import Checkpoints
 from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, peak_memory
 from rao_kedro.training.interruption import Interruption
 from rao_kedro.training.options import make_optimizer, prepared
 from rao_kedro.training.progress import MetricsLog, Progress
-from rao_kedro.training.schedule import make_schedule, warmup_remark
+from rao_kedro.training.schedule import epoch_steps, make_schedule, warmup_remark
 from rao_kedro.training.task import Task
 
 logger = logging.getLogger(__name__)

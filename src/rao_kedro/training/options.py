@@ -12,10 +12,10 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from rao_kedro.config.training import TrainingParameters
+from rao_kedro.distributed import sharding
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.adapters import add_lora, outermost_models
-from rao_kedro.schemas.training import TrainingParameters
-from rao_kedro.training.distributed import sharding
 
 
 def prepared(module: nn.Module, parameters: TrainingParameters, accelerator: Accelerator) -> nn.Module:

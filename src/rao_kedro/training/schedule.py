@@ -1,12 +1,15 @@
-"""The learning rate of each optimizer step. No step has a rate of 0: neither the first nor the last trains nothing."""
+"""The groups and the learning rate of each optimizer step; pure functions of the seed and the settings."""
 
 import math
+import random
+from collections.abc import Sequence
 from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from rao_kedro.schemas.training import TrainingParameters
+from rao_kedro.config.training import TrainingParameters
+from rao_kedro.models.packing import TokenizedGroup
 
 
 def warmup_steps(parameters: TrainingParameters, n_steps: int) -> int:
@@ -57,3 +60,14 @@ def warmup_remark(parameters: TrainingParameters, n_steps: int) -> str | None:
         f"the learning rate goes up to {highest:.3g} and never reaches {parameters.learning_rate:g}. Take more steps "
         "(a smaller groups_per_step, more epochs), or set warmup_ratio: 0"
     )
+
+
+def epoch_steps(
+    groups: Sequence[TokenizedGroup], groups_per_step: int, seed: int, epoch: int
+) -> list[list[TokenizedGroup]]:
+    """Return the optimizer steps of an epoch: a shuffle of all groups, cut into steps; the last may be smaller."""
+    order = list(range(len(groups)))
+    random.Random(f"{seed}-{epoch}").shuffle(order)
+    return [
+        [groups[i] for i in order[start : start + groups_per_step]] for start in range(0, len(order), groups_per_step)
+    ]

@@ -11,12 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from rao_kedro.config.parameters import PreferenceSource
+from rao_kedro.data.readers import read_rows
 from rao_kedro.errors import DataError
 from rao_kedro.evals.downstream.choice_answers import LETTERS, extract_choice
 from rao_kedro.evals.downstream.number_answers import extract_number, parse_number
 from rao_kedro.models.thinking import split_thinking
-from rao_kedro.preferences.readers import read_rows
-from rao_kedro.schemas.parameters import PreferenceSource
 
 INVALID = "[invalid]"  # what the harness's filters find where nothing matches
 IGNORED = [",", r"\$", r"(?s).*#### ", r"\.$"]  # in numbers, by the harness's own files of GSM8K

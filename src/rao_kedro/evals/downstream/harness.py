@@ -18,6 +18,7 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
+from rao_kedro.config.benchmarks import DOWNSTREAM, ChainOfThoughtParameters, TaskSource
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.downstream.answers import INVALID
 from rao_kedro.evals.downstream.choice_answers import LETTERS
@@ -30,7 +31,6 @@ from rao_kedro.evals.downstream.results import (
     tables,
 )
 from rao_kedro.evals.responses import Response
-from rao_kedro.schemas.benchmarks import DOWNSTREAM, ChainOfThoughtParameters, TaskSource
 
 TASK_FILES = Path(__file__).parent / "tasks"
 PREFIX = "rao_"  # of the tasks' names among the harness's own

@@ -24,6 +24,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 
+from rao_kedro.config.benchmarks import HARNESS, HarnessDataset, HarnessParameters
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals.downstream.answers import INVALID
 from rao_kedro.evals.downstream.harness import quiet_harness, written
@@ -37,7 +38,6 @@ from rao_kedro.evals.downstream.results import (
     spread_of_mean,
     tables,
 )
-from rao_kedro.schemas.benchmarks import HARNESS, HarnessDataset, HarnessParameters
 
 OF_CHOICES = ("acc", "acc_norm", "acc_bytes")  # metrics that guessing has a known value of
 Z = 1.959964  # of a 95 % interval

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from rao_kedro.evals.statistics import mean_interval
+from rao_kedro.statistics import mean_interval
 
 SAMPLE_COLUMNS = [
     "task",

@@ -18,13 +18,13 @@ from typing import Any
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
+from rao_kedro.config.benchmarks import DOWNSTREAM, TaskSource
+from rao_kedro.config.parameters import PreferenceSource
+from rao_kedro.data.readers import read_rows
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals.downstream import formats
 from rao_kedro.evals.downstream.formats import Item, Row
-from rao_kedro.models.identity import file_hash
-from rao_kedro.preferences.readers import read_rows
-from rao_kedro.schemas.benchmarks import DOWNSTREAM, TaskSource
-from rao_kedro.schemas.parameters import PreferenceSource
+from rao_kedro.identity import file_hash
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from rao_kedro.config.parameters import MethodParameters, ReferenceParameters
+from rao_kedro.config.specs import AlignmentSpec, PPOSpec
+from rao_kedro.config.training import KLParameters
 from rao_kedro.errors import ParameterError
-from rao_kedro.schemas.parameters import MethodParameters, ReferenceParameters
-from rao_kedro.schemas.specs import AlignmentSpec, PPOSpec
-from rao_kedro.schemas.training import KLParameters
-from rao_kedro.training.launch import launch, read_training_log
-from rao_kedro.training.reference_cache import cached_reference_logprobs
+from rao_kedro.launch import launch, read_training_log
+from rao_kedro.scoring.reference_cache import cached_reference_logprobs
 
 
 def score_reference(

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from kedro.pipeline import Node, Pipeline
 
+from rao_kedro.config.runs import method_of
 from rao_kedro.pipelines.alignment.nodes import align, score_reference
 from rao_kedro.pipelines.methods import ON_POLICY, WITHOUT_REFERENCE
 from rao_kedro.reporting.figures import training_dynamics_of_one
-from rao_kedro.schemas.runs import method_of
 
 
 def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:

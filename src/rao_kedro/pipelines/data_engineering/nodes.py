@@ -4,23 +4,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.files import alone_in_workspace, write_parquet
-from rao_kedro.inference import GenerationSpec, generate
-from rao_kedro.models.chat import load_chat_format
-from rao_kedro.models.launch import import_model
-from rao_kedro.preferences.groups import read_preferences
-from rao_kedro.preferences.quarantine import NoGroupsLeftError
-from rao_kedro.preferences.report import data_report
-from rao_kedro.preferences.sampled import divide_prompts, rate_by_rules
-from rao_kedro.preferences.splits import (
+from rao_kedro.config.parameters import PreferenceFiles, SampledResponses
+from rao_kedro.config.specs import ModelParameters
+from rao_kedro.data.groups import read_preferences
+from rao_kedro.data.quarantine import NoGroupsLeftError
+from rao_kedro.data.report import data_report
+from rao_kedro.data.sampled import divide_prompts, rate_by_rules
+from rao_kedro.data.splits import (
     divide_held_out,
     prompts_of_groups,
     quarantine_reported_prompts,
     require_every_part,
 )
-from rao_kedro.preferences.tokenize import Pairing, TokenLimits, tokenize_groups
-from rao_kedro.schemas.parameters import PreferenceFiles, SampledResponses
-from rao_kedro.schemas.specs import ModelParameters
+from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
+from rao_kedro.files import alone_in_workspace, write_parquet
+from rao_kedro.generation import GenerationSpec, generate
+from rao_kedro.models.chat import load_chat_format
+from rao_kedro.models.launch import import_model
 
 
 def prepare_base_model(model: ModelParameters, accelerate_config: Path | None, workspace: Path) -> Path:
@@ -79,8 +79,8 @@ def tokenize(
     """Tokenise the groups, and divide them into what is trained on, evaluated on in training, and reported.
 
     Returns:
-        Tables of `TokenizedGroups`, `EvaluationPrompts` and `QuarantinedRows` (of reading and of tokenising), and the
-        data report.
+        Tables of `TokenizedGroupTable`, `EvaluationPrompts` and `QuarantinedRows` (of reading and of tokenising), and
+        the data report.
 
     Raises:
         NoGroupsLeftError: A part has no group left; says why rows were dropped.

@@ -7,6 +7,17 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from rao_kedro.config.benchmarks import (
+    AlpacaEvalParameters,
+    AnsweredBenchmarks,
+    BenchmarkParameters,
+    JudgeParameters,
+    MTBenchParameters,
+    ServedAnswersSpec,
+    ServerParameters,
+)
+from rao_kedro.config.runs import method_of
+from rao_kedro.data.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
 from rao_kedro.errors import ParameterError
 from rao_kedro.evals.alpaca_eval import model_outputs
 from rao_kedro.evals.benchmark_files import collect_files, read_csv, with_collected_files
@@ -26,17 +37,6 @@ from rao_kedro.pipelines.evaluation.nodes import by_policy
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.reporting.benchmark_report import benchmark_report
-from rao_kedro.schemas.benchmarks import (
-    AlpacaEvalParameters,
-    AnsweredBenchmarks,
-    BenchmarkParameters,
-    JudgeParameters,
-    MTBenchParameters,
-    ServedAnswersSpec,
-    ServerParameters,
-)
-from rao_kedro.schemas.runs import method_of
-from rao_kedro.schemas.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
 
 
 @alone_in_workspace

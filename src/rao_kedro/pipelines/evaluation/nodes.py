@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from rao_kedro.config.benchmarks import AnsweredBenchmarks, PolicyAnswersSpec
+from rao_kedro.config.generation import GenerationParameters
+from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.specs import PolicyScoringSpec
 from rao_kedro.evals.launch import answer
 from rao_kedro.evals.leaderboard import leaderboard
 from rao_kedro.evals.policies import scored_generations
-from rao_kedro.inference import GenerationSpec
+from rao_kedro.generation import GenerationSpec
+from rao_kedro.launch import launch
 from rao_kedro.reporting.figures import training_dynamics
 from rao_kedro.reporting.report import html_report
-from rao_kedro.schemas.benchmarks import AnsweredBenchmarks, PolicyAnswersSpec
-from rao_kedro.schemas.generation import GenerationParameters
-from rao_kedro.schemas.rewards import RewardParameters
-from rao_kedro.schemas.specs import PolicyScoringSpec
-from rao_kedro.training.launch import launch
 
 logger = logging.getLogger(__name__)
 

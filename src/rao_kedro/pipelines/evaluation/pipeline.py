@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from kedro.pipeline import Node, Pipeline
 
+from rao_kedro.config.runs import method_of
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.pipelines.evaluation.benchmark_nodes import (
     answer_with_served_models,
@@ -21,7 +22,6 @@ from rao_kedro.pipelines.evaluation.nodes import (
     write_report,
 )
 from rao_kedro.reporting.figures import scores_by_method
-from rao_kedro.schemas.runs import method_of
 
 BENCHMARKS = "benchmarks"  # the tag of the nodes that judge and compare
 BENCHMARK_FILES = "benchmark_files"  # what the first of them makes

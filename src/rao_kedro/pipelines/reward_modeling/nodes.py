@@ -8,11 +8,15 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.specs import AnnotationSpec, RewardTrainingSpec
+from rao_kedro.config.training import TrainingParameters
+from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
 from rao_kedro.files import alone_in_workspace, write_parquet
+from rao_kedro.launch import launch, read_training_log
 from rao_kedro.models.chat import load_chat_format
 from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
-from rao_kedro.preferences.tokenize import Pairing, TokenLimits, tokenize_groups
 from rao_kedro.reporting.calibration_figures import reward_calibration
 from rao_kedro.rewards.annotation import Normalisation, annotate
 from rao_kedro.rewards.calibration import (
@@ -23,10 +27,6 @@ from rao_kedro.rewards.calibration import (
     training_rewards,
 )
 from rao_kedro.rewards.outliers import outlier_remark
-from rao_kedro.schemas.rewards import RewardParameters
-from rao_kedro.schemas.specs import AnnotationSpec, RewardTrainingSpec
-from rao_kedro.schemas.training import TrainingParameters
-from rao_kedro.training.launch import launch, read_training_log
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.schemas.specs import TrainingSpec
-from rao_kedro.schemas.training import TrainingParameters
-from rao_kedro.training.launch import launch, read_training_log
+from rao_kedro.config.specs import TrainingSpec
+from rao_kedro.config.training import TrainingParameters
+from rao_kedro.launch import launch, read_training_log
 
 
 def train_sft(

@@ -1,0 +1,88 @@
+"""Fields of a row: found by name, also a dotted one, and read as a list or an object, also where they stand as text.
+
+Knows nothing about what a field means.
+"""
+
+import ast
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
+
+Row = Mapping[str, Any]
+
+
+def look_up(row: Any, name: str) -> Any:
+    """Return a field by its name, or through objects by a dotted one; None where it is not there.
+
+    A part `*` stands for every field of an object and gives the list of what they hold: `annotations.*.Rating`.
+    """
+    if isinstance(row, str):
+        row = parse(row)
+    if not isinstance(row, Mapping):
+        return None
+    if name in row:
+        return row[name]
+    first, _, rest = name.partition(".")
+    if first == "*":
+        return [look_up(value, rest) if rest else value for value in row.values()]
+    return look_up(row.get(first), rest) if rest else None
+
+
+def without_nan(value: Any) -> Any:
+    """Return a row in which NaN, as pandas writes what is missing, is null; numbers of a list stay what they are."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: without_nan(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [without_nan(one) if isinstance(one, Mapping | list) else one for one in value]
+    return value
+
+
+def first_of(row: Row, names: Iterable[str]) -> Any:
+    """Return the first of the fields that is there and not null, or None."""
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def required(row: Row, name: str) -> Any:
+    """Return a field.
+
+    Raises:
+        UnusableRow: It is missing or null.
+    """
+    if row.get(name) is None:
+        raise UnusableRow(QuarantineReason.MISSING_COLUMN, f"no column {name}")
+    return row[name]
+
+
+def as_list(value: Any, name: str) -> list[Any]:
+    """Return a list, also one that is written as text (as CSV files have it).
+
+    Raises:
+        UnusableRow: The value is none.
+    """
+    if isinstance(value, str):
+        value = parse(value)
+    if value is None or isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+        raise UnusableRow(QuarantineReason.BAD_TYPE, f"{name} is not a list")
+    return list(value)
+
+
+def is_list(value: Any) -> bool:
+    """Say whether a value is a list (or an array): not a text, and not an object."""
+    return hasattr(value, "__iter__") and not isinstance(value, str | bytes | Mapping)
+
+
+def parse(text: str) -> Any:
+    """Return the list or object that a text spells as JSON or as a Python literal; None where it spells none."""
+    if not text.lstrip().startswith(("[", "{")):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text.strip())
+        except (ValueError, SyntaxError, TypeError):
+            continue
+    return None

@@ -1,0 +1,237 @@
+"""Builds prompt groups from rows and checks them; what cannot be used is quarantined with a reason.
+
+Every input row ends as a group, as a quarantined row, or as both when only some of its responses were dropped.
+"""
+
+import json
+import logging
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+
+from rao_kedro.config.parameters import PreferenceFiles, PreferenceSource
+from rao_kedro.data.fields import Row, without_nan
+from rao_kedro.data.formats import FORMATS, RawGroup, Rows, rename_columns, sniff, unknown_format
+from rao_kedro.data.gathering import Gathered, Gathering
+from rao_kedro.data.messages import check_prompt, is_visible, text_of
+from rao_kedro.data.quarantine import (
+    NoGroupsLeftError,
+    QuarantineReason,
+    UnusableRow,
+    quarantined_row,
+    quarantined_table,
+)
+from rao_kedro.data.ratings import ORDER
+from rao_kedro.data.readers import RawRow, read_rows
+from rao_kedro.data.requirements import score_response
+from rao_kedro.identity import combined_hash
+
+logger = logging.getLogger(__name__)
+
+GROUP_COLUMNS = [
+    "group_id",
+    "split",
+    "messages",
+    "responses",
+    "ratings",
+    "finished",
+    "source",
+    "requirements",
+    "rated_by",
+]
+
+
+def read_preferences(files: PreferenceFiles) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read training and held-out rows.
+
+    Args:
+        files: Where both come from. A training prompt that is also held out is quarantined.
+
+    Returns:
+        Tables of `PreferenceGroups` and `QuarantinedRows`.
+
+    Raises:
+        DataError: A source cannot be read, or (as `NoGroupsLeftError`) no group is left.
+    """
+    builder = GroupBuilder()
+    for split, source in (("test", files.test), ("validation", files.validation), ("train", files.train)):
+        if source is not None:
+            builder.read(split, source)
+    return builder.tables()
+
+
+class GroupBuilder:
+    """Collects prompt groups, held-out ones first, and what had to be dropped."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self.groups: list[dict[str, Any]] = []
+        self.dropped: list[dict[str, str]] = []
+        self._ids: set[str] = set()
+        self._held_out: set[str] = set()
+
+    def read(self, split: str, source: PreferenceSource) -> None:
+        """Add the rows of a source."""
+        gathering = Gathering()
+        name: str | None = None
+        for row in read_rows(source):
+            with self._quarantine(row):
+                content = _content(row, source)
+                name = _format_of(content, source, otherwise=name)
+                known = FORMATS[name]
+                raw = known.read(content, rating_key=source.rating_key)
+                raw.requirements = _requirements(content.get("requirements"))
+                if known.rows is Rows.ONE:
+                    self._add_gathered(split, gathering.interrupt())
+                    self.add(split, row, raw)
+                else:
+                    self._add_gathered(split, gathering.take(row, raw, known.rows))
+        self._add_gathered(split, gathering.rest())
+
+    def add(self, split: str, row: RawRow, raw: RawGroup) -> None:
+        """Add a prompt with its responses, or quarantine it. Held-out rows come first."""
+        with self._quarantine(row):
+            self._add(split, row, raw)
+
+    def _add_gathered(self, split: str, complete: Iterator[Gathered]) -> None:
+        for gathered in complete:
+            row = gathered.row
+            with self._quarantine(row):
+                self._add(split, row, gathered.merge())
+
+    @contextmanager
+    def _quarantine(self, row: RawRow) -> Iterator[None]:
+        """Quarantine a row that cannot be used, for whatever reason: no row ends a run."""
+        try:
+            yield
+        except UnusableRow as problem:
+            self._drop(row, problem.reason, problem.detail)
+        except MemoryError:
+            raise
+        except Exception as error:
+            self._drop(row, QuarantineReason.UNREADABLE, f"{type(error).__name__}: {error}")
+
+    def _add(self, split: str, row: RawRow, raw: RawGroup) -> None:
+        check_prompt(raw.messages)
+        responses, ratings, finished, dropped = _usable_responses(raw)
+        prompt = combined_hash(*(f"{message['role']}:{message['content']}" for message in raw.messages))
+        if split == "train" and prompt in self._held_out:
+            raise UnusableRow(QuarantineReason.HELD_OUT_PROMPT_IN_TRAIN, "the same prompt is held out")
+        group_id = combined_hash(prompt, *responses)
+        if group_id in self._ids:
+            raise UnusableRow(QuarantineReason.DUPLICATE_ROW, "an earlier row has the same prompt and responses")
+        self._ids.add(group_id)
+        if split != "train":
+            self._held_out.add(prompt)
+        for reason, details in dropped.items():
+            said = f": {details[0]}" if details[0] else ""
+            self._drop(
+                row, reason, f"{len(details)} of {len(raw.responses)} responses dropped, the group is kept{said}"
+            )
+        by = raw.rated_by or "requirements of the prompt"
+        values = [group_id, split, raw.messages, responses, ratings, finished, row.source, raw.requirements, by]
+        self.groups.append(dict(zip(GROUP_COLUMNS, values, strict=True)))
+
+    def _drop(self, row: RawRow, reason: QuarantineReason, detail: str) -> None:
+        self.dropped.append(quarantined_row(row.source, reason, detail, row.content))
+
+    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the tables of `PreferenceGroups` (training groups first) and `QuarantinedRows`.
+
+        Raises:
+            NoGroupsLeftError: A split has no group left; says why rows were dropped.
+        """
+        splits = Counter(group["split"] for group in self.groups)
+        quarantined = quarantined_table(self.dropped)
+        if empty := [split for split in ("train", "test") if not splits[split]]:
+            raise NoGroupsLeftError(f"no prompt group is left for {' and '.join(empty)}", quarantined)
+        self._say_what_ratings_are()
+        groups = sorted(self.groups, key=lambda group: group["split"] != "train")
+        return pd.DataFrame(groups, columns=GROUP_COLUMNS), quarantined
+
+    def _say_what_ratings_are(self) -> None:
+        """Log where ratings come from, as a warning where groups differ in it: their scales may differ too."""
+        counts = Counter((group["split"], group["rated_by"]) for group in self.groups)
+        for split in dict.fromkeys(split for split, _ in counts):
+            fields = [f"{by} ({n} groups)" for (s, by), n in counts.items() if s == split]
+            level = logging.WARNING if len(fields) > 1 else logging.INFO
+            logger.log(level, "ratings of split %s come from %s", split, "; ".join(fields))
+
+
+def _content(row: RawRow, source: PreferenceSource) -> Row:
+    """Return what a row says, its columns named as formats know them."""
+    if isinstance(row.content, str):
+        known = row.problem == RawRow.problem
+        raise UnusableRow(QuarantineReason.INVALID_JSON if known else QuarantineReason.UNREADABLE, row.problem)
+    content: Row = without_nan(row.content)
+    return rename_columns(content, source.columns) if source.columns else content
+
+
+def _format_of(row: Row, source: PreferenceSource, otherwise: str | None) -> str:
+    """Return the format of a row: the parameter's, or what its columns show, or else that of the row before it."""
+    if source.format != "auto":
+        return source.format
+    if (name := sniff(row) or otherwise) is None:
+        raise unknown_format(row)
+    return name
+
+
+def _requirements(value: Any) -> str:
+    """Return a row's checkable requirements as JSON: a list or its JSON in the row, none if the row has none."""
+    try:
+        requirements = json.loads(value) if isinstance(value, str) else list(value if value is not None else [])
+        if requirements:
+            score_response("", requirements)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UnusableRow(QuarantineReason.BAD_TYPE, f"requirements: {error}") from error
+    return text_of(json.dumps(requirements, ensure_ascii=False), "requirements")
+
+
+def _usable_responses(
+    raw: RawGroup,
+) -> tuple[list[str], list[float], list[bool], dict[QuarantineReason, list[str]]]:
+    """Return responses that can be read, are neither empty nor unrated, and not there twice; and why others cannot.
+
+    With their ratings, and whether they are finished.
+    """
+    responses: list[str] = []
+    ratings: list[float] = []
+    finished: list[bool] = []
+    dropped: dict[QuarantineReason, list[str]] = defaultdict(list)
+    all_finished = [True] * len(raw.responses)
+    rated: dict[tuple[Any, bool], set[float]] = defaultdict(set)
+    for text, rating, ended in zip(raw.responses, raw.ratings, raw.finished or all_finished, strict=True):
+        if isinstance(text, str) and rating is not None and math.isfinite(rating):
+            rated[text, ended].add(rating)
+    for text, rating, ended in zip(raw.responses, raw.ratings, raw.finished or all_finished, strict=True):
+        if isinstance(text, UnusableRow):
+            dropped[text.reason].append(text.detail)
+        elif not is_visible(text):
+            dropped[QuarantineReason.EMPTY_RESPONSE].append("")
+        elif rating is None:
+            dropped[QuarantineReason.UNRATED_RESPONSE].append("")
+        elif not math.isfinite(rating):
+            dropped[QuarantineReason.NON_FINITE_RATING].append("")
+        elif len(values := rated[text, ended]) > 1 and raw.rated_by != ORDER:
+            said = f"one response is rated {' and '.join(map(str, sorted(values)))}"
+            dropped[QuarantineReason.CONTRADICTORY_RATINGS].append(said)
+        elif len(values) > 1:
+            dropped[QuarantineReason.IDENTICAL_RESPONSES].append("it is both chosen and rejected")
+        elif (text, ended) in zip(responses, finished, strict=True):
+            dropped[QuarantineReason.IDENTICAL_RESPONSES].append("")
+        else:
+            responses.append(text)
+            ratings.append(rating)
+            finished.append(ended)
+    if len(responses) < 2:
+        reason = max(dropped, key=lambda reason: len(dropped[reason]), default=QuarantineReason.TOO_FEW_RESPONSES)
+        said = f": {dropped[reason][0]}" if any(dropped[reason]) else ""
+        detail = f"{len(responses)} of {len(raw.responses)} responses are usable, 2 are needed{said}"
+        raise UnusableRow(reason, detail)
+    if len(set(ratings)) == 1:
+        raise UnusableRow(QuarantineReason.EQUAL_RATINGS, f"all {len(ratings)} responses are rated {ratings[0]}")
+    return responses, ratings, finished, dropped

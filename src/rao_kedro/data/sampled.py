@@ -1,0 +1,94 @@
+"""Prompt groups from responses that a model wrote to prompts with checkable requirements, rated by the rules."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pandas as pd
+
+from rao_kedro.config.parameters import SampledResponses
+from rao_kedro.data.formats import RawGroup
+from rao_kedro.data.groups import GroupBuilder
+from rao_kedro.data.readers import RawRow
+from rao_kedro.data.requirements import score_responses
+from rao_kedro.errors import DataError
+from rao_kedro.models.chat import ChatFormat, prompt_token_ids
+
+
+@dataclass(frozen=True)
+class DividedPrompts:
+    """Prompts by what they are for; `requirements` are JSON.
+
+    Attributes:
+        to_sample: Prompts that groups are sampled for; `split` is the part of the groups.
+        evaluation: Table of `EvaluationPrompts`; groups of the part `test` are of the first of them.
+    """
+
+    to_sample: pd.DataFrame
+    evaluation: pd.DataFrame
+
+
+def divide_prompts(
+    prompts: pd.DataFrame, counts: SampledResponses, n_evaluation: int, chat: ChatFormat
+) -> DividedPrompts:
+    """Divide prompts into those of `train`, of `validation` and of the evaluation.
+
+    Args:
+        prompts: Table of `Prompts`. Its first held-out ones are `validation`, those behind are for the evaluation.
+        counts: How many there are to be of each part.
+        n_evaluation: Prompts of the evaluation.
+        chat: Tells which prompts are the same.
+
+    Raises:
+        DataError: There are not that many, or two prompts are the same.
+    """
+    _refuse_same_prompts(prompts, chat)
+    prompts = prompts.assign(requirements=[json.dumps(list(r), ensure_ascii=False) for r in prompts["requirements"]])
+    train = _first(prompts, "train", counts.train_prompts)
+    held_out = _first(prompts, "test", counts.validation_prompts + n_evaluation)
+    validation, evaluation = held_out[: counts.validation_prompts], held_out[counts.validation_prompts :]
+    parts = [train, validation.assign(split="validation"), evaluation.head(counts.test_prompts)]
+    columns = ["prompt_id", "messages", "requirements"]
+    return DividedPrompts(pd.concat(parts, ignore_index=True), evaluation[columns].reset_index(drop=True))
+
+
+def _first(prompts: pd.DataFrame, split: str, wanted: int) -> pd.DataFrame:
+    found = prompts[prompts["split"] == split]
+    if len(found) < wanted:
+        raise DataError(
+            f"prompts: {wanted} of split {split} are asked for, {len(found)} are there: lower data.sampled.*_prompts "
+            "or data.evaluation_prompts, or add prompts"
+        )
+    return found.head(wanted)
+
+
+def _refuse_same_prompts(prompts: pd.DataFrame, chat: ChatFormat) -> None:
+    seen: dict[tuple[int, ...], str] = {}
+    for prompt_id, messages in zip(prompts["prompt_id"], prompts["messages"], strict=True):
+        first = seen.setdefault(tuple(prompt_token_ids(chat, messages)), prompt_id)
+        if first != prompt_id:
+            raise DataError(f"prompts: {first} and {prompt_id} are the same prompt, token by token: remove one of them")
+
+
+def rate_by_rules(
+    prompts: pd.DataFrame, generations: pd.DataFrame, end_of_turn_ids: Collection[int]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return tables of `PreferenceGroups` and `QuarantinedRows`: one group per prompt, one rating per response.
+
+    Args:
+        prompts: Those of `DividedPrompts.to_sample`.
+        generations: Table of `Generations`, several samples for each prompt.
+        end_of_turn_ids: Tokens of which a finished response ends with one. A response that a stop text ended does
+            not: the model has not said that it is complete.
+    """
+    builder = GroupBuilder()
+    written = generations.groupby("prompt_id")[["response", "response_ids"]].agg(list)
+    for split in ("test", "validation", "train"):
+        for prompt in prompts[prompts["split"] == split].to_dict("records"):
+            texts, tokens = written.loc[prompt["prompt_id"]]
+            finished = [ids[-1] in end_of_turn_ids for ids in tokens]
+            ratings: list[float | None] = [*(score_responses(texts, prompt["requirements"]) or [])]
+            group = RawGroup(list(prompt["messages"]), texts, ratings, prompt["requirements"], finished)
+            row = RawRow(str(prompt["prompt_id"]), {"messages": group.messages, "responses": texts, "ratings": ratings})
+            builder.add(split, row, group)
+    return builder.tables()

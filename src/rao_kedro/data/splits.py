@@ -1,0 +1,105 @@
+"""Three parts of the data that share no prompt: `train`, `validation` and `test` (design D10).
+
+Training evaluates on `validation`, which may choose a checkpoint or a hyperparameter; `test` is only reported. Two
+prompts are the same where their tokens are. Knows tables of `TokenizedGroupTable`; no tokenizer, no model, no files.
+"""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from rao_kedro.data.quarantine import (
+    NoGroupsLeftError,
+    QuarantineReason,
+    quarantined_row,
+    quarantined_table,
+)
+
+PARTS = ("train", "validation", "test")
+
+# What adds groups to an empty part, by the source of the data.
+REMEDIES = {
+    "preferences": {
+        "train": "raise data.preferences.train.max_rows, or the length limits of data",
+        "validation": "give more held-out rows (data.preferences.test.max_rows), raise the length limits of data, or "
+        "name a source for it (data.preferences.validation)",
+        "test": "give more held-out rows (data.preferences.test.max_rows), or raise the length limits of data",
+    },
+    "sampled": {part: f"raise data.sampled.{part}_prompts, or sampling.n" for part in PARTS},
+}
+
+
+def divide_held_out(tokenized_groups: pd.DataFrame, n_test_prompts: int) -> pd.DataFrame:
+    """Return the groups with the held-out ones, which readers call `test`, divided into `test` and `validation`.
+
+    Args:
+        tokenized_groups: Table of `TokenizedGroupTable`.
+        n_test_prompts: The first so many held-out prompts are `test`, but at most half of them. All groups of a prompt
+            go to the same part.
+    """
+    held_out = tokenized_groups["split"] == "test"
+    prompts = tokenized_groups["prompt_ids"].map(tuple)
+    distinct = list(dict.fromkeys(prompts[held_out]))
+    test = set(distinct[: min(n_test_prompts, len(distinct) // 2)])
+    validation = held_out & ~prompts.isin(test)
+    return tokenized_groups.assign(split=tokenized_groups["split"].mask(validation, "validation"))
+
+
+def quarantine_reported_prompts(
+    tokenized_groups: pd.DataFrame, sources: Mapping[str, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Take the groups out of `validation` whose prompts are also those of `test` groups.
+
+    Args:
+        tokenized_groups: Table of `TokenizedGroupTable`.
+        sources: Where the row of each group stood, by its id.
+
+    Returns:
+        The other groups, and a table of `QuarantinedRows`.
+    """
+    prompts = tokenized_groups["prompt_ids"].map(tuple)
+    reported = set(prompts[tokenized_groups["split"] == "test"])
+    leaks = (tokenized_groups["split"] == "validation") & prompts.isin(reported)
+    reason, detail = QuarantineReason.TEST_PROMPT_IN_VALIDATION, "a test group has the same prompt tokens"
+    dropped = [
+        quarantined_row(
+            sources[row["group_id"]], reason, detail, {"messages": row["messages"], "responses": row["responses"]}
+        )
+        for row in tokenized_groups[leaks].to_dict("records")
+    ]
+    return tokenized_groups[~leaks].reset_index(drop=True), quarantined_table(dropped)
+
+
+def require_every_part(tokenized_groups: pd.DataFrame, source: str, quarantined: pd.DataFrame) -> None:
+    """Refuse groups of which a part is empty.
+
+    Args:
+        tokenized_groups: Table of `TokenizedGroupTable`, divided.
+        source: `data.source`.
+        quarantined: Table of `QuarantinedRows`, for the reasons.
+
+    Raises:
+        NoGroupsLeftError: Names the empty parts, how many groups each has, what to do, and why rows were dropped.
+    """
+    counts = {part: int((tokenized_groups["split"] == part).sum()) for part in PARTS}
+    if empty := [part for part, n in counts.items() if n == 0]:
+        remedies = "; ".join(f"{part}: {REMEDIES[source][part]}" for part in empty)
+        raise NoGroupsLeftError(
+            f"no prompt group is left for {' and '.join(empty)}. Training needs train groups, the choice of a "
+            f"checkpoint validation groups, the report test groups, and no two parts share a prompt. Groups by part: "
+            f"{counts}. What to do for {remedies}",
+            quarantined,
+        )
+
+
+def prompts_of_groups(tokenized_groups: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Return the first `n` prompts of the `test` groups, each once, as a table of `EvaluationPrompts`.
+
+    Args:
+        tokenized_groups: Table of `TokenizedGroupTable`, divided.
+        n: Wanted prompts; all of them where there are fewer.
+    """
+    reported = tokenized_groups[tokenized_groups["split"] == "test"]
+    first = reported[~reported["prompt_ids"].map(tuple).duplicated()].head(n)
+    columns = ["group_id", "messages", "requirements"]
+    return first[columns].rename(columns={"group_id": "prompt_id"}).reset_index(drop=True)

@@ -1,0 +1,214 @@
+"""What every artefact was made from, written beside it, and which nodes' artefacts were made from something else.
+
+The record of `data/06_models/rao` is `data/06_models/.made_from/rao.json`: it goes where its folder goes, and both
+names of a table (`@pandas`, `@path`) share it. Knows nothing of sessions and hooks.
+"""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kedro.io import AbstractDataset, CatalogProtocol
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+from pydantic import BaseModel
+
+from rao_kedro.config.generation import CHANGE_WHAT_IS_COMPUTED
+from rao_kedro.datasets import WorkspaceDataset
+from rao_kedro.files import write_text
+from rao_kedro.identity import flattened, named_files, path_hash
+
+RECORDS = ".made_from"
+NOT_KEPT = "is not kept in a plain file here"  # the identity of what nothing can be said of
+MADE_AGAIN = "is made again"  # the reason of what depends on something stale
+REASONS_SHOWN = 3
+# How many processes compute, which does not change what they compute.
+NO_INPUTS = ("accelerate_config",)
+# The same of the engines of text generation: of their options, only these change what is computed.
+ENGINE, ENGINE_INPUTS = ".engine.", (*CHANGE_WHAT_IS_COMPUTED, "dtype")
+
+
+class MadeFrom(NamedTuple):
+    """All that an artefact depends on.
+
+    Attributes:
+        node: The node that made it.
+        inputs: Hashes of the node's inputs by dataset; None for one that was left out.
+        parameters: Values of the parameters that the node was given, by their dotted names.
+        files: Hashes of the files that these parameters name.
+    """
+
+    node: str
+    inputs: dict[str, str | None]
+    parameters: dict[str, Any]
+    files: dict[str, str]
+
+
+def made_from(node: Node, catalog: CatalogProtocol) -> MadeFrom:
+    """Return what a node's artefacts would be made from now."""
+    parameters = _parameters(node, catalog)
+    inputs = {_stem(name): _identity(name, catalog) for name in _inputs(node, catalog)}
+    return MadeFrom(node.name, inputs, parameters, named_files(parameters))
+
+
+def forget(node: Node, catalog: CatalogProtocol) -> None:
+    """Remove the records of a node's artefacts, before the first of them is replaced."""
+    for path in _records(node, catalog).values():
+        path.unlink(missing_ok=True)
+
+
+def note(node: Node, catalog: CatalogProtocol, source: MadeFrom, seconds: float) -> None:
+    """Write the records of a node's artefacts, all of which have been saved, with how long that took."""
+    for name, path in _records(node, catalog).items():
+        path.parent.mkdir(exist_ok=True)
+        record = {**source._asdict(), "artefact": _identity(name, catalog), "version": version("rao_kedro")}
+        record["seconds"] = round(seconds, 1)
+        write_text(path, json.dumps(record, indent=2))
+
+
+def stale_nodes(pipeline: Pipeline, catalog: CatalogProtocol) -> dict[str, list[str]]:
+    """Return the nodes whose artefacts are missing or were made from something else, and those that depend on them.
+
+    Returns:
+        The reasons by the node's name, in the order in which nodes run.
+    """
+    stale: dict[str, list[str]] = {}
+    made_again: set[str] = set()
+    for node in pipeline.nodes:
+        if reasons := _reasons(node, catalog, made_again):
+            stale[node.name] = reasons
+            made_again |= {_stem(name) for name in node.outputs}
+    return stale
+
+
+def described(node: str, reasons: list[str]) -> str:
+    """Return one line that says why a node is stale."""
+    more = f"; and {len(reasons) - REASONS_SHOWN} more" if len(reasons) > REASONS_SHOWN else ""
+    return f"{node}: {'; '.join(reasons[:REASONS_SHOWN])}{more}"
+
+
+def edited(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
+    """Return the artefacts that are not what their nodes left, though their records are."""
+    return [
+        _stem(name)
+        for node in pipeline.nodes
+        for name, path in _records(node, catalog).items()
+        if path.exists() and catalog.exists(name) and _read(path).get("artefact") != _identity(name, catalog)
+    ]
+
+
+def _reasons(node: Node, catalog: CatalogProtocol, made_again: set[str]) -> list[str]:
+    missing = [f"{_stem(name)} does not exist" for name in node.outputs if not catalog.exists(name)]
+    again = [f"{name} {MADE_AGAIN}" for name in sorted({_stem(name) for name in node.inputs} & made_again)]
+    if missing or again:
+        return missing + again
+    now = made_from(node, catalog)
+    records = _records(node, catalog)
+    reasons = [f"{_stem(name)} {NOT_KEPT}" for name in node.outputs if name not in records]
+    for name, path in records.items():
+        if not path.exists():
+            reasons.append(f"nothing says what {_stem(name)} was made from")
+        else:
+            reasons += _differences(_read(path), now, _defaults(node, catalog))
+    return list(dict.fromkeys(reasons))
+
+
+def _differences(then: Mapping[str, Any], now: MadeFrom, defaults: set[str]) -> list[str]:
+    """Say how what an artefact was made from differs from what it would be made from now."""
+    reasons = [] if then["node"] == now.node else [f"it was made by {then['node']}"]
+    for name in sorted({*then["parameters"], *now.parameters}):
+        if name not in then["parameters"]:
+            if name not in defaults:  # else a newer version of this package knows one more parameter
+                reasons.append(f"parameter {name} was not there, is {now.parameters[name]}")
+        elif name not in now.parameters:
+            reasons.append(f"parameter {name} was {then['parameters'][name]}, is not there")
+        elif then["parameters"][name] != now.parameters[name]:
+            reasons.append(f"parameter {name} was {then['parameters'][name]}, is {now.parameters[name]}")
+    for name in sorted({*then["inputs"], *now.inputs}):
+        was, is_now = then["inputs"].get(name), now.inputs.get(name)
+        if was is None and is_now is not None:
+            reasons.append(f"input {name} was left out")
+        elif was is not None and is_now is None:
+            reasons.append(f"input {name} is left out")
+        elif is_now == NOT_KEPT:
+            reasons.append(f"input {name} {NOT_KEPT}, so nothing says whether it changed")
+        elif was != is_now:
+            reasons.append(f"input {name} changed")
+    for name in sorted({*then["files"], *now.files}):
+        if then["files"].get(name) != now.files.get(name):
+            reasons.append(f"the file that parameter {name} names changed")
+    return reasons
+
+
+def _inputs(node: Node, catalog: CatalogProtocol) -> list[str]:
+    """Return the datasets that a node's artefacts depend on: neither parameters nor workspaces."""
+    names = (name for name in node.inputs if not _is_parameter(name) and name not in NO_INPUTS)
+    return [name for name in names if not isinstance(catalog.get(name), WorkspaceDataset)]
+
+
+def _parameters(node: Node, catalog: CatalogProtocol) -> dict[str, Any]:
+    given = {name.removeprefix("params:"): catalog.get(name).load() for name in node.inputs if _is_parameter(name)}
+    leaves = {leaf: value for name, block in given.items() for leaf, value in flattened(_plain(block), name).items()}
+    return {
+        leaf: value for leaf, value in leaves.items() if ENGINE not in leaf or leaf.rpartition(".")[2] in ENGINE_INPUTS
+    }
+
+
+def _defaults(node: Node, catalog: CatalogProtocol) -> set[str]:
+    """Return the parameters of a node's blocks that have their default values."""
+    found: set[str] = set()
+    for name in filter(_is_parameter, node.inputs):
+        block = catalog.get(name).load()
+        if isinstance(block, BaseModel):
+            prefix = name.removeprefix("params:")
+            every = flattened(_plain(block), prefix)
+            found |= {*every} - {*flattened(block.model_dump(mode="json", exclude_defaults=True), prefix)}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return parameters as what JSON knows, also where models are inside of dictionaries and lists."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
+
+
+def _records(node: Node, catalog: CatalogProtocol) -> dict[str, Path]:
+    """Return where the records of a node's artefacts are, of those that are kept in files."""
+    paths = {name: _path(catalog.get(name)) for name in node.outputs}
+    return {name: path.parent / RECORDS / f"{path.name}.json" for name, path in paths.items() if path is not None}
+
+
+def _identity(name: str, catalog: CatalogProtocol) -> str | None:
+    """Return the content hash of a dataset; None for one that is not there."""
+    dataset = catalog.get(name)
+    path = _path(dataset)
+    if path is not None:
+        return path_hash(path) if path.exists() else None
+    return None if dataset is None or (dataset.exists() and dataset.load() is None) else NOT_KEPT
+
+
+def _path(dataset: AbstractDataset[Any, Any] | None) -> Path | None:
+    """Return the file or directory of a dataset on this machine, unless it keeps versions."""
+    if getattr(dataset, "_protocol", "file") != "file" or getattr(dataset, "_version", None) is not None:
+        return None
+    path = getattr(dataset, "_filepath", None) or getattr(dataset, "_path", None)
+    return None if path is None else Path(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def _is_parameter(name: str) -> bool:
+    return name.startswith("params:") or name == "parameters"
+
+
+def _stem(name: str) -> str:
+    return name.split("@")[0]

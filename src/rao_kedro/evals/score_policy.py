@@ -1,0 +1,94 @@
+"""Scores one policy for the evaluation: log-probs and rewards of what it wrote, log-probs of `test` groups.
+
+One worker for all of it, since a start costs more than a forward pass over a small model.
+"""
+
+from collections.abc import Collection
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from rao_kedro.config.specs import PolicyScoringSpec
+from rao_kedro.data.prompt_group import PromptGroup
+from rao_kedro.data.token_tables import read_groups, read_reference
+from rao_kedro.models.chat import end_of_turn_ids, open_tokenizer
+from rao_kedro.models.loading import load_causal_lm
+from rao_kedro.models.logprobs import LogProbModel
+from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.rewards.registry import build_reward
+from rao_kedro.scoring.forward import group_logps, write_table
+from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
+from rao_kedro.workers import worker_main
+
+
+def main(spec_path: str) -> None:
+    """Write `prompt_id, logps, reference_logps, rewards, failures` per prompt, and the table of `HeldOutLogps`."""
+    spec = PolicyScoringSpec.model_validate_json(Path(spec_path).read_text())
+    stop_ids = end_of_turn_ids(spec.model_dir, open_tokenizer(spec.model_dir))
+    written, texts = read_generations(spec.generations_path, stop_ids)
+    reported = read_groups(spec.groups_path, "test", "rewards")
+    key = scoring_key(spec.reference_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
+    refuse_stale(spec.reference_path, key)
+    known = read_reference(spec.reference_path, spec.groups_path)
+    policy = LogProbModel(load_causal_lm(spec.model_dir))
+    logps = group_logps(policy, written, spec)
+    if spec.reference_dir == spec.model_dir:
+        on_held_out, reference = known, logps
+    else:
+        on_held_out = {name: (p, r) for name, (p, r) in group_logps(policy, reported, spec).items()}
+        del policy
+        reference = group_logps(LogProbModel(load_causal_lm(spec.reference_dir)), written, spec)
+    rewards = build_reward(spec.reward).annotate(texts)
+    write_table(
+        [
+            {
+                "group_id": g.group_id,
+                "rewards": g.rewards,
+                "logps": on_held_out[g.group_id][1],
+                "reference_logps": known[g.group_id][1],
+            }
+            for g in reported
+        ],
+        spec.held_out_path,
+    )
+    write_table(
+        [
+            {
+                "prompt_id": g.group_id,
+                "logps": logps[g.group_id].responses,
+                "reference_logps": reference[g.group_id].responses,
+                "rewards": of_prompt.rewards,
+                "failures": of_prompt.failures,
+            }
+            for g, of_prompt in zip(written, rewards, strict=True)
+        ],
+        spec.output_path,
+    )
+
+
+def read_generations(path: Path, stop_ids: Collection[int]) -> tuple[list[TokenizedGroup], list[PromptGroup]]:
+    """Read generations as groups, tokens and text: one per prompt, its samples as responses in their order.
+
+    Args:
+        path: Table of `Generations`.
+        stop_ids: End-of-turn tokens: a response is finished that ends with one.
+    """
+    tokens, texts = [], []
+    for prompt_id, rows in groupby(pq.read_table(path).to_pylist(), key=lambda row: row["prompt_id"]):
+        same = list(rows)
+        tokens.append(TokenizedGroup(prompt_id, same[0]["prompt_ids"], [row["response_ids"] for row in same]))
+        texts.append(
+            PromptGroup(
+                group_id=prompt_id,
+                messages=same[0]["messages"],
+                responses=[row["response"] for row in same],
+                requirements=same[0]["requirements"],
+                finished=[row["response_ids"][-1] in stop_ids for row in same],
+            )
+        )
+    return tokens, texts
+
+
+if __name__ == "__main__":
+    worker_main(main)

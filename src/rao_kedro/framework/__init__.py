@@ -1,0 +1,1 @@
+"""What `kedro run` does around its nodes: session, context, selection, freshness, console, summary, tracking."""

@@ -1,0 +1,183 @@
+"""Kedro hooks.
+
+Before anything runs: keys, places that cannot be used, and the plan, with a missing input's maker. Behind every node:
+what its artefacts were made from, or, where it failed because no row was left, which rows were dropped, and why.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from kedro.config import MissingConfigException
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Node, Pipeline
+from kedro.runner import SequentialRunner
+
+from rao_kedro.data.quarantine import NoGroupsLeftError
+from rao_kedro.data.report import quarantine_report
+from rao_kedro.datasets.freshness import MadeFrom, forget, made_from, note
+from rao_kedro.datasets.locations import refuse_unusable_locations
+from rao_kedro.errors import ParameterError, PlanError
+from rao_kedro.planning.checks import ACCELERATE, problems, problems_of_made
+
+
+class CredentialsHooks:
+    """Gives keys of Kedro's credentials to the clients and worker processes that read them from the environment."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Set the environment variables of `api_keys` in the credentials; one that is set already stays.
+
+        Raises:
+            ParameterError: A key is not text.
+        """
+        try:
+            keys = context.config_loader["credentials"].get("api_keys") or {}
+        except MissingConfigException:
+            return
+        for name, key in keys.items():
+            if not isinstance(key, str):
+                raise ParameterError(f"credentials: api_keys.{name} is not text: put it in quotes")
+            os.environ.setdefault(name, key)
+
+
+class LocationHooks:
+    """Checks where the entries of the catalog are kept."""
+
+    @hook_impl(tryfirst=True)  # kedro-mlflow's makes every dataset
+    def after_catalog_created(self, conf_catalog: dict[str, Any]) -> None:
+        """Refuse what cannot be read or written there.
+
+        Raises:
+            ParameterError: Names the entries, and says why.
+        """
+        refuse_unusable_locations(conf_catalog)
+
+
+class MissingInputHooks:
+    """Checks a run before anything of it is done."""
+
+    def __init__(self) -> None:
+        """Start with no run."""
+        self._unchecked: Pipeline | None = None
+
+    @hook_impl(tryfirst=True)  # before MLflow's, so that a refused run leaves no entry there
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Refuse a run whose inputs do not exist yet, or that could not go as planned.
+
+        Raises:
+            PlanError: Names all that is wrong, and every missing dataset with the pipeline that makes it.
+        """
+        pipeline = nodes_that_run(run_params, pipeline, catalog)
+        refuse_bad_plan(pipeline, catalog)
+        makes_groups = TOKENIZED in map(_stem, pipeline.all_outputs())
+        others = [node for node in pipeline.nodes if not {TOKENIZED, BASE_MODEL} & {*map(_stem, node.outputs)}]
+        self._unchecked = Pipeline(others) if makes_groups else None
+
+    @hook_impl
+    def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
+        """Check the lengths of what was tokenised and the model's chat template, before anything is trained.
+
+        Raises:
+            PlanError: Names the groups that are longer than packs, and what the template does not read.
+        """
+        if self._unchecked is not None and TOKENIZED in map(_stem, node.inputs):
+            pipeline, self._unchecked = self._unchecked, None
+            if found := problems_of_made(pipeline, catalog):
+                raise PlanError("\n".join(found))
+
+
+BASE_MODEL, TOKENIZED = "base_model", "tokenized_groups"  # the groups are made with the model's tokenizer
+
+
+def nodes_that_run(run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> Pipeline:
+    """Return what the runner will run of a pipeline: all, or where that is asked for what makes missing outputs."""
+    if not run_params.get("only_missing_outputs"):
+        return pipeline
+    return SequentialRunner()._filter_pipeline_for_missing_outputs(pipeline, catalog)
+
+
+def refuse_bad_plan(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    """Refuse a run whose inputs do not exist yet, or that could not go as planned.
+
+    Raises:
+        PlanError: Names all that is wrong.
+    """
+    missing = sorted(name for name in pipeline.inputs() if not name.startswith("params:") and not catalog.exists(name))
+    found = [_missing(name, catalog) for name in missing] + problems(pipeline, catalog)
+    if found:
+        raise PlanError("\n".join(found))
+
+
+# What explains a failure of these nodes: the table of quarantined rows, and the report that counts them.
+_EXPLANATIONS = {
+    "collect_preferences": ("quarantined_rows", "data_report"),
+    "tokenize": ("quarantined_rows", "data_report"),
+    "measure_reward": ("reward_benchmark_quarantine", None),
+}
+
+
+class QuarantineHooks:
+    """Saves why rows were quarantined also where none was left, so that the node failed."""
+
+    @hook_impl
+    def on_node_error(self, error: Exception, node: Node, catalog: CatalogProtocol) -> None:
+        """Save the table and the report of an error that says that no group is left."""
+        if isinstance(error, NoGroupsLeftError) and node.name in _EXPLANATIONS:
+            table, report = _EXPLANATIONS[node.name]
+            catalog.save(table, error.quarantined)
+            if report is not None:
+                catalog.save(report, quarantine_report(error.quarantined))
+
+
+class FreshnessHooks:
+    """Writes beside every artefact what it was made from; see `rao_kedro.datasets.freshness`."""
+
+    def __init__(self) -> None:
+        """Start with no node running."""
+        self._running: dict[str, tuple[MadeFrom, CatalogProtocol, set[str], float]] = {}
+
+    @hook_impl
+    def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
+        """See what the node is given: a file that is edited while it runs is not what it made its artefacts from."""
+        self._running[node.name] = (made_from(node, catalog), catalog, set(node.outputs), time.monotonic())
+
+    @hook_impl
+    def after_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
+        """Take back what the records say, before the first artefact is replaced: the last one may never be."""
+        forget(node, catalog)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Write the records, once all artefacts of the node are saved."""
+        source, catalog, unsaved, started = self._running[node.name]
+        unsaved.discard(dataset_name)
+        if not unsaved:
+            note(node, catalog, source, time.monotonic() - started)
+
+
+def _missing(dataset: str, catalog: CatalogProtocol) -> str:
+    makers = [
+        name
+        for name, pipeline in pipelines.items()
+        if name != "__default__" and _stem(dataset) in {_stem(output) for output in pipeline.all_outputs()}
+    ]
+    if makers:
+        return f"{dataset} does not exist: run `kedro run --pipelines {makers[0]}` first (in the same --env)"
+    path = getattr(catalog.get(dataset), "_filepath", None)
+    if dataset == ACCELERATE and path is not None:
+        there = sorted(file.stem for file in Path(path).parent.glob("*.yaml"))
+        close = get_close_matches(Path(path).stem, there, 1)
+        meant = f"did you mean {close[0]}?" if close else f"choose of {', '.join(there)}"
+        return f"{dataset} does not exist: there is no file {path}, which the global accelerate names: {meant}"
+    return f"{dataset} does not exist: no pipeline makes it: put the file where the catalog expects it ({path})"
+
+
+def _stem(dataset: str) -> str:
+    return dataset.split("@")[0]

@@ -1,0 +1,179 @@
+"""What every text generator takes and gives. Imports neither torch nor vLLM."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+
+from rao_kedro.config.generation import EngineParameters, FinishReason, SamplingParameters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+ONE_ENGINE = EngineParameters()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One response to one prompt.
+
+    Attributes:
+        text: Decoded without special tokens, up to a stop text.
+        token_ids: All that the model wrote: with the end-of-turn token or the stop text that ended it.
+        finish_reason: "stop" after an end-of-turn token or a stop text, "length" when cut at `max_tokens`.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+
+
+class Likelihood(NamedTuple):
+    """How likely a continuation is.
+
+    Attributes:
+        logp: The sum of its tokens' log-probs, in nats.
+        greedy: Whether greedy decoding writes it.
+    """
+
+    logp: float
+    greedy: bool
+
+
+class Generator(Protocol):
+    """Writes completions; a call's result depends on its arguments only, not on the calls before."""
+
+    def stream(
+        self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield the position of each prompt with its `sampling.n` completions as soon as it has them.
+
+        Args:
+            prompt_ids: Token ids, generation header included, [prompts][tokens].
+            sampling: How to sample.
+        """
+        ...
+
+    def continuation_logps(
+        self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[Likelihood]]:
+        """Return how likely some continuations of each prompt are: `[prompts][continuations]`.
+
+        Args:
+            prompt_ids: `[prompts][tokens]`, none of them empty.
+            continuations: Per prompt the token ids of those that are asked about, none of them empty.
+        """
+        ...
+
+
+class Call(NamedTuple):
+    """What a generator is asked for at once.
+
+    Attributes:
+        shards: Token ids `[prompts][tokens]` by the shard's number.
+        sampling: How to sample.
+    """
+
+    shards: Mapping[int, Sequence[Sequence[int]]]
+    sampling: SamplingParameters
+
+
+@runtime_checkable
+class ParallelGenerator(Generator, Protocol):
+    """Several generators of the same model: they work on several calls at a time."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def stream_calls(
+        self, calls: Sequence[tuple[Sequence[Sequence[int]], SamplingParameters]]
+    ) -> Iterator[tuple[int, int, list[Completion]]]:
+        """Yield of each call, by its position, what `stream` yields."""
+        ...
+
+
+def finished_shards(generator: Generator, calls: Sequence[Call]) -> Iterator[tuple[int, list[list[Completion]]]]:
+    """Yield shards of prompts with their completions as they end; the generator sees all prompts of a call at once.
+
+    Several generators divide the calls among them. Greedy text does not depend on what is written beside it, so that
+    they divide the shards of greedy calls, too.
+
+    Args:
+        generator: What writes.
+        calls: No two have a shard in common.
+    """
+    if isinstance(generator, ParallelGenerator):
+        calls = [
+            part for call in calls for part in (_divided(call, generator.size) if call.sampling.greedy else [call])
+        ]
+    prompts = [[ids for shard in call.shards.values() for ids in shard] for call in calls]
+    places = [[(number, row) for number, shard in call.shards.items() for row in range(len(shard))] for call in calls]
+    written: dict[int, dict[int, list[Completion]]] = {}
+    asked = [(ids, call.sampling) for ids, call in zip(prompts, calls, strict=True)]
+    for of_call, position, completions in _streamed(generator, asked):
+        number, row = places[of_call][position]
+        of_shard = written.setdefault(number, {})
+        of_shard[row] = completions
+        if len(of_shard) == len(calls[of_call].shards[number]):
+            del written[number]
+            yield number, [of_shard[row] for row in range(len(of_shard))]
+
+
+def _divided(call: Call, n: int) -> list[Call]:
+    numbers = list(call.shards)
+    parts = [numbers[start::n] for start in range(min(n, len(numbers)))]
+    return [Call({number: call.shards[number] for number in part}, call.sampling) for part in parts]
+
+
+def _streamed(
+    generator: Generator, calls: Sequence[tuple[Sequence[Sequence[int]], SamplingParameters]]
+) -> Iterator[tuple[int, int, list[Completion]]]:
+    if isinstance(generator, ParallelGenerator):
+        yield from generator.stream_calls(calls)
+        return
+    for i, (prompt_ids, sampling) in enumerate(calls):
+        for position, completions in generator.stream(prompt_ids, sampling):
+            yield i, position, completions
+
+
+def complete(
+    tokenizer: "PreTrainedTokenizerBase",
+    token_ids: Sequence[int],
+    stop_ids: Sequence[int],
+    stop: Sequence[str] = (),
+) -> Completion:
+    """Cut generated ids behind the first end-of-turn token or stop text, and decode them.
+
+    Args:
+        tokenizer: Decodes.
+        token_ids: What was generated, and what may follow it in a batch.
+        stop_ids: End-of-turn tokens.
+        stop: Stop texts; the text ends before the one that was complete first, as vLLM cuts it.
+    """
+    ids = list(token_ids)
+    end = next((i for i, token in enumerate(ids) if token in stop_ids), None)
+    if end is not None:
+        ids = ids[: end + 1]
+    text = decode_ids(tokenizer, ids)
+    if found := stop_text_in(text, stop):
+        n = next(n for n in range(1, len(ids) + 1) if stop_text_in(decode_ids(tokenizer, ids[:n]), stop))
+        return Completion(text=text[: found.start], token_ids=ids[:n], finish_reason="stop")
+    return Completion(text=text, token_ids=ids, finish_reason="length" if end is None else "stop")
+
+
+class _Found(NamedTuple):
+    start: int
+    end: int
+
+
+def stop_text_in(text: str, stop: Sequence[str]) -> _Found | None:
+    """Return where the stop text begins and ends that is complete first; None if there is none."""
+    found = [_Found(start, start + len(one)) for one in stop if (start := text.find(one)) >= 0]
+    return min(found, key=lambda place: place.end, default=None)
+
+
+def decode_ids(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+    """Return the text of token ids without special tokens."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))

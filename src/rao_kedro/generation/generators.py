@@ -1,0 +1,88 @@
+"""The choice between text generators, each of which is imported when it is chosen."""
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Literal
+
+from rao_kedro.config.generation import EngineParameters
+from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.generation.base import ONE_ENGINE, Dtype, Generator
+from rao_kedro.generation.engine_options import refuse_impossible
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_backend(backend: str) -> Literal["vllm", "transformers"]:
+    """Turn "auto" into the backend that is installed.
+
+    Raises:
+        ParameterError: There is no backend of that name.
+        InferenceError: vLLM was asked for and is not installed.
+    """
+    installed = importlib.util.find_spec("vllm") is not None
+    match backend:
+        case "transformers":
+            return "transformers"
+        case "vllm" if not installed:
+            raise InferenceError("vLLM is not installed: pip install 'rao_kedro[cpu]' (or [gpu]), or set backend: auto")
+        case "auto" if not installed:
+            logger.warning("vLLM is not installed: text is generated with transformers, several times more slowly")
+            return "transformers"
+        case "auto" | "vllm":
+            return "vllm"
+    raise ParameterError(f"generation backend {backend!r} is not one of auto, vllm, transformers")
+
+
+def make_generator(
+    backend: str,
+    model_dir: str | Path,
+    *,
+    dtype: Dtype = "bfloat16",
+    max_model_len: int = 2048,
+    engine: EngineParameters = ONE_ENGINE,
+) -> Generator:
+    """Load a model into a generator.
+
+    Args:
+        backend: "vllm", "transformers", or "auto": vLLM where it is installed.
+        model_dir: A checkpoint directory with its tokenizer.
+        dtype: Precision of weights and compute.
+        max_model_len: Tokens of the longest prompt and its completion together.
+        engine: Options of the engine; with a `data_parallel_size`, each engine gets a process of its own.
+
+    Raises:
+        ParameterError: There is no backend of that name, or an option of the engine cannot work with it or here.
+        InferenceError: The backend is not installed or could not start, or `max_model_len` is more than the model's
+            rotary embedding computes alike for every row.
+        ModelError: The checkpoint or the LoRA adapter cannot be opened.
+    """
+    name = resolve_backend(backend)
+    refuse_impossible(engine, name)
+    if name == "vllm":
+        _refuse_other_rotary_embedding(model_dir, max_model_len)
+    if engine.data_parallel_size > 1:
+        from rao_kedro.generation.replicas import Replicas
+
+        return Replicas(make_generator, name, model_dir, dtype=dtype, max_model_len=max_model_len, engine=engine)
+    if name == "vllm":
+        from rao_kedro.generation.vllm_backend import VllmGenerator
+
+        return VllmGenerator(model_dir, dtype=dtype, max_model_len=max_model_len, engine=engine)
+    from rao_kedro.generation.transformers_backend import TransformersGenerator
+
+    return TransformersGenerator(model_dir, dtype=dtype, lora_path=engine.lora_path)
+
+
+def _refuse_other_rotary_embedding(model_dir: str | Path, max_model_len: int) -> None:
+    """Refuse an engine that would compute short rows with the rotary embedding of long ones."""
+    from transformers import AutoConfig
+
+    from rao_kedro.models.rotary import rotary_limit
+
+    limit = rotary_limit(AutoConfig.from_pretrained(str(model_dir)))
+    if limit is not None and max_model_len > limit:
+        raise InferenceError(
+            f"max_model_len is {max_model_len}, and where it is more than {limit} the rotary embedding (dynamic or "
+            f"longrope) of {model_dir} is not in vLLM what it is in training: lower max_model_len to {limit} at most"
+        )

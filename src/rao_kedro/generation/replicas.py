@@ -1,0 +1,220 @@
+"""Data parallelism: several generators of one model, each in a process of its own with GPUs of its own.
+
+vLLM's own data parallelism is for servers, and for mixtures of experts, whose engines work in lockstep: its `LLM` takes
+one engine a process, and its offline example divides the prompts among processes beforehand. Engines of a dense model
+need not know of each other, and here each takes the next call when it has no work. A call's completions depend on the
+call alone, so they are those of one engine, whichever replica takes it.
+"""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from multiprocessing.util import Finalize
+from pathlib import Path
+from signal import SIGINT
+from typing import Any, NamedTuple
+
+from rao_kedro.config.generation import EngineParameters, SamplingParameters
+from rao_kedro.errors import InferenceError, RaoKedroError
+from rao_kedro.generation.base import Completion, Dtype, Generator, Likelihood
+from rao_kedro.generation.engine_options import visible_gpus
+
+PATIENCE = 10.0  # seconds for a process to end by itself, and as many once it is told to
+
+
+class _Asked(NamedTuple):
+    """A method of a generator and its arguments."""
+
+    method: str
+    arguments: tuple[Any, ...]
+
+
+class _Said(NamedTuple):
+    """What a replica says: that it is ready, a part of its answer, that the answer is complete, or what went wrong."""
+
+    kind: str
+    content: Any = None
+
+
+class Replicas:
+    """A `ParallelGenerator`; its processes end with it, or with this process."""
+
+    def __init__(
+        self,
+        make: Callable[..., Generator],
+        backend: str,
+        model_dir: str | Path,
+        *,
+        dtype: Dtype = "bfloat16",
+        max_model_len: int = 2048,
+        engine: EngineParameters,
+    ) -> None:
+        """Start the processes, and wait until all have loaded the model.
+
+        Args:
+            make: Makes the generator of one process from the arguments below; a function that can be pickled.
+            backend: "vllm" or "transformers".
+            model_dir: A checkpoint directory with its tokenizer.
+            dtype: Precision of weights and compute.
+            max_model_len: Tokens of the longest prompt and its completion together.
+            engine: `data_parallel_size` says how many processes; the other options are those of each.
+
+        Raises:
+            InferenceError: One could not start.
+        """
+        self.size = engine.data_parallel_size
+        one = engine.model_copy(update={"data_parallel_size": 1})
+        how = {"dtype": dtype, "max_model_len": max_model_len, "engine": one}
+        context = get_context("spawn")  # a fork of a process with threads or CUDA does not work
+        self._processes: list[SpawnProcess] = []
+        self._connections: list[Connection] = []
+        # At the exit of this process it comes before multiprocessing waits for the others.
+        self.close = Finalize(self, _end, args=(self._processes, self._connections), exitpriority=1)
+        for environment in _environments(self.size, engine.gpus_per_engine):
+            ours, theirs = context.Pipe()
+            # No daemon: an engine has processes of its own where it divides a model over GPUs.
+            process = context.Process(target=_work, args=(theirs, make, backend, str(model_dir), how))
+            with _environment(environment):
+                process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._connections.append(ours)
+        with self._closed_on_failure():
+            for connection in self._connections:
+                self._heard(connection)
+
+    def stream(
+        self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield each prompt's `sampling.n` completions; see `Generator`. One replica writes what is sampled."""
+        for _, position, completions in self.stream_calls([(prompt_ids, sampling)]):
+            yield position, completions
+
+    def stream_calls(
+        self, calls: Sequence[tuple[Sequence[Sequence[int]], SamplingParameters]]
+    ) -> Iterator[tuple[int, int, list[Completion]]]:
+        """Yield of each call what `stream` yields, as it comes: the next call goes to whoever has no work.
+
+        Raises:
+            InferenceError: A replica failed or ended.
+        """
+        for i, (position, completions) in self._answers([_Asked("stream", call) for call in calls]):
+            yield i, position, completions
+
+    def continuation_logps(
+        self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[Likelihood]]:
+        """Return how likely some continuations of each prompt are; see `Generator`. All replicas take a part."""
+        n = min(self.size, len(prompt_ids))
+        asked = [_Asked("continuation_logps", (prompt_ids[i::n], continuations[i::n])) for i in range(n)]
+        found: list[list[Likelihood]] = [[] for _ in prompt_ids]
+        of_part: dict[int, int] = dict.fromkeys(range(n), 0)
+        for i, logps in self._answers(asked):
+            found[i + n * of_part[i]] = logps
+            of_part[i] += 1
+        return found
+
+    def _answers(self, asked: Sequence[_Asked]) -> Iterator[tuple[int, Any]]:
+        """Yield the parts of the answers, each with the position of what was asked."""
+        waiting, free = deque(enumerate(asked)), deque(self._connections)
+        busy: dict[Connection, int] = {}
+        with self._closed_on_failure():  # nobody waits any more for what they are at
+            while waiting or busy:
+                while waiting and free:
+                    position, one = waiting.popleft()
+                    busy[connection := free.popleft()] = position
+                    with suppress(BrokenPipeError):  # it has ended, as is heard then
+                        connection.send(one)
+                ready = wait([*busy])
+                for connection in [one for one in busy if one in ready]:
+                    said = self._heard(connection)
+                    if said.kind == "part":
+                        yield busy[connection], said.content
+                    else:
+                        del busy[connection]
+                        free.append(connection)
+
+    def _heard(self, connection: Connection) -> _Said:
+        number = self._connections.index(connection)
+        try:
+            said: _Said = connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._processes[number].join(PATIENCE)
+            raise InferenceError(
+                f"engine {number + 1} of {self.size} ended with exit status {self._processes[number].exitcode}; what "
+                "it said last is above"
+            ) from None
+        if said.kind == "error":
+            raise InferenceError(f"engine {number + 1} of {self.size}: {said.content}")
+        return said
+
+    @contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+
+def _end(processes: Sequence[SpawnProcess], connections: Sequence[Connection]) -> None:
+    """End processes: those that wait for a question end by themselves once nobody can ask any more."""
+    for connection in connections:
+        connection.close()
+    for process in processes:
+        process.join(PATIENCE)
+        if process.is_alive():
+            process.terminate()
+            process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _environments(n: int, gpus_each: int) -> list[dict[str, str]]:
+    """Return the environment variables of each process: its GPUs, or its share of the processor's cores."""
+    if gpus := visible_gpus():
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * gpus_each : (i + 1) * gpus_each])} for i in range(n)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // n))}] * n
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a process that is started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _work(
+    connection: Connection, make: Callable[..., Generator], backend: str, model_dir: str, how: Mapping[str, Any]
+) -> None:
+    """Answer until nobody asks any more."""
+    try:
+        generator = make(backend, model_dir, **how)
+        connection.send(_Said("ready"))
+        while True:
+            asked: _Asked = connection.recv()
+            for part in getattr(generator, asked.method)(*asked.arguments):
+                connection.send(_Said("part", part))
+            connection.send(_Said("end"))
+    except RaoKedroError as error:
+        connection.send(_Said("error", str(error)))
+        sys.exit(1)
+    except KeyboardInterrupt:  # which the process that asks hears of, too
+        sys.exit(128 + SIGINT)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return

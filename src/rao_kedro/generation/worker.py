@@ -1,0 +1,256 @@
+"""Generates a table of responses shard by shard: `python -m rao_kedro.generation.worker spec.json`.
+
+Knows files, shards and chat templates; how text is generated is a backend's business.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rao_kedro.config.generation import GenerationSpec, SamplingParameters
+from rao_kedro.errors import DataError, InferenceError, ModelError
+from rao_kedro.files import replacing
+from rao_kedro.generation.base import Call, Completion, Generator, finished_shards
+from rao_kedro.generation.engine_options import engine_identity
+from rao_kedro.generation.generators import make_generator, resolve_backend
+from rao_kedro.models.thinking import with_opening_tag
+from rao_kedro.progress import report_progress
+from rao_kedro.workers import worker_main
+
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+KEY = b"rao_kedro.generation_key"
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("sample", pa.int64()),
+        ("messages", MESSAGES),
+        ("requirements", pa.string()),
+        ("response", pa.string()),
+        ("n_tokens", pa.int64()),
+        ("finish_reason", pa.string()),
+        ("response_ids", pa.list_(pa.int64())),
+        ("prompt_ids", pa.list_(pa.int64())),
+    ]
+)
+PLAIN = SamplingParameters()
+YOUNGER_OPTIONS = ("top_k", "min_p", "repetition_penalty", "stop")  # that earlier versions' keys do not name
+PROMPT_COLUMNS = ["prompt_id", "messages", "requirements"]
+
+
+def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> None:
+    """Do what a spec file says.
+
+    Args:
+        spec_path: JSON of a `GenerationSpec`.
+        make: Makes the generator; called only if a shard is missing.
+
+    Raises:
+        DataError: The prompts have no usable form.
+        InferenceError: A prompt is too long, or the backend failed.
+    """
+    generate_table(GenerationSpec.model_validate_json(Path(spec_path).read_text()), make)
+
+
+def generate_table(spec: GenerationSpec, make: Callable[..., Generator]) -> None:
+    """Write the table of a spec, shard by shard; what is finished is kept.
+
+    Args:
+        spec: What to generate.
+        make: Makes the generator; called only if a shard is missing.
+
+    Raises:
+        DataError: The prompts have no usable form.
+        InferenceError: A prompt is too long, or the backend failed.
+    """
+    prompts = read_prompts(spec.prompts_path)
+    key = generation_key(spec, prompts)
+    if _has_key(spec.output_path, key):
+        logger.info("%s is there already, from the same model, prompts and sampling", spec.output_path)
+    else:
+        shards = [prompts[i : i + spec.shard_size] for i in range(0, len(prompts), spec.shard_size)]
+        missing = _missing_shards(spec, len(shards), key)
+        if missing:
+            _generate_shards(spec, shards, missing, key, make)
+        tables = [pq.read_table(_shard_path(spec, i), schema=SCHEMA) for i in range(len(shards))]
+        _write(pa.concat_tables(tables), spec.output_path, key)
+    shutil.rmtree(spec.shards_dir, ignore_errors=True)
+
+
+def read_prompts(path: Path) -> list[dict]:
+    """Read prompts.
+
+    Raises:
+        DataError: The table is missing, lacks a column, is empty or names a prompt twice.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such table of prompts; run the pipeline that makes it")
+    absent = sorted(set(PROMPT_COLUMNS) - set(pq.read_schema(path).names))
+    if absent:
+        raise DataError(f"{path}: columns {', '.join(absent)} are missing; prompts need {', '.join(PROMPT_COLUMNS)}")
+    prompts = pq.read_table(path, columns=PROMPT_COLUMNS).to_pylist()
+    if not prompts:
+        raise DataError(f"{path} holds no prompts; check the split and the limit on prompts")
+    seen: set[str] = set()
+    for row, prompt in enumerate(prompts):
+        if prompt["prompt_id"] in seen:
+            raise DataError(f"{path} row {row}: prompt_id {prompt['prompt_id']!r} is there twice; ids must be unique")
+        seen.add(prompt["prompt_id"])
+    return prompts
+
+
+def generation_key(spec: GenerationSpec, prompts: list[dict]) -> str:
+    """Return a hash of all that decides what is generated: the model's content, the prompts and the sampling.
+
+    What younger options change counts where they are set: shards of earlier versions are those of the defaults.
+    """
+    from rao_kedro.identity import content_hash
+
+    parts = {
+        "model": content_hash(spec.model_dir),
+        "prompts": prompts,
+        "backend": resolve_backend(spec.backend),
+        "version": version("rao_kedro"),
+        "sampling": {
+            name: value
+            for name, value in spec.sampling.model_dump().items()
+            if name not in YOUNGER_OPTIONS or value != getattr(PLAIN, name)
+        },
+        **spec.model_dump(include={"dtype", "max_model_len", "shard_size"}),
+        **({"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}),
+        **({"engine": engine} if (engine := engine_identity(spec.engine)) else {}),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _missing_shards(spec: GenerationSpec, n_shards: int, key: str) -> list[int]:
+    """Return the shards to generate; those of another model, other prompts or another sampling are removed."""
+    missing = [i for i in range(n_shards) if not _has_key(_shard_path(spec, i), key)]
+    stale = [p for p in sorted(spec.shards_dir.glob("*.parquet")) if not _has_key(p, key)]
+    for path in stale:
+        path.unlink()
+    if stale:
+        logger.info("removed %d shards that an earlier run with other inputs had left", len(stale))
+    if len(missing) < n_shards:
+        logger.info("%d of %d shards are finished already", n_shards - len(missing), n_shards)
+    return missing
+
+
+def _generate_shards(
+    spec: GenerationSpec, shards: list[list[dict]], missing: list[int], key: str, make: Callable[..., Generator]
+) -> None:
+    from rao_kedro.models.chat import load_tokenizer
+
+    prompt_ids = dict(zip(missing, _tokenize(spec, [shards[i] for i in missing]), strict=True))
+    started = time.monotonic()
+    tokenizer = load_tokenizer(spec.model_dir)
+    generator = make(
+        spec.backend, spec.model_dir, dtype=spec.dtype, max_model_len=spec.max_model_len, engine=spec.engine
+    )
+    logger.info("model loaded in %.0f s", time.monotonic() - started)
+    # Greedy text does not depend on what is written beside it, and an engine is busiest with all prompts at once;
+    # samples do, and a resumed run shall sample what an uninterrupted one would have.
+    calls = [
+        Call(
+            {i: prompt_ids[i] for i in together},
+            spec.sampling.model_copy(update={"seed": _shard_seed(spec.sampling.seed, together[0])}),
+        )
+        for together in ([missing] if spec.sampling.greedy else [[i] for i in missing])
+    ]
+    engines = spec.engine.data_parallel_size
+    if len(missing) < engines:
+        logger.warning(
+            "%d shards are left for %d engines: a smaller shard_size gives work to all", len(missing), engines
+        )
+    started, tokens, rows = time.monotonic(), 0, 0
+    rows_to_do = spec.sampling.n * sum(map(len, prompt_ids.values()))
+    what = "generating responses"
+    report_progress(what, 0, rows_to_do, "responses")
+    for i, completions in finished_shards(generator, calls):
+        table = _shard_table(tokenizer, shards[i], prompt_ids[i], completions)
+        _write(table, _shard_path(spec, i), key)
+        rows += len(table)
+        tokens += sum(table["n_tokens"].to_pylist())
+        report_progress(what, rows, rows_to_do, "responses", tokens / (time.monotonic() - started))
+
+
+def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[int]]]:
+    from rao_kedro.models.chat import ChatFormat, load_chat_format, prompt_token_ids
+
+    def ids_of(chat: ChatFormat, prompt: dict) -> list[int]:
+        try:
+            return prompt_token_ids(chat, prompt["messages"])
+        except ModelError as error:
+            raise InferenceError(f"{spec.prompts_path}: prompt {prompt['prompt_id']!r}: {error}") from error
+
+    chat = load_chat_format(spec.model_dir, spec.chat_template_kwargs)
+    room = spec.max_model_len - spec.sampling.max_tokens
+    tokenized = []
+    for shard in shards:
+        tokenized.append([ids_of(chat, prompt) for prompt in shard])
+        for prompt, ids in zip(shard, tokenized[-1], strict=True):
+            if len(ids) > room:
+                raise InferenceError(
+                    f"{spec.prompts_path}: prompt {prompt['prompt_id']!r} has {len(ids)} tokens, and max_model_len "
+                    f"{spec.max_model_len} leaves {room} beside max_tokens {spec.sampling.max_tokens}: raise "
+                    "max_model_len"
+                )
+    return tokenized
+
+
+def _shard_seed(seed: int, shard: int) -> int:
+    """Return a seed of the shard's own, so that a resumed run samples what an uninterrupted one would have."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{shard}".encode()).digest()[:4])
+
+
+def _shard_table(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[dict],
+    prompt_ids: list[list[int]],
+    completions: Sequence[Sequence[Completion]],
+) -> pa.Table:
+    rows = [
+        {
+            **prompt,
+            "sample": sample,
+            "response": with_opening_tag(tokenizer, ids, completion.text),
+            "n_tokens": len(completion.token_ids),
+            "finish_reason": completion.finish_reason,
+            "response_ids": completion.token_ids,
+            "prompt_ids": ids,
+        }
+        for prompt, ids, samples in zip(prompts, prompt_ids, completions, strict=True)
+        for sample, completion in enumerate(samples)
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _shard_path(spec: GenerationSpec, shard: int) -> Path:
+    return spec.shards_dir / f"{shard:05d}.parquet"
+
+
+def _has_key(path: Path, key: str) -> bool:
+    return path.is_file() and (pq.read_schema(path).metadata or {}).get(KEY) == key.encode()
+
+
+def _write(table: pa.Table, path: Path, key: str) -> None:
+    """Write beside and rename; the key travels in the file."""
+    with replacing(path) as partial:
+        pq.write_table(table.replace_schema_metadata({KEY: key.encode()}), partial)
+
+
+if __name__ == "__main__":
+    worker_main(main)

@@ -1,0 +1,109 @@
+"""Whether a judge can be trusted: its bias for a position and for length, and its agreement with another one.
+
+Tables are AlpacaEval's annotations (`alpaca_eval`), with `is_switched_outputs`, and an index whose last level is the
+instruction. The unit of intervals is the instruction: several rows of one, of runs with different training seeds, are
+averaged first. Knows nothing about asking a judge.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rao_kedro.statistics import Interval, mean_interval
+
+COLUMNS = ["metric", "value", "low", "high", "n"]
+
+
+def position_bias(annotations: pd.DataFrame, swapped: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return how much a judge cares about the order in which it sees two outputs.
+
+    Args:
+        annotations: In AlpacaEval's order.
+        swapped: The same pairs in the other order, with the same index.
+        seed: Seeds the resampling of the intervals.
+
+    Returns:
+        Columns `metric, value, low, high, n`: `first_preferred`, the mean preference for what was shown first (0.5
+        without bias, 1 for a judge that always takes the first), and `consistent`, the share of pairs with the same
+        winner in both orders. Pairs that the judge gave no preference in either order are left out.
+    """
+    both = annotations["preference"].notna() & swapped["preference"].notna()
+    first, second = annotations[both], swapped[both]
+    for_first = (_preference_for_first(first) + _preference_for_first(second)) / 2
+    consistent = _winner(first) == _winner(second)
+    return _table(first_preferred=share_interval(for_first, seed), consistent=share_interval(consistent, seed))
+
+
+def length_bias(annotations: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return how preferences go with length.
+
+    Args:
+        annotations: In AlpacaEval's order.
+        seed: Seeds the resampling of the intervals.
+
+    Returns:
+        Columns `metric, value, low, high, n`: `longer_preferred`, the share of pairs of different lengths (in
+        characters) and with a winner whose longer output wins, and `length_correlation`, Spearman's of the preference
+        for the model's output and by how much it is longer (without an interval).
+    """
+    from scipy.stats import spearmanr
+
+    known = annotations[annotations["preference"].notna()]
+    longer = known["output_2"].str.len() - known["output_1"].str.len()
+    decided = (longer != 0) & (known["preference"] != 1.5)
+    wins = (longer[decided] > 0) == (known["preference"][decided] > 1.5)
+    varies = longer.nunique() > 1 and known["preference"].nunique() > 1
+    correlation = float(spearmanr(longer, known["preference"]).statistic) if varies else np.nan
+    return _table(
+        longer_preferred=share_interval(wins, seed),
+        length_correlation=Interval(correlation, np.nan, np.nan, _units(known)),
+    )
+
+
+def agreement(annotations: pd.DataFrame, others: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return how far two judges name the same winners of the same pairs.
+
+    Args:
+        annotations: Of the one judge.
+        others: Of the other, with the same index.
+        seed: Seeds the resampling of the intervals.
+
+    Returns:
+        Columns `metric, value, low, high, n`: `agreement`, the share of pairs, and Cohen's `kappa`, which chance alone
+        leaves at 0 (without an interval). Pairs that a judge gave no preference are left out.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    both = annotations["preference"].notna() & others["preference"].notna()
+    ours, theirs = _winner(annotations[both]), _winner(others[both])
+    kappa = cohen_kappa_score(ours, theirs, labels=[-1, 0, 1]) if len(ours) else np.nan
+    return _table(
+        agreement=share_interval(ours == theirs, seed), kappa=Interval(float(kappa), np.nan, np.nan, _units(ours))
+    )
+
+
+def share_interval(values: pd.Series, seed: int) -> Interval:
+    """Return the mean over instructions of values in [0, 1], with its interval."""
+    by_instruction = values.astype(float).groupby(level=-1).mean()
+    return mean_interval(by_instruction.tolist(), (0, 1), seed)
+
+
+def _units(rows: pd.DataFrame | pd.Series) -> int:
+    return rows.index.get_level_values(-1).nunique()
+
+
+def _table(**found: Interval) -> pd.DataFrame:
+    rows: list[tuple[Any, ...]] = [(name, *interval) for name, interval in found.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _preference_for_first(annotations: pd.DataFrame) -> pd.Series:
+    """Return how far a judge prefers what it saw first, in [0, 1]."""
+    for_model = annotations["preference"] - 1
+    return for_model.where(annotations["is_switched_outputs"], 1 - for_model)
+
+
+def _winner(annotations: pd.DataFrame) -> pd.Series:
+    """Return 1 where the model wins, -1 where the baseline does, 0 for a tie."""
+    return np.sign(annotations["preference"] - 1.5).astype(int)

@@ -1,0 +1,125 @@
+"""A vLLM server of one model, for as long as it is needed."""
+
+import atexit
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from rao_kedro.config.generation import ServedEngineParameters
+from rao_kedro.errors import InferenceError
+from rao_kedro.generation.engine_options import refuse_impossible, server_flags
+from rao_kedro.generation.generators import resolve_backend
+from rao_kedro.workers import stopped
+
+CPU_KV_CACHE = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}  # GiB
+
+ONE_ENGINE = ServedEngineParameters()
+
+_served = ExitStack()
+
+
+@cache
+def served(
+    model_dir: str | Path,
+    model: str,
+    max_model_len: int,
+    max_logprobs: int,
+    patience: float,
+    engine: ServedEngineParameters = ONE_ENGINE,
+) -> str:
+    """Return the base URL of a server that the first such call starts; it ends with `stop_served` or this process.
+
+    Takes and raises what `serving` does.
+    """
+    return _served.enter_context(serving(model_dir, model, max_model_len, max_logprobs, patience, engine))
+
+
+@atexit.register
+def stop_served() -> None:
+    """End all servers that `served` started, so that their memory is free."""
+    _served.close()
+    served.cache_clear()
+
+
+@contextmanager
+def serving(
+    model_dir: str | Path,
+    model: str,
+    max_model_len: int,
+    max_logprobs: int,
+    patience: float,
+    engine: ServedEngineParameters = ONE_ENGINE,
+) -> Iterator[str]:
+    """Serve a checkpoint on this machine alone, and yield the server's base URL.
+
+    Args:
+        model_dir: A checkpoint directory.
+        model: The name to know it by.
+        max_model_len: Tokens of a dialogue and its answer.
+        max_logprobs: Alternatives per token that may be asked for.
+        patience: Seconds until it must answer.
+        engine: vLLM's options; with a LoRA adapter, `model` is the name of the model with it.
+
+    Raises:
+        ParameterError: This machine cannot give what an option asks for, or the adapter is not there.
+        InferenceError: vLLM is not installed, or the server did not start; the message ends with its last lines.
+    """
+    resolve_backend("vllm")
+    refuse_impossible(engine, "vllm")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_dir)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]
+    command += ["--max-model-len", str(max_model_len), "--max-logprobs", str(max_logprobs)]
+    command += server_flags(engine, model)
+    with TemporaryFile() as said, _ended_by_sigterm():
+        process = subprocess.Popen(
+            command, env=CPU_KV_CACHE | os.environ, stdout=said, stderr=said, start_new_session=True
+        )
+        with stopped(process):
+            deadline = time.monotonic() + patience
+            while not _healthy(port):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    said.seek(0)
+                    lines = said.read().decode(errors="replace").splitlines()[-15:]
+                    why = f"not ready after {patience:g} s" if process.poll() is None else "it ended"
+                    raise InferenceError(f"vLLM could not serve {model_dir}, {why}:\n" + "\n".join(lines))
+                time.sleep(1)
+            yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process as an exit does, so that the server does not outlive it.
+
+    Leaves SIGTERM alone where someone has taken it over, or outside the main thread, where Python does not let us.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,1 @@
+"""Studies of the paper: a pipeline each."""

@@ -1,0 +1,61 @@
+"""Nodes of the likelihood study."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from rao_kedro.config.parameters import MethodParameters
+from rao_kedro.config.training import KLParameters
+from rao_kedro.evals.likelihoods import likelihood_summary
+from rao_kedro.files import alone_in_workspace, write_text
+from rao_kedro.identity import combined_hash, content_hash, file_hash
+from rao_kedro.pipelines.alignment.nodes import align
+from rao_kedro.reporting.figures import likelihood_dynamics
+
+
+@alone_in_workspace
+def train_runs(
+    sft_model: Path,
+    reward_model: Path,
+    reward_annotated: Path,
+    reference_logprobs: Path,
+    runs: Mapping[str, MethodParameters],
+    only: str | None,
+    kl: KLParameters,
+    t0_length: int,
+    accelerate_config: Path,
+    workspace: Path,
+) -> pd.DataFrame:
+    """Train every run of the study on the same annotated groups; finished ones are not trained again.
+
+    Returns:
+        The training logs below each other, with a column `run`.
+    """
+    logs = []
+    for name in runs if only is None else only.split():
+        method = runs[name]
+        settings = (method.model_dump_json(), kl.model_dump_json())
+        key = combined_hash(*settings, content_hash(sft_model), *map(file_hash, (reward_annotated, reference_logprobs)))
+        finished = workspace / f"{name}-{key}.csv"
+        if not finished.exists():
+            how = method, kl, t0_length, accelerate_config, workspace / name
+            _, log = align(sft_model, reward_annotated, *how, reference_logprobs, reward_model)
+            write_text(finished, log.to_csv(index=False))
+            shutil.rmtree(workspace / name)  # a study is about the logs; its policies would fill the disk
+        logs.append(pd.read_csv(finished).assign(run=name))
+    return pd.concat(logs, ignore_index=True)
+
+
+def summarise(logs: pd.DataFrame, reward_annotated: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per run: where the likelihoods of chosen and rejected validation responses ended."""
+    return likelihood_summary(logs, n=int((reward_annotated["split"] == "validation").sum()))
+
+
+def plot_runs(logs: pd.DataFrame, panels: Mapping[str, Sequence[str]]) -> go.Figure:
+    """Return the log-ratios of chosen and rejected responses over the steps, a panel for each comparison."""
+    trained = set(logs["run"])
+    shown = {title: [run for run in runs if run in trained] for title, runs in panels.items()}
+    return likelihood_dynamics(logs, {title: runs for title, runs in shown.items() if runs})

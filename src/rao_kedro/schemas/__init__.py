@@ -1,1 +1,0 @@
-"""Data contracts: pandera schemas of tables, pydantic models of parameters."""

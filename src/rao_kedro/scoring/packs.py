@@ -1,0 +1,43 @@
+"""Packs prompt groups into batches of a number of tokens, and shares the packs among processes."""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+from rao_kedro.errors import TrainingError
+from rao_kedro.models.packing import TokenizedGroup
+
+
+def packs(groups: Sequence[TokenizedGroup], max_tokens: int) -> list[list[TokenizedGroup]]:
+    """Put groups into packs of at most `max_tokens` tokens: the longest first, each where it leaves least room.
+
+    Raises:
+        TrainingError: One group alone is longer; names it.
+    """
+    result: list[list[TokenizedGroup]] = []
+    rooms: list[tuple[int, int]] = []  # of each pack, ascending: tokens that still fit, and its position in `result`
+    for group in sorted(groups, key=lambda g: g.n_tokens, reverse=True):
+        if group.n_tokens > max_tokens:
+            raise TrainingError(
+                f"group {group.group_id} has {group.n_tokens} tokens, more than max_tokens_per_batch = {max_tokens}: "
+                "raise max_tokens_per_batch, or lower the length limits of data_engineering"
+            )
+        best = bisect_left(rooms, (group.n_tokens, 0))
+        room, i = rooms.pop(best) if best < len(rooms) else (max_tokens, len(result))
+        if i == len(result):
+            result.append([])
+        result[i].append(group)
+        insort(rooms, (room - group.n_tokens, i))
+    return result
+
+
+def share_of_process(
+    all_packs: Sequence[Sequence[TokenizedGroup]], process: int, n_processes: int
+) -> list[tuple[Sequence[TokenizedGroup], bool]]:
+    """Return the packs of one process, each with whether it counts.
+
+    Every process gets the same number, since sharded models need the same number of forward passes everywhere;
+    where there are too few, the first pack is repeated and does not count.
+    """
+    n_each = -(-len(all_packs) // n_processes)
+    mine = range(process, n_each * n_processes, n_processes)
+    return [(all_packs[i], True) if i < len(all_packs) else (all_packs[0], False) for i in mine]

@@ -1,0 +1,29 @@
+"""Reference log-probs of every response and prompt, computed once per model, data and precision (design D3)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rao_kedro.config.specs import ScoringSpec
+from rao_kedro.models.loading import load_causal_lm
+from rao_kedro.models.logprobs import LogProbModel
+from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.scoring.forward import group_logps, read_all_groups, write_in_shards
+from rao_kedro.scoring.reference_cache import scoring_key
+from rao_kedro.workers import worker_main
+
+
+def main(spec_path: str) -> None:
+    """Write `group_id, prompt_logp, response_logps` (nats), responses in the order of the groups table, and the key."""
+    spec = ScoringSpec.model_validate_json(Path(spec_path).read_text())
+    key = scoring_key(spec.model_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
+    model = LogProbModel(load_causal_lm(spec.model_dir))
+
+    def score(groups: Sequence[TokenizedGroup]) -> list[dict]:
+        logps = group_logps(model, groups, spec)
+        return [{"group_id": n, "prompt_logp": p, "response_logps": r, "key": key} for n, (p, r) in logps.items()]
+
+    write_in_shards(spec, key, read_all_groups(spec), score)
+
+
+if __name__ == "__main__":
+    worker_main(main)

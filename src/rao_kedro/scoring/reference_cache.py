@@ -1,0 +1,87 @@
+"""Reference log-probs as a content-addressed cache: a stale one cannot be read, since its key would be another.
+
+Imports neither torch nor transformers.
+"""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rao_kedro.config.parameters import ReferenceParameters
+from rao_kedro.config.specs import ScoringSpec
+from rao_kedro.errors import TrainingError
+from rao_kedro.files import write_text
+from rao_kedro.identity import combined_hash, content_hash, file_hash
+from rao_kedro.launch import launch
+
+
+def cached_reference_logprobs(
+    model_dir: Path,
+    groups_path: Path,
+    parameters: ReferenceParameters,
+    t0_length: int,
+    accelerate_config: Path | None,
+    cache: Path,
+) -> pd.DataFrame:
+    """Return the table of `ReferenceLogprobs` of a model on tokenised groups, computing it if it is not cached.
+
+    Args:
+        model_dir: The reference model.
+        groups_path: Parquet with `group_id`, `prompt_ids`, `response_ids`.
+        parameters: Precision and batch size of the forward pass.
+        t0_length: Tokens of the prefix t_0.
+        accelerate_config: The accelerate file of the worker; None computes in this process.
+        cache: Directory of the cached tables. One that is not what was written there is computed again.
+    """
+    key = scoring_key(model_dir, groups_path, parameters.mixed_precision, t0_length)
+    path, written = cache / f"{key}.parquet", cache / f"{key}.sha256"
+    if not (path.exists() and written.exists() and written.read_text() == file_hash(path).hex()):
+        spec = ScoringSpec(
+            workspace=cache / "work",
+            model_dir=model_dir,
+            groups_path=groups_path,
+            t0_length=t0_length,
+            output_path=path,
+            max_tokens_per_batch=parameters.max_tokens_per_batch,
+            mixed_precision=parameters.mixed_precision,
+        )
+        launch("reference", spec, accelerate_config)
+        write_text(written, file_hash(path).hex())
+    return pd.read_parquet(path)
+
+
+def scoring_key(model_dir: Path, groups_path: Path, precision: str, t0_length: int) -> str:
+    """Return the hash of all that reference log-probs depend on: weights, token ids, t_0, precision, this package."""
+    groups = pq.read_table(groups_path, columns=["group_id", "prompt_ids", "response_ids"])
+    how = precision, str(t0_length), version("rao_kedro")
+    return combined_hash(content_hash(model_dir), *map(_column_hash, groups.columns), *how)
+
+
+def _column_hash(column: pa.ChunkedArray) -> str:
+    """Return a hash of a column's values, whatever chunks and integer type a writer chose."""
+    lengths = []
+    while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        lengths.append(pc.list_value_length(column).to_numpy().astype("int64").tobytes())
+        column = pc.list_flatten(column)
+    if pa.types.is_integer(column.type):
+        return combined_hash(*lengths, column.to_numpy().astype("int64").tobytes())
+    return combined_hash(*lengths, *column.to_pylist())
+
+
+def refuse_stale(path: Path, key: str) -> None:
+    """Refuse reference log-probs that belong to something else.
+
+    Raises:
+        TrainingError: The table's key is not `key`.
+    """
+    found = set(pq.read_table(path, columns=["key"]).column(0).to_pylist())
+    if found != {key}:
+        raise TrainingError(
+            f"the reference log-probs in {path} belong to other weights, tokens, t_0 or another precision "
+            f"(key {', '.join(sorted(found))}, expected {key}): run the pipeline `alignment` from its node "
+            "`score_reference` again"
+        )

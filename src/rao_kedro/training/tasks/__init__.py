@@ -1,0 +1,1 @@
+"""What training can learn: a worker module per task."""

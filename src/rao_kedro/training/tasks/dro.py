@@ -1,0 +1,43 @@
+"""DRO: a value network of its own, trained beside the policy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rao_kedro.models.loading import load_causal_lm, new_reward_model, save_checkpoint
+from rao_kedro.models.logprobs import LogProbModel
+from rao_kedro.models.packing import TokenizedGroup, pack_groups
+from rao_kedro.models.value_head import PolicyAndValue, ValueNetwork, pack_prompts
+from rao_kedro.objectives import LogProbBatch
+from rao_kedro.training.tasks.offline import OfflineAlignment, without_dropout
+
+
+class DROAlignment(OfflineAlignment):
+    """Trains the policy and V(x) together; only the policy is published."""
+
+    def load(self) -> nn.Module:
+        """Return policy and value network, both from the SFT model; V starts as the mean training reward."""
+        policy = LogProbModel(without_dropout(load_causal_lm(self.spec.model_dir, for_engine=True)))
+        value = without_dropout(new_reward_model(self.spec.model_dir, for_engine=True))
+        start = fmean(fmean(group.rewards or []) for group in self.train_groups)
+        return PolicyAndValue(policy, ValueNetwork(value, start))
+
+    def batch(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LogProbBatch:
+        """Return what the objective reads, V(x) included."""
+        packed = pack_groups(groups, self.spec.t0_length).to(device)
+        policy, values = module(packed, pack_prompts(groups).to(device))
+        return replace(self.with_reference(policy, packed, groups), values=values)
+
+    def policy_of(self, module: nn.Module) -> LogProbModel:
+        """Return the policy inside a module that may be wrapped for training."""
+        return super().policy_of(module).policy
+
+    def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
+        """Write the policy."""
+        policy = {k.removeprefix("policy."): v for k, v in weights.items() if k.startswith("policy.")}
+        save_checkpoint(module.policy.model, self.tokenizer, directory, policy)

@@ -1,0 +1,67 @@
+"""KTO: its baseline z is the mean log-ratio of mismatched pairs over all groups of a step."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from rao_kedro.config.specs import AlignmentSpec
+from rao_kedro.errors import TrainingError
+from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.objectives import LogProbBatch
+from rao_kedro.scoring.forward import ForwardPass, group_logps
+from rao_kedro.training.tasks.offline import OfflineAlignment
+
+
+class KTOAlignment(OfflineAlignment):
+    """Pairs every prompt with a response of the next group; the reference's log-probs of these are those of step 0."""
+
+    def __init__(self, spec: AlignmentSpec) -> None:
+        """Read the groups and pair them."""
+        super().__init__(spec)
+        pairs = [*mismatched(self.train_groups), *mismatched(self.eval_groups)]
+        self.mismatched = {group.group_id: group for group in pairs}
+        self.how = ForwardPass(spec.training.mixed_precision, spec.training.max_tokens_per_batch, spec.t0_length)
+        self.mismatched_reference: dict[str, float] = {}
+        self.policy_logps, self.reference_logps = torch.empty(0), torch.empty(0)
+
+    def prepare(self, module: nn.Module) -> None:
+        """Compute the reference's log-probs of mismatched pairs: the policy is the reference still."""
+        super().prepare(module)
+        self.mismatched_reference = self._logps(module, list(self.mismatched.values()))
+
+    def before_packs(
+        self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float
+    ) -> Sequence[TokenizedGroup]:
+        """Compute the policy's log-probs of the step's mismatched pairs."""
+        policy = self._logps(module, [self.mismatched[group.group_id] for group in groups])
+        self.policy_logps = torch.tensor(list(policy.values()))
+        self.reference_logps = torch.tensor([self.mismatched_reference[name] for name in policy])
+        return super().before_packs(module, groups, progress)
+
+    def batch(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LogProbBatch:
+        """Return what the objective reads, with the mismatched pairs of the whole step."""
+        return replace(
+            super().batch(module, groups, device),
+            mismatched_policy=self.policy_logps.to(device),
+            mismatched_reference=self.reference_logps.to(device),
+        )
+
+    def _logps(self, module: nn.Module, groups: Sequence[TokenizedGroup]) -> dict[str, float]:
+        return {name: logps.responses[0] for name, logps in group_logps(module, groups, self.how).items()}
+
+
+def mismatched(groups: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:
+    """Return each prompt with a response of the next group: by turns its chosen and its rejected one.
+
+    Raises:
+        TrainingError: There is one group only, so no response is another prompt's.
+    """
+    if len(groups) == 1:
+        raise TrainingError("kto needs responses of other prompts, but a split has one prompt group only")
+    following = [*groups[1:], *groups[:1]]
+    return [
+        replace(group, response_ids=[other.response_ids[i % 2]], rewards=None)
+        for i, (group, other) in enumerate(zip(groups, following, strict=True))
+    ]

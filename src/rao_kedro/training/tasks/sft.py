@@ -1,0 +1,65 @@
+"""Supervised fine-tuning: token-mean negative log-likelihood of the chosen responses."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rao_kedro.config.specs import TrainingSpec
+from rao_kedro.data.token_tables import read_groups
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.loading import load_causal_lm, save_checkpoint
+from rao_kedro.models.logprobs import LogProbModel
+from rao_kedro.models.packing import TokenizedGroup, pack_groups
+from rao_kedro.training.loop import train
+from rao_kedro.training.task import LossOutput, Task
+from rao_kedro.workers import worker_main
+
+
+class SupervisedFinetuning(Task):
+    """Learns the chosen response of every group."""
+
+    selection_metric = "loss"
+    greater_is_better = False
+
+    def __init__(self, spec: TrainingSpec) -> None:
+        """Read the groups that the spec names."""
+        self.spec = spec
+        self.tokenizer = load_tokenizer(spec.model_dir)
+        self.train_groups, self.eval_groups = (
+            [
+                replace(group, response_ids=group.response_ids[:1])
+                for group in read_groups(spec.groups_path, split, None)
+            ]
+            for split in ("train", "validation")
+        )
+
+    def load(self) -> nn.Module:
+        """Return the policy, wrapped for packed log-probs."""
+        return LogProbModel(load_causal_lm(self.spec.model_dir, for_engine=True))
+
+    def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
+        """Count response tokens."""
+        return float(sum(len(group.response_ids[0]) for group in groups))
+
+    def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
+        """Return the mean negative log-likelihood per response token, in nats."""
+        logps = module(pack_groups(groups, self.spec.t0_length).to(device)).responses
+        return LossOutput(-logps.sum() / self.weigh(groups), {"logps_chosen": logps.detach().mean()})
+
+    def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
+        """Write the policy."""
+        save_checkpoint(module.model, self.tokenizer, directory, weights)
+
+
+def main(spec_path: str) -> None:
+    """Train as `spec_path` says."""
+    spec = TrainingSpec.model_validate_json(Path(spec_path).read_text())
+    train(SupervisedFinetuning(spec), spec.training, spec.workspace)
+
+
+if __name__ == "__main__":
+    worker_main(main)

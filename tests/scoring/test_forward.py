@@ -1,0 +1,182 @@
+"""Reference log-probs and rewards: shards that survive a kill, and keys that a stale table cannot have."""
+
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
+from functools import partial
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from groups import alignment_spec, parameters, reference, write_groups
+
+from rao_kedro.config.parameters import ReferenceParameters
+from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.specs import AnnotationSpec, ScoringSpec
+from rao_kedro.errors import ModelError, TrainingError
+from rao_kedro.launch import launch
+from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
+from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.scoring import forward as scoring
+from rao_kedro.scoring.reference_cache import cached_reference_logprobs, scoring_key
+
+
+@pytest.fixture
+def groups_path(tmp_path):
+    return write_groups(tmp_path / "groups.parquet", 12)
+
+
+def scoring_spec(workspace, tiny_checkpoint, groups_path):
+    return ScoringSpec(
+        workspace=workspace,
+        model_dir=tiny_checkpoint,
+        groups_path=groups_path,
+        output_path=workspace / "scores.parquet",
+        mixed_precision="no",
+        groups_per_shard=5,
+    )
+
+
+def annotation_spec(workspace, tiny_reward_model, groups_path):
+    return AnnotationSpec(
+        workspace=workspace,
+        groups_path=groups_path,
+        reward=RewardParameters(parameters={"model_dir": str(tiny_reward_model), "mixed_precision": "no"}),
+        output_path=workspace / "scores.parquet",
+        groups_per_shard=5,
+    )
+
+
+@pytest.mark.parametrize("task", ["reference", "annotate"])
+def test_a_killed_scoring_goes_on_from_its_last_shard_to_the_same_bytes(
+    task, tmp_path, tiny_checkpoint, tiny_reward_model, groups_path, monkeypatch
+):
+    make, model = (annotation_spec, tiny_reward_model) if task == "annotate" else (scoring_spec, tiny_checkpoint)
+    whole, killed = (make(tmp_path / name, model, groups_path) for name in ("whole", "killed"))
+    launch(task, whole, None)
+    written, shards = scoring.write_table, []
+
+    def dies(rows, path):
+        if len(shards) == 2:
+            raise KeyboardInterrupt
+        shards.append(path.name)
+        written(rows, path)
+
+    monkeypatch.setattr(scoring, "write_table", dies)
+    with pytest.raises(KeyboardInterrupt):
+        launch(task, killed, None)
+    monkeypatch.setattr(scoring, "write_table", lambda rows, path: (shards.append(path.name), written(rows, path)))
+    launch(task, killed, None)
+    assert shards == ["000000000.parquet", "000000005.parquet", "000000010.parquet", "scores.parquet"]
+    assert killed.output_path.read_bytes() == whole.output_path.read_bytes()
+    assert not (killed.workspace / "shards").exists()
+
+
+def test_a_worker_killed_while_it_annotates_leaves_what_the_next_one_finishes_to_the_same_bytes(
+    tmp_path, tiny_reward_model, groups_path
+):
+    """SIGKILL as soon as the first shard is there, in a process of its own."""
+    whole, killed = (annotation_spec(tmp_path / name, tiny_reward_model, groups_path) for name in ("whole", "killed"))
+    killed = killed.model_copy(update={"groups_per_shard": 1})
+    whole = whole.model_copy(update={"groups_per_shard": 1})
+    launch("annotate", whole, None)
+    killed.workspace.mkdir()
+    (killed.workspace / "spec.json").write_text(killed.model_dump_json())
+    command = [sys.executable, "-m", "rao_kedro.rewards.annotate", str(killed.workspace / "spec.json")]
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    said = [worker.stdout.readline() for _ in range(2)]
+    assert ['"done": 0, "total": 12' in said[0], '"done": 1, "total": 12' in said[1]] == [True, True]
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    assert not killed.output_path.exists()
+    launch("annotate", killed, None)
+    assert killed.output_path.read_bytes() == whole.output_path.read_bytes()
+
+
+def test_the_key_is_of_content_not_of_how_a_file_was_written(tmp_path, tiny_checkpoint, groups_path):
+    rows = pq.read_table(groups_path)
+    small = rows.set_column(
+        rows.schema.get_field_index("prompt_ids"), "prompt_ids", rows["prompt_ids"].cast(pa.list_(pa.int32()))
+    )
+    pq.write_table(small, tmp_path / "other.parquet", row_group_size=3)
+    keys = {scoring_key(tiny_checkpoint, path, "no", 1) for path in (groups_path, tmp_path / "other.parquet")}
+    assert len(keys) == 1
+    assert scoring_key(tiny_checkpoint, groups_path, "bf16", 1) not in keys
+    assert scoring_key(tiny_checkpoint, groups_path, "no", 2) not in keys
+
+
+@pytest.mark.parametrize("changed", ["weights", "tokens", "precision", "t_0"])
+def test_a_stale_reference_is_refused(tmp_path, tiny_checkpoint, groups_path, changed):
+    reference(tmp_path, tiny_checkpoint, groups_path)
+    changes = {}
+    match changed:
+        case "weights":
+            model = load_causal_lm(tiny_checkpoint)
+            with torch.no_grad():
+                model.get_input_embeddings().weight[5, 0] += 1e-4  # far below what the check at step 0 can see
+            save_checkpoint(model, load_tokenizer(tiny_checkpoint), tmp_path / "other")
+            changes = {"model_dir": tmp_path / "other"}
+        case "tokens":
+            rows = pq.read_table(groups_path).to_pylist()
+            rows[3]["response_ids"][1][0] += 1
+            pq.write_table(pa.Table.from_pylist(rows), groups_path)
+        case "precision":
+            changes = {"training": parameters(mixed_precision="bf16")}
+        case "t_0":
+            changes = {"t0_length": 2}
+    spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, log_z0=0.0).model_copy(update=changes)
+    with pytest.raises(TrainingError, match="belong to other weights, tokens, t_0 or another precision"):
+        launch("alignment", spec, None)
+
+
+def group(n, *responses):
+    return TokenizedGroup(f"g{n}", [1, 10 + n], responses)
+
+
+@pytest.mark.parametrize(
+    ("groups", "rewards", "said"),
+    [
+        ([group(0, [5], [6])], [[0.5, 0.5]], "2 different responses are all 0.5"),
+        ([group(0, [5]), group(1, [5])], [[0.0], [0.0]], "2 different responses are all 0"),
+        ([group(0, [5], [6]), group(1, [5], [6])], [[1.0, 1.0], [2.0, 2.0]], "differ in none of 2 groups"),
+        ([group(0, [5], [5])], [[0.5, 0.5]], None),
+        ([group(0, [5])], [[0.5]], None),
+        ([group(0, [5], [6]), group(1, [5], [6])], [[1.0, 1.0], [2.0, 2.5]], None),
+        ([group(0, [5]), group(1, [5])], [[1.0], [2.0]], None),
+        ([], [], None),
+    ],
+)
+def test_rewards_that_do_not_depend_on_the_responses_are_refused(groups, rewards, said):
+    of_groups = {of.group_id: values for of, values in zip(groups, rewards, strict=True)}
+    with pytest.raises(ModelError, match=said) if said else nullcontext():
+        scoring.refuse_constant_rewards(groups, of_groups)
+
+
+def test_a_reward_model_that_has_learnt_nothing_annotates_no_table(
+    tmp_path, tiny_checkpoint, tiny_reward_model, groups_path
+):
+    model = load_reward_model(tiny_reward_model)
+    model.score.weight.data.zero_()
+    save_checkpoint(model, load_tokenizer(tiny_reward_model), tmp_path / "flat")
+    spec = annotation_spec(tmp_path / "work", tmp_path / "flat", groups_path)
+    with pytest.raises(ModelError, match="15 different responses are all 0: it has learnt nothing"):
+        launch("annotate", spec, None)
+    assert not spec.output_path.exists()
+    same = {"policy_dir": str(tiny_checkpoint), "reference_dir": str(tiny_checkpoint), "mixed_precision": "no"}
+    spec = spec.model_copy(update={"reward": RewardParameters(name="implicit", parameters=same)})
+    with pytest.raises(ModelError, match="15 different responses are all 0"):
+        launch("annotate", spec, None)
+
+
+def test_cached_reference_log_probs_that_are_not_what_was_written_are_computed_again(tmp_path, tiny_checkpoint):
+    groups = write_groups(tmp_path / "groups.parquet", 4)
+    how = ReferenceParameters(mixed_precision="no")
+    ask = partial(cached_reference_logprobs, tiny_checkpoint, groups, how, 1, None, tmp_path / "cache")
+    right = ask()
+    (kept,) = (tmp_path / "cache").glob("*.parquet")
+    right.assign(prompt_logp=-1.0).to_parquet(kept)
+    pd.testing.assert_frame_equal(ask(), right)

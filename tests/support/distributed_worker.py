@@ -1,0 +1,66 @@
+"""Runs tasks one after another as one of several processes: `python -m distributed_worker TASKS`.
+
+TASKS is a JSON list of `[task, spec path, stop after a step]`. A task that is refused with a sentence writes it to
+`refused.txt` in its workspace. On CPUs too FSDP2 and DeepSpeed are used where they are asked for; accelerate itself has
+them for GPUs only.
+"""
+
+import gc
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from accelerate.state import AcceleratorState, DistributedType, GradientState, PartialState
+
+from rao_kedro.distributed import process_state
+from rao_kedro.errors import RaoKedroError
+from rao_kedro.training.interruption import Interruption
+from rao_kedro.workers import worker_main
+
+initialize, requested = AcceleratorState.__init__, Interruption.requested
+
+
+def initialize_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
+    initialize(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+    if fsdp_plugin is not None:
+        if self._mixed_precision != "no":
+            fsdp_plugin.set_mixed_precision(self._mixed_precision)
+        self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+
+def main(tasks_path):
+    kind, environment = process_state().distributed_type, dict(os.environ)
+    for task, spec_path, stops in json.loads(Path(tasks_path).read_text()):
+        process_state().print(f"begins: {spec_path}", flush=True)
+        Interruption.requested = (lambda self, accelerator: True) if stops else requested
+        try:
+            importlib.import_module(f"rao_kedro.training.{task}").main(spec_path)
+        except RaoKedroError as error:
+            if process_state().is_main_process:
+                Path(spec_path).with_name("refused.txt").write_text(str(error))
+        as_at_the_start(kind, environment)
+
+
+def as_at_the_start(kind, environment):
+    """Forget what accelerate and DeepSpeed remember of a task, but for the process group."""
+    if "deepspeed" in sys.modules:
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    PartialState._shared_state["distributed_type"] = kind
+    os.environ.clear()
+    os.environ.update(environment)
+    gc.collect()
+    process_state().wait_for_everyone()
+
+
+if __name__ == "__main__":
+    AcceleratorState.__init__ = initialize_with_fsdp
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
+        PartialState._prepare_backend = lambda self, *args: ("gloo", DistributedType.MULTI_CPU)
+    worker_main(main)
