@@ -4,7 +4,7 @@ Which runs a command takes is said in `rao_kedro.framework.runs`, which nodes in
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from kedro.framework.project import pipelines
@@ -115,7 +115,7 @@ class StudySession(KedroSession):
                 hooks.end("KILLED")
             raise
 
-    def selected(self, **options: Iterable[str] | None) -> Pipeline:
+    def selected(self, **options: Any) -> Pipeline:
         """Return the nodes that `run` would run with these options, fresh or not.
 
         Raises:
@@ -123,7 +123,7 @@ class StudySession(KedroSession):
         """
         return self._select(Selection.from_options(**options))
 
-    def stale_nodes(self, **options: Iterable[str] | None) -> Mapping[str, list[str]]:
+    def stale_nodes(self, **options: Any) -> Mapping[str, list[str]]:
         """Return why nodes are stale, by their names, of those that `run` would run with these options."""
         return _stale(self.selected(**options), self.load_context().catalog)
 
