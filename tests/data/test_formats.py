@@ -11,7 +11,7 @@ from rao_kedro.data import groups
 from rao_kedro.data.formats import FORMATS, rename_columns, sniff, trl
 from rao_kedro.data.groups import GroupBuilder, read_preferences
 from rao_kedro.data.quarantine import UnusableRow
-from rao_kedro.data.tables import PreferenceGroups, QuarantinedRows
+from rao_kedro.data.tables import PreferenceGroupTable, QuarantineTable
 
 USER = [{"role": "user", "content": "Hi?"}]
 SYSTEM = [{"role": "system", "content": "Be brief."}]
@@ -330,8 +330,8 @@ def built(tmp_path, rows, **source):
     train = PreferenceSource(path=str(tmp_path / "train.jsonl"), **source)
     files = PreferenceFiles(train=train, test=PreferenceSource(path=str(tmp_path / "test.jsonl")))
     table, quarantined = read_preferences(files)
-    QuarantinedRows.validate(quarantined)
-    train_groups = PreferenceGroups.validate(table).query("split == 'train'")
+    QuarantineTable.validate(quarantined)
+    train_groups = PreferenceGroupTable.validate(table).query("split == 'train'")
     return train_groups, list(zip(quarantined["source"], quarantined["reason"], strict=True))
 
 
