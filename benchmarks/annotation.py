@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from engine_report import machine
 
-from rao_kedro.config.parameters import PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.data.formats import rated
 from rao_kedro.data.readers import read_rows
 from rao_kedro.files import write_text

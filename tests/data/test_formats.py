@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from rao_kedro.config.parameters import FormatName, PreferenceFiles, PreferenceSource
+from rao_kedro.config.data_engineering import FormatName, PreferenceFiles, PreferenceSource
 from rao_kedro.data import groups
 from rao_kedro.data.formats import FORMATS, rename_columns, sniff, trl
 from rao_kedro.data.groups import GroupBuilder, read_preferences

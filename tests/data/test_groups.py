@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rao_kedro.config.parameters import PreferenceFiles, PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.formats import hh_rlhf, rated, sniff, trl, ultrafeedback
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rao_kedro.config.parameters import PreferenceFiles, PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
 from rao_kedro.data.tables import PreferenceGroups, QuarantinedRows

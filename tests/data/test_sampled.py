@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from rao_kedro.config.parameters import SampledResponses
+from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.data.sampled import divide_prompts, rate_by_rules
 from rao_kedro.data.tables import EvaluationPrompts, PreferenceGroups
 from rao_kedro.errors import DataError

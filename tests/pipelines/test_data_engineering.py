@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rao_kedro.config.parameters import DataParameters
+from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.specs import TrainingSpec
 from rao_kedro.data.tables import EvaluationPrompts, TokenizedGroupTable
 from rao_kedro.data.token_tables import read_groups

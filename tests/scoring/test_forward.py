@@ -13,7 +13,7 @@ import pytest
 import torch
 from groups import alignment_spec, parameters, reference, write_groups
 
-from rao_kedro.config.parameters import ReferenceParameters
+from rao_kedro.config.alignment import ReferenceParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.errors import ModelError, TrainingError

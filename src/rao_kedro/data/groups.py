@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from rao_kedro.config.parameters import PreferenceFiles, PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.fields import Row, without_nan
 from rao_kedro.data.formats import FORMATS, RawGroup, Rows, rename_columns, sniff, unknown_format
 from rao_kedro.data.gathering import Gathered, Gathering

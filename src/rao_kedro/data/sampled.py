@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from rao_kedro.config.parameters import SampledResponses
+from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.data.formats import RawGroup
 from rao_kedro.data.groups import GroupBuilder
 from rao_kedro.data.readers import RawRow

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.benchmarks import AnsweredBenchmarks
+from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.generation import GenerationParameters
-from rao_kedro.config.parameters import DataParameters, MethodParameters, RewardModelStudyParameters
+from rao_kedro.config.studies import RewardModelStudyParameters
 from rao_kedro.planning import models
 from rao_kedro.planning.steps import Run, Step
 

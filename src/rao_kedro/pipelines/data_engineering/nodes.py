@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.config.parameters import PreferenceFiles, SampledResponses
+from rao_kedro.config.data_engineering import PreferenceFiles, SampledResponses
 from rao_kedro.config.specs import ModelParameters
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
