@@ -23,7 +23,7 @@ import torch
 from engine_report import machine
 
 from rao_kedro.config.parameters import PreferenceSource
-from rao_kedro.data.formats import rated
+from rao_kedro.data.formats import read_rated
 from rao_kedro.data.readers import read_rows
 from rao_kedro.files import write_text
 from rao_kedro.launch import CPU_MEMORY_SETTINGS
@@ -109,7 +109,7 @@ def read_groups(path: Path, prompts: int) -> list[PromptGroup]:
     """Return some prompts with all their responses."""
     rows = list(read_rows(PreferenceSource(path=str(path), format="rated")))
     drawn = random.Random(0).sample(rows, prompts)
-    raw = [rated(row.content, rating_key="gpt4turbo_preference") for row in drawn]
+    raw = [read_rated(row.content, rating_key="gpt4turbo_preference") for row in drawn]
     return [PromptGroup(str(i), group.messages, group.responses) for i, group in enumerate(raw)]
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from rao_kedro.config.parameters import SampledResponses
-from rao_kedro.data.formats import RawGroup
 from rao_kedro.data.groups import GroupBuilder
+from rao_kedro.data.raw_groups import RawGroup
 from rao_kedro.data.readers import RawRow
 from rao_kedro.data.requirements import score_responses
 from rao_kedro.errors import DataError
