@@ -19,7 +19,7 @@ from rao_kedro.data.splits import (
 from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
 from rao_kedro.files import alone_in_workspace, write_parquet
 from rao_kedro.generation import GenerationSpec, generate
-from rao_kedro.models.chat import load_chat_format
+from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.launch import import_model
 
 
