@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from rao_kedro.config.parameters import PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.data.quarantine import (
     NoGroupsLeftError,
@@ -240,7 +240,7 @@ def _rm_bench(prompts: Sequence[ScoredPrompt], seed: int) -> list[Result]:
     Every chosen response is compared with every rejected one, and a tie is not a win. Of the 3 x 3 matrix (styles of
     chosen times styles of rejected), hard is the upper triangle, where the rejected response has the fancier style;
     normal is the diagonal, easy the lower triangle, and the score all of it. The total of each is the mean of the four
-    domains (README.md of THU-KEG/RM-Bench-Leaderboard); prompts of safety-refuse and safety-response count alike.
+    domains (README.md of THU-KEG/RM-Bench-LeaderboardTable); prompts of safety-refuse and safety-response count alike.
     """
     compared: dict[str, Callable[[int, int], bool]] = {
         SCORE: lambda i, j: True,

@@ -21,7 +21,7 @@ from rao_kedro.distributed import process_state, sharding
 from rao_kedro.errors import ParameterError, TrainingError
 from rao_kedro.generation.rollouts import Sampler
 from rao_kedro.generation.transformers_backend import refuse_long_prompts
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 from rao_kedro.models.logprobs import LogProbModel, SequenceLogProbs
 from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups
