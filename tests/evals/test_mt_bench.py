@@ -8,7 +8,7 @@ import pytest
 from assets import json_lines
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.mt_bench import (
+from rao_kedro.evals.mt_bench.questions import (
     JudgePrompts,
     parse_score,
     parse_winner,

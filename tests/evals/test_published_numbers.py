@@ -9,12 +9,12 @@ import pytest
 from assets import alpaca_annotations, alpaca_table
 
 from rao_kedro.config.benchmarks import AlpacaEvalParameters, AnswersSpec, BenchmarkParameters, JudgeParameters
-from rao_kedro.data.tables import DownstreamSamples, DownstreamScores
 from rao_kedro.evals.answers import write_benchmarks
-from rao_kedro.evals.benchmark_metrics import LengthControl, Results
-from rao_kedro.evals.benchmark_scores import benchmark_scores
+from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.judging import judge_answers
+from rao_kedro.evals.metrics import LengthControl, Results
 from rao_kedro.evals.responses import Response
+from rao_kedro.evals.scores import benchmark_scores
 from rao_kedro.judges.chat_completions import ChatServer, Reply, Token
 
 METHOD = "claude-2"
@@ -56,7 +56,7 @@ def test_a_published_models_answers_get_its_published_win_rates(tmp_path, monkey
     monkeypatch.setattr(ChatServer, "send", judged)
     answers = pd.read_parquet(spec.answers_path)
     found = judge_answers(answers, benchmarks, tmp_path / "judge")
-    downstream = (DownstreamScores.empty(), DownstreamSamples.empty())
+    downstream = (DownstreamScoreTable.empty(), DownstreamSampleTable.empty())
     results = Results(found.alpaca_eval, found.mt_bench, found.comparisons, *downstream, answers)
     control = LengthControl(alpaca_table("instruction_difficulty_recovered.csv"), alpaca_table("gamed_surrogate.csv"))
     scores = benchmark_scores(results.by_run(), control).set_index("metric")
