@@ -9,19 +9,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rao_kedro.config.benchmarks import (
-    AlpacaEvalParameters,
-    BenchmarkParameters,
-    MTBenchParameters,
-    PolicyAnswersSpec,
-    ServedAnswersSpec,
-    ServerParameters,
-)
 from rao_kedro.config.generation import GenerationSpec, SamplingParameters
 from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.servers import ServerParameters
 from rao_kedro.config.specs import AnnotationSpec, ModelParameters, PolicyScoringSpec, ScoringSpec
 from rao_kedro.errors import BusyError
+from rao_kedro.evals.alpaca_eval.benchmark import AlpacaEvalParameters
 from rao_kedro.evals.launch import answer
+from rao_kedro.evals.mt_bench.benchmark import MTBenchParameters
+from rao_kedro.evals.parameters import BenchmarkParameters
+from rao_kedro.evals.specs import PolicyAnswersSpec, ServedAnswersSpec
 from rao_kedro.files import only_one_in, write_text
 from rao_kedro.generation.launch import generate
 from rao_kedro.launch import launch

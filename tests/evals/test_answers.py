@@ -5,10 +5,12 @@ import json
 import pandas as pd
 import pytest
 
-from rao_kedro.config.benchmarks import AnswersSpec, BenchmarkParameters, JudgeParameters
+from rao_kedro.config.servers import JudgeParameters
 from rao_kedro.evals.alpaca_eval.win_rates import model_outputs
 from rao_kedro.evals.answers import write_benchmarks
+from rao_kedro.evals.parameters import BenchmarkParameters
 from rao_kedro.evals.responses import Response
+from rao_kedro.evals.specs import AnswersSpec
 from rao_kedro.evals.tables import BenchmarkAnswerTable
 
 SAID = {

@@ -11,11 +11,12 @@ import fsspec
 import pytest
 from datasets import Dataset
 
-from rao_kedro.config.benchmarks import AnsweredBenchmarks, TaskSource
 from rao_kedro.errors import DataError
 from rao_kedro.evals import files
 from rao_kedro.evals.downstream import sources
+from rao_kedro.evals.downstream.parameters import TaskSource
 from rao_kedro.evals.files import collect_files, read_csv, read_json_rows, with_collected_files
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 
 ROWS = [{"a": 1}, {"a": 2}]
 

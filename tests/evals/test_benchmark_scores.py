@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from rao_kedro.evals.metrics import Results
+from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 
 from rao_kedro.evals.alpaca_eval.tables import AlpacaEvalAnnotationTable
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
-from rao_kedro.evals.metrics import Results
 from rao_kedro.evals.mt_bench.questions import winner_of_both_orders
 from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable, MTBenchJudgmentTable
 from rao_kedro.evals.scores import (
@@ -20,7 +21,6 @@ from rao_kedro.evals.scores import (
     preference_table,
 )
 from rao_kedro.evals.tables import BenchmarkAnswerTable, BenchmarkScoreTable, JudgeReportTable
-from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.reporting.benchmark_report import benchmark_report, cut_sentences
 
 

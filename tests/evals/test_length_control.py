@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 import sklearn
 from assets import alpaca_annotations, alpaca_table
+from rao_kedro.evals.metrics import LengthControl, Results
 from sklearn.linear_model import LogisticRegression
 
 from rao_kedro.errors import DataError
 from rao_kedro.evals.alpaca_eval.length_control import MAX_PENALTY, fit_logistic, length_controlled_resamples
 from rao_kedro.evals.alpaca_eval.win_rates import fit_length_control, length_controlled_win_rate, of_package
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
-from rao_kedro.evals.metrics import LengthControl, Results
 from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable, MTBenchJudgmentTable
 from rao_kedro.evals.scores import benchmark_scores
 from rao_kedro.evals.tables import BenchmarkAnswerTable, BenchmarkScoreTable

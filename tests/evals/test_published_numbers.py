@@ -7,14 +7,17 @@ import re
 import pandas as pd
 import pytest
 from assets import alpaca_annotations, alpaca_table
+from rao_kedro.evals.metrics import LengthControl, Results
 
-from rao_kedro.config.benchmarks import AlpacaEvalParameters, AnswersSpec, BenchmarkParameters, JudgeParameters
+from rao_kedro.config.servers import JudgeParameters
+from rao_kedro.evals.alpaca_eval.benchmark import AlpacaEvalParameters
 from rao_kedro.evals.answers import write_benchmarks
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.judging import judge_answers
-from rao_kedro.evals.metrics import LengthControl, Results
+from rao_kedro.evals.parameters import BenchmarkParameters
 from rao_kedro.evals.responses import Response
 from rao_kedro.evals.scores import benchmark_scores
+from rao_kedro.evals.specs import AnswersSpec
 from rao_kedro.judges.chat_completions import ChatServer, Reply, Token
 
 METHOD = "claude-2"

@@ -10,7 +10,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from rao_kedro.config.benchmarks import JudgeServerParameters
+from rao_kedro.config.servers import JudgeServerParameters
 from rao_kedro.errors import InferenceError
 from rao_kedro.evals.alpaca_eval.judge import judged, pairs
 from rao_kedro.judges.judge import Judge

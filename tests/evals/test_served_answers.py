@@ -6,10 +6,12 @@ import logging
 import pandas as pd
 import pytest
 
-from rao_kedro.config.benchmarks import BenchmarkParameters, JudgeParameters, ServedAnswersSpec, ServerParameters
+from rao_kedro.config.servers import JudgeParameters, ServerParameters
 from rao_kedro.errors import InferenceError
 from rao_kedro.evals.judging import judge_answers
+from rao_kedro.evals.parameters import BenchmarkParameters
 from rao_kedro.evals.served_answers import main
+from rao_kedro.evals.specs import ServedAnswersSpec
 from rao_kedro.evals.tables import BenchmarkAnswerTable, JudgeUsageTable
 
 

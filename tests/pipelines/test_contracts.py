@@ -19,7 +19,7 @@ from kedro.framework.startup import bootstrap_project
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from rao_kedro.config.benchmarks import JudgeParameters
+from rao_kedro.config.servers import JudgeParameters
 from rao_kedro.datasets import PathDataset
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.context import StudyConfigLoader

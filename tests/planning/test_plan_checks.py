@@ -9,14 +9,16 @@ import pytest
 from kedro.io import DataCatalog, MemoryDataset
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.benchmarks import AnsweredBenchmarks, HarnessParameters, JudgeParameters, ServerParameters
 from rao_kedro.config.data_engineering import DataParameters, PreferenceFiles, PreferenceSource
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.servers import JudgeParameters, ServerParameters
 from rao_kedro.config.specs import ModelParameters
 from rao_kedro.config.training import LoRAParameters, TrainingParameters
 from rao_kedro.data.readers import read_rows
 from rao_kedro.errors import PlanError
+from rao_kedro.evals.downstream.parameters import HarnessParameters
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.planning import checks, files, judges, lengths, machine, models
 from rao_kedro.planning.steps import Run, Step
 

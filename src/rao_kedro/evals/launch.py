@@ -4,8 +4,8 @@ import importlib
 import os
 import sys
 
-from rao_kedro.config.benchmarks import PolicyAnswersSpec, ServedAnswersSpec
 from rao_kedro.errors import InferenceError, RaoKedroError
+from rao_kedro.evals.specs import PolicyAnswersSpec, ServedAnswersSpec
 from rao_kedro.workers import launching, run_worker
 
 
