@@ -89,7 +89,7 @@ def _warn_of_unscored(found: Mapping[str, Sequence[pd.DataFrame]]) -> None:
         rows = [max(row, key=len) for table in tables for row in table.filter(like="unscored_reason").to_numpy()]
         if reasons := Counter(filter(None, rows)).most_common():
             n = sum(count for _, count in reasons)
-            logger.warning("%d of %d %s have no score, most often: %s", n, len(rows), dataset, reasons[0][0])
+            logger.warning("%d of %d rows of %s have no score, most often: %s", n, len(rows), dataset, reasons[0][0])
 
 
 @contextmanager
