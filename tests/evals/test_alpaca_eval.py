@@ -14,8 +14,9 @@ from rao_kedro.evals import alpaca_judge
 from rao_kedro.evals.alpaca_eval import length_controlled_win_rate, of_package, win_rate, win_rate_of_weights
 from rao_kedro.evals.alpaca_judge import dialogues, judged, pairs, preference_for_second
 from rao_kedro.judges import bias as judge_statistics
-from rao_kedro.judges.chat_completions import Answer, ChatServer, Token
+from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.metering import Prices, Usage
+from rao_kedro.judges.replies import Answer, Token
 
 PUBLISHED = Path("../shared/data/alpaca_eval")
 MODELS = ["claude-2", "FuseChat-Llama-3.2-1B-Instruct", "gpt-3.5-turbo-1106_verbose", "vicuna-7b-v1.5"]
