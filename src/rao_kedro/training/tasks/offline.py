@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from rao_kedro.config.specs import AlignmentSpec
 from rao_kedro.data.token_tables import read_groups, read_reference
@@ -225,7 +226,7 @@ class OfflineAlignment(Task):
         save_checkpoint(module.model, self.tokenizer, directory, weights)
 
 
-def without_dropout(model: nn.Module) -> nn.Module:
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
     """Set every dropout of `model` to 0, and return it."""
     layer: Any
     for layer in model.modules():
