@@ -128,7 +128,7 @@ def _generate_shards(
     spec: GenerationSpec, shards: list[list[dict]], missing: list[int], make: Callable[..., Generator]
 ) -> Iterator[tuple[int, pa.Table]]:
     """Yield the table of each missing shard, by its number, as soon as its prompts are answered."""
-    from rao_kedro.models.chat import load_tokenizer
+    from rao_kedro.models.chat_format import load_tokenizer
 
     prompt_ids = dict(zip(missing, _tokenize(spec, [shards[i] for i in missing]), strict=True))
     started = time.monotonic()
@@ -164,7 +164,8 @@ def _generate_shards(
 
 
 def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[int]]]:
-    from rao_kedro.models.chat import ChatFormat, load_chat_format, prompt_token_ids
+    from rao_kedro.models.chat import prompt_token_ids
+    from rao_kedro.models.chat_format import ChatFormat, load_chat_format
 
     def ids_of(chat: ChatFormat, prompt: dict) -> list[int]:
         try:
