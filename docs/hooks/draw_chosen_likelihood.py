@@ -47,7 +47,7 @@ def draw(path: Path = PICTURE) -> None:
         ax.title.set_fontsize(10)
         ax.spines[["top", "right"]].set_visible(False)
     figure.supxlabel(
-        "held-out chosen responses that became less likely in training (%), with 95 % intervals; one seed, 135M parameters",
+        "held-out chosen responses that became less likely in training (%), 95 % intervals; one seed, 135M parameters",
         fontsize=10,
     )
     figure.savefig(path, dpi=150)

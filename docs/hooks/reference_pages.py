@@ -103,11 +103,11 @@ def parameters_page() -> str:
     lines = [
         "# Parameters",
         "",
-        "Every parameter, generated from the pydantic models that check them before anything runs. A full name is a place",
-        "and a field of it: `supervised_finetuning` and `learning_rate` make the option",
-        "`--params supervised_finetuning.learning_rate=1e-5`. `{name}` stands for a name of yours, or of a method. An",
-        "unknown name is refused, with the nearest known one. [Values of the default environment](defaults.md) lists what",
-        "`conf/base` sets. Defaults below are those of the code, where a configuration file sets nothing.",
+        "Every parameter, generated from the pydantic models that check them before anything runs. A full name is",
+        "a place and a field of it: `supervised_finetuning` and `learning_rate` make the option",
+        "`--params supervised_finetuning.learning_rate=1e-5`. `{name}` stands for a name of yours, or of a method.",
+        "An unknown name is refused, with the nearest known one. [Values of the default environment](defaults.md)",
+        "lists what `conf/base` sets. Defaults below are those of the code, where no configuration file sets any.",
         "",
     ]
     lines += [f"- [{section_title(model)}](#{anchor(model)})" for model in places]

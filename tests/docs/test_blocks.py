@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)(?: title=\"(?P<title>[^\"]*)\")?\s*$")
 MARK = re.compile(r"<!-- not run here: (?P<reason>\S.*) -->")
 LANGUAGES = {"bash", "python", "yaml", "text", "json"}
-COMMANDS = ("kedro", "make", "python", "pip", "rao_kedro", ".venv/bin/", "source", "export")
+COMMANDS = ("kedro ", "make ", "python ", "pip ", "rao_kedro ", ".venv/bin/", "source ", "export ")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,17 @@ def test_every_file_that_a_page_links_to_is_there(page):
     missing = [link for link in links if not (page.parent / link).exists() and Path(link).name not in generated]
     results = [link for link in missing if (ROOT / "benchmarks" / link).exists()]
     assert sorted({*missing} - {*results}) == []
+
+
+def test_every_page_that_code_and_configuration_name_is_there():
+    named = subprocess.run(
+        ["git", "grep", "-hoE", r"docs/[a-z_/0-9]+\.md", "--", "conf", "src", "benchmarks", "notebooks", "tests"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sorted(page for page in {*named.stdout.split()} if not (ROOT / page).exists()) == []
 
 
 @pytest.mark.parametrize("block", of("python"), ids=str)
