@@ -13,7 +13,7 @@ from rao_kedro.data.formats import read_hh_rlhf, read_rated, read_trl, read_ultr
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
 from rao_kedro.data.readers import read_rows
-from rao_kedro.data.tables import PreferenceGroups, QuarantinedRows
+from rao_kedro.data.tables import PreferenceGroupTable, QuarantineTable
 from rao_kedro.errors import DataError
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -35,8 +35,8 @@ def read(tmp_path, rows, held_out=None):
         test=write_jsonl(tmp_path / "test.jsonl", held_out or [pair("held out")]),
     )
     groups, quarantined = read_preferences(files)
-    PreferenceGroups.validate(groups)
-    QuarantinedRows.validate(quarantined)
+    PreferenceGroupTable.validate(groups)
+    QuarantineTable.validate(quarantined)
     return groups, quarantined
 
 
@@ -259,6 +259,6 @@ def test_on_real_data_every_row_ends_as_a_group_or_in_quarantine(train, held_out
         test=PreferenceSource(path=str(SHARED / held_out)),
     )
     groups, quarantined = read_preferences(files)
-    PreferenceGroups.validate(groups)
+    PreferenceGroupTable.validate(groups)
     assert len(set(groups.source) | set(quarantined.source)) == n_rows
     assert len(groups) > 0.8 * n_rows

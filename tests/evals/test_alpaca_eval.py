@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from rao_kedro.errors import DataError, InferenceError
-from rao_kedro.evals import alpaca_judge
-from rao_kedro.evals.alpaca_eval import length_controlled_win_rate, of_package, win_rate, win_rate_of_weights
-from rao_kedro.evals.alpaca_judge import dialogues, judged, pairs, preference_for_second
+from rao_kedro.evals.alpaca_eval import judge
+from rao_kedro.evals.alpaca_eval.judge import dialogues, judged, pairs, preference_for_second
+from rao_kedro.evals.alpaca_eval.win_rates import length_controlled_win_rate, of_package, win_rate, win_rate_of_weights
 from rao_kedro.judges import bias as judge_statistics
 from rao_kedro.judges.chat_completions import Answer, ChatServer, Token
 from rao_kedro.judges.metering import Prices, Usage
@@ -113,8 +113,8 @@ def prefers_threes(first, second):
 
 def test_a_preference_is_for_the_output_whatever_its_place():
     table, requests = judged_by(prefers_threes)
-    assert table[alpaca_judge.SWITCHED].nunique() == 2, "both orders should occur"
-    expected = np.where(table[alpaca_judge.SWITCHED], 1.9, 1.8)
+    assert table[judge.SWITCHED].nunique() == 2, "both orders should occur"
+    expected = np.where(table[judge.SWITCHED], 1.9, 1.8)
     assert list(table["preference"]) == pytest.approx(list(expected))
     assert all(r["max_tokens"] == 1 and r["temperature"] == 1.0 and r["top_logprobs"] == 5 for r in requests)
     assert win_rate(table)["win_rate"] == pytest.approx(100 * (expected - 1).mean())
@@ -123,7 +123,7 @@ def test_a_preference_is_for_the_output_whatever_its_place():
 def test_swapping_the_order_asks_the_other_way_around():
     table, _ = judged_by(prefers_threes)
     swapped, _ = judged_by(prefers_threes, swapped=True)
-    assert (table[alpaca_judge.SWITCHED] != swapped[alpaca_judge.SWITCHED]).all()
+    assert (table[judge.SWITCHED] != swapped[judge.SWITCHED]).all()
     assert list(table["preference"] + swapped["preference"]) == pytest.approx([1.9 + 1.8] * 12)
 
 
@@ -233,7 +233,7 @@ def test_a_verdict_is_read_from_the_last_line_of_the_text():
 
 @pytest.mark.parametrize("said", ["I'm not sure", "m or M", "", "Mm", "m\nBoth are good."])
 def test_a_text_that_names_no_output_on_its_last_line_is_no_verdict(said):
-    assert math.isnan(alpaca_judge.named_second(Answer(text=said)))
+    assert math.isnan(judge.named_second(Answer(text=said)))
 
 
 def test_what_is_asked_is_what_the_package_asks(tmp_path, monkeypatch):
@@ -250,7 +250,7 @@ def test_what_is_asked_is_what_the_package_asks(tmp_path, monkeypatch):
         annotators_config="weighted_alpaca_eval_gpt4_turbo", caching_path=None
     )
     theirs = pd.DataFrame(annotator.annotate_pairs(COMPARED.drop(columns=["generator_1", "generator_2"])))
-    ours = dialogues(COMPARED, alpaca_judge._switched(COMPARED))
+    ours = dialogues(COMPARED, judge._switched(COMPARED))
     expected = [of_package("utils").prompt_to_chatml(prompt) for prompt in asked]
     assert sorted(map(json.dumps, ours)) == sorted(map(json.dumps, expected))
     sure_of_the_first, _ = judged_by(lambda first, second: 1 - 1e-12)

@@ -17,11 +17,11 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from rao_kedro.config.benchmarks import DOWNSTREAM, ChainOfThoughtParameters, TaskSource
-from rao_kedro.data.tables import DownstreamSamples, DownstreamScores
 from rao_kedro.errors import DataError, InferenceError, ParameterError
 from rao_kedro.evals.downstream.harness import TASK_FILES, run
+from rao_kedro.evals.downstream.harness_model import Written
 from rao_kedro.evals.downstream.sources import read_items
-from rao_kedro.evals.harness_model import Written
+from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.responses import Response
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -126,8 +126,8 @@ def mmlu_archive(tmp_path):
 )
 def test_accuracy_is_1_0_and_0_with_the_outputs_without_an_answer_counted(tmp_path, say, value, unparsed, extracted):
     scores, samples = run(Rule(say), ["gsm8k"], {"gsm8k": jsonl(tmp_path, numbers())})
-    DownstreamScores.validate(scores.assign(method="rao"))
-    DownstreamSamples.validate(samples.assign(method="rao"))
+    DownstreamScoreTable.validate(scores.assign(method="rao"))
+    DownstreamSampleTable.validate(samples.assign(method="rao"))
     [row] = ours(scores).to_dict("records")
     samples = ours(samples)
     assert (row["task"], row["metric"], row["value"], row["n"], row["unparsed"]) == (
@@ -214,7 +214,7 @@ def test_how_many_responses_were_cut_is_counted(tmp_path):
     # Log-probs of letters are no text that could be cut.
     scores, samples = run(Rule(right), ["mmlu"], {"mmlu": mmlu_archive(tmp_path)})
     assert scores["cut"].isna().all() and samples["finish_reason"].isna().all() and scores["num_fewshot"].eq(5).all()
-    DownstreamSamples.validate(samples.assign(method="rao"))
+    DownstreamSampleTable.validate(samples.assign(method="rao"))
 
 
 def test_generation_is_greedy_and_the_prompt_holds_everything_but_the_answer(tmp_path):

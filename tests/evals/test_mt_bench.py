@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.mt_bench import (
+from rao_kedro.evals.mt_bench.questions import (
     JudgePrompts,
     parse_score,
     parse_winner,

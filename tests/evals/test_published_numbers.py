@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from rao_kedro.config.benchmarks import AlpacaEvalParameters, AnswersSpec, BenchmarkParameters, JudgeParameters
-from rao_kedro.data.tables import DownstreamSamples, DownstreamScores
 from rao_kedro.evals.answers import write_benchmarks
-from rao_kedro.evals.benchmark_metrics import LengthControl, Results
-from rao_kedro.evals.benchmark_scores import benchmark_scores
+from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.judging import judge_answers
+from rao_kedro.evals.metrics import LengthControl, Results
 from rao_kedro.evals.responses import Response
+from rao_kedro.evals.scores import benchmark_scores
 from rao_kedro.judges.chat_completions import ChatServer, Reply, Token
 
 SHARED = Path(__file__).parents[2] / "../shared/data/alpaca_eval"
@@ -60,7 +60,7 @@ def test_a_published_models_answers_get_its_published_win_rates(tmp_path, monkey
     monkeypatch.setattr(ChatServer, "send", judged)
     answers = pd.read_parquet(spec.answers_path)
     found = judge_answers(answers, benchmarks, tmp_path / "judge")
-    downstream = (DownstreamScores.empty(), DownstreamSamples.empty())
+    downstream = (DownstreamScoreTable.empty(), DownstreamSampleTable.empty())
     results = Results(found.alpaca_eval, found.mt_bench, found.comparisons, *downstream, answers)
     control = LengthControl(
         pd.read_csv(SHARED / "instruction_difficulty_recovered.csv"), pd.read_csv(SHARED / "gamed_surrogate.csv")

@@ -322,7 +322,7 @@ def test_a_model_directory_without_a_chat_template_is_refused_by_name(project, t
 def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project, monkeypatch):
     import lm_eval.tasks
 
-    from rao_kedro.evals import benchmark_files as reading
+    from rao_kedro.evals import files as reading
     from rao_kedro.evals import policy_answers
     from rao_kedro.evals.downstream import named_tasks
     from rao_kedro.generation import generators
