@@ -3,10 +3,10 @@
 import gzip
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from assets import ASSETS
 
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.formats import read_hh_rlhf, read_rated, read_trl, read_ultrafeedback, sniff
@@ -16,7 +16,6 @@ from rao_kedro.data.readers import read_rows
 from rao_kedro.data.tables import PreferenceGroupTable, QuarantineTable
 from rao_kedro.errors import DataError
 
-SHARED = Path(__file__).parents[2] / "../shared/data"
 USER = [{"role": "user", "content": "Hi?"}]
 
 
@@ -244,19 +243,18 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(monkeypatch):
         list(read_rows(PreferenceSource(hub_id="no-one/nothing")))
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
 @pytest.mark.parametrize(
     ("train", "held_out", "rating_key", "n_rows"),
     [
-        ("ultrafeedback/train.jsonl.gz", "ultrafeedback/eval.jsonl.gz", None, 1200),
-        ("hh_rlhf/harmless-base-test.jsonl.gz", "ultrafeedback/eval.jsonl.gz", None, 2512),
-        ("rated_responses/tulu2_dpo_13b_bon16.jsonl.gz", "ultrafeedback/eval.jsonl.gz", "gpt4turbo_preference", 1005),
+        ("ultrafeedback/train.jsonl.gz", "ultrafeedback/eval.jsonl.gz", None, 202),
+        ("hh_rlhf/harmless-base-test.jsonl.gz", "ultrafeedback/eval.jsonl.gz", None, 200),
+        ("rated_responses/tulu2_dpo_13b_bon16.jsonl.gz", "ultrafeedback/eval.jsonl.gz", "gpt4turbo_preference", 80),
     ],
 )
 def test_on_real_data_every_row_ends_as_a_group_or_in_quarantine(train, held_out, rating_key, n_rows):
     files = PreferenceFiles(
-        train=PreferenceSource(path=str(SHARED / train), rating_key=rating_key),
-        test=PreferenceSource(path=str(SHARED / held_out)),
+        train=PreferenceSource(path=str(ASSETS / train), rating_key=rating_key),
+        test=PreferenceSource(path=str(ASSETS / held_out)),
     )
     groups, quarantined = read_preferences(files)
     PreferenceGroupTable.validate(groups)

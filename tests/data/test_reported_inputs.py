@@ -1,13 +1,13 @@
-"""Inputs that users reported: what each file of ../shared/data/reported_inputs becomes, read and tokenised.
+"""Inputs that users reported: what each file of tests/assets/reported_inputs becomes, read and tokenised.
 
 Their kinds are proved by small rows in test_messages.py, test_ratings.py, test_formats.py and test_readers.py, also
 where the folder is absent.
 """
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from assets import ASSETS
 
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.groups import read_preferences
@@ -16,13 +16,11 @@ from rao_kedro.data.tables import PreferenceGroupTable, QuarantineTable
 from rao_kedro.data.tokenize import TokenLimits, tokenize_groups
 from rao_kedro.models.chat_format import load_chat_format
 
-INPUTS = Path(__file__).parents[2] / "../shared/data/reported_inputs"
+INPUTS = ASSETS / "reported_inputs"
 LIMITS = TokenLimits(max_prompt_tokens=400, max_response_tokens=200)
 GOOD, BAD = "Gear 0 drives it.", "Gear 1, probably."
 QUESTION = "Which gear number 0 drives the pump?"
 USER = [{"role": "user", "content": QUESTION}]
-
-pytestmark = pytest.mark.skipif(not INPUTS.exists(), reason="../shared/data/reported_inputs is not here")
 
 
 def read(name, **options):

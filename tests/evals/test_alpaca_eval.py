@@ -3,11 +3,11 @@
 import json
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from assets import ALPACA_MODELS, alpaca_annotations, alpaca_table
 
 from rao_kedro.errors import DataError, InferenceError
 from rao_kedro.evals.alpaca_eval import judge
@@ -17,47 +17,36 @@ from rao_kedro.judges import bias as judge_statistics
 from rao_kedro.judges.chat_completions import Answer, ChatServer, Token
 from rao_kedro.judges.metering import Prices, Usage
 
-PUBLISHED = Path("../shared/data/alpaca_eval")
-MODELS = ["claude-2", "FuseChat-Llama-3.2-1B-Instruct", "gpt-3.5-turbo-1106_verbose", "vicuna-7b-v1.5"]
-needs_published = pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not there")
-
-
-def annotations_of(model):
-    return pd.read_json(PUBLISHED / f"annotations-{model}.jsonl.gz", lines=True)
-
 
 def published(name):
-    return pd.read_csv(PUBLISHED / name, index_col=0)
+    return alpaca_table(name).set_index("model")
 
 
-@needs_published
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ALPACA_MODELS)
 def test_win_rates_are_the_published_ones(model):
     expected = published("published_leaderboard.csv").loc[model]
-    found = win_rate(annotations_of(model))
+    found = win_rate(alpaca_annotations(model))
     for name in ("win_rate", "standard_error", "discrete_win_rate"):
         assert found[name] == pytest.approx(expected[name], abs=1e-6)
     for name in ("n_wins", "n_wins_base", "n_draws", "n_total"):
         assert found[name] == expected[name]
 
 
-@needs_published
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ALPACA_MODELS)
 def test_length_controlled_win_rates_are_the_published_ones(model):
     expected = published("published_leaderboard.csv").loc[model, "length_controlled_winrate"]
-    difficulty = pd.read_csv(PUBLISHED / "instruction_difficulty_recovered.csv")
+    difficulty = alpaca_table("instruction_difficulty_recovered.csv")
     of_weights = win_rate_of_weights(published("published_glm_weights.csv").loc[model], difficulty)
     assert of_weights == pytest.approx(expected, abs=1e-4)
-    gamed = pd.read_csv(PUBLISHED / "gamed_surrogate.csv")
-    fitted = length_controlled_win_rate(annotations_of(model), difficulty, gamed)
+    gamed = alpaca_table("gamed_surrogate.csv")
+    fitted = length_controlled_win_rate(alpaca_annotations(model), difficulty, gamed)
     assert fitted["length_controlled_winrate"] == pytest.approx(expected, abs=0.2)
     assert fitted["n_total"] == 805 and fitted["lc_standard_error"] > 0
 
 
-@needs_published
 def test_the_difficulty_is_that_of_the_row_not_of_the_instruction():
-    difficulty = pd.read_csv(PUBLISHED / "instruction_difficulty_recovered.csv").set_index("index")
-    gamed, table = pd.read_csv(PUBLISHED / "gamed_surrogate.csv"), annotations_of("claude-2")
+    difficulty = alpaca_table("instruction_difficulty_recovered.csv").set_index("index")
+    gamed, table = alpaca_table("gamed_surrogate.csv"), alpaca_annotations("claude-2")
     backwards = table.iloc[::-1]  # rows keep their index, and so their difficulty
     lengths = [length_controlled_win_rate(t, difficulty["instruction_difficulty"], gamed) for t in (table, backwards)]
     assert lengths[0]["length_controlled_winrate"] == pytest.approx(lengths[1]["length_controlled_winrate"], abs=0.05)

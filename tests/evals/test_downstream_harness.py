@@ -1,17 +1,16 @@
 """Downstream tasks through lm-evaluation-harness, with models that answer by rule."""
 
 import csv
-import gzip
 import io
 import json
 import logging
 import math
 import re
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from assets import DOWNSTREAM_FILES, json_lines
 from lm_eval.api.model import LM
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
@@ -23,17 +22,6 @@ from rao_kedro.evals.downstream.harness_model import Written
 from rao_kedro.evals.downstream.sources import read_items
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.responses import Response
-
-SHARED = Path(__file__).parents[2] / "../shared/data"
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
-SHARED_FILES = {
-    "gsm8k": "gsm8k/test.jsonl.gz",
-    "arc_easy": "arc/ARC-Easy-test.json.gz",
-    "arc_challenge": "arc/ARC-Challenge-test.json.gz",
-    "mathqa": "mathqa/test.json.gz",
-    "socialiqa": "socialiqa/dev.jsonl.gz",
-    "mmlu": "mmlu/mmlu.zip",
-}
 
 
 class Rule(LM):
@@ -193,11 +181,9 @@ def test_gsm8k_has_the_harnesss_strict_and_flexible_extraction_beside_ours(tmp_p
     assert found.loc["strict-match", "value"] == pytest.approx(4 / 7) and (found["n"] == 7).all()
 
 
-@needs_shared
 def test_gold_numbers_are_those_that_the_harness_compares_with():
-    path = str(SHARED / SHARED_FILES["gsm8k"])
-    with gzip.open(path, "rt") as file:
-        rows = [json.loads(line)["answer"] for line in file]
+    path = str(DOWNSTREAM_FILES["gsm8k"])
+    rows = [row["answer"] for row in json_lines(path)]
     theirs = [re.sub(r",|\$|\.$", "", row.rpartition("#### ")[2]) for row in rows]
     assert [item.gold for item in read_items("gsm8k", TaskSource(path=path))] == theirs
 
@@ -286,9 +272,8 @@ def test_the_task_files_give_the_harness_itself_the_same_numbers(tmp_path):
     assert found["rao_mmlu::anatomy"]["acc_stderr,none"] == pytest.approx(values.loc["mmlu::anatomy", "stderr"])
 
 
-@needs_shared
 def test_all_tasks_run_on_real_rows():
-    sources = {task: TaskSource(path=str(SHARED / path)) for task, path in SHARED_FILES.items()}
+    sources = {task: TaskSource(path=str(path)) for task, path in DOWNSTREAM_FILES.items()}
     scores, samples = map(ours, run(Rule(right), sources=sources, limit=2))
     assert list(scores["task"][:6]) == list(DOWNSTREAM) and list(scores["n"][:6]) == [2] * 5 + [2 * 57]
     assert (scores["value"] == 1).all() and (scores["unparsed"] == 0).all() and samples["correct"].all()

@@ -1,11 +1,10 @@
 """The bootstrap of AlpacaEval's length-controlled win rate, against the package's own fit and published models."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from assets import alpaca_annotations, alpaca_table
 from sklearn.linear_model import LogisticRegression
 
 from rao_kedro.errors import DataError
@@ -17,8 +16,6 @@ from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable, MTBenchJudgm
 from rao_kedro.evals.scores import benchmark_scores
 from rao_kedro.evals.tables import BenchmarkAnswerTable, BenchmarkScoreTable
 
-PUBLISHED = Path(__file__).parents[2] / "../shared/data/alpaca_eval"
-needs_published = pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not there")
 OTHER_TABLES = (
     MTBenchJudgmentTable,
     MTBenchComparisonTable,
@@ -116,7 +113,6 @@ def test_a_fit_without_an_optimum_says_so():
         fit_logistic(np.ones((1, 5, 1)), np.ones(5), np.ones((5, 1)), 0.0, np.zeros(1))
 
 
-@needs_published
 @pytest.mark.parametrize(
     ("model", "half"),
     [
@@ -128,11 +124,8 @@ def test_a_fit_without_an_optimum_says_so():
 )
 def test_the_interval_of_a_published_model_is_as_wide_as_the_sandwich_estimate(model, half):
     """`half` is 1.96 standard errors by the sandwich estimator, 2 to 3 times what the package's own error gives."""
-    table = pd.read_json(PUBLISHED / f"annotations-{model}.jsonl.gz", lines=True)
-    inputs = (
-        pd.read_csv(PUBLISHED / f"{name}.csv") for name in ("instruction_difficulty_recovered", "gamed_surrogate")
-    )
-    difficulty, gamed = inputs
+    table = alpaca_annotations(model)
+    difficulty, gamed = map(alpaca_table, ("instruction_difficulty_recovered.csv", "gamed_surrogate.csv"))
     fitted, train, test = fit_length_control(table, difficulty, gamed)
     features, targets, weights = (part.to_numpy() for part in (train.iloc[:, :3], train["preference"], train["weight"]))
     fit = 1 / (1 + np.exp(-features @ fitted.coef_[0]))

@@ -22,12 +22,13 @@ from packaging.utils import canonicalize_name
 from rao_kedro.datasets import PathDataset
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.context import StudyConfigLoader
-from rao_kedro.framework.selection import combined
+from rao_kedro.framework.selection import combine
 from rao_kedro.framework.session import StudySession
 from rao_kedro.objectives import objective_names
 from rao_kedro.pipeline_registry import build_pipelines, register_pipelines
 from rao_kedro.pipelines.evaluation.benchmark_nodes import answer_with_served_models
 from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import Runs
 
 ROOT = Path(__file__).parents[2]
 PAPER = ["llama3_8b", "qwen2_5_7b", "eurollm_9b"]
@@ -46,7 +47,7 @@ def context(env, **runtime):
 
 
 def everything():
-    return combined(every := build_pipelines({method: method for method in METHODS}), every)
+    return combine(every := build_pipelines(Runs({method: method for method in METHODS}, benchmarks=True)), every)
 
 
 def datasets():
