@@ -1,6 +1,7 @@
 """The base model from a directory: what is linked, what is mended, and what is said where it cannot be used."""
 
 import json
+import logging
 import shutil
 
 import pytest
@@ -524,5 +525,6 @@ def test_a_system_message_that_moves_once_an_answer_is_there_is_told_of(tmp_path
         "{{ m.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
-    imported(tmp_path, with_template(tiny_checkpoint, tmp_path / "moving", moving))
+    with caplog.at_level(logging.INFO):
+        imported(tmp_path, with_template(tiny_checkpoint, tmp_path / "moving", moving))
     assert "system messages are moved once an answer is there" in caplog.text
