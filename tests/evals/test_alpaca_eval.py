@@ -19,8 +19,9 @@ from rao_kedro.evals.alpaca_eval.win_rates import (
     win_rate_of_weights,
 )
 from rao_kedro.judges import bias as judge_statistics
-from rao_kedro.judges.chat_completions import Answer, ChatServer, Token
+from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.metering import Prices, Usage
+from rao_kedro.judges.replies import Answer, Token
 
 
 def published(name):

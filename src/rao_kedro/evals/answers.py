@@ -13,7 +13,7 @@ from rao_kedro.evals.responses import Response
 from rao_kedro.evals.specs import AnswersSpec
 from rao_kedro.evals.tables import BenchmarkAnswerTable
 from rao_kedro.files import write_parquet
-from rao_kedro.judges.chat_completions import Message
+from rao_kedro.judges.client import Message
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

@@ -19,7 +19,7 @@ from rao_kedro.config.generation import SamplingParameters
 from rao_kedro.config.servers import JudgeParameters
 from rao_kedro.data.tables import Table
 from rao_kedro.evals.responses import Response
-from rao_kedro.judges.chat_completions import Message
+from rao_kedro.judges.client import Message
 from rao_kedro.judges.judge import Asked
 from rao_kedro.plotting import apply_style, assign_colors, error_bars
 from rao_kedro.statistics import NAN, Bounds, Interval

@@ -18,7 +18,7 @@ from rao_kedro.evals.downstream.parameters import TaskSource
 from rao_kedro.evals.locations import read_bytes, read_csv, read_json_rows
 from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.evals.registry import BENCHMARKS
-from rao_kedro.files import beside, replace_directory
+from rao_kedro.files import replacing_directory
 from rao_kedro.identity import file_hash
 
 MANIFEST = "manifest.json"
@@ -41,27 +41,24 @@ def collect_files(benchmarks: AnsweredBenchmarks, directory: Path) -> None:
         DataError: A file cannot be read or has another form; names the parameter.
     """
     kept = _read_manifest(directory) if (directory / MANIFEST).exists() else {}
-    partial = beside(directory, "partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    manifest = {}
-    for benchmark in benchmarks.judged:
-        for field, location in benchmark.files().items():
-            name = f"{benchmark.name}.{field}"
-            with _name_parameter(name):
-                manifest[name] = _collect_file(location, partial / name, directory, kept.get(name, {}))
-    if benchmarks.downstream:
-        from rao_kedro.evals.downstream.sources import collect_rows
+    with replacing_directory(directory) as partial:
+        manifest = {}
+        for benchmark in benchmarks.judged:
+            for field, location in benchmark.files().items():
+                name = f"{benchmark.name}.{field}"
+                with _name_parameter(name):
+                    manifest[name] = _collect_file(location, partial / name, directory, kept.get(name, {}))
+        if benchmarks.downstream:
+            from rao_kedro.evals.downstream.sources import collect_rows
 
-        for task in benchmarks.downstream:
-            name = f"sources.{task}"
-            with _name_parameter(name):
-                manifest[name] = collect_rows(task, benchmarks.sources.get(task), partial)
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2))
-    for benchmark in _replace_locations(benchmarks, partial, manifest).judged:
-        with _name_parameter(benchmark.name):
-            benchmark.check_files()
-    replace_directory(partial, directory)
+            for task in benchmarks.downstream:
+                name = f"sources.{task}"
+                with _name_parameter(name):
+                    manifest[name] = collect_rows(task, benchmarks.sources.get(task), partial)
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        for benchmark in _replace_locations(benchmarks, partial, manifest).judged:
+            with _name_parameter(benchmark.name):
+                benchmark.check_files()
 
 
 def with_collected_files(benchmarks: Benchmarks, directory: Path | None) -> Benchmarks:

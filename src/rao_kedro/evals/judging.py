@@ -16,7 +16,7 @@ from rao_kedro.evals.parameters import BenchmarkParameters
 from rao_kedro.evals.registry import BENCHMARKS
 from rao_kedro.evals.tables import JudgeUsageTable
 from rao_kedro.judges.judge import Judge, Rehearsal
-from rao_kedro.judges.vllm_server import stop_served
+from rao_kedro.judges.vllm_server import stop_servers
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +70,11 @@ def judge_answers(answers: pd.DataFrame, parameters: BenchmarkParameters, cache_
                 pass
             judge.forecast(rehearsal.requests.values())
         for how, judge in judges:
-            stop_served()  # two models may not fit beside each other
+            stop_servers()  # two models may not fit beside each other
             for dataset, table in ask(how, judge):
                 found[dataset].append(table)
     finally:
-        stop_served()
+        stop_servers()
     _warn_of_unscored(found)
     schemas = {dataset: schema for kind in BENCHMARKS.values() for dataset, schema in kind.tables.items()}
     return Judgments(

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 from rao_kedro.config.servers import JudgeServerParameters
 from rao_kedro.errors import InferenceError
 from rao_kedro.generation.engine_options import identity_with
-from rao_kedro.judges.chat_completions import Answer, ChatSampling, ChatServer, Message, Unusable
+from rao_kedro.judges.chat_completions import ChatServer
+from rao_kedro.judges.client import ChatSampling, Message
 from rao_kedro.judges.metering import Forecast, Meter, Prices, Usage
+from rao_kedro.judges.replies import Answer, Unusable
 
 logger = logging.getLogger(__name__)
 
@@ -123,12 +125,12 @@ class Judge:
         return server.answers(dialogues, sampling, unusable)
 
     def _served(self, top_logprobs: int) -> str:
-        from rao_kedro.judges.vllm_server import served
+        from rao_kedro.judges.vllm_server import serve_once
         from rao_kedro.models.hub import local_checkpoint
 
         most = max(TOP_LOGPROBS, top_logprobs)
         directory, how = local_checkpoint(self.model), self.how
-        return served(directory, self.identity, how.max_model_len, most, patience=600, engine=how.engine)
+        return serve_once(directory, self.identity, how.max_model_len, most, patience=600, engine=how.engine)
 
 
 class Rehearsal:

@@ -3,7 +3,6 @@
 Each process scores its share of the packs; all of them return everything, and the main one writes.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,18 @@ from typing import NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from rao_kedro.config.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.distributed import process_state
 from rao_kedro.errors import ModelError
-from rao_kedro.files import replacing
+from rao_kedro.files import write_parquet
+from rao_kedro.identity import combined_hash
 from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups, refuse_long_groups
 from rao_kedro.progress import report_progress
-from rao_kedro.scoring.packs import packs, share_of_process
+from rao_kedro.scoring.packs import fill_packs, share_packs
+from rao_kedro.shards import TABLE, Shards
 
 Scores = TypeVar("Scores")
 Group = TypeVar("Group")
@@ -55,35 +56,38 @@ def write_in_shards(
     groups: Sequence[Group],
     score: Callable[[Sequence[Group]], list[dict]],
 ) -> None:
-    """Write a row per group to the spec's output, shard by shard; a killed run keeps finished shards.
+    """Write a row per group to the spec's output; a killed run goes on after its last finished shard.
 
     Args:
-        spec: Where to, and how many groups at a time.
-        key: Hash of all that the scores depend on; shards of another key are removed.
+        spec: The output, and how many groups make a shard.
+        key: Hash of everything that the scores depend on.
         groups: What is scored, in the order of the rows.
         score: Returns the rows of some groups, the same on every process.
     """
-    shards = spec.workspace / "shards" / key
-    main = process_state().is_main_process
-    if main and shards.parent.exists():
-        for other in set(shards.parent.iterdir()) - {shards}:
-            shutil.rmtree(other)
-    starts = range(0, len(groups), spec.groups_per_shard)
-    paths = [shards / f"{start:09d}.parquet" for start in starts]
-    done = [min(start + spec.groups_per_shard, len(groups)) for start in starts]
-    what = f"scoring {spec.output_path.stem}"
-    if main and paths:
-        kept = sum(path.exists() for path in paths)
-        report_progress(what, done[kept - 1] if kept else 0, len(groups), "groups")
-    for start, path, so_far in zip(starts, paths, done, strict=True):
-        if not path.exists():
-            write_table(score(groups[start : start + spec.groups_per_shard]), path)
-            process_state().wait_for_everyone()
-            if main:
-                report_progress(what, so_far, len(groups), "groups")
+    size, main = spec.groups_per_shard, process_state().is_main_process
+    starts = range(0, len(groups), size)
+    keys = [combined_hash(key, str(start), str(size)) for start in starts]
+    shards = Shards(spec.workspace / "shards", TABLE)
+    tables: dict[int, pa.Table] = {}
     if main:
-        write_table([row for path in paths for row in pq.read_table(path).to_pylist()], spec.output_path)
-        shutil.rmtree(shards.parent)
+        shards.discard_others(keys)
+        tables = {start: t for start, of in zip(starts, keys, strict=True) if (t := shards.read(of)) is not None}
+    (kept,) = broadcast_object_list([[*tables]])  # other machines may not see the main process's files
+    what, done = f"scoring {spec.output_path.stem}", sum(map(len, tables.values()))
+    if main and groups:
+        report_progress(what, done, len(groups), "groups")
+    for start, of in zip(starts, keys, strict=True):
+        if start in kept:
+            continue
+        rows = score(groups[start : start + size])
+        if main:
+            tables[start] = pa.Table.from_pylist(rows)
+            shards.write(of, tables[start])
+            done += len(rows)
+            report_progress(what, done, len(groups), "groups")
+    if main:
+        write_table([row for start in starts for row in tables[start].to_pylist()], spec.output_path)
+        shards.remove()
     process_state().wait_for_everyone()
 
 
@@ -93,7 +97,7 @@ def read_all_groups(spec: ScoringSpec) -> list[TokenizedGroup]:
     return [TokenizedGroup(row["group_id"], row["prompt_ids"], row["response_ids"]) for row in rows]
 
 
-def group_logps(
+def score_logps(
     module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass | ScoringSpec
 ) -> dict[str, Logps]:
     """Return the log-probs of each group by its id, responses in the order of the group.
@@ -110,10 +114,10 @@ def group_logps(
         if counts:
             for group, prompt, responses in zip(pack, logps.prompts.tolist(), logps.responses.tolist(), strict=True):
                 result[group.group_id] = Logps(prompt, responses[: len(group.response_ids)])
-    return of_all_processes(result, groups)
+    return gather_scores(result, groups)
 
 
-def group_rewards(module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass) -> dict[str, list[float]]:
+def score_rewards(module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass) -> dict[str, list[float]]:
     """Return the rewards of each group by its id, responses in the order of the group.
 
     Args:
@@ -160,7 +164,7 @@ def refuse_constant_rewards(groups: Sequence[TokenizedGroup], rewards: Mapping[s
     )
 
 
-def of_all_processes(mine: dict[str, Scores], groups: Sequence[TokenizedGroup]) -> dict[str, Scores]:
+def gather_scores(mine: dict[str, Scores], groups: Sequence[TokenizedGroup]) -> dict[str, Scores]:
     """Return what each process knows of its groups as everybody's, in the order of the groups."""
     known = {name: scores for share in gather_object([mine]) for name, scores in share.items()}
     return {group.group_id: known[group.group_id] for group in groups}
@@ -180,17 +184,15 @@ def _forward_packs(
     state = process_state()
     was_training = module.training
     module.to(state.device).eval()
-    all_packs = packs(groups, how.max_tokens_per_batch)
+    all_packs = fill_packs(groups, how.max_tokens_per_batch)
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=how.mixed_precision == "bf16")
     with torch.no_grad(), autocast:
-        for pack, counts in share_of_process(all_packs, state.process_index, state.num_processes):
+        for pack, counts in share_packs(all_packs, state.process_index, state.num_processes):
             yield pack, pack_groups(pack, how.t0_length).to(state.device), counts
     module.train(was_training)
 
 
 def write_table(rows: list[dict], path: Path) -> None:
-    """Write rows as parquet, beside and renamed; only the main process does."""
-    if not process_state().is_main_process:
-        return
-    with replacing(path) as partial:
-        pq.write_table(pa.Table.from_pylist(rows), partial)
+    """Write rows as a parquet file; processes other than the main one write nothing."""
+    if process_state().is_main_process:
+        write_parquet(path, pa.Table.from_pylist(rows))

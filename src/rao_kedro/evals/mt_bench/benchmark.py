@@ -30,7 +30,7 @@ from rao_kedro.evals.mt_bench.questions import JudgePrompts, Question, read_ques
 from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable, MTBenchJudgmentTable
 from rao_kedro.evals.responses import Response
 from rao_kedro.judges.bias import share_interval
-from rao_kedro.judges.chat_completions import Message
+from rao_kedro.judges.client import Message
 from rao_kedro.plotting import apply_style, assign_colors
 
 # A commit, so that these files stay what they are.

@@ -7,8 +7,9 @@ import pandas as pd
 from rao_kedro.errors import DataError
 from rao_kedro.evals.mt_bench.judgments import combine_orders, parse_score, parse_winner
 from rao_kedro.evals.mt_bench.questions import JudgePrompts, Question
-from rao_kedro.judges.chat_completions import Answer, ChatSampling
+from rao_kedro.judges.client import ChatSampling
 from rao_kedro.judges.judge import Asked
+from rao_kedro.judges.replies import Answer
 
 SAMPLING = ChatSampling(max_tokens=2048)
 Turn = tuple[int, int]  # the question's id, and 1 or 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rao_kedro.errors import DataError
-from rao_kedro.judges.chat_completions import Message
+from rao_kedro.judges.client import Message
 
 TEMPERATURES = {
     "writing": 0.7,
