@@ -24,12 +24,12 @@ from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from rao_kedro.config.parameters import ProjectParameters
 
 import rao_kedro
 from rao_kedro.config.globals import GlobalParameters
 from rao_kedro.framework.context import StudyConfigLoader
 from rao_kedro.objectives import make_objective, objective_names
+from rao_kedro.pipelines.parameters import ProjectParameters
 
 ROOT = Path(__file__).parents[2]
 # Packages whose API is documented, in the order of the layers, from the science down to the framework.
