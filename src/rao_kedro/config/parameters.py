@@ -244,18 +244,22 @@ class MethodParameters(Parameters):
     @model_validator(mode="after")
     def _objective_accepts_its_parameters(self) -> "MethodParameters":
         # The objectives themselves know their parameters, so nothing is written twice.
-        from rao_kedro.objectives import make_objective
+        from rao_kedro.objectives import get_requirements, make_objective
 
-        objective = make_objective(self.objective, **self.parameters)
-        if self.pairs == "all" and not getattr(objective, "pairwise", False):
+        make_objective(self.objective, **self.parameters)
+        reads = get_requirements(self.objective).reads
+        if self.pairs == "all" and reads != "pairs":
             raise ValueError(
                 f"objective {self.objective}: pairs: all is for the pairwise methods, and this one reads no pairs: "
                 "leave it out"
             )
-        if self.responses_per_prompt is not None and self.objective == "ppo":
-            raise ValueError("objective ppo: it samples its own responses: leave responses_per_prompt out")
-        if (self.rollout is not None) != (self.objective == "ppo"):
-            raise ValueError(f"objective {self.objective}: rollout is for ppo, which needs it, and for no other")
+        if self.responses_per_prompt is not None and reads == "rollouts":
+            raise ValueError(
+                f"objective {self.objective}: it samples its own responses: leave responses_per_prompt out"
+            )
+        if (self.rollout is not None) != (reads == "rollouts"):
+            need = "needs rollout: say what it samples" if reads == "rollouts" else "samples nothing: leave rollout out"
+            raise ValueError(f"objective {self.objective} {need}")
         return self
 
 

@@ -4,30 +4,9 @@ from collections.abc import Iterable
 
 from rao_kedro.config.runs import method_of
 from rao_kedro.errors import ParameterError
+from rao_kedro.objectives import objective_names
 
-METHODS = (
-    "rao",
-    "dpo",
-    "ipo",
-    "simpo",
-    "rpo_distill",
-    "cal_dpo",
-    "dro",
-    "slic_hf",
-    "orpo",
-    "dpop",
-    "dpo_shift",
-    "kto",
-    "kimi_k15",
-    "rpo_partition",
-    "dgro",
-    "ppo",
-)
-
-# Objectives that train without the reference log-probs, as their attribute `needs_reference` says too.
-WITHOUT_REFERENCE = ("simpo", "slic_hf", "orpo")
-# Objectives that learn from their own samples; their value network starts as the reward model.
-ON_POLICY = ("ppo",)
+METHODS = tuple(objective_names())
 # What the registry's default pipeline shows before parameters are loaded.
 DEFAULT_METHODS = ("rao", "dpo")
 
