@@ -23,12 +23,13 @@ from rao_kedro.config.benchmarks import JudgeParameters
 from rao_kedro.datasets import PathDataset
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.context import StudyConfigLoader
-from rao_kedro.framework.selection import combined
+from rao_kedro.framework.selection import combine
 from rao_kedro.framework.session import StudySession
 from rao_kedro.objectives import objective_names
 from rao_kedro.pipeline_registry import build_pipelines, register_pipelines
 from rao_kedro.pipelines.evaluation.benchmark_nodes import answer_with_served_models
 from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import Runs
 
 ROOT = Path(__file__).parents[2]
 PAPER = ["llama3_8b", "qwen2_5_7b", "eurollm_9b"]
@@ -47,7 +48,7 @@ def context(env, **runtime):
 
 
 def everything():
-    return combined(every := build_pipelines({method: method for method in METHODS}), every)
+    return combine(every := build_pipelines(Runs({method: method for method in METHODS}, benchmarks=True)), every)
 
 
 def datasets():
@@ -182,7 +183,10 @@ def served(*names):
         ({"alignment": {"rao": {"objective": "roa"}}}, "unknown objective 'roa': choose one of rao, dpo"),
         ({"alignment": {"rao": {"parameters": {"betta": 1}}}}, "objective 'rao' has no parameter betta; it takes beta"),
         ({"alignment": {"dpo": {"training": {"learning_rate": "fast"}}}}, "learning_rate"),
-        ({"alignment": {"dpo": {"rollout": {"max_tokens": 5}}}}, "objective dpo samples nothing: leave rollout out"),
+        (
+            {"alignment": {"dpo": {"rollout": {"max_new_tokens": 5}}}},
+            "objective dpo samples no responses: leave rollout out",
+        ),
         ({"alignment": {"dpo": {"trainings": {}}}}, "trainings"),
         ({"likelihood_study": {"panels": {"x": ["roa"]}}}, "names runs that are not there: roa"),
         ({"likelihood_study": {"only": "rao roa"}}, "likelihood_study.only names runs that are not there: roa"),

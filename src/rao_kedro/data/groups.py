@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from rao_kedro.config.parameters import PreferenceFiles, PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
+from rao_kedro.data.columns import rename_columns
 from rao_kedro.data.fields import Row, without_nan
-from rao_kedro.data.formats import FORMATS, RawGroup, Rows, rename_columns, sniff, unknown_format
+from rao_kedro.data.formats import FORMATS, Rows, sniff, unknown_format
 from rao_kedro.data.gathering import Gathered, Gathering
 from rao_kedro.data.messages import check_prompt, is_visible, text_of
 from rao_kedro.data.quarantine import (
@@ -26,6 +27,7 @@ from rao_kedro.data.quarantine import (
     quarantined_table,
 )
 from rao_kedro.data.ratings import ORDER
+from rao_kedro.data.raw_groups import RawGroup
 from rao_kedro.data.readers import RawRow, read_rows
 from rao_kedro.data.requirements import score_response
 from rao_kedro.identity import combined_hash
@@ -52,7 +54,7 @@ def read_preferences(files: PreferenceFiles) -> tuple[pd.DataFrame, pd.DataFrame
         files: Where both come from. A training prompt that is also held out is quarantined.
 
     Returns:
-        Tables of `PreferenceGroups` and `QuarantinedRows`.
+        Tables of `PreferenceGroupTable` and `QuarantineTable`.
 
     Raises:
         DataError: A source cannot be read, or (as `NoGroupsLeftError`) no group is left.
@@ -140,7 +142,7 @@ class GroupBuilder:
         self.dropped.append(quarantined_row(row.source, reason, detail, row.content))
 
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the tables of `PreferenceGroups` (training groups first) and `QuarantinedRows`.
+        """Return the tables of `PreferenceGroupTable` (training groups first) and `QuarantineTable`.
 
         Raises:
             NoGroupsLeftError: A split has no group left; says why rows were dropped.

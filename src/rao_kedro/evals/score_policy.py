@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from rao_kedro.config.specs import PolicyScoringSpec
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.data.token_tables import read_groups, read_reference
-from rao_kedro.models.chat import end_of_turn_ids, open_tokenizer
+from rao_kedro.models.chat_format import end_of_turn_ids, open_tokenizer
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup
@@ -23,7 +23,7 @@ from rao_kedro.workers import worker_main
 
 
 def main(spec_path: str) -> None:
-    """Write `prompt_id, logps, reference_logps, rewards, failures` per prompt, and the table of `HeldOutLogps`."""
+    """Write `prompt_id, logps, reference_logps, rewards, failures` per prompt, and a `HeldOutLogProbTable`."""
     spec = PolicyScoringSpec.model_validate_json(Path(spec_path).read_text())
     stop_ids = end_of_turn_ids(spec.model_dir, open_tokenizer(spec.model_dir))
     written, texts = read_generations(spec.generations_path, stop_ids)
@@ -71,7 +71,7 @@ def read_generations(path: Path, stop_ids: Collection[int]) -> tuple[list[Tokeni
     """Read generations as groups, tokens and text: one per prompt, its samples as responses in their order.
 
     Args:
-        path: Table of `Generations`.
+        path: Table of `GenerationTable`.
         stop_ids: End-of-turn tokens: a response is finished that ends with one.
     """
     tokens, texts = [], []

@@ -25,7 +25,7 @@ from rao_kedro.config.generation import EngineParameters, SamplingParameters  # 
 from rao_kedro.errors import InferenceError  # noqa: E402
 from rao_kedro.generation.base import ONE_ENGINE, Completion, Dtype, Likelihood, complete  # noqa: E402
 from rao_kedro.generation.engine_options import engine_options, sampling_options  # noqa: E402
-from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer  # noqa: E402
+from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer  # noqa: E402
 
 try:
     from vllm import LLM, SamplingParams

@@ -8,8 +8,8 @@ from kedro.pipeline import Pipeline
 from pydantic import BaseModel
 
 from rao_kedro.config.benchmarks import JUDGED, AnsweredBenchmarks
+from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.config.generation import GenerationParameters
-from rao_kedro.config.parameters import SampledResponses
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.runs import method_of
 from rao_kedro.config.training import TrainingParameters
@@ -217,7 +217,7 @@ def _remarks(run: Run, step: Step) -> Iterator[str]:
             yield from judges.unreachable(f"{parameter}.parameters", url)
     if step.function == "align" and (rollout := step.given["method"].rollout) is not None:
         room = step.given["method"].training.max_tokens_per_batch
-        tokens = run.parameter("data.max_prompt_tokens") + rollout.samples_per_prompt * rollout.max_tokens
+        tokens = run.parameter("data.max_prompt_tokens") + rollout.samples_per_prompt * rollout.max_new_tokens
         if tokens > room:
             yield (
                 f"{step.name}: a rollout may have {tokens} tokens, more than max_tokens_per_batch ({room}), at which "

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rao_kedro.config.parameters import ReferenceParameters
+from rao_kedro.config.alignment import ReferenceParameters
 from rao_kedro.config.specs import ScoringSpec
 from rao_kedro.errors import TrainingError
 from rao_kedro.files import write_text
@@ -27,7 +27,7 @@ def cached_reference_logprobs(
     accelerate_config: Path | None,
     cache: Path,
 ) -> pd.DataFrame:
-    """Return the table of `ReferenceLogprobs` of a model on tokenised groups, computing it if it is not cached.
+    """Return the table of `ReferenceLogProbTable` of a model on tokenised groups, computing it if it is not cached.
 
     Args:
         model_dir: The reference model.

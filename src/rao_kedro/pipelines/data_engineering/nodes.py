@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.config.parameters import PreferenceFiles, SampledResponses
+from rao_kedro.config.data_engineering import PreferenceFiles, SampledResponses
 from rao_kedro.config.specs import ModelParameters
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
@@ -19,7 +19,7 @@ from rao_kedro.data.splits import (
 from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
 from rao_kedro.files import alone_in_workspace, write_parquet
 from rao_kedro.generation import GenerationSpec, generate
-from rao_kedro.models.chat import load_chat_format
+from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.launch import import_model
 
 
@@ -42,7 +42,7 @@ def collect_preferences(
     """Sample and rate responses, or read preference data.
 
     Returns:
-        Tables of `PreferenceGroups` and `QuarantinedRows`.
+        Tables of `PreferenceGroupTable` and `QuarantineTable`.
     """
     if source == "preferences":
         assert preferences is not None
@@ -79,8 +79,8 @@ def tokenize(
     """Tokenise the groups, and divide them into what is trained on, evaluated on in training, and reported.
 
     Returns:
-        Tables of `TokenizedGroupTable`, `EvaluationPrompts` and `QuarantinedRows` (of reading and of tokenising), and
-        the data report.
+        Tables of `TokenizedGroupTable`, `EvaluationPromptTable` and `QuarantineTable` (of reading and of tokenising),
+        and the data report.
 
     Raises:
         NoGroupsLeftError: A part has no group left; says why rows were dropped.

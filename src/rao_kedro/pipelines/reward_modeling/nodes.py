@@ -14,7 +14,7 @@ from rao_kedro.config.training import TrainingParameters
 from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
 from rao_kedro.files import alone_in_workspace, write_parquet
 from rao_kedro.launch import launch, read_training_log
-from rao_kedro.models.chat import load_chat_format
+from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.objectives import make_objective
@@ -95,7 +95,7 @@ def annotate_responses(
     """Score every response of every group.
 
     Returns:
-        Tables of `RewardAnnotated`, and of `QuarantinedRows`: responses that could not be scored.
+        Tables of `AnnotatedGroupTable`, and of `QuarantineTable`: responses that could not be scored.
     """
     reward = reward.with_defaults(reward_model, sft_model, mixed_precision, workspace)
     output = workspace / "rewards.parquet"

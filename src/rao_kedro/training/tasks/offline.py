@@ -17,7 +17,7 @@ from rao_kedro.distributed import process_state, sharding
 from rao_kedro.errors import ParameterError, TrainingError
 from rao_kedro.generation.rollouts import Sampler
 from rao_kedro.generation.transformers_backend import refuse_long_prompts
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 from rao_kedro.models.logprobs import LogProbModel, SequenceLogProbs
 from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups
@@ -71,7 +71,7 @@ class OfflineAlignment(Task):
         if log_z0 is not None and process_state().is_main_process:
             logger.info("log_z0 solved from %d groups: %.3f nats", len(rewards), log_z0)
         self.progress = 0.0
-        self.sampler = Sampler(spec.model_dir, spec.kl.max_tokens)
+        self.sampler = Sampler(spec.model_dir, spec.kl.max_new_tokens)
         self.kl: dict[str, float] = {}
 
     def describe(self) -> str:
@@ -102,11 +102,11 @@ class OfflineAlignment(Task):
         If the spec names no reference log-probs, the policy computes them here: it still is the reference.
 
         Raises:
-            ModelError: A prompt with `kl.max_tokens` is longer than the model's rotary embedding allows.
+            ModelError: A prompt with `kl.max_new_tokens` is longer than the model's rotary embedding allows.
         """
         prompts = [group.prompt_ids for group in self.eval_groups[: self.spec.kl.prompts]]
         if prompts and not sharding():
-            refuse_long_prompts(self.policy_of(module).model, prompts, self.spec.kl.max_tokens)
+            refuse_long_prompts(self.policy_of(module).model, prompts, self.spec.kl.max_new_tokens)
         if self.spec.reference_path is None:
             training = self.spec.training
             forward_pass = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)

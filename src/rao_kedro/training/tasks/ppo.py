@@ -19,7 +19,7 @@ from rao_kedro.data.token_tables import read_groups, read_prompt_groups, read_re
 from rao_kedro.distributed import sharding
 from rao_kedro.errors import DataError, TrainingError
 from rao_kedro.generation.rollouts import Sampler
-from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
+from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups
@@ -47,10 +47,10 @@ class PPOTask(Task):
     def __init__(self, spec: PPOSpec) -> None:
         """Read the prompts that the spec names."""
         self.spec = spec
-        self.passes_per_step = spec.rollout.passes
+        self.passes_per_step = spec.rollout.ppo_epochs
         self.tokenizer = load_tokenizer(spec.model_dir)
         how = spec.rollout
-        self.sampler = Sampler(spec.model_dir, how.max_tokens, how.samples_per_prompt, how.temperature)
+        self.sampler = Sampler(spec.model_dir, how.max_new_tokens, how.samples_per_prompt, how.temperature)
         self.objective = make_objective("ppo", **spec.objective_parameters)
         self.reward = build_reward(how.reward)
         self.texts = {group.group_id: group for group in read_prompt_groups(spec.groups_path)}
