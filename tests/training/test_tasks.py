@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from groups import alignment_spec, log_of, parameters, reference, write_groups
+from padded import padded_rewards
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rao_kedro.config.specs import RewardTrainingSpec, TrainingSpec
@@ -19,7 +20,7 @@ from rao_kedro.models.chat import prompt_token_ids, response_token_ids
 from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
-from rao_kedro.models.reward_head import RewardModel, padded_rewards
+from rao_kedro.models.reward_head import RewardModel
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.training.tasks.offline import OfflineAlignment
 
