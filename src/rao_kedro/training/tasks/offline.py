@@ -25,7 +25,7 @@ from rao_kedro.objectives import LogProbBatch, Objective, Requirements, get_requ
 from rao_kedro.objectives.metrics import derive_metrics
 from rao_kedro.objectives.pairwise import AllPairs, PairwiseObjective
 from rao_kedro.rewards.outliers import outlier_remark
-from rao_kedro.scoring.forward import ForwardPass, group_logps
+from rao_kedro.scoring.forward import ForwardPass, score_logps
 from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.options import disable_dropout
 from rao_kedro.training.remarks import likelihood_remark
@@ -110,7 +110,7 @@ class OfflineAlignment(Task):
         if self.spec.reference_path is None:
             training = self.spec.training
             forward_pass = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)
-            self.reference = group_logps(module, self.eval_groups, forward_pass)
+            self.reference = score_logps(module, self.eval_groups, forward_pass)
 
     def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count what the objective's loss is a mean over: groups or responses."""
@@ -144,7 +144,7 @@ class OfflineAlignment(Task):
         room = max(training.max_tokens_per_batch, *(group.n_tokens for group in sampled))
         forward_pass = ForwardPass(training.mixed_precision, room, self.spec.t0_length)
         reference = LogProbModel(load_causal_lm(self.spec.model_dir))  # kept in memory during an evaluation only
-        ours, theirs = (group_logps(model, sampled, forward_pass) for model in (policy, reference))
+        ours, theirs = (score_logps(model, sampled, forward_pass) for model in (policy, reference))
         ratios = torch.tensor([ours[name].responses[0] - theirs[name].responses[0] for name in ours])
         result = {"kl_to_reference": float(ratios.mean())}
         if len(ratios) > 1:
