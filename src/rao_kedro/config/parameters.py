@@ -12,6 +12,7 @@ from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.runs import run_names
 from rao_kedro.config.specs import ModelParameters
 from rao_kedro.config.training import KLParameters, Precision, RolloutParameters, TrainingParameters
+from rao_kedro.config.workers import WorkerParameters
 
 
 class Parameters(BaseModel):
@@ -417,6 +418,7 @@ class ProjectParameters(Parameters):
     A method with several seeds is one block here; nodes and `context.params` have a block for each of its runs.
 
     Attributes:
+        workers: How nodes start workers.
         model: Where the base model comes from.
         data: Of data_engineering.
         supervised_finetuning: Of that pipeline.
@@ -431,6 +433,7 @@ class ProjectParameters(Parameters):
         reward_benchmarks: Of that pipeline.
     """
 
+    workers: WorkerParameters
     model: ModelParameters
     data: DataParameters
     supervised_finetuning: TrainingParameters

@@ -1,6 +1,9 @@
 """The methods of the study, and their runs, each a top-level namespace of the alignment and evaluation pipelines."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial, wraps
+from inspect import signature
+from typing import Any
 
 from rao_kedro.config.runs import method_of
 from rao_kedro.errors import ParameterError
@@ -50,3 +53,18 @@ def runs_of(methods: Iterable[str], runs: Iterable[str]) -> list[str]:
     """Return those of `runs` that are runs of `methods`: method by method, each with the first seed first."""
     known = [*runs]
     return [run for method in methods for run in known if method_of(run) == method]
+
+
+def of_run(function: Callable[..., Any], run: str) -> Callable[..., Any]:
+    """Return a node's function with its argument `run` set.
+
+    A function and not a `functools.partial`, of which kedro-viz shows no code.
+    """
+    bound = partial(function, run=run)
+
+    @wraps(function)
+    def node(*inputs: Any, **named: Any) -> Any:
+        return bound(*inputs, **named)
+
+    node.__signature__ = signature(bound)  # type: ignore[attr-defined]
+    return node
