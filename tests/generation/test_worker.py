@@ -16,7 +16,7 @@ from rao_kedro.errors import DataError, InferenceError, ParameterError
 from rao_kedro.generation import GenerationSpec, SamplingParameters, worker
 from rao_kedro.generation.base import Completion
 from rao_kedro.identity import content_hash
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.workers import launch
 
 PROMPTS = [

@@ -33,7 +33,7 @@ from rao_kedro.config.specs import (
 )
 from rao_kedro.config.training import LoRAParameters, RolloutParameters
 from rao_kedro.config.workers import WorkerParameters
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 from rao_kedro.workers import launch
 

@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BeforeValidator
 
+from rao_kedro.config.base import Parameters
 from rao_kedro.files import only_one_in
 
 
@@ -22,7 +23,7 @@ def _refuse_remote(value: object) -> object:
     )
 
 
-class WorkerParameters(BaseModel):
+class WorkerParameters(Parameters):
     """How workers are started; it changes no result.
 
     Attributes:
@@ -30,8 +31,6 @@ class WorkerParameters(BaseModel):
         in_process: Runs every worker inside the process of the pipeline, without accelerate: for tests and debugging.
         workspaces: Local root of the directories in which workers keep what a killed run resumes from.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     accelerate_config: Path
     in_process: bool = False

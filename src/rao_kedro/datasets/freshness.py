@@ -142,7 +142,7 @@ def _differences(then: Mapping[str, Any], now: MadeFrom, defaults: set[str]) -> 
 
 
 def _parameters(node: Node, catalog: CatalogProtocol) -> dict[str, Any]:
-    given = {name.removeprefix("params:"): catalog.get(name).load() for name in _parameters_that_matter(node)}
+    given = {name.removeprefix("params:"): catalog[name].load() for name in _parameters_that_matter(node)}
     leaves = {leaf: value for name, block in given.items() for leaf, value in flattened(_plain(block), name).items()}
     return {
         leaf: value for leaf, value in leaves.items() if ENGINE not in leaf or leaf.rpartition(".")[2] in ENGINE_INPUTS
@@ -157,7 +157,7 @@ def _defaults(node: Node, catalog: CatalogProtocol) -> set[str]:
     """Return the parameters of a node's blocks that have their default values."""
     found: set[str] = set()
     for name in _parameters_that_matter(node):
-        block = catalog.get(name).load()
+        block = catalog[name].load()
         if isinstance(block, BaseModel):
             prefix = name.removeprefix("params:")
             every = flattened(_plain(block), prefix)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from rao_kedro.config.data_engineering import PreferenceFiles, SampledResponses
 from rao_kedro.config.generation import GenerationSpec
-from rao_kedro.config.parameters import PreferenceFiles, SampledResponses
 from rao_kedro.config.specs import ModelImportSpec, ModelParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.data.groups import read_preferences
@@ -20,7 +20,7 @@ from rao_kedro.data.splits import (
 )
 from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
 from rao_kedro.files import write_parquet
-from rao_kedro.models.chat import load_chat_format
+from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.workers import launch
 
 
