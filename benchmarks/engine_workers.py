@@ -21,7 +21,7 @@ BETA = 0.1
 
 
 def ours(
-    groups_path: Path, model_dir: Path, groups_per_step: int, mixed_precision: str, objective: str = "dpo", **options
+    groups_path: Path, model_dir: Path, batch_size: int, mixed_precision: str, objective: str = "dpo", **options
 ) -> dict:
     """Train through `launch`, as a node does: a step to warm up, then the table in its order, in small packs."""
     from rao_kedro.config.specs import AlignmentSpec, ScoringSpec
@@ -50,7 +50,7 @@ def ours(
         reference_seconds = time.perf_counter() - started
         training = TrainingParameters(
             learning_rate=LEARNING_RATE,
-            groups_per_step=groups_per_step,
+            batch_size=batch_size,
             max_tokens_per_batch=max(useful),
             mixed_precision=mixed_precision,
             lr_scheduler="constant_with_warmup",
@@ -69,7 +69,7 @@ def ours(
         launch(spec, workers)
         log = pd.read_json(spec.log_path, lines=True)
         steps = log[log["loss"].notna()].iloc[1:]
-        of_step = [sum(useful[i : i + groups_per_step]) for i in range(0, len(useful), groups_per_step)]
+        of_step = [sum(useful[i : i + batch_size]) for i in range(0, len(useful), batch_size)]
         seconds = [n / speed for n, speed in zip(of_step, steps["useful_tokens_per_second"], strict=True)]
         return {
             "step_seconds": seconds,
@@ -79,7 +79,7 @@ def ours(
         }
 
 
-def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, precompute: bool, batch: int) -> dict:
+def trl(groups_path: Path, model_dir: Path, batch_size: int, bf16: bool, precompute: bool, batch: int) -> dict:
     """Train with TRL's own trainer on the rows' token ids: a step to warm up, then the table in its order."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -98,7 +98,7 @@ def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, pr
             return dataset
 
         def _get_train_sampler(self, dataset=None):
-            return [*range(groups_per_step), *range(len(self.train_dataset))]
+            return [*range(batch_size), *range(len(self.train_dataset))]
 
     class Clock(TrainerCallback):
         def __init__(self):
@@ -124,7 +124,7 @@ def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, pr
         args = DPOConfig(
             output_dir=directory,
             per_device_train_batch_size=batch,
-            gradient_accumulation_steps=groups_per_step // batch,
+            gradient_accumulation_steps=batch_size // batch,
             num_train_epochs=1,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",

@@ -41,12 +41,12 @@ def align(
 
     Args:
         sft_model: Where the policy starts; it is the reference too.
-        reward_annotated: Parquet of `RewardAnnotated`.
+        reward_annotated: Parquet of `AnnotatedGroupTable`.
         method: The method.
         kl: How evaluations measure the KL divergence.
         t0_length: Tokens of the prefix t_0.
         workers: How the worker is started.
-        reference_logprobs: Parquet of `ReferenceLogprobs`; None for an objective that needs none.
+        reference_logprobs: Parquet of `ReferenceLogProbTable`; None for an objective that needs none.
         reward_model: Of an on-policy method.
         run: Name of the run's workspace, whose last part stands before its metrics in MLflow.
 

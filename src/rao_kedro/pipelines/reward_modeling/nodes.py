@@ -93,7 +93,7 @@ def annotate_responses(
     """Score every response of every group.
 
     Returns:
-        Tables of `RewardAnnotated`, and of `QuarantinedRows`: responses that could not be scored.
+        Tables of `AnnotatedGroupTable`, and of `QuarantineTable`: responses that could not be scored.
     """
     workspace = workers.workspace("annotation")
     spec = AnnotationSpec(
