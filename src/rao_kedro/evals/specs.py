@@ -1,16 +1,17 @@
 """Specs of the workers that let a model respond to the evaluation."""
 
 from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict
+from typing import ClassVar
 
 from rao_kedro.config.generation import GenerationSpec
 from rao_kedro.config.servers import ServerParameters
+from rao_kedro.errors import InferenceError
 from rao_kedro.evals.parameters import AnsweredBenchmarks
+from rao_kedro.workers import Spec
 
 
-class AnswersSpec(BaseModel):
-    """All that one model writes for the benchmarks.
+class AnswersSpec(Spec):
+    """Lets one model answer the benchmarks.
 
     Attributes:
         method: What tables call it.
@@ -19,12 +20,22 @@ class AnswersSpec(BaseModel):
         workspace: The worker's own directory.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    error = InferenceError
+    advice = "Finished answers are kept: running again goes on from there."
+    environment: ClassVar = {"TQDM_DISABLE": "1"}  # lm-evaluation-harness has a bar per subject of MMLU
 
     method: str
     benchmarks: AnsweredBenchmarks
     files: Path | None = None
     workspace: Path
+
+    @property
+    def title(self) -> str:  # noqa: D102
+        return f"answers of {self.method}"
+
+    @property
+    def spec_path(self) -> Path:  # noqa: D102
+        return self.workspace / f"{self.worker.rpartition('.')[2]}.json"
 
     @property
     def answers_path(self) -> Path:
@@ -48,11 +59,13 @@ class AnswersSpec(BaseModel):
 
 
 class PolicyAnswersSpec(AnswersSpec):
-    """All that a policy writes for the evaluation.
+    """Lets a policy answer the held-out prompts and the benchmarks.
 
     Attributes:
         held_out: Responses to the held-out prompts; its model, backend and precision are those of the benchmarks too.
     """
+
+    worker = "rao_kedro.evals.policy_answers"
 
     held_out: GenerationSpec
 
@@ -63,10 +76,12 @@ class PolicyAnswersSpec(AnswersSpec):
 
 
 class ServedAnswersSpec(AnswersSpec):
-    """All that a model behind a server writes for the benchmarks.
+    """Lets a model behind a server answer the benchmarks.
 
     Attributes:
         server: The model.
     """
+
+    worker = "rao_kedro.evals.served_answers"
 
     server: ServerParameters

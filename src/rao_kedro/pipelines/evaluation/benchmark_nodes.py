@@ -9,12 +9,12 @@ import plotly.graph_objects as go
 
 from rao_kedro.config.runs import method_of
 from rao_kedro.config.servers import JudgeParameters, ServerParameters
+from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.evals.downstream.figures import accuracy_bars
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.files import collect_files, with_collected_files
 from rao_kedro.evals.judging import judge_answers
-from rao_kedro.evals.launch import answer
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.evals.parameters import AnsweredBenchmarks, BenchmarkParameters
 from rao_kedro.evals.registry import BENCHMARKS
@@ -28,16 +28,15 @@ from rao_kedro.evals.scores import (
 )
 from rao_kedro.evals.specs import ServedAnswersSpec
 from rao_kedro.evals.tables import BenchmarkAnswerTable
-from rao_kedro.files import alone_in_workspace
 from rao_kedro.pipelines.evaluation.nodes import by_policy
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.reporting.benchmark_report import benchmark_report
+from rao_kedro.workers import launch
 
 JUDGE_USAGE = "judge_usage"
 
 
-@alone_in_workspace
-def collect_benchmark_files(workspace: Path, **benchmarks: Any) -> Path:
+def collect_benchmark_files(workers: WorkerParameters, **benchmarks: Any) -> Path:
     """Read the files of the chosen benchmarks, which are fields of `AnsweredBenchmarks`, once for all models.
 
     The rows of lm-evaluation-harness's own tasks are left in its cache: that they can be had is seen here.
@@ -45,21 +44,20 @@ def collect_benchmark_files(workspace: Path, **benchmarks: Any) -> Path:
     Returns:
         The directory of the files, with a manifest: where each came from, its revision, hash and number of rows.
     """
-    directory = workspace / "files"
     chosen = AnsweredBenchmarks(**benchmarks)
     if chosen.harness.tasks:
         from rao_kedro.evals.downstream.named_tasks import load_tasks
 
         load_tasks(chosen.harness)
-    collect_files(chosen, directory)
-    return directory
+    with workers.reserve("benchmark_files") as workspace:
+        collect_files(chosen, workspace / "files")
+    return workspace / "files"
 
 
 def answer_with_served_models(
     served_models: Mapping[str, ServerParameters],
     benchmark_files: Path,
-    accelerate_config: Path | None,
-    workspace: Path,
+    workers: WorkerParameters,
     **benchmarks: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Let served models answer the chosen benchmarks, which are fields of `AnsweredBenchmarks`.
@@ -77,20 +75,19 @@ def answer_with_served_models(
     ]
     asked = AnsweredBenchmarks(**benchmarks)
     for name, server in served_models.items():
-        about = {"benchmarks": asked, "files": benchmark_files, "workspace": workspace / name}
+        about = {"benchmarks": asked, "files": benchmark_files, "workspace": workers.workspace(f"served_models/{name}")}
         spec = ServedAnswersSpec(method=name, server=server, **about)
-        answer(spec, in_process=accelerate_config is None)
+        launch(spec, workers)
         written.append([pd.read_parquet(path) for path in spec.paths])
     answers, scores, samples = map(_concatenate, zip(*written, strict=True))
     return answers, scores, samples
 
 
-@alone_in_workspace
 def judge_methods(
     judge: JudgeParameters | None,
     second_judge: JudgeParameters | None,
     benchmark_files: Path,
-    workspace: Path,
+    workers: WorkerParameters,
     **inputs: Any,
 ) -> dict[str, Any]:
     """Let the judges read the answers of all methods.
@@ -99,7 +96,7 @@ def judge_methods(
         judge: The judge.
         second_judge: The second judge.
         benchmark_files: Directory that `collect_benchmark_files` returned.
-        workspace: Where judgments are kept.
+        workers: How workers are started; judgments are kept in the workspace `judge`.
         **inputs: Tables `benchmark_answers_<method>`, and the parameters of each judged benchmark.
 
     Returns:
@@ -107,7 +104,8 @@ def judge_methods(
     """
     answers = _join(inputs, "benchmark_answers")
     parameters = BenchmarkParameters(judge=judge, second_judge=second_judge, **_blocks(inputs))
-    found = judge_answers(answers, with_collected_files(parameters, benchmark_files), workspace)
+    with workers.reserve("judge") as workspace:
+        found = judge_answers(answers, with_collected_files(parameters, benchmark_files), workspace)
     exports = {
         dataset: export(answers[answers["benchmark"] == name])
         for name, benchmark in BENCHMARKS.items()
