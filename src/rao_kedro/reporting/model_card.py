@@ -64,7 +64,7 @@ def model_card(
     on_benchmarks = _benchmark_rows(benchmark_scores, name) if benchmark_scores is not None else []
     facts = [
         ("Base model", _code(model.name) + (f", revision {_code(model.revision)}" if model.revision else "")),
-        ("Method", f"{method.objective}: {_settings(method.parameters)}"),
+        ("Method", f"{method.objective}: {_settings(method.parameters)}{_log_z0(training_log)}"),
         ("Reference and start", "the base model after supervised fine-tuning (SFT)"),
         ("Reward", f"{reward_modeling.reward.name}, normalisation: {reward_modeling.normalisation}"),
         ("Versions", ", ".join(f"{package} {version(package)}" for package in VERSIONS)),
@@ -142,10 +142,11 @@ def _result_rows(ours: Mapping[Any, Any], baseline: Mapping[Any, Any]) -> list[l
             continue
         gain = "" if f"{column}_gain" not in ours else _with_interval(ours, f"{column}_gain", sign="+")
         n = ours["n_judged"] if column.startswith("win_rate") else ours[f"n_{column}"]
-        rows.append([label, str(n), _with_interval(ours, column), gain, _with_interval(baseline, column)])
+        of_baseline = "" if column.endswith(f"vs_{BASELINE}") else _with_interval(baseline, column)
+        rows.append([label, str(n), _with_interval(ours, column), gain, of_baseline])
     for column, label in WITHOUT_INTERVAL.items():
         if column in ours and pd.notna(ours[column]):
-            rows.append([label, str(ours["n"]), f"{ours[column]:.2f}", "", f"{baseline[column]:.2f}"])
+            rows.append([label, str(ours["n"]), f"{ours[column]:.3g}", "", f"{baseline[column]:.3g}"])
     return rows
 
 
@@ -174,6 +175,13 @@ def _with_interval(row: Mapping[Any, Any], column: str, sign: str = "", digits: 
 
 def _settings(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in parameters.items()) or "its defaults"
+
+
+def _log_z0(training_log: pd.DataFrame) -> str:
+    """Return log Z before the first update, which is log_z0 (also where it was solved from the rewards)."""
+    if "eval_log_z" not in training_log:
+        return ""
+    return f" (log Z before the first update: {training_log['eval_log_z'].dropna().iloc[0]:.3f} nats)"
 
 
 def _code(text: object) -> str:
