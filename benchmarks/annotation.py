@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from engine_report import machine
 
-from rao_kedro.config.parameters import PreferenceSource
-from rao_kedro.data.formats import rated
+from rao_kedro.config.data_engineering import PreferenceSource
+from rao_kedro.data.formats import read_rated
 from rao_kedro.data.readers import read_rows
 from rao_kedro.files import write_text
 from rao_kedro.launch import CPU_MEMORY_SETTINGS
-from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import prompt_token_ids, response_token_ids
+from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
 from rao_kedro.models.loading import load_reward_model, new_reward_model, save_checkpoint
 from rao_kedro.models.reward_head import padding_token_id
@@ -109,7 +110,7 @@ def read_groups(path: Path, prompts: int) -> list[PromptGroup]:
     """Return some prompts with all their responses."""
     rows = list(read_rows(PreferenceSource(path=str(path), format="rated")))
     drawn = random.Random(0).sample(rows, prompts)
-    raw = [rated(row.content, rating_key="gpt4turbo_preference") for row in drawn]
+    raw = [read_rated(row.content, rating_key="gpt4turbo_preference") for row in drawn]
     return [PromptGroup(str(i), group.messages, group.responses) for i, group in enumerate(raw)]
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.config.parameters import PreferenceSource
-from rao_kedro.data.formats import FORMATS, RawGroup
+from rao_kedro.config.data_engineering import PreferenceSource
+from rao_kedro.data.formats import FORMATS
+from rao_kedro.data.raw_groups import RawGroup
 from rao_kedro.data.readers import read_rows
-from rao_kedro.models.chat import load_chat_format, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import prompt_token_ids, response_token_ids
+from rao_kedro.models.chat_format import load_chat_format
 
 MAX_TOKENS = 480  # of a prompt with its longest response
 

@@ -18,7 +18,7 @@ def tiny_reward_model(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint:
     """A classifier with the tiny checkpoint's body and a random head, as if trained here; do not write into it."""
     import torch
 
-    from rao_kedro.models.chat import load_chat_format
+    from rao_kedro.models.chat_format import load_chat_format
     from rao_kedro.models.loading import new_reward_model, save_checkpoint
     from rao_kedro.models.reward_head import READ_AT, padding_token_id
 

@@ -70,7 +70,7 @@ from rao_kedro.errors import DataError
 from rao_kedro.judges import judge
 from rao_kedro.workers import worker_main
 from rao_kedro.progress import report_progress
-from rao_kedro.training import launch
+from rao_kedro import launch
 
 def main(spec):
     report_progress("training", 1, 2, "steps", 10.0)

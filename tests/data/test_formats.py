@@ -6,9 +6,10 @@ from typing import get_args
 
 import pytest
 
-from rao_kedro.config.parameters import FormatName, PreferenceFiles, PreferenceSource
+from rao_kedro.config.data_engineering import FormatName, PreferenceFiles, PreferenceSource
 from rao_kedro.data import groups
-from rao_kedro.data.formats import FORMATS, rename_columns, sniff, trl
+from rao_kedro.data.columns import rename_columns
+from rao_kedro.data.formats import FORMATS, read_trl, sniff
 from rao_kedro.data.groups import GroupBuilder, read_preferences
 from rao_kedro.data.quarantine import UnusableRow
 from rao_kedro.data.tables import PreferenceGroups, QuarantinedRows
@@ -184,22 +185,22 @@ def test_system_history_and_input_belong_to_the_prompt(row, messages):
     ],
 )
 def test_no_column_of_the_prompt_is_lost(row, messages):
-    assert trl(row | {"chosen": "a", "rejected": "b"}).messages == messages
+    assert read_trl(row | {"chosen": "a", "rejected": "b"}).messages == messages
 
 
 @pytest.mark.parametrize("name", ["question", "query", "instruction", "messages", "conversations"])
 def test_a_second_prompt_is_said_and_can_be_left_out(name):
     row = {"prompt": "Hi?", "chosen": "a", "rejected": "b", name: EARLIER[:1] if name[-1] == "s" else "Yo?"}
     with pytest.raises(UnusableRow, match=f"bad_dialogue: column {name} holds text .*{name}: null"):
-        trl(row)
-    assert trl(rename_columns(row, PreferenceSource(path="x", columns={name: None}).columns)).messages == USER
+        read_trl(row)
+    assert read_trl(rename_columns(row, PreferenceSource(path="x", columns={name: None}).columns)).messages == USER
 
 
 def test_a_completion_of_several_messages_is_not_several_responses():
     row = {"prompt": "Hi?", "chosen": [assistant("a"), assistant("b")], "rejected": "c"}
-    problem, good = trl(row).responses
+    problem, good = read_trl(row).responses
     assert problem.reason == "bad_dialogue" and "two messages of the assistant" in problem.detail and good == "c"
-    assert trl(row | {"chosen_rating": [3, 2], "rejected_rating": 1}).responses == ["a", "b", "c"]
+    assert read_trl(row | {"chosen_rating": [3, 2], "rejected_rating": 1}).responses == ["a", "b", "c"]
 
 
 def test_an_explicit_prompt_stays_before_the_turns_that_completions_share():
@@ -216,7 +217,8 @@ def test_a_prompt_with_more_than_text_is_not_read_without_it(name):
         FORMATS["trl"].read(row)
     columns = PreferenceSource(path="x", columns={name: None}).columns
     assert FORMATS["trl"].read(rename_columns(row, columns)).responses == ["a", "b"]
-    assert FORMATS["trl"].read(row | {name: []}).responses == ["a", "b"]
+    for empty in ([], {}, "", None):
+        assert FORMATS["trl"].read(row | {name: empty}).responses == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rao_kedro.config.parameters import PreferenceFiles, PreferenceSource
-from rao_kedro.data.formats import hh_rlhf, rated, sniff, trl, ultrafeedback
+from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
+from rao_kedro.data.formats import read_hh_rlhf, read_rated, read_trl, read_ultrafeedback, sniff
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
 from rao_kedro.data.readers import read_rows
@@ -66,7 +66,7 @@ def test_a_rows_requirements_travel_with_it_and_unknown_ones_are_quarantined(tmp
     ids=["plain", "metadata", "conversational", "binarised", "implicit prompt"],
 )
 def test_every_form_of_a_pair_is_the_same_group(row):
-    group = trl(row)
+    group = read_trl(row)
     assert (group.messages, group.responses, group.ratings) == (USER, ["good", "bad"], [9.0, 4.5])
     assert sniff(row) == "trl"
 
@@ -77,23 +77,23 @@ def test_ultrafeedback_completions_are_rated_by_their_fine_grained_score_or_the_
         {"response": "b", "fine-grained_score": 4.0, "overall_score": 2},
     ]
     row = {"instruction": "Hi?", "completions": completions}
-    assert ultrafeedback(row).ratings == [3.5, 4.0]
-    assert ultrafeedback(row, rating_key="overall_score").ratings == [8.0, 2.0]
+    assert read_ultrafeedback(row).ratings == [3.5, 4.0]
+    assert read_ultrafeedback(row, rating_key="overall_score").ratings == [8.0, 2.0]
     assert sniff(row) == "ultrafeedback"
 
 
 def test_a_transcript_is_cut_before_its_last_answer():
     start = "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant: "
     row = {"chosen": start + "good", "rejected": start + "bad"}
-    group = hh_rlhf(row)
+    group = read_hh_rlhf(row)
     assert [message["role"] for message in group.messages] == ["user", "assistant", "user"]
     assert group.responses == ["good", "bad"] and group.messages[-1]["content"] == "three"
     assert sniff(row) == "hh_rlhf"
 
 
 def test_rated_lists_are_read_as_lists_or_as_objects():
-    as_lists = rated({"prompt": "Hi?", "responses": ["a", "b", "c"], "ratings": [1, 2, 3]})
-    as_objects = rated(
+    as_lists = read_rated({"prompt": "Hi?", "responses": ["a", "b", "c"], "ratings": [1, 2, 3]})
+    as_objects = read_rated(
         {"instruction": "Hi?", "responses": [{"output": t, "x": r} for t, r in zip("abc", (1, 2, 3), strict=True)]},
         rating_key="x",
     )

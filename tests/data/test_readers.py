@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict
 
-from rao_kedro.config.parameters import PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.data.readers import read_rows
 from rao_kedro.errors import DataError
 

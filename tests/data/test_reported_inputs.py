@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rao_kedro.config.parameters import PreferenceFiles, PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
 from rao_kedro.data.tables import PreferenceGroups, QuarantinedRows
 from rao_kedro.data.tokenize import TokenLimits, tokenize_groups
-from rao_kedro.models.chat import load_chat_format
+from rao_kedro.models.chat_format import load_chat_format
 
 INPUTS = Path(__file__).parents[2] / "../shared/data/reported_inputs"
 LIMITS = TokenLimits(max_prompt_tokens=400, max_response_tokens=200)

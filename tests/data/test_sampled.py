@@ -3,11 +3,11 @@
 import pandas as pd
 import pytest
 
-from rao_kedro.config.parameters import SampledResponses
+from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.data.sampled import divide_prompts, rate_by_rules
 from rao_kedro.data.tables import EvaluationPrompts, PreferenceGroups
 from rao_kedro.errors import DataError
-from rao_kedro.models.chat import load_chat_format
+from rao_kedro.models.chat_format import load_chat_format
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from rao_kedro.data.splits import divide_held_out, prompts_of_groups
 from rao_kedro.data.tables import PreferenceGroups, QuarantinedRows, TokenizedGroupTable
 from rao_kedro.data.tokenize import TokenLimits, choose_pair, tokenize_groups
 from rao_kedro.errors import DataError
-from rao_kedro.models.chat import load_chat_format, prompt_token_ids
+from rao_kedro.models.chat import prompt_token_ids
+from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.tiny import CHATML
 
 LIMITS = TokenLimits(max_prompt_tokens=60, max_response_tokens=12)

@@ -12,7 +12,8 @@ from rao_kedro.evals.harness_model import GeneratorLM, TextLM
 from rao_kedro.evals.responses import Response
 from rao_kedro.generation.base import Completion, Likelihood
 from rao_kedro.generation.generators import make_generator
-from rao_kedro.models.chat import load_tokenizer, prompt_token_ids
+from rao_kedro.models.chat import prompt_token_ids
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
 
 QUESTIONS = ["the fox", "the lazy dog and the quick brown fox", "dog?"]

@@ -22,7 +22,7 @@ from rao_kedro.evals.downstream.named_tasks import load_tasks, run
 from rao_kedro.evals.harness_model import ServedLM, TextLM
 from rao_kedro.generation.generators import make_generator
 from rao_kedro.judges.chat_completions import ChatServer
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
 
 HARNESS = Path(lm_eval.tasks.__file__).parent

@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from rao_kedro.config.parameters import PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.data.tables import QuarantinedRows
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals import reward_benchmarks

@@ -13,7 +13,8 @@ from rao_kedro.generation import transformers_backend
 from rao_kedro.generation.base import complete
 from rao_kedro.generation.generators import make_generator, resolve_backend
 from rao_kedro.generation.transformers_backend import _processors, continue_prompts
-from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids
+from rao_kedro.models.chat import prompt_token_ids
+from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
 
 QUESTIONS = ["the fox", "a much longer question about the lazy dog and the quick brown fox", "dog?"]

@@ -11,7 +11,8 @@ from peft import LoraConfig, get_peft_model
 
 from rao_kedro.config.generation import EngineParameters, SamplingParameters
 from rao_kedro.generation.generators import make_generator
-from rao_kedro.models.chat import load_chat_format, prompt_token_ids
+from rao_kedro.models.chat import prompt_token_ids
+from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.loading import load_causal_lm
 
 QUESTIONS = ["What is the capital of France?", "Name a fruit.", "Write one sentence about the moon."]

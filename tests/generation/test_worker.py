@@ -15,7 +15,7 @@ from rao_kedro.errors import DataError, InferenceError, ParameterError
 from rao_kedro.generation import GenerationSpec, SamplingParameters, generate, worker
 from rao_kedro.generation.base import Completion
 from rao_kedro.identity import content_hash
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 
 PROMPTS = [
     {"prompt_id": f"p{i}", "messages": [{"role": "user", "content": "fox " * i}], "requirements": "[]"}

@@ -12,16 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from rao_kedro.errors import ModelError
 from rao_kedro.generation.base import complete
 from rao_kedro.identity import content_hash
-from rao_kedro.models.chat import (
-    ChatFormat,
-    common_prefix,
-    dialogue_token_ids,
-    end_of_turn_ids,
-    load_chat_format,
-    load_tokenizer,
-    prompt_token_ids,
-    response_token_ids,
-)
+from rao_kedro.models.chat import common_prefix, dialogue_token_ids, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat_format import ChatFormat, end_of_turn_ids, load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
 
 MESSAGES = [{"role": "user", "content": "the fox"}]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import prompt_token_ids, response_token_ids
+from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
 from rao_kedro.models.loading import load_causal_lm
 

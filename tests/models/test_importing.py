@@ -35,7 +35,8 @@ from transformers.utils import chat_template_utils
 from rao_kedro.config.specs import ModelImportSpec, ModelParameters
 from rao_kedro.errors import ModelError
 from rao_kedro.identity import content_hash
-from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import prompt_token_ids, response_token_ids
+from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.checks import check_weights
 from rao_kedro.models.hub import CHECKPOINT_FILES, LEFT_OUT, SETTINGS_FILES
 from rao_kedro.models.importing import main

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, new_reward_model, refuse_other_weights
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.checks import check_tokens
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, new_reward_model, save_checkpoint
 

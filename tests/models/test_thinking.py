@@ -2,7 +2,7 @@ from functools import partial
 
 import pytest
 
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.thinking import Thought, split_thinking, with_opening_tag
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rao_kedro.config.parameters import DataParameters
+from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.specs import TrainingSpec
 from rao_kedro.data.tables import EvaluationPrompts, TokenizedGroupTable
 from rao_kedro.data.token_tables import read_groups
-from rao_kedro.models.chat import load_chat_format, prompt_token_ids
+from rao_kedro.models.chat import prompt_token_ids
+from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.pipelines.data_engineering.nodes import collect_preferences, tokenize
 from rao_kedro.training.tasks.sft import SupervisedFinetuning
 

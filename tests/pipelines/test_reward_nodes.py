@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from rao_kedro.config.parameters import DataParameters, RewardModelStudyParameters
+from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.studies import RewardModelStudyParameters
 from rao_kedro.config.training import TrainingParameters
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.pipelines.reward_modeling import nodes

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 
+from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.benchmarks import AnsweredBenchmarks, HarnessParameters, JudgeParameters, ServerParameters
+from rao_kedro.config.data_engineering import DataParameters, PreferenceFiles, PreferenceSource
 from rao_kedro.config.generation import GenerationParameters
-from rao_kedro.config.parameters import DataParameters, MethodParameters, PreferenceFiles, PreferenceSource
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import ModelParameters
 from rao_kedro.config.training import LoRAParameters, TrainingParameters

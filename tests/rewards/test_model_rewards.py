@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from rao_kedro.errors import DataError, ModelError, ParameterError
-from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import prompt_token_ids, response_token_ids
+from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, new_reward_model, save_checkpoint
 from rao_kedro.models.logprobs import padded_logps
 from rao_kedro.models.packing import TokenizedGroup

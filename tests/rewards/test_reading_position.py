@@ -9,7 +9,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rao_kedro.errors import ModelError, ParameterError
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_reward_model, save_checkpoint
 from rao_kedro.models.reward_head import PaddedRewards, RewardModel, reward_module
 from rao_kedro.rewards import PromptGroup, make_reward

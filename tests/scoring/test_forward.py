@@ -13,12 +13,12 @@ import pytest
 import torch
 from groups import alignment_spec, parameters, reference, write_groups
 
-from rao_kedro.config.parameters import ReferenceParameters
+from rao_kedro.config.alignment import ReferenceParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.errors import ModelError, TrainingError
 from rao_kedro.launch import launch
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.scoring import forward as scoring

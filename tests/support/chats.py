@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rao_kedro.models.chat import load_chat_format
+from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.tiny import CHATML
 
 

@@ -13,7 +13,7 @@ from rao_kedro.config.specs import PPOSpec
 from rao_kedro.config.training import RolloutParameters
 from rao_kedro.errors import DataError, TrainingError
 from rao_kedro.launch import launch
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups

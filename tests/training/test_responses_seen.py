@@ -8,7 +8,7 @@ import pytest
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from pydantic import ValidationError
 
-from rao_kedro.config.parameters import MethodParameters
+from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.data.token_tables import read_groups
 from rao_kedro.errors import ParameterError
 from rao_kedro.launch import launch

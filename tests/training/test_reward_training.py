@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 from rao_kedro.config.specs import RewardTrainingSpec
 from rao_kedro.config.training import LoRAParameters
 from rao_kedro.launch import launch
-from rao_kedro.models.chat import load_chat_format, load_tokenizer
+from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_reward_model, save_checkpoint
 from rao_kedro.rewards import PromptGroup, make_reward
 from rao_kedro.training.tasks.reward_model import bradley_terry

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 
+from rao_kedro import launch as launching
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, PolicyScoringSpec, TrainingSpec
 from rao_kedro.errors import BusyError, TrainingError
@@ -22,7 +23,6 @@ from rao_kedro.files import only_one_in, write_text
 from rao_kedro.launch import launch
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.rewards.bradley_terry import BradleyTerry
-from rao_kedro.training import launch as launching
 from rao_kedro.training.progress import Progress
 
 

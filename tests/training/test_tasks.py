@@ -15,7 +15,8 @@ from rao_kedro.config.training import KLParameters
 from rao_kedro.data.tokenize import TokenLimits, tokenize_groups
 from rao_kedro.errors import ModelError, ParameterError, TrainingError
 from rao_kedro.launch import launch
-from rao_kedro.models.chat import load_chat_format, load_tokenizer, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import prompt_token_ids, response_token_ids
+from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import RewardModel, padded_rewards

@@ -32,7 +32,7 @@ from rao_kedro.config.specs import (
 )
 from rao_kedro.config.training import LoRAParameters, RolloutParameters
 from rao_kedro.launch import launch
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 
 PROJECT = Path(__file__).parents[2]

@@ -8,18 +8,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from rao_kedro.config.base import DIFFERENT_NAMES, FileName, Parameters
 from rao_kedro.config.generation import GenerationSpec, ServedEngineParameters
-from rao_kedro.config.names import DIFFERENT_NAMES, FileName
 from rao_kedro.config.servers import AskedParameters, checked_url
 
 JUDGED = ("alpaca_eval", "mt_bench")
 HARNESS = "lm_eval/"  # before the names of tasks of lm-evaluation-harness itself, in tables
 FORMATS = ("json", "csv", "parquet", "text", "arrow")  # of files, which `datasets` reads without a dataset's name
 DOWNSTREAM = ("gsm8k", "arc_easy", "arc_challenge", "mathqa", "socialiqa", "mmlu")
-
-
-class _Parameters(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
 
 
 class ServerParameters(AskedParameters):
@@ -88,7 +84,7 @@ FASTCHAT = (
 )
 
 
-class AlpacaEvalParameters(_Parameters):
+class AlpacaEvalParameters(Parameters):
     """AlpacaEval 2.
 
     Attributes:
@@ -110,7 +106,7 @@ class AlpacaEvalParameters(_Parameters):
     both_orders: bool = False
 
 
-class MTBenchParameters(_Parameters):
+class MTBenchParameters(Parameters):
     """MT-Bench.
 
     Attributes:
@@ -129,7 +125,7 @@ class MTBenchParameters(_Parameters):
     compare_with_sft: bool = False
 
 
-class TaskSource(_Parameters):
+class TaskSource(Parameters):
     """Where a downstream task's rows come from, where it is not the usual dataset of the hub.
 
     Attributes:
@@ -149,7 +145,7 @@ class TaskSource(_Parameters):
     revision: str | None = None
 
 
-class ChainOfThoughtParameters(_Parameters):
+class ChainOfThoughtParameters(Parameters):
     """The zero-shot chain-of-thought tasks of `DOWNSTREAM`.
 
     Attributes:
@@ -159,7 +155,7 @@ class ChainOfThoughtParameters(_Parameters):
     max_tokens: int = Field(512, ge=1)
 
 
-class HarnessDataset(_Parameters):
+class HarnessDataset(Parameters):
     """Where the rows of a task of lm-evaluation-harness are, in place of what the task names; see `load_dataset`.
 
     Attributes:
@@ -179,7 +175,7 @@ class HarnessDataset(_Parameters):
         return self.model_dump(exclude={"dataset_name"} if keeps_name else None)
 
 
-class HarnessParameters(_Parameters):
+class HarnessParameters(Parameters):
     """Tasks of lm-evaluation-harness itself, run as its own command runs them.
 
     Attributes:
@@ -205,7 +201,7 @@ class HarnessParameters(_Parameters):
         return self
 
 
-class AnsweredBenchmarks(_Parameters):
+class AnsweredBenchmarks(Parameters):
     """What models answer: all that decides what they are asked, and how.
 
     Attributes:

@@ -71,6 +71,11 @@ def as_list(value: Any, name: str) -> list[Any]:
     return list(value)
 
 
+def is_filled(value: Any) -> bool:
+    """Say whether a field holds anything: it is neither null nor an empty text, list or object."""
+    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
+
+
 def is_list(value: Any) -> bool:
     """Say whether a value is a list (or an array): not a text, and not an object."""
     return hasattr(value, "__iter__") and not isinstance(value, str | bytes | Mapping)

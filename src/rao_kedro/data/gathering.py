@@ -6,8 +6,9 @@ Consecutive rows are given on as soon as another prompt begins; only what may co
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rao_kedro.data.formats import RawGroup, Rows
+from rao_kedro.data.formats import Rows
 from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
+from rao_kedro.data.raw_groups import RawGroup
 from rao_kedro.data.readers import RawRow
 from rao_kedro.identity import combined_hash
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from rao_kedro.config.parameters import PreferenceFiles, PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
+from rao_kedro.data.columns import rename_columns
 from rao_kedro.data.fields import Row, without_nan
-from rao_kedro.data.formats import FORMATS, RawGroup, Rows, rename_columns, sniff, unknown_format
+from rao_kedro.data.formats import FORMATS, Rows, sniff, unknown_format
 from rao_kedro.data.gathering import Gathered, Gathering
 from rao_kedro.data.messages import check_prompt, is_visible, text_of
 from rao_kedro.data.quarantine import (
@@ -26,6 +27,7 @@ from rao_kedro.data.quarantine import (
     quarantined_table,
 )
 from rao_kedro.data.ratings import ORDER
+from rao_kedro.data.raw_groups import RawGroup
 from rao_kedro.data.readers import RawRow, read_rows
 from rao_kedro.data.requirements import score_response
 from rao_kedro.identity import combined_hash

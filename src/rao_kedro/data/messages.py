@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rao_kedro.data.fields import Row, as_list, first_of, is_list, parse
+from rao_kedro.data.fields import Row, as_list, first_of, is_filled, is_list, parse
 from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
 
 Message = dict[str, str]
@@ -248,11 +248,11 @@ def _message(message: Row, name: str) -> Message | None:
     if (role := ROLES.get(said.strip().lower())) is None:
         detail = f"{name} has a message of the unknown role {said!r}; known are {', '.join(ROLES)}"
         raise UnusableRow(QuarantineReason.BAD_DIALOGUE, detail)
-    calls = [key for key in _CALLS if _holds(message.get(key))]
+    calls = [key for key in _CALLS if is_filled(message.get(key))]
     if calls or role == "tool":
         detail = f"{name} has {calls[0] if calls else f'a message of role {said}'}: calls of tools are not read"
         raise UnusableRow(QuarantineReason.TOOL_CALL, detail)
-    if other := [key for key in _OTHER_CONTENT if _holds(message.get(key))]:
+    if other := [key for key in _OTHER_CONTENT if is_filled(message.get(key))]:
         raise UnusableRow(QuarantineReason.NOT_TEXT, f"{name} has a message with {other[0]}, which is not read")
     content = first_of(message, _CONTENT_KEYS)
     if content is None:
@@ -275,10 +275,6 @@ def _content(content: Any, name: str) -> str:
             part = part["text"]
         texts.append(text_of(part, name))
     return "".join(texts)
-
-
-def _holds(value: Any) -> bool:
-    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
 
 
 def _same(a: Sequence[Message], b: Sequence[Message]) -> bool:

@@ -20,7 +20,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rao_kedro.config.parameters import PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.errors import DataError
 
 ENDINGS = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from rao_kedro.config.parameters import SampledResponses
-from rao_kedro.data.formats import RawGroup
+from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.data.groups import GroupBuilder
+from rao_kedro.data.raw_groups import RawGroup
 from rao_kedro.data.readers import RawRow
 from rao_kedro.data.requirements import score_responses
 from rao_kedro.errors import DataError
-from rao_kedro.models.chat import ChatFormat, prompt_token_ids
+from rao_kedro.models.chat import prompt_token_ids
+from rao_kedro.models.chat_format import ChatFormat
 
 
 @dataclass(frozen=True)

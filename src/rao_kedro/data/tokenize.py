@@ -19,7 +19,8 @@ from rao_kedro.data.quarantine import (
     quarantined_table,
 )
 from rao_kedro.errors import DataError, ModelError
-from rao_kedro.models.chat import ChatFormat, common_prefix, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat import common_prefix, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat_format import ChatFormat
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _inputs(node: Node, catalog: CatalogProtocol) -> list[str]:
 
 
 def _parameters(node: Node, catalog: CatalogProtocol) -> dict[str, Any]:
-    given = {name.removeprefix("params:"): catalog.get(name).load() for name in node.inputs if _is_parameter(name)}
+    given = {name.removeprefix("params:"): catalog[name].load() for name in node.inputs if _is_parameter(name)}
     leaves = {leaf: value for name, block in given.items() for leaf, value in flattened(_plain(block), name).items()}
     return {
         leaf: value for leaf, value in leaves.items() if ENGINE not in leaf or leaf.rpartition(".")[2] in ENGINE_INPUTS
@@ -160,7 +160,7 @@ def _defaults(node: Node, catalog: CatalogProtocol) -> set[str]:
     """Return the parameters of a node's blocks that have their default values."""
     found: set[str] = set()
     for name in filter(_is_parameter, node.inputs):
-        block = catalog.get(name).load()
+        block = catalog[name].load()
         if isinstance(block, BaseModel):
             prefix = name.removeprefix("params:")
             every = flattened(_plain(block), prefix)

@@ -25,7 +25,8 @@ from rao_kedro.generation.base import Call, Generator, Likelihood, finished_shar
 from rao_kedro.generation.engine_options import identity_with
 from rao_kedro.identity import combined_hash, content_hash
 from rao_kedro.judges.chat_completions import ChatSampling, ChatServer
-from rao_kedro.models.chat import load_chat_format, prompt_token_ids
+from rao_kedro.models.chat import prompt_token_ids
+from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.thinking import with_opening_tag
 from rao_kedro.progress import report_progress
 

@@ -21,7 +21,7 @@ from rao_kedro.generation.base import Generator
 from rao_kedro.generation.generators import make_generator, resolve_backend
 from rao_kedro.generation.worker import generate_table
 from rao_kedro.identity import content_hash
-from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
+from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.workers import worker_main
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from rao_kedro.config.parameters import PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.data.quarantine import (
     NoGroupsLeftError,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from rao_kedro.config.specs import PolicyScoringSpec
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.data.token_tables import read_groups, read_reference
-from rao_kedro.models.chat import end_of_turn_ids, open_tokenizer
+from rao_kedro.models.chat_format import end_of_turn_ids, open_tokenizer
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup

@@ -12,7 +12,7 @@ from rao_kedro.config.generation import SamplingParameters
 from rao_kedro.distributed import process_state
 from rao_kedro.generation.base import complete
 from rao_kedro.generation.transformers_backend import continue_prompts
-from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
+from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.packing import TokenizedGroup
 
 

@@ -9,7 +9,7 @@ import torch
 from rao_kedro.config.generation import SamplingParameters
 from rao_kedro.generation.base import Completion, Dtype, Likelihood, complete, decode_ids, stop_text_in
 from rao_kedro.models.adapters import merge_adapter
-from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
+from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.rotary import refuse_long_rows
 

@@ -25,13 +25,13 @@ from rao_kedro.config.generation import EngineParameters, SamplingParameters  # 
 from rao_kedro.errors import InferenceError  # noqa: E402
 from rao_kedro.generation.base import ONE_ENGINE, Completion, Dtype, Likelihood, complete  # noqa: E402
 from rao_kedro.generation.engine_options import engine_options, sampling_options  # noqa: E402
-from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer  # noqa: E402
+from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer  # noqa: E402
 
 try:
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
     from vllm.lora.request import LoRARequest
-    from vllm.outputs import CompletionOutput
+    from vllm.outputs import CompletionOutput, RequestOutput
 except (ImportError, RuntimeError, OSError) as error:
     raise InferenceError(f"vLLM is installed but cannot be imported ({error}): set backend: transformers") from error
 
@@ -107,7 +107,8 @@ class VllmGenerator:
         self.engine.enqueue(prompts, parameters, lora_request=self.adapter, use_tqdm=False)
         try:
             while engine.has_unfinished_requests():
-                for result in filter(lambda result: result.finished, engine.step()):
+                finished = (r for r in engine.step() if isinstance(r, RequestOutput) and r.finished)
+                for result in finished:
                     completions = [self._completion(output, sampling) for output in result.outputs]
                     yield int(result.request_id) - first, completions * copies
         finally:

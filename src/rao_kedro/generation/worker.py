@@ -152,7 +152,7 @@ def _missing_shards(spec: GenerationSpec, n_shards: int, key: str) -> list[int]:
 def _generate_shards(
     spec: GenerationSpec, shards: list[list[dict]], missing: list[int], key: str, make: Callable[..., Generator]
 ) -> None:
-    from rao_kedro.models.chat import load_tokenizer
+    from rao_kedro.models.chat_format import load_tokenizer
 
     prompt_ids = dict(zip(missing, _tokenize(spec, [shards[i] for i in missing]), strict=True))
     started = time.monotonic()
@@ -188,7 +188,8 @@ def _generate_shards(
 
 
 def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[int]]]:
-    from rao_kedro.models.chat import ChatFormat, load_chat_format, prompt_token_ids
+    from rao_kedro.models.chat import prompt_token_ids
+    from rao_kedro.models.chat_format import ChatFormat, load_chat_format
 
     def ids_of(chat: ChatFormat, prompt: dict) -> list[int]:
         try:

@@ -178,19 +178,25 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layout: Pac
         sees = _sees(*layout.coordinates(query.device), scores.window)
         return create_block_mask(lambda b, h, q, k: sees(q, k), None, None, n, n, device=query.device)
 
-    def softcapped(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return torch.tanh(score / scores.softcap) * scores.softcap
-
     output: Tensor = _compiled_flex()(
         query,
         key,
         value,
-        score_mod=softcapped if scores.softcap else None,
+        score_mod=_softcapped(scores.softcap) if scores.softcap else None,
         block_mask=layout.kept(("flex", scores.window, query.device), block_mask),
         scale=scores.scaling,
         enable_gqa=True,
     )
     return output
+
+
+def _softcapped(softcap: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Return the function of FlexAttention that bounds a score by `softcap`."""
+
+    def bounded(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return torch.tanh(score / softcap) * softcap
+
+    return bounded
 
 
 def _compiled_flex() -> Callable[..., Tensor]:

@@ -1,135 +1,14 @@
-"""Chat templates and t_0: from messages to token ids. Knows nothing about models' weights or about training.
+"""From chat messages to the token ids of prompts, responses and dialogues. Knows nothing about weights or training.
 
-A response's tokens end with the token at which generation stops, if and only if the response is finished. A text that
-spells a control token (`<|im_end|>`) stays text: only the template writes control tokens.
+A response's tokens end with the token at which generation stops, if and only if the response is finished.
 """
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.templates import refuse_unread, with_fixed_date
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-Message = Mapping[str, str]
-
-_PRIVATE_USE = range(0xE000, 0xF900)  # characters without a meaning, which stand for something while a template runs
-_BEFORE = ("\n", "a", "0", "~")  # what a text is tokenised behind where a tokenizer puts a space before texts
-
-
-@dataclass(frozen=True)
-class ChatFormat:
-    """How a model writes a chat.
-
-    Attributes:
-        tokenizer: With a chat template.
-        end_of_turn_ids: Tokens at which generation stops, ascending; at least one.
-        n_embeddings: Token ids that the model has embeddings for; None where its configuration does not say.
-        template_kwargs: Variables that the chat template reads, beside the messages.
-    """
-
-    tokenizer: "PreTrainedTokenizerBase"
-    end_of_turn_ids: tuple[int, ...]
-    n_embeddings: int | None = None
-    template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    @cached_property
-    def control_tokens(self) -> dict[str, int]:
-        """Spellings and ids of the tokens that only a template writes, the longest first.
-
-        These are special tokens and those that end a turn. Tokens that a tokenizer adds as ordinary ones (Qwen's
-        `<think>`) belong to texts.
-        """
-        added = self.tokenizer.added_tokens_decoder
-        control = {t.content: i for i, t in added.items() if t.special or i in self.end_of_turn_ids}
-        return {text: control[text] for text in sorted(control, key=len, reverse=True)}
-
-    @cached_property
-    def adds_prefix(self) -> bool:
-        """Whether the tokenizer puts a space before a text (Metaspace), so that parts of a text have other tokens."""
-        return _text_ids(self, "\na") != _text_ids(self, "\n") + _text_ids(self, "a")
-
-    @property
-    def final_id(self) -> int:
-        """The token that ends a response where the template itself writes none: the tokenizer's EOS if it has one."""
-        eos: Any = self.tokenizer.eos_token_id
-        return self.end_of_turn_ids[0] if eos is None else int(eos)
-
-
-def load_chat_format(model_dir: str | Path, template_kwargs: Mapping[str, Any] | None = None) -> ChatFormat:
-    """Load how the model of a checkpoint writes a chat.
-
-    Args:
-        model_dir: A checkpoint directory with its tokenizer.
-        template_kwargs: Variables that the chat template reads, beside the messages.
-
-    Raises:
-        ModelError: The directory has no tokenizer, no chat template or no end-of-turn token; says what to add.
-        ParameterError: The chat template does not read one of the variables.
-    """
-    tokenizer = load_tokenizer(model_dir)
-    refuse_unread(template_kwargs or {}, tokenizer, model_dir)
-    config = _read_json(Path(model_dir) / "config.json")
-    n_embeddings = (config.get("text_config") or config).get("vocab_size")
-    ends = tuple(end_of_turn_ids(model_dir, tokenizer))
-    return ChatFormat(tokenizer, ends, n_embeddings, template_kwargs or {})
-
-
-def load_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
-    """Load a tokenizer that can format a chat; a template that prints the date prints the same one every day.
-
-    Raises:
-        ModelError: The directory has no tokenizer or no chat template; says what to add.
-    """
-    tokenizer = open_tokenizer(model_dir)
-    tokenizer.chat_template = with_fixed_date(tokenizer.chat_template, model_dir)
-    return tokenizer
-
-
-def open_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
-    """Load a tokenizer as it is.
-
-    Raises:
-        ModelError: The directory has no tokenizer.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(model_dir), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"no tokenizer could be loaded from {model_dir}: save one there with tokenizer.save_pretrained ({error})"
-        ) from error
-
-
-def end_of_turn_ids(model_dir: str | Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Return the ids that end a response, ascending: in generation, and so in training.
-
-    They are those of the checkpoint's generation_config.json (without one, of its config.json), and the tokenizer's
-    EOS.
-
-    Raises:
-        ModelError: There are none.
-    """
-    directory = Path(model_dir)
-    generation = directory / "generation_config.json"
-    found = _read_json(generation if generation.exists() else directory / "config.json").get("eos_token_id")
-    ids = {tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}
-    if not ids:
-        raise ModelError(f"{model_dir} names no end-of-turn token: set eos_token_id in its generation_config.json")
-    return sorted(ids)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+from rao_kedro.models.chat_format import ChatFormat
+from rao_kedro.models.control_tokens import Message, encode, shield, spell_out, unused_characters
 
 
 def prompt_token_ids(chat: ChatFormat, messages: Sequence[Message], every_message: bool = False) -> list[int]:
@@ -144,11 +23,11 @@ def prompt_token_ids(chat: ChatFormat, messages: Sequence[Message], every_messag
     Raises:
         ModelError: The template refuses the messages, or they cannot be tokenised.
     """
-    shielded, marks = _shield(chat, messages)
+    shielded, marks = shield(chat, messages)
     prompt = _render(chat, shielded, generation_header=True)
     if every_message:
         _check_all_written(shielded, prompt)
-    return _encode(chat, prompt, marks)
+    return encode(chat, prompt, marks)
 
 
 def response_token_ids(
@@ -170,9 +49,9 @@ def response_token_ids(
             response than white space around it, or the prompt's tokens are not a prefix of the whole dialogue's
             tokens, so that log-probs of the response given the prompt would not be well defined.
     """
-    shielded, marks = _shield(chat, [*messages, {"role": "assistant", "content": response}])
+    shielded, marks = shield(chat, [*messages, {"role": "assistant", "content": response}])
     prompt = _render(chat, shielded[:-1], generation_header=True)
-    prompt_ids = _encode(chat, prompt, marks)
+    prompt_ids = encode(chat, prompt, marks)
     whole = _render(chat, shielded, generation_header=False)
     ids = _ids_behind(chat, prompt, prompt_ids, whole, marks)
     text = list(takewhile(lambda token: token not in chat.end_of_turn_ids, ids))
@@ -206,9 +85,9 @@ def dialogue_token_ids(
     Raises:
         ModelError: The template refuses the messages, or they cannot be tokenised.
     """
-    shielded, marks = _shield(chat, [*messages, {"role": "assistant", "content": response}])
+    shielded, marks = shield(chat, [*messages, {"role": "assistant", "content": response}])
     whole = _render(chat, shielded, generation_header=False)
-    return _encode(chat, whole if finished else _up_to_text_end(chat, shielded, whole, finished), marks)
+    return encode(chat, whole if finished else _up_to_text_end(chat, shielded, whole, finished), marks)
 
 
 def _ids_behind(
@@ -216,7 +95,7 @@ def _ids_behind(
 ) -> list[int]:
     if not whole.startswith(prompt):
         raise ModelError("the chat template renders the prompt differently once the response is there")
-    ids = _encode(chat, whole, marks)
+    ids = encode(chat, whole, marks)
     if ids[: len(prompt_ids)] != prompt_ids:
         raise ModelError("the prompt's tokens are not a prefix of the tokens of prompt and response")
     return ids[len(prompt_ids) :]
@@ -245,54 +124,22 @@ def _check_unchanged(written: str, content: str, marks: Mapping[str, str]) -> No
     written = written.strip()
     if written != content:
         n = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(written, content, strict=False))))
-        instead, own = (_spelled(text[n : n + 40], marks) for text in (written, content))
+        instead, own = (spell_out(text[n : n + 40], marks) for text in (written, content))
         raise ModelError(
             f"the chat template changes the text of the response: it writes {instead!r} in place of {own!r}"
         )
 
 
-def _spelled(text: str, marks: Mapping[str, str]) -> str:
-    return "".join(marks.get(character, character) for character in text)
-
-
 def _up_to_text_end(chat: ChatFormat, messages: Sequence[Message], whole: str, finished: bool) -> str:
     """Return a rendered dialogue without what the template writes behind the last message's text."""
     *before, last = messages
-    (mark,) = _unused_characters([str(chat.tokenizer.chat_template), whole], 1)
+    (mark,) = unused_characters([str(chat.tokenizer.chat_template), whole], 1)
     marked = _render(chat, [*before, {**last, "content": last["content"] + mark}], generation_header=False)
     if mark not in marked:
         raise ModelError("the chat template does not write the text of the response")
     text = marked[: marked.index(mark)]
     # Templates that trim a text do so for one that is complete, too; of one that was cut, a space at its end is real.
     return text if not finished or whole.startswith(text) else text.rstrip()
-
-
-def _shield(chat: ChatFormat, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
-    """Put private characters where texts spell control tokens.
-
-    Returns:
-        The messages, and what each private character stands for.
-    """
-    texts = [text for message in messages for text in message.values() if isinstance(text, str)]
-    spelled = [token for token in chat.control_tokens if any(token in text for text in texts)]
-    if not spelled:
-        return list(messages), {}
-    marks = dict(zip(_unused_characters(texts, len(spelled)), spelled, strict=True))
-
-    def shielded(text: Any) -> Any:
-        for mark, token in marks.items():
-            text = text.replace(token, mark) if isinstance(text, str) else text
-        return text
-
-    return [{key: shielded(text) for key, text in message.items()} for message in messages], marks
-
-
-def _unused_characters(texts: Sequence[str], n: int) -> list[str]:
-    used = set().union(*texts)
-    unused = [character for character in map(chr, _PRIVATE_USE) if character not in used][:n]
-    if len(unused) < n:
-        raise ModelError(f"the texts spell {n} control tokens and leave no private character to stand for them")
-    return unused
 
 
 def _render(chat: ChatFormat, messages: Sequence[Message], generation_header: bool) -> str:
@@ -307,50 +154,6 @@ def _render(chat: ChatFormat, messages: Sequence[Message], generation_header: bo
         )
     except Exception as error:  # a template is a program of somebody else's, and may raise anything
         raise ModelError(f"the chat template refuses these messages: {type(error).__name__}: {error}") from error
-
-
-def _encode(chat: ChatFormat, text: str, marks: Mapping[str, str]) -> list[int]:
-    """Return the ids of a rendered text; private characters as the text that they stand for."""
-    pieces = re.split(f"([{''.join(marks)}])", text) if marks else [text]
-    ids: list[int] = []
-    for piece in pieces:
-        text_ids = _text_ids if not ids or not chat.adds_prefix else _ids_without_prefix
-        ids += _spelling_ids(chat, marks[piece], text_ids) if piece in marks else text_ids(chat, piece)
-    if chat.n_embeddings is not None and ids and max(ids) >= chat.n_embeddings:
-        token = chat.tokenizer.convert_ids_to_tokens(max(ids))
-        raise ModelError(
-            f"token {max(ids)} ({token!r}) is beyond the model's {chat.n_embeddings} embeddings: its tokenizer has "
-            "tokens that it does not know"
-        )
-    return ids
-
-
-def _text_ids(chat: ChatFormat, text: str, **options: Any) -> list[int]:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ModelError(f"the text is no valid Unicode: {error}") from error
-    return list(chat.tokenizer(text, add_special_tokens=False, **options)["input_ids"]) if text else []
-
-
-def _ids_without_prefix(chat: ChatFormat, text: str, **options: Any) -> list[int]:
-    """Return the ids of a text as they are behind another one: without the space that stands for a text's begin."""
-    for before in _BEFORE:
-        start = _text_ids(chat, before, **options)
-        ids = _text_ids(chat, before + text, **options)
-        if ids[: len(start)] == start:
-            return ids[len(start) :]
-    raise ModelError(f"the tokenizer adds a space before {text[:40]!r}, which stands behind a spelled control token")
-
-
-def _spelling_ids(chat: ChatFormat, token: str, text_ids: Callable[..., list[int]]) -> list[int]:
-    """Return the ids of a control token's spelling as text."""
-    ids = text_ids(chat, token, split_special_tokens=True)
-    if set(ids) & set(chat.control_tokens.values()):  # an ordinary token that ends turns is not split
-        first, rest = token[0], token[1:]
-        behind = _ids_without_prefix if chat.adds_prefix else _text_ids
-        return [*text_ids(chat, first), *(i for character in rest for i in behind(chat, character))]
-    return ids
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:

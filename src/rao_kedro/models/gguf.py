@@ -63,7 +63,7 @@ def convert_gguf(
     """
     import torch
 
-    from rao_kedro.models.chat import open_tokenizer
+    from rao_kedro.models.chat_format import open_tokenizer
     from rao_kedro.models.loading import save_checkpoint
     from rao_kedro.models.templates import with_fixed_date
 

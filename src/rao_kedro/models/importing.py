@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rao_kedro.config.specs import ModelImportSpec, ModelParameters
 from rao_kedro.errors import ModelError
 from rao_kedro.files import beside, replace_directory, write_text
-from rao_kedro.models.chat import open_tokenizer
+from rao_kedro.models.chat_format import open_tokenizer
 from rao_kedro.models.checks import (
     ADAPTER,
     INDEX,

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 
 from rao_kedro.errors import ModelError
 from rao_kedro.files import beside, replace_directory
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_causal_lm(model_dir: str | Path, dtype: torch.dtype = torch.float32, for_engine: bool = False) -> nn.Module:
+def load_causal_lm(
+    model_dir: str | Path, dtype: torch.dtype = torch.float32, for_engine: bool = False
+) -> "PreTrainedModel":
     """Load a causal LM with its weights in `dtype`.
 
     Args:
@@ -42,7 +43,7 @@ def load_causal_lm(model_dir: str | Path, dtype: torch.dtype = torch.float32, fo
     return _packed(model)
 
 
-def causal_lm_without_weights(model_dir: str | Path) -> nn.Module:
+def causal_lm_without_weights(model_dir: str | Path) -> "PreTrainedModel":
     """Open a causal LM whose weights have names and shapes, and no values: whether all are there is known in no time.
 
     Raises:
@@ -53,7 +54,9 @@ def causal_lm_without_weights(model_dir: str | Path) -> nn.Module:
     return _packed(open_model(AutoModelForCausalLM, model_dir, without_values=True, device_map="meta"))
 
 
-def load_reward_model(model_dir: str | Path, dtype: torch.dtype = torch.float32, for_engine: bool = False) -> nn.Module:
+def load_reward_model(
+    model_dir: str | Path, dtype: torch.dtype = torch.float32, for_engine: bool = False
+) -> "PreTrainedModel":
     """Load a trained scalar sequence classifier.
 
     Args:
@@ -73,7 +76,7 @@ def load_reward_model(model_dir: str | Path, dtype: torch.dtype = torch.float32,
     return _packed(model)
 
 
-def new_reward_model(model_dir: str | Path, for_engine: bool = False) -> nn.Module:
+def new_reward_model(model_dir: str | Path, for_engine: bool = False) -> "PreTrainedModel":
     """Load what a reward model starts from: a causal LM, which gets a new random head, or a scalar classifier.
 
     Args:
@@ -226,7 +229,7 @@ def _opened(loader: Callable[..., Any], model_dir: str | Path, **kwargs: object)
         raise ModelError(f"no model could be loaded from {model_dir}: {error}") from error
 
 
-def _packed(model: nn.Module) -> nn.Module:
+def _packed(model: "PreTrainedModel") -> "PreTrainedModel":
     """Let a model use the packed attention, where it can."""
     from rao_kedro.models.attention import PACKED
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.packing import Pack, TokenizedGroup, packed_hidden_states, why_not_packed
@@ -35,7 +36,7 @@ class LogProbModel(nn.Module):
     One module, so that sharding wrappers (FSDP2) see the decoder and the output embedding in one forward pass.
     """
 
-    def __init__(self, model: nn.Module, temperature: float = 1.0) -> None:
+    def __init__(self, model: PreTrainedModel, temperature: float = 1.0) -> None:
         """Wrap a causal LM.
 
         Args:
@@ -89,7 +90,7 @@ class LogProbModel(nn.Module):
         return token_logps(hidden, head.weight, head.bias, targets, logit_scaling(self.model, self.temperature))
 
 
-def logit_scaling(model: nn.Module, temperature: float = 1.0) -> LogitScaling:
+def logit_scaling(model: PreTrainedModel, temperature: float = 1.0) -> LogitScaling:
     """Return what the model's own forward pass does to its logits, with a temperature on top."""
     config = model.config.get_text_config()
     factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)

@@ -139,7 +139,7 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
     )
 
 
-def packed_hidden_states(model: nn.Module, batch: Pack) -> Tensor:
+def packed_hidden_states(model: PreTrainedModel, batch: Pack) -> Tensor:
     """Return the last hidden states of a packed batch, `[T, hidden]`.
 
     Args:
@@ -173,7 +173,7 @@ def _no_mask(batch: Pack) -> Tensor:
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
-def layers_that_do_not_pack(model: nn.Module) -> str | None:
+def layers_that_do_not_pack(model: PreTrainedModel) -> str | None:
     """Return why a response would see more than its prompt and itself, as far as the configuration says."""
     config = model.config.get_text_config()
     others = set(getattr(config, "layer_types", None) or []) - PACKABLE_LAYERS
@@ -191,7 +191,9 @@ TOLERANCE = 0.03  # of the norm of what is compared; what is computed otherwise 
 _reasons: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
-def why_not_packed(model: nn.Module, packed: Callable[[Pack], Tensor], alone: Callable[[Tensor], Tensor]) -> str | None:
+def why_not_packed(
+    model: PreTrainedModel, packed: Callable[[Pack], Tensor], alone: Callable[[Tensor], Tensor]
+) -> str | None:
     """Return why a model computes packed groups otherwise than single rows; None where it does not.
 
     Computes two short rows both ways, once per model: ALiBi, masks of another kind, bidirectional attention and layers
@@ -211,7 +213,9 @@ def why_not_packed(model: nn.Module, packed: Callable[[Pack], Tensor], alone: Ca
 
 
 @torch.no_grad()
-def _difference(model: nn.Module, packed: Callable[[Pack], Tensor], alone: Callable[[Tensor], Tensor]) -> str | None:
+def _difference(
+    model: PreTrainedModel, packed: Callable[[Pack], Tensor], alone: Callable[[Tensor], Tensor]
+) -> str | None:
     padding = getattr(model.config.get_text_config(), "pad_token_id", None)
     ids = [token for token in range(3, 13) if token != padding][:9]
     group = TokenizedGroup("probe", ids[:3], [ids[3:6], ids[6:9]])

@@ -18,7 +18,7 @@ from rao_kedro.models.packing import Pack, TokenizedGroup, packed_hidden_states,
 from rao_kedro.models.rotary import refuse_long_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ReadAt = Literal["template_end", "end_of_turn"]
 READ_AT = "rao_kedro_read_at"  # in the configuration of a reward model that was trained here
@@ -40,7 +40,7 @@ def recorded_read_at(model_dir: Path) -> ReadAt:
     return read_at
 
 
-def reward_module(classifier: nn.Module) -> "RewardModel | PaddedRewards":
+def reward_module(classifier: "PreTrainedModel") -> "RewardModel | PaddedRewards":
     """Return a sequence classifier of transformers with one label as a module whose input are packed groups.
 
     Decoders with a linear head `score` compute a prompt once for all its responses. Of a bidirectional encoder, of
@@ -56,7 +56,7 @@ def reward_module(classifier: nn.Module) -> "RewardModel | PaddedRewards":
 class RewardModel(nn.Module):
     """A decoder with a `score` head, read at each response's last token, which its length says."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: "PreTrainedModel") -> None:
         """Wrap `model`, a sequence classifier of transformers with one label."""
         super().__init__()
         self.model = model
@@ -72,7 +72,7 @@ class RewardModel(nn.Module):
 class PaddedRewards(nn.Module):
     """Any sequence classifier: each response is a row of its own, behind its prompt, padded to the longest."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: "PreTrainedModel") -> None:
         """Wrap `model`."""
         super().__init__()
         self.model = model

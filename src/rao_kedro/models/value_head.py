@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.logprobs import LogProbModel, SequenceLogProbs
@@ -16,7 +17,7 @@ from rao_kedro.models.reward_head import RewardModel, reward_module, scores
 class ValueNetwork(nn.Module):
     """A backbone of its own with a linear head; it sees prompts only."""
 
-    def __init__(self, classifier: nn.Module, start: float) -> None:
+    def __init__(self, classifier: PreTrainedModel, start: float) -> None:
         """Wrap a sequence classifier with one label.
 
         Args:
@@ -55,7 +56,7 @@ class PolicyAndValue(nn.Module):
 class TokenValues(nn.Module):
     """A sequence classifier's backbone and head as the value before every response token."""
 
-    def __init__(self, classifier: nn.Module) -> None:
+    def __init__(self, classifier: PreTrainedModel) -> None:
         """Wrap a sequence classifier with one label: the reward model is a good start.
 
         Raises:

@@ -55,11 +55,11 @@ def target_metrics(batch: LogProbBatch, beta: float, log_z: Tensor) -> dict[str,
         `sum_j pi_ref(y_j|x) exp(r_j/beta) / Z_i`, in nats, and `infeasible` the share of prompts where it is above 0.
     """
     with torch.no_grad():
-        (rewards,) = batch.require("rewards")
+        reference, rewards = batch.require("reference", "rewards")
         h = batch.log_ratio()
         target = rewards / beta - log_z[:, None]
         metrics = _moments(batch, "target", target, h)
-        mass = (batch.reference + target).masked_fill(~batch.mask, -torch.inf).logsumexp(1)
+        mass = (reference + target).masked_fill(~batch.mask, -torch.inf).logsumexp(1)
         metrics |= {
             "log_z": log_z.mean(),
             "chosen_target_is_up": (target[:, 0] > 0).float().mean(),

@@ -8,8 +8,8 @@ from kedro.pipeline import Pipeline
 from pydantic import BaseModel
 
 from rao_kedro.config.benchmarks import JUDGED, AnsweredBenchmarks
+from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.config.generation import GenerationParameters
-from rao_kedro.config.parameters import SampledResponses
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.runs import method_of
 from rao_kedro.config.training import TrainingParameters

@@ -7,7 +7,7 @@ from pathlib import Path
 from kedro.io import DatasetError
 
 from rao_kedro.config.benchmarks import FORMATS, AnsweredBenchmarks, HarnessDataset
-from rao_kedro.config.parameters import PreferenceFiles, PreferenceSource, SampledResponses
+from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource, SampledResponses
 from rao_kedro.data.readers import read_rows
 from rao_kedro.errors import DataError
 from rao_kedro.planning.models import HUB_NAME

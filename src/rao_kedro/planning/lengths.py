@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.benchmarks import AnsweredBenchmarks
+from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.generation import GenerationParameters
-from rao_kedro.config.parameters import DataParameters, MethodParameters, RewardModelStudyParameters
+from rao_kedro.config.studies import RewardModelStudyParameters
 from rao_kedro.planning import models
 from rao_kedro.planning.steps import Run, Step
 
@@ -229,7 +231,8 @@ def longest_prompt(run: Run, how: GenerationParameters) -> int | None:
     enough = how.max_model_len >= run.parameter("data.max_prompt_tokens") + how.sampling.max_tokens
     if enough or prompts is None or model is None:
         return None
-    from rao_kedro.models.chat import load_chat_format, prompt_token_ids
+    from rao_kedro.models.chat import prompt_token_ids
+    from rao_kedro.models.chat_format import load_chat_format
 
     chat = load_chat_format(model, how.chat_template_kwargs)
     return max(len(prompt_token_ids(chat, of)) for of in pq.read_table(prompts)["messages"].to_pylist())

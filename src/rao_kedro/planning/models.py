@@ -108,7 +108,7 @@ def template_problems(parameter: str, path: Path) -> Iterator[str]:
 
 def template_kwargs_problems(run: Run, parameter: str, kwargs: Mapping[str, Any]) -> Iterator[str]:
     """Yield which variables the chat template of the base model, where that is there already, does not read."""
-    from rao_kedro.models.chat import load_chat_format
+    from rao_kedro.models.chat_format import load_chat_format
 
     directory = run.path("base_model") if kwargs else None
     if directory is not None:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import pandas as pd
 import pyarrow.parquet as pq
 
-from rao_kedro.config.parameters import MethodParameters, PreferenceFiles, PreferenceSource, SampledResponses
+from rao_kedro.config.alignment import MethodParameters
+from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource, SampledResponses
 from rao_kedro.config.training import ADAM_BYTES, WEIGHT_BYTES, TrainingParameters
 from rao_kedro.datasets.freshness import RECORDS
 from rao_kedro.planning import lengths, machine, models

@@ -49,7 +49,7 @@ class Run:
 
     def parameter(self, name: str) -> Any:
         """Return a parameter by its dotted name, whichever node reads it."""
-        return self.catalog.get(f"{_PARAMETERS}{name}").load()
+        return self.catalog[f"{_PARAMETERS}{name}"].load()
 
     def makes(self, dataset: str) -> bool:
         """Return whether a step makes a dataset anew, so that what is there now does not count."""
@@ -86,7 +86,7 @@ def stem(dataset: str) -> str:
 def _step(node: Node, catalog: CatalogProtocol) -> Step:
     arguments = _arguments(node)
     named = {arg: of.removeprefix(_PARAMETERS) for arg, of in arguments.items() if of.startswith(_PARAMETERS)}
-    given = {arg: catalog.get(arguments[arg]).load() for arg in named}
+    given = {arg: catalog[arguments[arg]].load() for arg in named}
     datasets = {arg: of for arg, of in arguments.items() if arg not in named}
     return Step(node.name, node.func.__name__, given, named, datasets, tuple(node.outputs))
 

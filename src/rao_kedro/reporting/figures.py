@@ -156,7 +156,7 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
             if not pd.isna(row[f"{name}_seeds_low"]):
                 figure.add_trace(_point(row, name, "_seeds", "diamond-open", color), 1, column)
         ends = leaderboard[[name, *(f"{name}{over}_{end}" for over in ("", "_seeds") for end in ("low", "high"))]]
-        low, high = ends.min(axis=None), ends.max(axis=None)
+        low, high = ends.min().min(), ends.max().max()
         margin = 0.06 * (high - low) or 0.1
         if not pd.isna(margin):
             figure.update_yaxes(range=[low - margin, high + margin], row=1, col=column)

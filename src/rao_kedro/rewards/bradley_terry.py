@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import ParameterError
 from rao_kedro.identity import content_hash
-from rao_kedro.models.chat import ChatFormat, load_chat_format
+from rao_kedro.models.chat_format import ChatFormat, load_chat_format
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.models.loading import load_reward_model
 from rao_kedro.models.packing import TokenizedGroup

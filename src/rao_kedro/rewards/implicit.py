@@ -7,7 +7,7 @@ from pathlib import Path
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import ModelError, ParameterError
 from rao_kedro.identity import content_hash
-from rao_kedro.models.chat import ChatFormat, load_chat_format
+from rao_kedro.models.chat_format import ChatFormat, load_chat_format
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel

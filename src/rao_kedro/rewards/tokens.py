@@ -5,13 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import DataError, ModelError
-from rao_kedro.models.chat import (
-    ChatFormat,
-    common_prefix,
-    dialogue_token_ids,
-    prompt_token_ids,
-    response_token_ids,
-)
+from rao_kedro.models.chat import common_prefix, dialogue_token_ids, prompt_token_ids, response_token_ids
+from rao_kedro.models.chat_format import ChatFormat
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.models.reward_head import ReadAt
 from rao_kedro.rewards.base import Scores

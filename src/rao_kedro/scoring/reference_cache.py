@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rao_kedro.config.parameters import ReferenceParameters
+from rao_kedro.config.alignment import ReferenceParameters
 from rao_kedro.config.specs import ScoringSpec
 from rao_kedro.errors import TrainingError
 from rao_kedro.files import write_text

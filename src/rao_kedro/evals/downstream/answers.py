@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from rao_kedro.config.parameters import PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.data.readers import read_rows
 from rao_kedro.errors import DataError
 from rao_kedro.evals.downstream.choice_answers import LETTERS, extract_choice

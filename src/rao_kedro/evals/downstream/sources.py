@@ -19,7 +19,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from rao_kedro.config.benchmarks import DOWNSTREAM, TaskSource
-from rao_kedro.config.parameters import PreferenceSource
+from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.data.readers import read_rows
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals.downstream import formats

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.config.parameters import MethodParameters, ReferenceParameters
+from rao_kedro.config.alignment import MethodParameters, ReferenceParameters
 from rao_kedro.config.specs import AlignmentSpec, PPOSpec
 from rao_kedro.config.training import KLParameters
 from rao_kedro.errors import ParameterError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.config.parameters import PreferenceFiles, SampledResponses
+from rao_kedro.config.data_engineering import PreferenceFiles, SampledResponses
 from rao_kedro.config.specs import ModelParameters
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
@@ -19,7 +19,7 @@ from rao_kedro.data.splits import (
 from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
 from rao_kedro.files import alone_in_workspace, write_parquet
 from rao_kedro.generation import GenerationSpec, generate
-from rao_kedro.models.chat import load_chat_format
+from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.launch import import_model
 
 

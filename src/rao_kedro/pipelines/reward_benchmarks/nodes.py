@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.config.parameters import RewardBenchmarksParameters
+from rao_kedro.config.reward_benchmarks import RewardBenchmarksParameters
 from rao_kedro.config.specs import AnnotationSpec
 from rao_kedro.evals.reward_benchmarks import prompt_groups, read_benchmark, score_benchmark
 from rao_kedro.files import alone_in_workspace, write_parquet

@@ -14,7 +14,7 @@ from rao_kedro.config.training import TrainingParameters
 from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
 from rao_kedro.files import alone_in_workspace, write_parquet
 from rao_kedro.launch import launch, read_training_log
-from rao_kedro.models.chat import load_chat_format
+from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.reporting.calibration_figures import reward_calibration

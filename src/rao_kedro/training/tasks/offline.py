@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from rao_kedro.config.specs import AlignmentSpec
 from rao_kedro.data.token_tables import read_groups, read_reference
@@ -20,7 +21,7 @@ from rao_kedro.distributed import process_state, sharding
 from rao_kedro.errors import ParameterError, TrainingError
 from rao_kedro.generation.rollouts import Sampler
 from rao_kedro.generation.transformers_backend import refuse_long_prompts
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 from rao_kedro.models.logprobs import LogProbModel, SequenceLogProbs
 from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups
@@ -225,7 +226,7 @@ class OfflineAlignment(Task):
         save_checkpoint(module.model, self.tokenizer, directory, weights)
 
 
-def without_dropout(model: nn.Module) -> nn.Module:
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
     """Set every dropout of `model` to 0, and return it."""
     layer: Any
     for layer in model.modules():

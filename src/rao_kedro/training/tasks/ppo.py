@@ -19,7 +19,7 @@ from rao_kedro.data.token_tables import read_groups, read_prompt_groups, read_re
 from rao_kedro.distributed import sharding
 from rao_kedro.errors import DataError, TrainingError
 from rao_kedro.generation.rollouts import Sampler
-from rao_kedro.models.chat import end_of_turn_ids, load_tokenizer
+from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups

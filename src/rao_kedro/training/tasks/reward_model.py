@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rao_kedro.config.specs import RewardTrainingSpec
 from rao_kedro.data.token_tables import read_groups
-from rao_kedro.models.chat import load_chat_format
+from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.loading import new_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import READ_AT, padding_token_id, reward_module

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rao_kedro.config.specs import TrainingSpec
 from rao_kedro.data.token_tables import read_groups
-from rao_kedro.models.chat import load_tokenizer
+from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups

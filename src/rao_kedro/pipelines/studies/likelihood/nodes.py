@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
-from rao_kedro.config.parameters import MethodParameters
+from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.training import KLParameters
 from rao_kedro.evals.likelihoods import likelihood_summary
 from rao_kedro.files import alone_in_workspace, write_text

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.config.parameters import ReferenceParameters, RewardModelStudyParameters
+from rao_kedro.config.alignment import ReferenceParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AlignmentSpec, AnnotationSpec, RewardTrainingSpec
+from rao_kedro.config.studies import RewardModelStudyParameters
 from rao_kedro.config.training import KLParameters, TrainingParameters
 from rao_kedro.evals.reward_accuracy import LENGTH_ONLY, accuracy_table, group_outcomes, length_outcomes
 from rao_kedro.files import alone_in_workspace, write_parquet

@@ -1,0 +1,90 @@
+"""Parameters of the alignment pipeline: the methods, and the forward pass of their reference."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from rao_kedro.config.base import SPLIT, Parameters
+from rao_kedro.config.runs import run_names
+from rao_kedro.config.training import Precision, RolloutParameters, TrainingParameters
+
+
+class MethodParameters(Parameters):
+    """One method of the alignment pipeline.
+
+    Attributes:
+        objective: A name of `rao_kedro.objectives.objective_names()`.
+        parameters: The objective's own parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
+        training: Parameters of the loop.
+        responses_per_prompt: Responses of a group that the method may see, at least 2: the chosen one, the rejected
+            one, and then the others in their order; all where it is null.
+        pairs: Of a pairwise method: the `one` pair of the chosen and the rejected response, or `all` pairs of
+            differently rated responses, whose mean is the loss of a group.
+        rollout: What an on-policy method samples: set it for `ppo`, and for no other.
+    """
+
+    objective: str
+    parameters: dict[str, float | str | bool] = {}
+    training: TrainingParameters
+    responses_per_prompt: int | None = Field(None, ge=2)
+    pairs: Literal["one", "all"] = "one"
+    rollout: RolloutParameters | None = None
+
+    @model_validator(mode="after")
+    def _objective_accepts_its_parameters(self) -> "MethodParameters":
+        # The objectives themselves know their parameters, so nothing is written twice.
+        from rao_kedro.objectives import make_objective
+
+        objective = make_objective(self.objective, **self.parameters)
+        if self.pairs == "all" and not getattr(objective, "pairwise", False):
+            raise ValueError(
+                f"objective {self.objective}: pairs: all is for the pairwise methods, and this one reads no pairs: "
+                "leave it out"
+            )
+        if self.responses_per_prompt is not None and self.objective == "ppo":
+            raise ValueError("objective ppo: it samples its own responses: leave responses_per_prompt out")
+        if (self.rollout is not None) != (self.objective == "ppo"):
+            raise ValueError(f"objective {self.objective}: rollout is for ppo, which needs it, and for no other")
+        return self
+
+
+class SeededMethodParameters(MethodParameters):
+    """One method of the alignment pipeline, and how often it is trained.
+
+    Attributes:
+        seeds: The method is trained once with each, in place of `training.seed`, and each policy is evaluated; the run
+            of the first has the method's own name, the others are called `rao_seed_1` and so on. A list, or numbers
+            with blanks between; null trains once.
+    """
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]] | None, SPLIT] = None
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int] | None) -> list[int] | None:
+        if seeds is not None and not seeds:
+            raise ValueError("no seed is named: null trains once, with training.seed")
+        if seeds is not None and (twice := sorted({seed for seed in seeds if seeds.count(seed) > 1})):
+            raise ValueError(f"{', '.join(map(str, twice))} is there twice: two runs would be the same")
+        return seeds
+
+    def runs(self, name: str) -> dict[str, MethodParameters]:
+        """Return the method's runs by their names, each with its seed as `training.seed`."""
+        block = self.model_dump(exclude={"seeds"})
+        seeds = self.seeds or [self.training.seed]
+        return {
+            run: MethodParameters(**(block | {"training": self.training.model_copy(update={"seed": seed})}))
+            for run, seed in zip(run_names(name, seeds), seeds, strict=True)
+        }
+
+
+class ReferenceParameters(Parameters):
+    """The forward pass of the reference model.
+
+    Attributes:
+        mixed_precision: Must be the precision of the methods' training, or log-ratios at step 0 are not 0.
+        max_tokens_per_batch: Tokens of one packed forward pass.
+    """
+
+    mixed_precision: Precision = "bf16"
+    max_tokens_per_batch: int = Field(2048, ge=1)

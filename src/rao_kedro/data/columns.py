@@ -1,0 +1,44 @@
+"""Names of columns that formats know, and the parameter `columns`, which gives a row's own columns these names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rao_kedro.data.fields import Row, look_up
+from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
+from rao_kedro.data.ratings import RATING_NAMES, is_rank
+
+# Each in the order in which its names are looked for.
+PROMPTS = ("prompt", "messages", "conversations", "instruction", "question", "query", "input")
+RESPONSES = ("responses", "completions", "generations", "all_generated_responses", "answers", "candidates_completions")
+RATINGS = ("ratings", "scores", "rating", "score", "rewards", "all_rm_scores", "ranks", "ranking", "rank")
+RANKS = {"ratings": "ranks", "rating": "rank", "chosen_rating": "chosen_rank", "rejected_rating": "rejected_rank"}
+SINGLE = ("response", "completion", "output", "answer")
+TEXT_KEYS = ("text", "response", "content", "output", "answer", "completion")  # of a response that is an object
+
+
+def rename_columns(row: Row, columns: Mapping[Any, str | None]) -> Row:
+    """Return a row with the columns of a mapping under the names that formats know.
+
+    Args:
+        row: The row.
+        columns: By known name, the row's own, which may be dotted; null for a column that is not to be read.
+
+    Raises:
+        UnusableRow: The row has no such column, or ranks, of which the lowest is best, are named as ratings.
+    """
+    renamed = {name: value for name, value in row.items() if name not in columns.values()}
+    for known, own in columns.items():
+        renamed.pop(known, None)
+        if own is None:
+            continue
+        if own.split(".")[0] not in row and own not in row:
+            detail = f"no column {own}, which `columns` names as {known}; the row has {', '.join(map(str, row))}"
+            raise UnusableRow(QuarantineReason.MISSING_COLUMN, detail)
+        if known in RANKS and is_rank(own):
+            detail = f"`columns` names {own} as {known}, of which the highest is best: write `{RANKS[known]}: {own}`"
+            raise UnusableRow(QuarantineReason.BAD_RATING, detail)
+        renamed[known] = look_up(row, own)
+    named = {known for known, own in columns.items() if own is not None}
+    if named & {*RATINGS, *RATING_NAMES}:  # the row's other ratings are not the ones that were asked for
+        renamed = {name: v for name, v in renamed.items() if name in named or name not in (*RATINGS, *RATING_NAMES)}
+    return renamed

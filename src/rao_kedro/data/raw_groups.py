@@ -1,0 +1,201 @@
+"""Builds a raw prompt group of a row: its prompt, its responses and their ratings, whatever the columns are called.
+
+The formats call these functions. What is wrong with a single response stands in its place; the other responses stay.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rao_kedro.data.columns import PROMPTS, RATINGS, TEXT_KEYS
+from rao_kedro.data.fields import Row, as_list, first_of, is_filled, is_list, look_up, parse, required
+from rao_kedro.data.finished import finished_of_objects, finished_of_row
+from rao_kedro.data.messages import (
+    ROLES,
+    Message,
+    is_chat,
+    is_transcript,
+    join_context,
+    read_completion,
+    read_dialogue,
+    read_history,
+    text_of,
+    with_system,
+)
+from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
+from rao_kedro.data.ratings import RATING_NAMES, Ratings, one_scale, rate_objects
+
+
+@dataclass
+class RawGroup:
+    """A prompt and its responses as a row gave them, not checked yet.
+
+    Attributes:
+        messages: The dialogue up to the last message of the user.
+        responses: K texts; in place of one that cannot be read, why.
+        ratings: Of each response; None where it has none.
+        requirements: JSON list of the prompt's checkable requirements.
+        finished: Per response, False where it was cut before its end; None where all are finished.
+        rated_by: What the ratings are, as the data report says it; empty where they are the prompt's requirements.
+    """
+
+    messages: list[Message]
+    responses: Sequence[str | UnusableRow]
+    ratings: list[float | None]
+    requirements: str = field(default="[]")
+    finished: list[bool] | None = None
+    rated_by: str = ""
+
+
+def read_prompt(row: Row, names: Sequence[str] = PROMPTS) -> list[Message] | None:
+    """Return the explicit prompt with the turns before it, or None."""
+    name = next((name for name in names if is_filled(row.get(name))), None)
+    messages = None if name is None else read_dialogue(row[name], name)
+    for other in ("messages", "conversations"):
+        if messages is not None and name != other and is_filled(row.get(other)):
+            whole = _without_answer(read_dialogue(row[other], other))
+            messages = whole if whole[-len(messages) :] == messages else messages  # with the turns before it
+    for other in ("input", "context"):
+        if (
+            messages
+            and messages[-1]["role"] == "user"
+            and isinstance(row[str(name)], str)
+            and other not in names[:1]
+            and name != other
+        ):
+            text = row.get(other)
+            if not is_filled(text) or (other == "context" and not isinstance(text, str)):
+                continue
+            text = text_of(text, other)
+            on_its_own = rf"(?:^|\n|:\s){re.escape(text.strip())}\s*(?:\n|$)"
+            if name == "instruction" or not re.search(on_its_own, messages[-1]["content"]):
+                messages[-1]["content"] += f"\n{text}"
+    if is_filled(row.get("history")):
+        messages = [*read_history(row["history"]), *(messages or [])]
+    return messages
+
+
+def _without_answer(messages: list[Message]) -> list[Message]:
+    return messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+
+
+def _check_prompt_columns(row: Row, messages: Sequence[Message]) -> None:
+    """Check that every column that may be the prompt is part of the prompt that was read.
+
+    Raises:
+        UnusableRow: One holds other text; says which.
+    """
+    read = " ".join(" ".join(message["content"] for message in messages).split())
+    for name in ("context", *PROMPTS):
+        value = row.get(name)
+        if not is_filled(value) or not (isinstance(value, str) or is_chat(value)):
+            continue
+        for message in _without_answer(read_dialogue(value, name)):
+            if " ".join(message["content"].split()) not in read:
+                detail = f"column {name} holds text that is not in the prompt that was read from the other columns"
+                left_out = f"`columns: {{{name}: null}}` leaves it out"
+                raise UnusableRow(QuarantineReason.BAD_DIALOGUE, f"{detail}; {left_out}")
+
+
+def list_responses(value: Any) -> list[Any]:
+    """Return the responses that `chosen` or `rejected` holds: one text, message or chat, or a list of responses."""
+    if not is_list(value) or (is_chat(value) and not _only_answers(value)):
+        return [value]
+    return list(value)
+
+
+def has_rating_each(row: Row, n: int) -> bool:
+    """Say whether a row has a list of ratings for `n` chosen responses."""
+    lists = [value for name, value in row.items() if "chosen" in str(name).lower() and name != "chosen"]
+    return any(is_list(value) and len(value) == n for value in lists)
+
+
+def _only_answers(messages: Sequence[Mapping[str, Any]]) -> bool:
+    roles = [ROLES.get(str(message.get("role") or message.get("from")).lower()) for message in messages]
+    return len(messages) > 1 and set(roles) == {"assistant"}
+
+
+def read_responses(
+    row: Row,
+    name: str,
+    rating_key: str | None,
+    keys: Sequence[str] = RATING_NAMES,
+    prompts: Sequence[str] = PROMPTS,
+) -> RawGroup:
+    """Read responses and their ratings.
+
+    Args:
+        row: The row.
+        name: Its list of texts, chats, or objects with a text.
+        rating_key: The field of the rating, in the objects or the row.
+        keys: Fields of the rating in objects, where there is no `rating_key`; in the row they are `RATINGS`.
+        prompts: Columns of the prompt.
+    """
+    responses = as_list(required(row, name), name)
+    texts = [r if not isinstance(r, Mapping) or is_chat(r) else first_of(r, TEXT_KEYS) for r in responses]
+    if responses and all(isinstance(r, Mapping) for r in responses) and all(text is None for text in texts):
+        raise UnusableRow(QuarantineReason.BAD_TYPE, f"a response has none of the fields {', '.join(TEXT_KEYS)}")
+    keys = [rating_key] if rating_key else keys
+    objects = [response for response in responses if isinstance(response, Mapping)]
+    if any(look_up(response, key) is not None for response in objects for key in keys):
+        ratings = rate_objects(responses, keys)
+    else:
+        ratings = _rating_lists(row, rating_key, len(responses))
+    finished = finished_of_objects(responses) or finished_of_row(row, len(responses))
+    return assemble_group(row, read_prompt(row, prompts), texts, ratings, finished)
+
+
+def _rating_lists(row: Row, rating_key: str | None, n: int) -> Ratings:
+    """Return the ratings of `n` responses that stand in a list of the row."""
+    keys = [rating_key] if rating_key else RATINGS
+    found = {key: parse(value) if isinstance(value := look_up(row, key), str) else value for key in keys}
+    lists = {key: as_list(value, key) for key, value in found.items() if is_list(value)}
+    if not lists:
+        detail = f"no list of ratings in a column {' or '.join(keys)}, nor such a field of the responses"
+        raise UnusableRow(QuarantineReason.MISSING_COLUMN, f"{detail}: name the field with rating_key")
+    for key, values in lists.items():
+        if len(values) != n:
+            raise UnusableRow(QuarantineReason.BAD_TYPE, f"{n} responses and {len(values)} {key}")
+    return one_scale(lists)
+
+
+def assemble_group(
+    row: Row,
+    prompt: list[Message] | None,
+    completions: Sequence[Any],
+    rated: Ratings,
+    finished: list[bool] | None,
+    names: Sequence[str] = (),
+) -> RawGroup:
+    """Put a prompt and its responses together, and what is wrong with single responses in their place."""
+    for name in ("images", "image", "tools", "audio", "videos"):
+        if is_filled(value := row.get(name)) and value != "[]":
+            detail = f"column {name} is part of the prompt and not read; `columns: {{{name}: null}}` leaves it out"
+            raise UnusableRow(QuarantineReason.NOT_TEXT, detail)
+    responses: list[str | UnusableRow] = []
+    ratings: list[float | None] = []
+    contexts = []
+    names = names or [f"response {number}" for number in range(1, len(completions) + 1)]
+    open_transcript = any(is_transcript(row.get(name)) for name in PROMPTS)  # what follows it begins with a blank
+    for name, completion, rating in zip(names, completions, rated.values, strict=True):
+        try:
+            text = completion.strip() if open_transcript and isinstance(completion, str) else completion
+            messages = read_completion(text, name)
+            if isinstance(rating, UnusableRow):
+                raise rating
+        except UnusableRow as problem:
+            responses.append(problem)
+            ratings.append(None)
+        else:
+            contexts.append(messages[:-1])
+            responses.append(messages[-1]["content"])
+            ratings.append(rating)
+    if prompt is None and not any(contexts):
+        first_problem = next((response for response in responses if isinstance(response, UnusableRow)), None)
+        empty = QuarantineReason.EMPTY_PROMPT if any(name in row for name in PROMPTS) else None
+        detail = f"no prompt: none of the columns {', '.join(PROMPTS)}"
+        raise first_problem or UnusableRow(empty or QuarantineReason.MISSING_COLUMN, detail)
+    messages = with_system(row, join_context(prompt, contexts))
+    _check_prompt_columns(row, messages)
+    return RawGroup(messages, responses, ratings, finished=finished, rated_by=rated.by)
