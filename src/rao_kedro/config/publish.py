@@ -2,10 +2,12 @@
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from rao_kedro.config.base import Parameters
 
 
-class PublishParameters(BaseModel):
+class PublishParameters(Parameters):
     """What is published of a policy, and where.
 
     Attributes:
@@ -18,8 +20,6 @@ class PublishParameters(BaseModel):
             model's licence and the data's.
         language: Languages of the training data, as two letters each.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     push: bool = False
     repository: str | None = Field(None, pattern=r"^[\w.-]+/[\w.{}-]+$")
