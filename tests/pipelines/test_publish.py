@@ -44,8 +44,8 @@ def test_the_folder_has_the_policys_files_without_copies_and_the_card_in_place_o
     (policy / "config.json").write_text("{}")
     (policy / "model.safetensors").write_bytes(b"weights")
     (policy / "README.md").write_text("the card of the base model")
-    workers = WorkerParameters(workspaces=tmp_path / "workspaces", in_process=True)
-    folder = assemble_model("rao", policy, "# the card of the policy", workers)
+    workers = WorkerParameters(accelerate_config="cpu.yaml", workspaces=tmp_path / "workspaces", in_process=True)
+    folder = assemble_model(policy, "# the card of the policy", workers, run="rao")
     assert (folder / "README.md").read_text() == "# the card of the policy"
     assert (policy / "README.md").read_text() == "the card of the base model"
     assert os.path.samefile(folder / "model.safetensors", policy / "model.safetensors")
@@ -54,7 +54,7 @@ def test_the_folder_has_the_policys_files_without_copies_and_the_card_in_place_o
 def test_without_push_nothing_is_sent_and_the_report_says_what_would_be(model, hub):
     with hub_server() as (address, taken):
         hub(address)
-        report = push("rao", model, PublishParameters(repository="owner/tiny-{run}"))
+        report = push(model, PublishParameters(repository="owner/tiny-{run}"), run="rao")
     assert report["repository"] == "owner/tiny-rao" and not report["pushed"] and report["commit"] is None
     assert report["files"] == {name: (model / name).stat().st_size for name in sorted(os.listdir(model))}
     assert taken == {"repositories": [], "files": {}, "authorization": set()}
@@ -63,7 +63,7 @@ def test_without_push_nothing_is_sent_and_the_report_says_what_would_be(model, h
 def test_a_push_creates_a_private_repository_and_commits_every_file(model, hub):
     with hub_server() as (address, taken):
         hub(address)
-        report = push("rao", model, PUSHED)
+        report = push(model, PUSHED, run="rao")
     assert report["pushed"] and report["commit"] == "http://hub/owner/model/commit/abc"
     assert taken["files"] == {name: (model / name).read_bytes() for name in os.listdir(model)}
     [repository] = taken["repositories"]
@@ -76,14 +76,14 @@ def test_what_the_hub_refuses_is_an_error_with_its_reason(model, hub):
     with hub_server(refusal=(403, "you may not write here")) as (address, _):
         hub(address)
         with pytest.raises(RaoKedroError, match=r"(?s)rao could not be pushed to owner/tiny-rao: .*403"):
-            push("rao", model, PUSHED)
+            push(model, PUSHED, run="rao")
 
 
 def test_a_push_without_a_token_is_refused(model, hub, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     hub("http://127.0.0.1:9", token="")
     with pytest.raises(ParameterError, match="there is no token of the hub: set HF_TOKEN"):
-        push("rao", model, PUSHED)
+        push(model, PUSHED, run="rao")
 
 
 def test_a_push_without_a_repository_is_refused_before_anything_runs():

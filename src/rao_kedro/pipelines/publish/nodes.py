@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 
 def write_model_card(
-    run: str,
     model: ModelParameters,
     data: DataParameters,
     reward_modeling: RewardModelingParameters,
@@ -33,6 +32,8 @@ def write_model_card(
     leaderboard: pd.DataFrame,
     reward_annotated: Path,
     benchmark_scores: pd.DataFrame | None = None,
+    *,
+    run: str,
 ) -> str:
     """Return the model card of a run's policy; see `model_card`."""
     return model_card(
@@ -50,7 +51,7 @@ def write_model_card(
     )
 
 
-def assemble_model(run: str, policy: Path, model_card: str, workers: WorkerParameters) -> Path:
+def assemble_model(policy: Path, model_card: str, workers: WorkerParameters, *, run: str) -> Path:
     """Return a folder with the policy's files and its model card as README.md."""
     folder = workers.workspace("publish") / run
     shutil.rmtree(folder, ignore_errors=True)
@@ -60,7 +61,7 @@ def assemble_model(run: str, policy: Path, model_card: str, workers: WorkerParam
     return folder
 
 
-def push(run: str, published_model: Path, publish: PublishParameters) -> dict[str, Any]:
+def push(published_model: Path, publish: PublishParameters, *, run: str) -> dict[str, Any]:
     """Push a folder to the hub, if the parameters say so.
 
     Returns:

@@ -1,11 +1,11 @@
 """Publishing as a pipeline: one namespace per run of a method."""
 
 from collections.abc import Iterable
-from functools import partial, update_wrapper
 
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.runs import method_of
+from rao_kedro.pipelines.methods import of_run
 from rao_kedro.pipelines.publish.nodes import assemble_model, push, write_model_card
 
 
@@ -28,26 +28,26 @@ def _run(name: str, benchmarks: bool) -> Pipeline:
     return Pipeline(
         [
             Node(
-                _of(write_model_card, name),
+                of_run(write_model_card, name),
                 inputs={**card, **tables, "training_log": "training_log"},
                 outputs="model_card",
                 name="write_model_card",
             ),
             Node(
-                _of(assemble_model, name),
+                of_run(assemble_model, name),
                 inputs={"policy": "policy", "model_card": "model_card", "workers": "params:workers"},
                 outputs="published_model",
                 name="assemble_model",
             ),
             Node(
-                _of(push, name),
+                of_run(push, name),
                 inputs={"published_model": "published_model", "publish": "params:publish"},
                 outputs="publication",
                 name="push",
             ),
         ],
         namespace=name,
-        tags=["publish", name, method_of(name)],
+        tags=["publish", name, methodof_run(name)],
         inputs={**{dataset: dataset for dataset in tables.values()}, "training_log": f"training_log_{name}"}
         | {"policy": f"{name}.policy"},
         parameters={"params:method": f"params:alignment.{name}"} | {f"params:{block}": f"params:{block}" for block in blocks},
