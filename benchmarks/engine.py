@@ -31,7 +31,7 @@ from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.objectives import LogProbBatch, make_objective
 
 HERE = Path(__file__).parent
-GROUPS_PER_STEP = 4
+BATCH_SIZE = 4
 VOCABULARIES = (49_152, 128_256)
 LLAMA_1B = {
     "vocab_size": 128_256,
@@ -103,7 +103,7 @@ def measure(
     model: Path,
     work: Path,
     repeats: int,
-    groups_per_step: int = GROUPS_PER_STEP,
+    batch_size: int = BATCH_SIZE,
 ) -> dict[str, list[dict[str, Any]]]:
     """Return what the workers measured, run by run; the configurations take turns."""
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -111,7 +111,7 @@ def measure(
         for name, configuration in configurations.items():
             path = work / f"{configuration['kind']}.parquet"
             tables[configuration["kind"]].to_parquet(path)
-            request = {**configuration, "groups_path": path, "model_dir": model, "groups_per_step": groups_per_step}
+            request = {**configuration, "groups_path": path, "model_dir": model, "batch_size": batch_size}
             runs[name].append(run := ask_worker(request))
             mean = statistics.fmean(run["step_seconds"])
             print(f"{name}, run {repeat + 1}: {mean:.2f} s a step, {run['peak_gb']:.1f} GB", flush=True)
@@ -140,7 +140,7 @@ def loss_parity(groups: pd.DataFrame, model: Path, work: Path) -> dict[str, floa
     """Return the largest relative difference of both trainers' DPO losses, step for step, one group a step, in fp32."""
     both = {name: CONFIGURATIONS[name] for name in ("ours, fp32", "TRL, defaults, fp32")}
     both["TRL, defaults, fp32"] = {**both["TRL, defaults, fp32"], "batch": 1}
-    runs = measure(both, {"ours": groups, "trl": groups}, model, work, repeats=1, groups_per_step=1)
+    runs = measure(both, {"ours": groups, "trl": groups}, model, work, repeats=1, batch_size=1)
     ours, theirs = (runs[name][0]["losses"] for name in both)
     differences = [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
     return {"median": max(differences), "spread": 0.0, "n": len(differences)}

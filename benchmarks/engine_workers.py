@@ -21,7 +21,7 @@ BETA = 0.1
 
 
 def ours(
-    groups_path: Path, model_dir: Path, groups_per_step: int, mixed_precision: str, objective: str = "dpo", **options
+    groups_path: Path, model_dir: Path, batch_size: int, mixed_precision: str, objective: str = "dpo", **options
 ) -> dict:
     """Train through `launch`, as a node does: a step to warm up, then the table in its order, in small packs."""
     from rao_kedro.config.specs import AlignmentSpec, ScoringSpec
@@ -48,7 +48,7 @@ def ours(
         reference_seconds = time.perf_counter() - started
         training = TrainingParameters(
             learning_rate=LEARNING_RATE,
-            groups_per_step=groups_per_step,
+            batch_size=batch_size,
             max_tokens_per_batch=max(useful),
             mixed_precision=mixed_precision,
             lr_scheduler="constant_with_warmup",
@@ -67,7 +67,7 @@ def ours(
         launch("alignment", spec, None)
         log = read_training_log(Path(directory))
         steps = log[log["loss"].notna()].iloc[1:]
-        of_step = [sum(useful[i : i + groups_per_step]) for i in range(0, len(useful), groups_per_step)]
+        of_step = [sum(useful[i : i + batch_size]) for i in range(0, len(useful), batch_size)]
         seconds = [n / speed for n, speed in zip(of_step, steps["useful_tokens_per_second"], strict=True)]
         return {
             "step_seconds": seconds,
@@ -77,7 +77,7 @@ def ours(
         }
 
 
-def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, precompute: bool, batch: int) -> dict:
+def trl(groups_path: Path, model_dir: Path, batch_size: int, bf16: bool, precompute: bool, batch: int) -> dict:
     """Train with TRL's own trainer on the rows' token ids: a step to warm up, then the table in its order."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -96,7 +96,7 @@ def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, pr
             return dataset
 
         def _get_train_sampler(self, dataset=None):
-            return [*range(groups_per_step), *range(len(self.train_dataset))]
+            return [*range(batch_size), *range(len(self.train_dataset))]
 
     class Clock(TrainerCallback):
         def __init__(self):
@@ -122,7 +122,7 @@ def trl(groups_path: Path, model_dir: Path, groups_per_step: int, bf16: bool, pr
         args = DPOConfig(
             output_dir=directory,
             per_device_train_batch_size=batch,
-            gradient_accumulation_steps=groups_per_step // batch,
+            gradient_accumulation_steps=batch_size // batch,
             num_train_epochs=1,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",

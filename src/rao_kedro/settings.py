@@ -6,7 +6,7 @@ from rao_kedro.framework.hooks import (
     CredentialsHooks,
     FreshnessHooks,
     LocationHooks,
-    MissingInputHooks,
+    PlanHooks,
     QuarantineHooks,
 )
 from rao_kedro.framework.session import StudySession
@@ -15,7 +15,7 @@ from rao_kedro.framework.tracking import TrackingHooks
 HOOKS = (
     CredentialsHooks(),
     LocationHooks(),
-    MissingInputHooks(),
+    PlanHooks(),
     QuarantineHooks(),
     FreshnessHooks(),
     TrackingHooks(),

@@ -39,7 +39,7 @@ def on_the_command_line(text):
 def test_a_global_given_by_params_counts_in_every_place_that_takes_it(env):
     given = on_the_command_line(
         "beta=3,alignment_training.learning_rate=7e-6,precision=bf16,t0_length=5,methods=rao simpo,"
-        "responses_per_prompt=2,rollout.max_tokens=9"
+        "responses_per_prompt=2,rollout.max_new_tokens=9"
     )
     loaded = context(env, **given)
     found, before = loaded.params, context(env).params
@@ -52,7 +52,7 @@ def test_a_global_given_by_params_counts_in_every_place_that_takes_it(env):
     assert found["reward_model_study"].dpo.parameters["beta"] == 3
     assert {found["alignment"][name].training.learning_rate for name in ("rao", "dpo", "kto")} == {7e-6}
     assert found["alignment"]["rao"].training.epochs == before["alignment"]["rao"].training.epochs
-    assert (found["data"].t0_length, found["methods"], found["alignment"]["ppo"].rollout.max_tokens) == (
+    assert (found["data"].t0_length, found["methods"], found["alignment"]["ppo"].rollout.max_new_tokens) == (
         5,
         "rao simpo",
         9,

@@ -43,7 +43,7 @@ def write_groups(path, n_groups):
 
 
 def parameters(**changes):
-    defaults = {"learning_rate": 3e-3, "groups_per_step": 4, "max_tokens_per_batch": 60, "mixed_precision": "no"}
+    defaults = {"learning_rate": 3e-3, "batch_size": 4, "max_tokens_per_batch": 60, "mixed_precision": "no"}
     return TrainingParameters(**(defaults | changes))
 
 
@@ -72,6 +72,6 @@ def alignment_spec(tmp_path, tiny_checkpoint, groups_path, name="rao", training=
         reference_path=tmp_path / "reference.parquet",
         objective=name,
         objective_parameters=objective,
-        kl=KLParameters(max_tokens=6),
+        kl=KLParameters(max_new_tokens=6),
         training=training or parameters(epochs=8, keep="last"),
     )

@@ -30,7 +30,7 @@ def ppo_spec(directory, tiny_checkpoint, reward_model, training=None, **rollout)
         reference_path=reference(directory, tiny_checkpoint, groups),
         reward_model_dir=reward_model,
         objective_parameters={"beta": 0.01},
-        rollout=RolloutParameters(**({"max_tokens": 6, "samples_per_prompt": 4, "reward": reward} | rollout)),
+        rollout=RolloutParameters(**({"max_new_tokens": 6, "samples_per_prompt": 4, "reward": reward} | rollout)),
         training=training or parameters(max_tokens_per_batch=100),
     )
 
@@ -46,7 +46,7 @@ def share_of_letters(messages, response):
 
 def test_ppo_raises_the_score_and_leaves_reference_and_reward_model_alone(tmp_path, tiny_checkpoint, tiny_reward_model):
     before = [hash_of(tiny_checkpoint), hash_of(tiny_reward_model)]
-    training = parameters(epochs=20, groups_per_step=8, max_tokens_per_batch=2000, eval_every_epochs=20, keep="last")
+    training = parameters(epochs=20, batch_size=8, max_tokens_per_batch=2000, eval_every_epochs=20, keep="last")
     reward = RewardParameters(name="rules", parameters={"function": f"{__name__}:share_of_letters"})
     spec = ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model, training, samples_per_prompt=16, reward=reward)
     launch("ppo", spec, None)
@@ -138,7 +138,7 @@ def test_ppo_learns_from_rules_and_stops_where_they_do_not_apply(tmp_path, tiny_
 
 def test_the_log_is_one_json_object_per_step(tmp_path, tiny_checkpoint, tiny_reward_model):
     training = parameters(epochs=1, max_tokens_per_batch=100, keep="best")
-    spec = ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model, training, samples_per_prompt=1, passes=1)
+    spec = ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model, training, samples_per_prompt=1, ppo_epochs=1)
     launch("ppo", spec, None)
     rows = [json.loads(line) for line in (spec.workspace / "training_log.jsonl").read_text().splitlines()]
     wanted = {"score", "kl_to_reference", "response_tokens", "policy_loss", "value_loss", "clipped_share"}

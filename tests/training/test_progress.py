@@ -64,7 +64,7 @@ def test_the_forecast_counts_groups_tokens_and_steps(tmp_path, tiny_checkpoint):
     from rao_kedro.training.forecast import forecast
     from rao_kedro.training.tasks.sft import SupervisedFinetuning
 
-    training = parameters(epochs=3, groups_per_step=3, max_tokens_per_batch=40)
+    training = parameters(epochs=3, batch_size=3, max_tokens_per_batch=40)
     groups = write_groups(tmp_path / "groups.parquet", 12)
     task = SupervisedFinetuning(
         TrainingSpec(workspace=tmp_path, model_dir=tiny_checkpoint, groups_path=groups, training=training)

@@ -100,8 +100,11 @@ def test_a_pairwise_method_can_take_all_pairs(name, workspace, tiny_checkpoint):
         ({"objective": "rao", "pairs": "all"}, "objective rao: pairs: all is for the pairwise methods"),
         ({"objective": "rpo_distill", "pairs": "all"}, "objective rpo_distill: pairs: all"),
         ({"objective": "dpo", "responses_per_prompt": 1}, "greater than or equal to 2"),
-        ({"objective": "ppo", "responses_per_prompt": 2, "rollout": {"max_tokens": 4}}, "it samples its own responses"),
-        ({"objective": "ppo", "pairs": "all", "rollout": {"max_tokens": 4}}, "objective ppo: pairs: all"),
+        (
+            {"objective": "ppo", "responses_per_prompt": 2, "rollout": {"max_new_tokens": 4}},
+            "it samples its own responses",
+        ),
+        ({"objective": "ppo", "pairs": "all", "rollout": {"max_new_tokens": 4}}, "objective ppo: pairs: all"),
     ],
 )
 def test_what_means_nothing_is_refused(method, said):

@@ -48,7 +48,7 @@ def held_out_accuracy(spec):
 
 def test_a_rule_is_learnt_and_shuffled_labels_are_not(tmp_path, tiny_checkpoint):
     """Held out: 100 groups of three pairs each, whose accuracy has a standard deviation of 0.03 at most by chance."""
-    how = {"epochs": 9, "groups_per_step": 8, "max_tokens_per_batch": 200}
+    how = {"epochs": 9, "batch_size": 8, "max_tokens_per_batch": 200}
     separable = write_groups(tmp_path / "groups.parquet", 300)
     assert held_out_accuracy(reward_spec(tmp_path, tiny_checkpoint, separable, **how)) >= 0.9
     assert 0.4 < held_out_accuracy(reward_spec(tmp_path, tiny_checkpoint, shuffled(separable), **how)) < 0.6

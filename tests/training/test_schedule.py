@@ -62,7 +62,7 @@ def test_a_run_of_one_step_changes_the_weights(tmp_path, tiny_checkpoint, schedu
         workspace=tmp_path / "sft",
         model_dir=tiny_checkpoint,
         groups_path=write_groups(tmp_path / "groups.parquet", 12),
-        training=parameters(groups_per_step=64, lr_scheduler=scheduler, max_tokens_per_batch=200),
+        training=parameters(batch_size=64, lr_scheduler=scheduler, max_tokens_per_batch=200),
     )
     launch("sft", spec, None)
     (step,), _ = log_of(spec.workspace)

@@ -114,7 +114,7 @@ def test_an_evaluation_samples_how_far_the_policy_is_from_the_reference(tmp_path
     """Responses of one token: the KL divergence is a sum over the vocabulary."""
     reference(tmp_path, tiny_checkpoint, groups_path)
     spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, "dpo")
-    task = OfflineAlignment(spec.model_copy(update={"kl": KLParameters(max_tokens=1)}))
+    task = OfflineAlignment(spec.model_copy(update={"kl": KLParameters(max_new_tokens=1)}))
     module = task.load().eval()
     prompts = [replace(task.eval_groups[0], group_id=f"copy {i}") for i in range(400)]
     assert task.sequence_kl(module, prompts) == pytest.approx({"kl_to_reference": 0, "kl_to_reference_stderr": 0})
@@ -212,7 +212,7 @@ def test_rows_beyond_the_rotary_limit_end_training_before_its_first_step(tmp_pat
     reference(tmp_path, fitting, groups_path)
     spec = alignment_spec(tmp_path, fitting, groups_path, training=parameters())
     with pytest.raises(ModelError, match="a prompt of 5 tokens with 7 to write has 12 tokens, and beyond 11"):
-        launch("alignment", spec.model_copy(update={"kl": KLParameters(max_tokens=7)}), None)
+        launch("alignment", spec.model_copy(update={"kl": KLParameters(max_new_tokens=7)}), None)
     launch("alignment", spec, None)
     assert all((spec.workspace / name).exists() for name in ("model", "training_log.jsonl"))
     assert not (tmp_path / "a/model").exists()

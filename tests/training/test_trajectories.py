@@ -94,7 +94,7 @@ def training(**changes) -> TrainingParameters:
     defaults = {
         "epochs": 10,
         "learning_rate": 3e-4,
-        "groups_per_step": 4,
+        "batch_size": 4,
         "max_tokens_per_batch": 60,
         "mixed_precision": "no",
         "eval_every_epochs": 10,
@@ -147,12 +147,12 @@ def run(name: str, directory: Path) -> list[dict[str, float]]:
             **common | reference | {"training": training(epochs=5)},
             reward_model_dir=directory / "reward_model/model",
             objective_parameters=OBJECTIVES["ppo"],
-            rollout=RolloutParameters(max_tokens=6, samples_per_prompt=3, passes=2, reward=reward),
+            rollout=RolloutParameters(max_new_tokens=6, samples_per_prompt=3, ppo_epochs=2, reward=reward),
         )
         work("training.tasks.ppo", spec)
     else:
         variant = VARIANTS.get(name) or {"objective": name, "objective_parameters": OBJECTIVES[name]}
-        spec = AlignmentSpec(**common | reference | variant, kl=KLParameters(prompts=2, max_tokens=4))
+        spec = AlignmentSpec(**common | reference | variant, kl=KLParameters(prompts=2, max_new_tokens=4))
         work("training.tasks.alignment", spec)
     return [json.loads(line) for line in (spec.workspace / "training_log.jsonl").read_text().splitlines()]
 

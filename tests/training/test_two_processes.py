@@ -53,7 +53,7 @@ EACH_ENGINE = [
         "zero3", marks=pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
     ),
 ]
-TRAINING = parameters(epochs=2, max_tokens_per_batch=30, groups_per_step=3, learning_rate=1e-3, keep="last")
+TRAINING = parameters(epochs=2, max_tokens_per_batch=30, batch_size=3, learning_rate=1e-3, keep="last")
 LORA = {"lora": LoRAParameters(rank=4, alpha=8), "learning_rate": 1e-2}
 OBJECTIVES = {
     "rao": {"beta": 1.0, "log_z0": 0.0},  # point-wise
@@ -129,7 +129,7 @@ class Inputs:
         if method == "reward":
             return method, RewardTrainingSpec(**common)
         if method == "ppo":
-            rollout = RolloutParameters(max_tokens=6, samples_per_prompt=2, passes=2, reward=self.reward)
+            rollout = RolloutParameters(max_new_tokens=6, samples_per_prompt=2, ppo_epochs=2, reward=self.reward)
             spec = PPOSpec(
                 **common | {"training": training.model_copy(update={"max_tokens_per_batch": 40})},
                 reference_path=self.directory / "reference.parquet",

@@ -21,18 +21,18 @@ class RolloutParameters(BaseModel):
 
     Attributes:
         samples_per_prompt: Responses to each prompt of a rollout.
-        max_tokens: Tokens of a response at most.
+        max_new_tokens: Tokens of a response at most.
         temperature: Divides the logits, in the rollout and in the update alike.
-        passes: Optimizer steps on each rollout (PPO epochs).
+        ppo_epochs: Passes over each rollout, an optimizer step each.
         reward: What scores the responses.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     samples_per_prompt: int = Field(1, ge=1)
-    max_tokens: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
     temperature: float = Field(1.0, gt=0)
-    passes: int = Field(4, ge=1)
+    ppo_epochs: int = Field(4, ge=1)
     reward: RewardParameters = RewardParameters()
 
 
@@ -57,13 +57,13 @@ class KLParameters(BaseModel):
 
     Attributes:
         prompts: Held-out prompts to sample one response each for; 0 does not measure.
-        max_tokens: Tokens of a response at most; the divergence is that of responses cut there.
+        max_new_tokens: Tokens of a response at most; the divergence is that of responses cut there.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompts: int = Field(64, ge=0)
-    max_tokens: int = Field(256, ge=1)
+    max_new_tokens: int = Field(256, ge=1)
 
 
 class TrainingParameters(BaseModel):
@@ -72,7 +72,7 @@ class TrainingParameters(BaseModel):
     Attributes:
         epochs: Passes over the training groups.
         learning_rate: Peak of the schedule.
-        groups_per_step: Prompt groups per optimizer step, over all processes.
+        batch_size: Prompt groups per optimizer step, over all processes.
         max_tokens_per_batch: Tokens of one packed forward pass; bounds memory.
         lora: Trains adapters instead of all weights; takes a learning rate about ten times higher.
         optimizer: AdamW, or bitsandbytes' with 8-bit states, on CUDA only.
@@ -95,7 +95,7 @@ class TrainingParameters(BaseModel):
 
     epochs: int = Field(1, ge=1)
     learning_rate: float = Field(gt=0)
-    groups_per_step: int = Field(8, ge=1)
+    batch_size: int = Field(8, ge=1)
     max_tokens_per_batch: int = Field(2048, ge=1)
     lora: LoRAParameters | None = None
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"

@@ -12,13 +12,14 @@ from rao_kedro.config.benchmarks import ServedAnswersSpec
 from rao_kedro.config.generation import SamplingParameters
 from rao_kedro.evals.answers import Message, named_tasks, write_benchmarks
 from rao_kedro.evals.responses import Response, no_response
-from rao_kedro.judges.chat_completions import ChatSampling, ChatServer
+from rao_kedro.judges.chat_completions import ChatServer
+from rao_kedro.judges.client import ChatSampling
 from rao_kedro.workers import worker_main
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from rao_kedro.evals.harness_model import ServedLM
+    from rao_kedro.evals.downstream.harness_model import ServedLM
 
 
 def main(spec_path: str) -> None:
@@ -54,7 +55,7 @@ class _Served:
 
     def harness_model(self, own_tasks: bool = False) -> "ServedLM":
         """Return it as a model of lm-evaluation-harness, which sends messages of either kind."""
-        from rao_kedro.evals.harness_model import ServedLM
+        from rao_kedro.evals.downstream.harness_model import ServedLM
 
         return ServedLM(self.server)
 

@@ -217,7 +217,7 @@ def _remarks(run: Run, step: Step) -> Iterator[str]:
             yield from judges.unreachable(f"{parameter}.parameters", url)
     if step.function == "align" and (rollout := step.given["method"].rollout) is not None:
         room = step.given["method"].training.max_tokens_per_batch
-        tokens = run.parameter("data.max_prompt_tokens") + rollout.samples_per_prompt * rollout.max_tokens
+        tokens = run.parameter("data.max_prompt_tokens") + rollout.samples_per_prompt * rollout.max_new_tokens
         if tokens > room:
             yield (
                 f"{step.name}: a rollout may have {tokens} tokens, more than max_tokens_per_batch ({room}), at which "

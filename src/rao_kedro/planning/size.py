@@ -108,16 +108,16 @@ def _of_training(
     groups, known = _groups(run, step), models.facts(run)
     read = None if groups is None else [group for group in groups if group.split == "train"]
     rollout = method.rollout if method is not None else None
-    passes = rollout.passes if rollout is not None else 1
+    passes = rollout.ppo_epochs if rollout is not None else 1
     rows = steps = tokens = memory = disk = None
     if read is not None:
-        rows, steps = len(read), -(-len(read) // training.groups_per_step) * training.epochs * passes
+        rows, steps = len(read), -(-len(read) // training.batch_size) * training.epochs * passes
         tokens = training.epochs * passes * sum(group.tokens(responses) for group in read)
         if rollout is not None:
             tokens = (
                 training.epochs
                 * passes
-                * sum(group.prompt + rollout.samples_per_prompt * rollout.max_tokens for group in read)
+                * sum(group.prompt + rollout.samples_per_prompt * rollout.max_new_tokens for group in read)
             )
     if known is not None:
         memory = machine.state_bytes(training, known.weights, launch, models=2 if rollout is not None else 1)

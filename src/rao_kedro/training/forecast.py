@@ -80,7 +80,7 @@ def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters
     Passes over the shortest and the longest group tell what a token keeps in memory; all processes take part.
     """
     groups, n_groups = task.train_groups, len(task.train_groups)
-    steps = -(-n_groups // parameters.groups_per_step) * parameters.epochs * task.passes_per_step
+    steps = -(-n_groups // parameters.batch_size) * parameters.epochs * task.passes_per_step
     longest = max(sum(g.n_tokens for g in pack) for pack in packs(groups, parameters.max_tokens_per_batch))
     in_use = memory_in_use(accelerator.device)
     by_length = sorted(groups, key=lambda g: g.n_tokens)

@@ -62,7 +62,7 @@ class _Run:
         module = prepared(module, parameters, accelerator)
         optimizer = make_optimizer(module, parameters, accelerator.device)
         passes = task.passes_per_step
-        self.steps_per_epoch = math.ceil(len(task.train_groups) / parameters.groups_per_step) * passes
+        self.steps_per_epoch = math.ceil(len(task.train_groups) / parameters.batch_size) * passes
         self.n_steps = self.steps_per_epoch * parameters.epochs
         self.responses_per_prompt = task.responses_per_prompt
         self.schedule = make_schedule(optimizer, parameters, self.n_steps)
@@ -93,7 +93,7 @@ class _Run:
             evaluated = self.passes.evaluate(task.eval_groups, 0.0)
             self.log.write(step=0, epoch=0.0, **{f"eval_{k}": v for k, v in evaluated.items()})
         for epoch in range(self.step // self.steps_per_epoch, parameters.epochs):
-            steps = epoch_steps(task.train_groups, parameters.groups_per_step, parameters.seed, epoch)
+            steps = epoch_steps(task.train_groups, parameters.batch_size, parameters.seed, epoch)
             steps = [groups for groups in steps for _ in range(task.passes_per_step)]
             for groups in steps[self.step - epoch * self.steps_per_epoch :]:
                 self._take_step(groups)

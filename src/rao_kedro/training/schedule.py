@@ -58,16 +58,12 @@ def warmup_remark(parameters: TrainingParameters, n_steps: int) -> str | None:
     return (
         f"warmup_ratio {parameters.warmup_ratio:g} makes the warm-up as long as training, {n_steps} optimizer steps: "
         f"the learning rate goes up to {highest:.3g} and never reaches {parameters.learning_rate:g}. Take more steps "
-        "(a smaller groups_per_step, more epochs), or set warmup_ratio: 0"
+        "(a smaller batch_size, more epochs), or set warmup_ratio: 0"
     )
 
 
-def epoch_steps(
-    groups: Sequence[TokenizedGroup], groups_per_step: int, seed: int, epoch: int
-) -> list[list[TokenizedGroup]]:
+def epoch_steps(groups: Sequence[TokenizedGroup], batch_size: int, seed: int, epoch: int) -> list[list[TokenizedGroup]]:
     """Return the optimizer steps of an epoch: a shuffle of all groups, cut into steps; the last may be smaller."""
     order = list(range(len(groups)))
     random.Random(f"{seed}-{epoch}").shuffle(order)
-    return [
-        [groups[i] for i in order[start : start + groups_per_step]] for start in range(0, len(order), groups_per_step)
-    ]
+    return [[groups[i] for i in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]

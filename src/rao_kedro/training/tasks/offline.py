@@ -92,7 +92,7 @@ class OfflineAlignment(Task):
         self.ratings = {group.group_id: group.rewards or [] for group in rated}
         self.train_groups, self.eval_groups = self._columns(train_groups), self._columns(eval_groups)
         self.progress = 0.0
-        self.sampler = Sampler(spec.model_dir, spec.kl.max_tokens)
+        self.sampler = Sampler(spec.model_dir, spec.kl.max_new_tokens)
         self.kl: dict[str, float] = {}
 
     def _columns(self, groups: list[TokenizedGroup]) -> list[TokenizedGroup]:
@@ -110,11 +110,11 @@ class OfflineAlignment(Task):
         Without reference log-probs, those of the validation groups come from the policy, which is the reference still.
 
         Raises:
-            ModelError: A prompt with `kl.max_tokens` is longer than the model's rotary embedding allows.
+            ModelError: A prompt with `kl.max_new_tokens` is longer than the model's rotary embedding allows.
         """
         prompts = [group.prompt_ids for group in self.eval_groups[: self.spec.kl.prompts]]
         if prompts and not sharding():
-            refuse_long_prompts(self.policy_of(module).model, prompts, self.spec.kl.max_tokens)
+            refuse_long_prompts(self.policy_of(module).model, prompts, self.spec.kl.max_new_tokens)
         if self.spec.reference_path is None:
             training = self.spec.training
             how = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)

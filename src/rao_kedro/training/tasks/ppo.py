@@ -46,10 +46,10 @@ class PPOTask(Task):
     def __init__(self, spec: PPOSpec) -> None:
         """Read the prompts that the spec names."""
         self.spec = spec
-        self.passes_per_step = spec.rollout.passes
+        self.passes_per_step = spec.rollout.ppo_epochs
         self.tokenizer = load_tokenizer(spec.model_dir)
         how = spec.rollout
-        self.sampler = Sampler(spec.model_dir, how.max_tokens, how.samples_per_prompt, how.temperature)
+        self.sampler = Sampler(spec.model_dir, how.max_new_tokens, how.samples_per_prompt, how.temperature)
         self.objective = make_objective("ppo", **spec.objective_parameters)
         self.reward = build_reward(how.reward)
         self.texts = {group.group_id: group for group in read_prompt_groups(spec.groups_path)}

@@ -1,0 +1,143 @@
+"""AlpacaEval 2's pairwise judging: `weighted_alpaca_eval_gpt4_turbo`, with any judge that gives log-probs.
+
+The prompt, the random order of the outputs (seeded by the instruction) and the reading of log-probs are the package
+`alpaca_eval`'s own; asking, retrying and keeping of answers are `judges.chat_completions`'. A judge that gives no
+log-probs, or thinks first, can name the better output instead.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from rao_kedro.errors import DataError
+from rao_kedro.evals.alpaca_eval.win_rates import of_package
+from rao_kedro.judges.client import ChatSampling
+from rao_kedro.judges.judge import Asked
+from rao_kedro.judges.replies import Answer
+
+TEMPLATE = Path("alpaca_eval_clf_gpt4_turbo") / "alpaca_eval_clf.txt"
+SAMPLING = ChatSampling(max_tokens=1, temperature=1.0, top_logprobs=5)
+TEXT_SAMPLING = ChatSampling(max_tokens=2048)
+NAME = re.compile(r"\W*([mM])\W*")
+SWITCHED = "is_switched_outputs"
+
+
+def pairs(baseline: pd.DataFrame, model: pd.DataFrame) -> pd.DataFrame:
+    """Return a model's outputs beside the baseline's.
+
+    Args:
+        baseline: AlpacaEval outputs: `instruction, output, generator`; their order is kept.
+        model: The same of the model; it may have answered some of the instructions only. With a column
+            `unscored_reason`, which says why there is no output ("" where there is one).
+
+    Returns:
+        Columns `instruction, output_1, generator_1` (the baseline's), `output_2, generator_2`, and `unscored_reason`
+        where the model has it, with the index of the baseline's rows, which the length-controlled win rate looks
+        difficulties up by.
+
+    Raises:
+        DataError: The model answered an instruction that the baseline did not, or one twice.
+    """
+    columns = ["instruction", "output", "generator"]
+    reasons = [name for name in ("unscored_reason",) if name in model]
+    of_baseline, of_model = (
+        table[names].set_index("instruction") for table, names in ((baseline, columns), (model, columns + reasons))
+    )
+    if strange := sorted(set(of_model.index) - set(of_baseline.index)):
+        raise DataError(f"{len(strange)} instructions are not the baseline's, for example {strange[0][:80]!r}")
+    if of_model.index.has_duplicates:
+        raise DataError(f"{of_model.index[of_model.index.duplicated()][0][:80]!r} is answered twice")
+    rows = baseline[columns].rename(columns={"output": "output_1", "generator": "generator_1"})
+    joined = rows.join(of_model.rename(columns={"output": "output_2", "generator": "generator_2"}), on="instruction")
+    return joined.dropna(subset="output_2")
+
+
+def judged(
+    compared: pd.DataFrame, judge: Asked, swapped: bool = False, verdict: Literal["logprobs", "text"] = "logprobs"
+) -> pd.DataFrame:
+    """Return the judge's preferences.
+
+    Args:
+        compared: Table of `pairs`; nobody is asked where it has an `unscored_reason`.
+        judge: The judge.
+        swapped: Show every pair in the other order than AlpacaEval's.
+        verdict: What a preference is read from; see `JudgeParameters`.
+
+    Returns:
+        AlpacaEval's annotations: `compared` with `annotator`, `preference` in [1, 2] (NaN where the judge named
+        neither; 1.5, without asking, where the outputs are equal), `unscored_reason` ("" where there is a preference)
+        and `is_switched_outputs`, whether the model's output was shown first.
+    """
+    switched = _switched(compared) ^ swapped
+    reasons = compared.get("unscored_reason", pd.Series("", index=compared.index))
+    differ = (compared["output_1"] != compared["output_2"]) & (reasons == "")
+    read = preference_for_second if verdict == "logprobs" else named_second
+
+    def unusable(answer: Answer) -> str:
+        if verdict == "logprobs" and (answer.thinking or answer.thinking_was_cut):
+            return "the judge thought before its verdict, so its first token is none: set the judge's verdict: text"
+        named_neither = f"the judge named neither output: {answer.text[:200]!r}" if pd.isna(read(answer)) else ""
+        return answer.failure(complete=verdict == "text") or named_neither
+
+    sampling = SAMPLING if verdict == "logprobs" else TEXT_SAMPLING
+    answers = judge.answers(dialogues(compared[differ], switched[differ]), sampling, unusable)
+    asked = compared.index[differ]
+    failures = pd.Series([unusable(answer) for answer in answers], index=asked, dtype=object)
+    for_second = pd.Series([read(answer) for answer in answers], index=asked, dtype=float).where(failures == "")
+    preference = for_second.where(~switched[differ], 3 - for_second).reindex(compared.index)
+    return compared.assign(
+        annotator=judge.model,
+        preference=preference.where(differ | (reasons != ""), 1.5),
+        unscored_reason=failures.reindex(compared.index).fillna(reasons),
+        **{SWITCHED: switched},
+    )
+
+
+def dialogues(compared: pd.DataFrame, switched: pd.Series) -> list[list[Mapping[str, str]]]:
+    """Return what the judge is asked of each pair.
+
+    Args:
+        compared: Table of `pairs`.
+        switched: Whether the model's output is shown first.
+    """
+    shown = compared.assign(
+        output_1=compared["output_2"].where(switched, compared["output_1"]),
+        output_2=compared["output_1"].where(switched, compared["output_2"]),
+    )
+    package = of_package("utils")
+    return [package.prompt_to_chatml(prompt) for prompt in package.make_prompts(shown, _template())[0]]
+
+
+def preference_for_second(answer: Answer) -> float:
+    """Return 1 where the judge is sure of what it saw first, 2 of the other; NaN where it named neither."""
+    if not answer.tokens:
+        return float("nan")
+    top = [{"token": token, "logprob": logprob} for token, logprob in answer.tokens[0].logprobs.items()]
+    completion = {"logprobs": {"content": [{"top_logprobs": top}]}}
+    parse = of_package("completion_parsers").logprob_parser
+    (preference,) = parse(completion, numerator_token="m", denominator_tokens=["m", "M"], is_binarize=False)
+    return float(preference)
+
+
+def named_second(answer: Answer) -> float:
+    """Return 1 where the last line of a judge's text names what it saw first, 2 of the other; NaN where neither."""
+    lines = answer.text.strip().splitlines()
+    named = NAME.fullmatch(lines[-1]) if lines else None
+    return {"m": 1.0, "M": 2.0}[named.group(1)] if named else float("nan")
+
+
+def _switched(compared: pd.DataFrame) -> pd.Series:
+    """Return whether AlpacaEval shows the model's output first: a coin that the instruction seeds."""
+    coin = of_package("processors").RandomSwitchTwoColumnsProcessor(
+        ["output_1", "output_2"], random_seed_columns=["instruction"], _switch_column=SWITCHED, seed=0
+    )
+    return coin.preprocess(compared)[SWITCHED] if len(compared) else pd.Series(dtype=bool)
+
+
+@cache
+def _template() -> str:
+    return (Path(of_package("constants").EVALUATORS_CONFIG_DIR) / TEMPLATE).read_text()
