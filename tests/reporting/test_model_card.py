@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
-from test_report import row
+from leaderboards import row
 
 from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import DataParameters
@@ -12,7 +12,7 @@ from rao_kedro.config.reward_modeling import RewardModelingParameters
 from rao_kedro.config.specs import ModelParameters
 from rao_kedro.reporting.model_card import model_card
 
-TRAINING = {"epochs": 1, "learning_rate": 1e-5, "groups_per_step": 8, "max_tokens_per_batch": 512}
+TRAINING = {"epochs": 1, "learning_rate": 1e-5, "batch_size": 8, "max_tokens_per_batch": 512}
 HUB = {"hub_id": "trl-lib/ultrafeedback_binarized"}
 REPORT = pd.DataFrame(
     [("train groups", "tokenised", "82"), ("quarantined", "equal_ratings", "9"), ("prompt tokens", "sum", "5068")],

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 from kedro.pipeline import Node, Pipeline
 
-from rao_kedro.config.runs import method_of
 from rao_kedro.pipelines.methods import of_run
 from rao_kedro.pipelines.publish.nodes import assemble_model, push, write_model_card
 
@@ -50,5 +49,6 @@ def _run(name: str, benchmarks: bool) -> Pipeline:
         tags=["publish", name, methodof_run(name)],
         inputs={**{dataset: dataset for dataset in tables.values()}, "training_log": f"training_log_{name}"}
         | {"policy": f"{name}.policy"},
-        parameters={"params:method": f"params:alignment.{name}"} | {f"params:{block}": f"params:{block}" for block in blocks},
+        parameters={"params:method": f"params:alignment.{name}"}
+        | {f"params:{block}": f"params:{block}" for block in blocks},
     )
