@@ -16,8 +16,8 @@ class PublishParameters(Parameters):
         repository: The hub repository, `owner/name`; `{run}` in it stands for the run's name, and is needed where
             several runs are published.
         private: Whether a repository that is created is private.
-        license: Licence of the published weights, as the hub names it (`apache-2.0`, `llama3`); it follows from the base
-            model's licence and the data's.
+        license: Licence of the published weights, as the hub names it (`apache-2.0`, `llama3`). It depends on the
+            licences of the base model and of the data.
         language: Languages of the training data, as two letters each.
     """
 

@@ -4,8 +4,11 @@ from collections.abc import Iterable
 
 from kedro.pipeline import Node, Pipeline
 
+from rao_kedro.config.runs import method_of
 from rao_kedro.pipelines.methods import of_run
 from rao_kedro.pipelines.publish.nodes import assemble_model, push, write_model_card
+
+BLOCKS = ("model", "data", "reward_modeling", "publish")
 
 
 def create_pipeline(runs: Iterable[str], benchmarks: bool) -> Pipeline:
@@ -22,13 +25,16 @@ def _run(name: str, benchmarks: bool) -> Pipeline:
     tables = {"data_report": "data_report", "leaderboard": "leaderboard", "reward_annotated": "reward_annotated@path"}
     if benchmarks:
         tables["benchmark_scores"] = "benchmark_scores"
-    blocks = ("model", "data", "reward_modeling", "publish", "workers")
-    card = {block: f"params:{block}" for block in blocks[:4]} | {"method": "params:method"}
     return Pipeline(
         [
             Node(
                 of_run(write_model_card, name),
-                inputs={**card, **tables, "training_log": "training_log"},
+                inputs={
+                    **{block: f"params:{block}" for block in BLOCKS},
+                    "method": "params:method",
+                    "training_log": "training_log",
+                    **tables,
+                },
                 outputs="model_card",
                 name="write_model_card",
             ),
@@ -46,9 +52,8 @@ def _run(name: str, benchmarks: bool) -> Pipeline:
             ),
         ],
         namespace=name,
-        tags=["publish", name, methodof_run(name)],
-        inputs={**{dataset: dataset for dataset in tables.values()}, "training_log": f"training_log_{name}"}
-        | {"policy": f"{name}.policy"},
+        tags=["publish", name, method_of(name)],
+        inputs={table: table for table in tables.values()} | {"training_log": f"training_log_{name}"},
         parameters={"params:method": f"params:alignment.{name}"}
-        | {f"params:{block}": f"params:{block}" for block in blocks},
+        | {f"params:{block}": f"params:{block}" for block in (*BLOCKS, "workers")},
     )
