@@ -19,6 +19,7 @@ from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.reporting.report import headline
 
 VERSIONS = ("rao_kedro", "torch", "transformers", "accelerate")
+DATA_SECTIONS = ("read", "quarantined", "train groups")  # of the data report
 # Columns of the leaderboard with their names in the card.
 METRICS = {"rule_score": "rule score", "reward": "reward", "win_rate_vs_sft": "win rate against SFT"}
 WITHOUT_INTERVAL = {
@@ -69,7 +70,6 @@ def model_card(
         ("Reward", f"{reward_modeling.reward.name}, normalisation: {reward_modeling.normalisation}"),
         ("Versions", ", ".join(f"{package} {version(package)}" for package in VERSIONS)),
     ]
-    counts = data_report.set_index(["section", "metric"])["value"]
     template = Environment(
         loader=PackageLoader("rao_kedro.reporting"), autoescape=False, keep_trailing_newline=True
     ).get_template("model_card.md")
@@ -84,7 +84,11 @@ def model_card(
         benchmarks=on_benchmarks,
         data=[
             *(("Source", source) for source in sources),
-            *((f"{section}: {metric}", value) for (section, metric), value in counts.items() if _counted(section)),
+            *(
+                (f"{row['section']}: {row['metric']}", str(row["value"]))
+                for row in data_report.to_dict("records")
+                if row["section"] in DATA_SECTIONS
+            ),
             ("Hash of the reward-annotated groups", _code(data_hash)),
         ],
         steps=int(training_log["step"].max()),
@@ -129,10 +133,6 @@ def _sources(data: DataParameters) -> list[str]:
         return ["responses sampled from the SFT model's base to shipped prompts, rated by the prompts' requirements"]
     files = (data.preferences.train, data.preferences.test)
     return [f"{_code(file.hub_id or file.path)}, split {file.split}" for file in files if file is not None]
-
-
-def _counted(section: str) -> bool:
-    return section in ("read", "quarantined", "train groups")
 
 
 def _result_rows(ours: Mapping[Any, Any], baseline: Mapping[Any, Any]) -> list[list[str]]:

@@ -77,8 +77,12 @@ def push(published_model: Path, publish: PublishParameters, *, run: str) -> dict
     if not publish.push:
         logger.info(
             "%s: %d files, %.2f GB, are ready in %s; publish.push=true pushes them to %s",
-            run, len(files), sum(files.values()) / 1e9, published_model, repository or "publish.repository",
-        )  # fmt: skip
+            run,
+            len(files),
+            sum(files.values()) / 1e9,
+            published_model,
+            repository or "publish.repository",
+        )
         return report
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
