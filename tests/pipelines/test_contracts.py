@@ -332,7 +332,15 @@ def test_all_methods_have_the_same_shape():
         for method in METHODS
     }
     assert len(set(map(tuple, shapes.values()))) == 1
-    assert shapes["rao"] == ["generate", "plot_training", "score", "train"]
+    assert shapes["rao"] == [
+        "assemble_model",
+        "generate",
+        "plot_training",
+        "push",
+        "score",
+        "train",
+        "write_model_card",
+    ]
 
 
 def test_the_default_pipeline_is_the_study_with_two_methods():

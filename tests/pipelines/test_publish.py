@@ -64,7 +64,7 @@ def test_a_push_creates_a_private_repository_and_commits_every_file(model, hub):
     with hub_server() as (address, taken):
         hub(address)
         report = push(model, PUSHED, run="rao")
-    assert report["pushed"] and report["commit"] == "http://hub/owner/model/commit/abc"
+    assert report["pushed"] and report["commit"] == "https://huggingface.co/owner/model/commit/abc"
     assert taken["files"] == {name: (model / name).read_bytes() for name in os.listdir(model)}
     [repository] = taken["repositories"]
     assert (repository["organization"], repository["name"]) == ("owner", "tiny-rao")

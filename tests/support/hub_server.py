@@ -32,7 +32,7 @@ def hub_server(refusal: tuple[int, str] | None = None):
                 self._answer({"error": refusal[1]}, refusal[0])
             elif self.path.endswith("/repos/create"):
                 taken["repositories"].append(json.loads(body))
-                self._answer({"url": "http://hub/owner/model"})
+                self._answer({"url": "https://huggingface.co/owner/model"})
             elif "/preupload/" in self.path:
                 files = json.loads(body)["files"]
                 modes = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
@@ -41,7 +41,7 @@ def hub_server(refusal: tuple[int, str] | None = None):
                 for line in map(json.loads, body.splitlines()):
                     if line["key"] == "file":
                         taken["files"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-                self._answer({"commitUrl": "http://hub/owner/model/commit/abc", "commitOid": "abc", "success": True})
+                self._answer({"commitUrl": "https://huggingface.co/owner/model/commit/abc", "commitOid": "abc", "success": True})
             else:
                 self._answer({})
 
