@@ -8,20 +8,15 @@ import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from rao_kedro.errors import BusyError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 def replace_directory(source: Path, target: Path) -> None:
@@ -103,18 +98,3 @@ def only_one_in(directory: Path, role: str = "worker") -> Iterator[None]:
         except BlockingIOError as error:
             raise BusyError(f"another run is at work in {directory}: wait for it, or stop it") from error
         yield
-
-
-def alone_in_workspace(node: Callable[P, T]) -> Callable[P, T]:
-    """Let a node have its parameter `workspace`, a directory, for itself.
-
-    For nodes that write into it themselves; launchers and workers take locks of their own.
-    """
-
-    @wraps(node)
-    def alone(*args: P.args, **kwargs: P.kwargs) -> T:
-        workspace: Path = signature(node).bind(*args, **kwargs).arguments["workspace"]
-        with only_one_in(workspace, "node"):
-            return node(*args, **kwargs)
-
-    return alone

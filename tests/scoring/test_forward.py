@@ -12,17 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from groups import alignment_spec, parameters, reference, write_groups
+from launching import IN_PROCESS
 
 from rao_kedro.config.alignment import ReferenceParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.errors import ModelError, TrainingError
-from rao_kedro.launch import launch
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.scoring import forward as scoring
 from rao_kedro.scoring.reference_cache import cached_reference_logprobs, scoring_key
+from rao_kedro.workers import launch
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_killed_scoring_goes_on_from_its_last_shard_to_the_same_bytes(
 ):
     make, model = (annotation_spec, tiny_reward_model) if task == "annotate" else (scoring_spec, tiny_checkpoint)
     whole, killed = (make(tmp_path / name, model, groups_path) for name in ("whole", "killed"))
-    launch(task, whole, None)
+    launch(whole, IN_PROCESS)
     written, shards = scoring.write_table, []
 
     def dies(rows, path):
@@ -68,9 +69,9 @@ def test_a_killed_scoring_goes_on_from_its_last_shard_to_the_same_bytes(
 
     monkeypatch.setattr(scoring, "write_table", dies)
     with pytest.raises(KeyboardInterrupt):
-        launch(task, killed, None)
+        launch(killed, IN_PROCESS)
     monkeypatch.setattr(scoring, "write_table", lambda rows, path: (shards.append(path.name), written(rows, path)))
-    launch(task, killed, None)
+    launch(killed, IN_PROCESS)
     assert shards == ["000000000.parquet", "000000005.parquet", "000000010.parquet", "scores.parquet"]
     assert killed.output_path.read_bytes() == whole.output_path.read_bytes()
     assert not (killed.workspace / "shards").exists()
@@ -83,7 +84,7 @@ def test_a_worker_killed_while_it_annotates_leaves_what_the_next_one_finishes_to
     whole, killed = (annotation_spec(tmp_path / name, tiny_reward_model, groups_path) for name in ("whole", "killed"))
     killed = killed.model_copy(update={"groups_per_shard": 1})
     whole = whole.model_copy(update={"groups_per_shard": 1})
-    launch("annotate", whole, None)
+    launch(whole, IN_PROCESS)
     killed.workspace.mkdir()
     (killed.workspace / "spec.json").write_text(killed.model_dump_json())
     command = [sys.executable, "-m", "rao_kedro.rewards.annotate", str(killed.workspace / "spec.json")]
@@ -93,7 +94,7 @@ def test_a_worker_killed_while_it_annotates_leaves_what_the_next_one_finishes_to
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     assert not killed.output_path.exists()
-    launch("annotate", killed, None)
+    launch(killed, IN_PROCESS)
     assert killed.output_path.read_bytes() == whole.output_path.read_bytes()
 
 
@@ -130,7 +131,7 @@ def test_a_stale_reference_is_refused(tmp_path, tiny_checkpoint, groups_path, ch
             changes = {"t0_length": 2}
     spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, log_z0=0.0).model_copy(update=changes)
     with pytest.raises(TrainingError, match="belong to other weights, tokens, t_0 or another precision"):
-        launch("alignment", spec, None)
+        launch(spec, IN_PROCESS)
 
 
 def group(n, *responses):
@@ -164,12 +165,12 @@ def test_a_reward_model_that_has_learnt_nothing_annotates_no_table(
     save_checkpoint(model, load_tokenizer(tiny_reward_model), tmp_path / "flat")
     spec = annotation_spec(tmp_path / "work", tmp_path / "flat", groups_path)
     with pytest.raises(ModelError, match="15 different responses are all 0: it has learnt nothing"):
-        launch("annotate", spec, None)
+        launch(spec, IN_PROCESS)
     assert not spec.output_path.exists()
     same = {"policy_dir": str(tiny_checkpoint), "reference_dir": str(tiny_checkpoint), "mixed_precision": "no"}
     spec = spec.model_copy(update={"reward": RewardParameters(name="implicit", parameters=same)})
     with pytest.raises(ModelError, match="15 different responses are all 0"):
-        launch("annotate", spec, None)
+        launch(spec, IN_PROCESS)
 
 
 def test_cached_reference_log_probs_that_are_not_what_was_written_are_computed_again(tmp_path, tiny_checkpoint):
