@@ -38,8 +38,8 @@ def build_pipelines(runs: Runs) -> dict[str, Pipeline]:
     return {
         "__default__": study,
         **chain,
-        "likelihood_study": likelihood.create_pipeline(),
-        "reward_model_study": reward_models.create_pipeline(),
+        "likelihood_study": likelihood.create_pipeline(runs.likelihood_study),
+        "reward_model_study": reward_models.create_pipeline(runs.reward_model_study),
         "reward_benchmarks": reward_benchmarks.create_pipeline(),
         "study": study,
     }

@@ -216,7 +216,7 @@ def served(*names):
         (served("../../x"), r"served_models.*'\.\./\.\./x' becomes the name of a file: use up to 100 letters"),
         (served(".made_from"), "'.made_from' becomes the name of a file"),
         (served("x" * 101), "becomes the name of a file"),
-        (served("api", "API"), "'api' and 'API' become the same file where case does not count"),
+        (served("api", "API"), "'api' and 'API' become the same name of a file or namespace"),
         ({"likelihood_study": {"runs": {"..": {}}}}, r"likelihood_study.runs.*'\.\.' becomes the name of a file"),
         ({"reward_model_study": {"sizes": {"a/b": 3}}}, r"'a/b' becomes the name of a file"),
         (

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 # Functions of nodes that accelerate runs; other workers are single processes.
 _LAUNCHED = (
     *("train_sft", "train_reward_model", "annotate_responses", "score_reference", "align", "score_responses"),
-    *("train_runs", "measure_runs", "measure_reward"),
+    *("train_run", "measure_trained", "measure_implicit", "measure_reward"),
 )
 
 
@@ -191,17 +191,12 @@ def trainings(step: Step) -> Iterator[tuple[str, TrainingParameters, bool]]:
     """Yield the parameters of each training of a step by their name, and whether it samples from the policy."""
     given, named = step.given, step.named
     match step.function:
-        case "train_sft" | "train_reward_model":
+        case "train_sft" | "train_reward_model" | "measure_trained":
             yield named["training"], given["training"], False
-        case "align":
+        case "align" | "train_run":
             yield f"{named['method']}.training", given["method"].training, given["method"].rollout is not None
-        case "train_runs":
-            for name in given["only"].split() if given["only"] else given["runs"]:
-                method = given["runs"][name]
-                yield f"{named['runs']}.{name}.training", method.training, method.rollout is not None
-        case "measure_runs":
-            yield f"{named['study']}.training", given["study"].training, False
-            yield f"{named['study']}.dpo.training", given["study"].dpo.training, False
+        case "measure_implicit":
+            yield f"{named['dpo']}.training", given["dpo"].training, False
 
 
 def _remarks(run: Run, step: Step) -> Iterator[str]:
@@ -213,7 +208,7 @@ def _remarks(run: Run, step: Step) -> Iterator[str]:
     for parameter, reward in _rewards(step):
         if reward.name == "generative" and (url := reward.parameters.get("base_url")):
             yield from judges.unreachable(f"{parameter}.parameters", url)
-    if step.function == "align" and (rollout := step.given["method"].rollout) is not None:
+    if step.function in ("align", "train_run") and (rollout := step.given["method"].rollout) is not None:
         room = step.given["method"].training.max_tokens_per_batch
         tokens = run.parameter("data.max_prompt_tokens") + rollout.samples_per_prompt * rollout.max_new_tokens
         if tokens > room:

@@ -13,7 +13,6 @@ from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.benchmarks import AnsweredBenchmarks
 from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.generation import GenerationParameters
-from rao_kedro.config.studies import RewardModelStudyParameters
 from rao_kedro.planning import models
 from rao_kedro.planning.steps import Run, Step
 
@@ -67,13 +66,12 @@ def passes(step: Step) -> list[Pass]:
             return [_training(named["training"], given["training"], None)]
         case "score_reference":
             return [_scoring(named["parameters"], given["parameters"].max_tokens_per_batch, "train validation test")]
-        case "align":
+        case "align" | "train_run":
             return [_of_method(named["method"], given["method"])]
-        case "train_runs":
-            names = given["only"].split() if given["only"] else given["runs"]
-            return [_of_method(f"{named['runs']}.{name}", given["runs"][name]) for name in names]
-        case "measure_runs":
-            return _of_study(named["study"], given["study"])
+        case "measure_trained":
+            return [_training(named["training"], given["training"], None)]
+        case "measure_implicit":  # the reference reads all responses
+            return [_training(f"{named['dpo']}.training", given["dpo"].training, None)]
         case "score_responses":
             return [_scoring(named["max_tokens_per_batch"].rpartition(".")[0], given["max_tokens_per_batch"], "test")]
     return []
@@ -91,14 +89,6 @@ def _of_method(name: str, method: MethodParameters) -> Pass:
     return _training(f"{name}.training", method.training, responses_read(method))
 
 
-def _of_study(name: str, study: RewardModelStudyParameters) -> list[Pass]:
-    trained = {"base", "sft"} & {*study.forms.split()}
-    found = [_training(f"{name}.training", study.training, None)] if trained else []
-    if "dpo_implicit" in study.forms.split():
-        found.append(_training(f"{name}.dpo.training", study.dpo.training, None))  # its reference reads all
-    return found
-
-
 def responses_read(method: MethodParameters) -> int | None:
     """Return how many responses of a group a method reads; None for all."""
     from rao_kedro.objectives import make_objective
@@ -114,7 +104,8 @@ def table_of(run: Run, step: Step) -> Path | None:
     if step.given.get("start", "sft_model") not in ("sft_model", "base_model"):
         return None  # it has a tokenizer of its own
     names = ("reward_annotated@path", "reward_annotated@pandas", "tokenized_groups@path", "tokenized_groups@pandas")
-    read = [name for name in names if name in step.datasets.values()]
+    drawn = step.datasets.get("training_groups")  # of the tokenised groups, by a study
+    read = [drawn] if drawn else [name for name in names if name in step.datasets.values()]
     if not read:
         return None
     return run.path(read[0]) or run.path("tokenized_groups@path")

@@ -59,9 +59,11 @@ def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
             return _of_sampling(given["sampled"])
         case "train_sft":
             return _of_training(run, step, given["training"], 1, launch)
-        case "train_reward_model":
+        case "train_reward_model" | "measure_trained":
             return _of_training(run, step, given["training"], None, launch)
-        case "align":
+        case "measure_implicit":
+            return _of_training(run, step, given["dpo"].training, lengths.responses_read(given["dpo"]), launch)
+        case "align" | "train_run":
             method: MethodParameters = given["method"]
             return _of_training(run, step, method.training, lengths.responses_read(method), launch, method)
         case "annotate_responses":
@@ -93,7 +95,8 @@ def _evaluation_prompts(run: Run) -> int | None:
 
 
 def _groups(run: Run, step: Step) -> list[lengths.Group] | None:
-    path = lengths.table_of(run, step)
+    drawn = step.datasets.get("training_groups")
+    path = lengths.table_of(run, step) if drawn is None else run.path(drawn)
     return None if path is None else lengths.read_groups(path)
 
 
@@ -160,10 +163,12 @@ def bytes_on_disk(run: Run) -> int:
 
 
 def _trainings(step: Step) -> Iterator[tuple[TrainingParameters, int | None]]:
-    if step.function in ("train_sft", "train_reward_model"):
+    if step.function in ("train_sft", "train_reward_model", "measure_trained"):
         yield step.given["training"], None
-    elif step.function == "align":
+    elif step.function in ("align", "train_run"):
         yield step.given["method"].training, None
+    elif step.function == "measure_implicit":
+        yield step.given["dpo"].training, None
 
 
 def rows_of(preferences: PreferenceFiles) -> int | None:

@@ -24,8 +24,9 @@ _HAS = {
     "generate_responses": ("rows", "tokens", "time"),
     "score_responses": ("time",),
     "judge_methods": ("time",),
-    "train_runs": ("time",),
-    "measure_runs": ("time",),
+    "train_run": _TRAINS,
+    "measure_trained": _TRAINS,
+    "measure_implicit": _TRAINS,
     "measure_reward": ("time",),
     "tokenize": ("time",),
 }

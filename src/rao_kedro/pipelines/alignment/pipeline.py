@@ -6,7 +6,8 @@ from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.runs import method_of
 from rao_kedro.pipelines.alignment.nodes import align, score_reference
-from rao_kedro.pipelines.methods import ON_POLICY, WITHOUT_REFERENCE, of_run
+from rao_kedro.pipelines.methods import ON_POLICY, WITHOUT_REFERENCE
+from rao_kedro.pipelines.runs import bind
 from rao_kedro.reporting.figures import training_dynamics_of_one
 
 
@@ -41,7 +42,7 @@ def _run(name: str, objective: str) -> Pipeline:
     return Pipeline(
         [
             Node(
-                of_run(align, name),
+                bind(align, run=name),
                 inputs={
                     "sft_model": "sft_model",
                     "reward_annotated": "reward_annotated@path",

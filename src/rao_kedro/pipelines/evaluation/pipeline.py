@@ -21,7 +21,7 @@ from rao_kedro.pipelines.evaluation.nodes import (
     score_responses,
     write_report,
 )
-from rao_kedro.pipelines.methods import of_run
+from rao_kedro.pipelines.runs import bind
 from rao_kedro.reporting.figures import scores_by_method
 
 BENCHMARKS = "benchmarks"  # the tag of the nodes that judge and compare
@@ -81,7 +81,7 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
         inputs["policy"] = "sft_model"
     nodes = [
         Node(
-            of_run(generate_responses, name),
+            bind(generate_responses, run=name),
             inputs={
                 "policy": "policy",
                 "prompts": "evaluation_prompts@path",
@@ -100,7 +100,7 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
             name="generate",
         ),
         Node(
-            of_run(score_responses, name),
+            bind(score_responses, run=name),
             inputs={
                 "policy": "policy",
                 "sft_model": "sft_model",
