@@ -22,9 +22,10 @@ from pydantic import BaseModel, ConfigDict
 
 from rao_kedro.errors import RaoKedroError
 from rao_kedro.files import only_one_in, write_text
-from rao_kedro.identity import combined_hash, flattened, named_files, path_hash
+from rao_kedro.identity import combined_hash, flattened, named_files
 from rao_kedro.processes import ERROR_PREFIX, NOTICE_LOGGER, NOTICE_PREFIX, WARNING_PREFIX, run_program
 from rao_kedro.progress import report_to_launcher
+from rao_kedro.shards import is_finished, mark_finished
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def launch(spec: Spec, workers: Workers, metric_prefix: str = "") -> None:
     with _locked(spec):
         run = _key(spec)
         if spec.outputs:
-            if _finished_run(spec) == run:
+            if is_finished(_marker(spec), run, spec.outputs):
                 logger.info(
                     "%s is finished in %s, from the same parameters and inputs", spec.title, spec.spec_path.parent
                 )
@@ -127,8 +128,7 @@ def launch(spec: Spec, workers: Workers, metric_prefix: str = "") -> None:
         else:
             _run_process(spec, workers.accelerate_config, metric_prefix)
         if spec.outputs:
-            outputs = {str(path): path_hash(path) for path in spec.outputs}
-            write_text(_marker(spec), json.dumps({"run": run, "outputs": outputs}, indent=2))
+            mark_finished(_marker(spec), run, spec.outputs)
             shutil.rmtree(spec.spec_path.parent / CHECKPOINTS, ignore_errors=True)  # last: a killed run resumes there
 
 
@@ -179,17 +179,8 @@ def _key(spec: Spec) -> str:
 
 
 def _marker(spec: Spec) -> Path:
-    """Return the file that names the run which left the outputs, and their hashes."""
+    """Return the file that says which run left the outputs."""
     return spec.spec_path.with_name(f"{spec.outputs[0].name}.finished.json")
-
-
-def _finished_run(spec: Spec) -> str | None:
-    """Return the key of the run that left the outputs; None where one is missing or was changed since."""
-    if not _marker(spec).exists():
-        return None
-    finished = json.loads(_marker(spec).read_text())
-    there = {str(path): path_hash(path) for path in spec.outputs if path.exists()}
-    return finished["run"] if finished["outputs"] == there else None
 
 
 def _discard_checkpoint_of_another_run(directory: Path, run: str) -> None:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from launching import IN_PROCESS
 
-from rao_kedro import workers
+from rao_kedro import shards
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, PolicyScoringSpec, TrainingSpec
 from rao_kedro.errors import BusyError, TrainingError
@@ -171,7 +171,7 @@ def test_a_kill_before_the_end_of_a_run_is_noted_repeats_its_last_steps_only(
         write_text(path, text)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(workers, "write_text", killed)
+        patched.setattr(shards, "write_text", killed)
         launch(spec, IN_PROCESS)
     steps.clear()
     launch(spec, IN_PROCESS)
