@@ -33,9 +33,9 @@ class Runs:
         return [*self.alignment, *(study_namespace(study, run) for study, runs in studies.items() for run in runs)]
 
 
-def study_namespace(study: str, run: str) -> str:
-    """Return the namespace of a study's run: a dot in its name would begin another namespace."""
-    return f"{study}.{run.replace('.', '_')}"
+def study_namespace(study: str, name: str) -> str:
+    """Return the name of a study's run or dataset within the study; a dot would begin another namespace."""
+    return f"{study}.{name.replace('.', '_')}"
 
 
 def bind(function: Callable[..., Any], **values: Any) -> Callable[..., Any]:

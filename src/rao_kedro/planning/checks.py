@@ -61,7 +61,7 @@ def problems_of_made(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
 
 
 def _template_problems(run: Run, step: Step) -> Iterator[str]:
-    if step.function == "generate_responses":
+    if step.function in ("generate_responses", "generate_with_benchmarks"):
         kwargs = step.given["generation"].chat_template_kwargs
         yield from models.template_kwargs_problems(run, step.named["generation"], kwargs)
 
@@ -77,7 +77,7 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
             yield from lengths.t0_problems(given["max_prompt_tokens"], given["t0_length"])
         case "train_reward_model" if given["start"] not in ("sft_model", "base_model"):
             yield from models.checkpoint_problems(named["start"], given["start"])
-        case "generate_responses":
+        case "generate_responses" | "generate_with_benchmarks":
             yield from _engine_problems(named["generation"], given["generation"])
             yield from lengths.generation_problems(run, step)
             yield from files.benchmark_problems(_benchmarks(step), judged=False)

@@ -73,7 +73,7 @@ def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
             groups = _groups(run, step)
             known_tokens = None if groups is None else sum(group.tokens(None) for group in groups)
             return Size(rows=None if groups is None else len(groups), tokens=known_tokens)
-        case "generate_responses":
+        case "generate_responses" | "generate_with_benchmarks":
             prompts, sampling = _evaluation_prompts(run), given["generation"].sampling
             rows = None if prompts is None else prompts * sampling.n
             return Size(rows=rows, tokens=None if rows is None else rows * sampling.max_tokens)

@@ -22,6 +22,7 @@ _HAS = {
     "annotate_responses": ("rows", "time"),
     "score_reference": ("rows", "tokens", "time"),
     "generate_responses": ("rows", "tokens", "time"),
+    "generate_with_benchmarks": ("rows", "tokens", "time"),
     "score_responses": ("time",),
     "judge_methods": ("time",),
     "train_run": _TRAINS,

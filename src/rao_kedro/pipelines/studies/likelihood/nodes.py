@@ -48,15 +48,9 @@ def train_run(
     shutil.rmtree(workers.workspace(workspace))
 
 
-def collect_logs(runs: Sequence[str], **logs: pd.DataFrame) -> pd.DataFrame:
-    """Return the training logs one below the other, with a column `run`.
-
-    Args:
-        runs: Names of the runs.
-        **logs: Their training logs, in the order of `runs`.
-    """
-    tables = (log.assign(run=run) for run, log in zip(runs, logs.values(), strict=True))
-    return pd.concat(tables, ignore_index=True)
+def collect_logs(**logs: pd.DataFrame) -> pd.DataFrame:
+    """Return the training logs of runs one below the other, with a column `run`."""
+    return pd.concat([log.assign(run=run) for run, log in logs.items()], ignore_index=True)
 
 
 def summarise_runs(logs: pd.DataFrame, reward_annotated: pd.DataFrame) -> pd.DataFrame:

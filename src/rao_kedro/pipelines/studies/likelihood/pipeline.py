@@ -1,4 +1,4 @@
-"""The likelihood study as a pipeline: one namespace per run, then the comparison."""
+"""The likelihood study as a pipeline: one namespace per run within the study's own, then the comparison."""
 
 from collections.abc import Mapping
 
@@ -15,25 +15,27 @@ def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:
     Args:
         objectives: The objective of each run.
     """
-    logs = {_log(run): _log(run) for run in objectives}
     comparison = [
         Node(
-            bind(collect_logs, runs=[*objectives]),
-            inputs=logs,
+            collect_logs,
+            inputs={run: f"{study_namespace(LIKELIHOOD_STUDY, run)}.training_log" for run in objectives},
             outputs="likelihood_study_logs",
-            name="collect_likelihood_logs",
+            name="collect_logs",
+            namespace=LIKELIHOOD_STUDY,
         ),
         Node(
             summarise_runs,
             inputs=["likelihood_study_logs", "reward_annotated@pandas"],
             outputs="likelihood_study",
-            name="summarise_likelihood_runs",
+            name="summarise_runs",
+            namespace=LIKELIHOOD_STUDY,
         ),
         Node(
             plot_runs,
             inputs=["likelihood_study_logs", "params:likelihood_study.panels"],
             outputs="likelihood_dynamics",
-            name="plot_likelihood_runs",
+            name="plot_runs",
+            namespace=LIKELIHOOD_STUDY,
         ),
     ]
     runs = (_run(run, objective) for run, objective in objectives.items())
@@ -41,7 +43,7 @@ def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:
 
 
 def _run(run: str, objective: str) -> Pipeline:
-    """Return the pipeline of a run, which reads the reference whatever its objective: log-ratios are compared."""
+    """Return the pipeline of a run. Each reads the reference, whatever its objective: log-ratios are compared."""
     datasets = {
         "sft_model": "sft_model",
         "reward_annotated": "reward_annotated@path",
@@ -49,7 +51,6 @@ def _run(run: str, objective: str) -> Pipeline:
         **({"reward_model": "reward_model"} if objective in ON_POLICY else {}),
     }
     shared = {"kl": "params:kl_to_reference", "t0_length": "params:data.t0_length", "workers": "params:workers"}
-    method = "params:likelihood_study.runs"
     return Pipeline(
         [
             Node(
@@ -62,10 +63,5 @@ def _run(run: str, objective: str) -> Pipeline:
         namespace=study_namespace(LIKELIHOOD_STUDY, run),
         tags=LIKELIHOOD_STUDY,
         inputs={dataset: dataset for dataset in datasets.values()},
-        outputs={"training_log": _log(run)},
-        parameters={"params:method": f"{method}.{run}"} | {name: name for name in shared.values()},
+        parameters={"params:method": f"params:likelihood_study.runs.{run}", **{name: name for name in shared.values()}},
     )
-
-
-def _log(run: str) -> str:
-    return f"likelihood_study_training_log_{run.replace('.', '_')}"

@@ -160,17 +160,18 @@ def collect_outcomes(
     Args:
         runs: Form, size and seed of each run.
         test_groups: The groups on which the runs are measured.
-        **outcomes: The outcomes of the runs, in the order of `runs`.
+        **outcomes: The outcomes of each run.
 
     Returns:
         Loss and accuracy of each test group, with columns `form, size, train_groups, seed`.
     """
     tables = [length_outcomes(test_groups).assign(form=LENGTH_ONLY, size="", train_groups=0, seed=0)]
-    for (form, size, seed), table in zip(runs.values(), outcomes.values(), strict=True):
+    for run, table in outcomes.items():
+        form, size, seed = runs[run]
         tables.append(table.assign(form=form, size=size, seed=seed)[tables[0].columns])
     return pd.concat(tables, ignore_index=True)
 
 
-def summarise_reward_models(outcomes: pd.DataFrame) -> pd.DataFrame:
+def summarise_runs(outcomes: pd.DataFrame) -> pd.DataFrame:
     """Return the table: loss and held-out accuracy of each form and size, with intervals."""
     return accuracy_table(outcomes)

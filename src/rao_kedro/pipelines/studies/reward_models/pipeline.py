@@ -11,11 +11,11 @@ from rao_kedro.pipelines.studies.reward_models.nodes import (
     measure_trained,
     select_test_groups,
     select_training_groups,
-    summarise_reward_models,
+    summarise_runs,
 )
 from rao_kedro.reporting.figures import reward_model_accuracies
 
-TEST_GROUPS = "reward_model_test_groups"
+TEST_GROUPS = study_namespace(REWARD_MODEL_STUDY, "test_groups")
 
 
 def create_pipeline(runs: Mapping[str, tuple[str, str, int]]) -> Pipeline:
@@ -25,44 +25,52 @@ def create_pipeline(runs: Mapping[str, tuple[str, str, int]]) -> Pipeline:
         runs: Form, size and seed of each run.
     """
     drawn = dict.fromkeys((size, seed) for _, size, seed in runs.values())
-    selection = [
-        Node(
-            bind(select_training_groups, seed=seed),
-            inputs={"tokenized_groups": "tokenized_groups@pandas", "size": _parameter(f"sizes.{size}")},
-            outputs=f"{_groups(size, seed)}@pandas",
-            name=f"select_{_groups(size, seed)}",
-        )
-        for size, seed in drawn
-    ]
-    outcomes = {_outcomes(run): _outcomes(run) for run in runs}
-    comparison = [
+    shared = [
         Node(
             select_test_groups,
             inputs="tokenized_groups@pandas",
             outputs=f"{TEST_GROUPS}@pandas",
-            name="select_reward_model_test_groups",
+            name="select_test_groups",
+            namespace=REWARD_MODEL_STUDY,
         ),
+        *(_selection(size, seed) for size, seed in drawn),
         Node(
             bind(collect_outcomes, runs=dict(runs)),
-            inputs={"test_groups": f"{TEST_GROUPS}@pandas", **outcomes},
+            inputs={
+                "test_groups": f"{TEST_GROUPS}@pandas",
+                **{run: f"{study_namespace(REWARD_MODEL_STUDY, run)}.outcomes" for run in runs},
+            },
             outputs="reward_model_outcomes",
-            name="collect_reward_model_outcomes",
+            name="collect_outcomes",
+            namespace=REWARD_MODEL_STUDY,
         ),
         Node(
-            summarise_reward_models,
+            summarise_runs,
             inputs="reward_model_outcomes",
             outputs="reward_model_study",
-            name="summarise_reward_models",
+            name="summarise_runs",
+            namespace=REWARD_MODEL_STUDY,
         ),
         Node(
             reward_model_accuracies,
             inputs="reward_model_study",
             outputs="reward_model_accuracies",
-            name="plot_reward_models",
+            name="plot_runs",
+            namespace=REWARD_MODEL_STUDY,
         ),
     ]
-    shared = Pipeline([*selection, *comparison], tags=REWARD_MODEL_STUDY)
-    return sum((_run(run, *about) for run, about in runs.items()), start=shared)
+    return sum((_run(run, *about) for run, about in runs.items()), start=Pipeline(shared, tags=REWARD_MODEL_STUDY))
+
+
+def _selection(size: str, seed: int) -> Node:
+    groups = _groups(size, seed)
+    return Node(
+        bind(select_training_groups, seed=seed),
+        inputs={"tokenized_groups": "tokenized_groups@pandas", "size": _parameter(f"sizes.{size}")},
+        outputs=f"{groups}@pandas",
+        name=f"select_{groups.removeprefix(f'{REWARD_MODEL_STUDY}.')}",
+        namespace=REWARD_MODEL_STUDY,
+    )
 
 
 def _run(run: str, form: str, size: str, seed: int) -> Pipeline:
@@ -74,21 +82,17 @@ def _run(run: str, form: str, size: str, seed: int) -> Pipeline:
     is_implicit = form == "dpo_implicit"
     measure = bind(measure_implicit if is_implicit else measure_trained, run=run, seed=seed)
     own = {name: _parameter(name) for name in (("dpo",) if is_implicit else ("training", "centering"))}
-    parameters = {**own, "t0_length": "params:data.t0_length", "workers": "params:workers"}
     return Pipeline(
         [
             Node(
                 measure,
-                inputs={**datasets, **parameters},
-                outputs=["outcomes", "training_log"],
+                inputs={**datasets, **own, "t0_length": "params:data.t0_length", "workers": "params:workers"},
+                outputs=[f"{study_namespace(REWARD_MODEL_STUDY, run)}.{name}" for name in ("outcomes", "training_log")],
                 name="measure",
+                namespace=study_namespace(REWARD_MODEL_STUDY, run),
             )
         ],
-        namespace=study_namespace(REWARD_MODEL_STUDY, run),
         tags=REWARD_MODEL_STUDY,
-        inputs={dataset: dataset for dataset in datasets.values()},
-        outputs={"outcomes": _outcomes(run), "training_log": f"reward_model_study_training_log_{_file(run)}"},
-        parameters={name: name for name in parameters.values()},
     )
 
 
@@ -97,12 +101,5 @@ def _parameter(name: str) -> str:
 
 
 def _groups(size: str, seed: int) -> str:
-    return f"reward_model_groups_{_file(size)}_seed_{seed}"
-
-
-def _outcomes(run: str) -> str:
-    return f"reward_model_outcomes_{_file(run)}"
-
-
-def _file(name: str) -> str:
-    return name.replace(".", "_")
+    """Return the dataset of the groups that runs of one size and seed train with."""
+    return study_namespace(REWARD_MODEL_STUDY, f"groups_{size}_seed_{seed}")
