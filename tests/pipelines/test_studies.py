@@ -26,7 +26,7 @@ LOGS = {f"likelihood_study.{run}.train" for run in ("dpo", "rao_beta_0_1")}
 COMPARED = {f"likelihood_study.{node}" for node in ("collect_logs", "summarise_runs", "plot_runs")}
 SIZES = ("small", "large")
 REWARDS_COMPARED = {f"reward_model_study.{node}" for node in ("collect_outcomes", "summarise_runs", "plot_runs")}
-TIMES = ("second", "mfu")  # in the names of columns that depend on how fast the machine is
+MACHINE = ("second", "mfu", "memory")  # in the names of columns that depend on the machine
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +89,13 @@ def kept(path):
         copy.rename(path)
 
 
-def without_times(log):
-    return log[[name for name in log if not any(part in name for part in TIMES)]]
+def without_machine(log):
+    return log[[name for name in log if not any(part in name for part in MACHINE)]]
 
 
 def assert_same_log(found, expected):
     assert set(found) == set(expected) and len(found) > 2
-    pd.testing.assert_frame_equal(without_times(found), without_times(expected)[[*without_times(found)]])
+    pd.testing.assert_frame_equal(without_machine(found), without_machine(expected)[[*without_machine(found)]])
 
 
 def models_under(directory):
