@@ -120,7 +120,7 @@ def test_a_missing_input_and_a_missing_file_are_said_together(project):
 
 def test_an_accelerate_file_is_named_with_the_nearest(project):
     with pytest.raises(
-        PlanError, match=r"no accelerate file .*ddpp.yaml, which the global accelerate names: did you mean ddp\?"
+        PlanError, match=r"no accelerate file .*ddpp\.yaml, which the global accelerate names: did you mean ddp\?"
     ):
         run(project, env="base", params={"accelerate": "ddpp"}, dry_run=True)
 

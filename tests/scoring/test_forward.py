@@ -204,7 +204,7 @@ def test_a_reward_model_that_has_learnt_nothing_annotates_no_table(
 def test_cached_reference_log_probs_that_are_not_what_was_written_are_computed_again(tmp_path, tiny_checkpoint):
     groups = write_groups(tmp_path / "groups.parquet", 4)
     how = ReferenceParameters(mixed_precision="no")
-    ask = partial(cached_reference_logprobs, tiny_checkpoint, groups, how, 1, None, tmp_path / "cache")
+    ask = partial(cached_reference_logprobs, tiny_checkpoint, groups, how, 1, IN_PROCESS, tmp_path / "cache")
     right = ask()
     (kept,) = (tmp_path / "cache").glob("*.parquet")
     right.assign(prompt_logp=-1.0).to_parquet(kept)
