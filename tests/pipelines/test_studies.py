@@ -4,12 +4,10 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-import mlflow
 import pandas as pd
 import pytest
 from kedro.framework.hooks import hook_impl
-from kedro.framework.project import configure_project
-from kedro.framework.startup import bootstrap_project
+from projects import end_tracking, open_project
 
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, RewardTrainingSpec
@@ -19,7 +17,6 @@ from rao_kedro.pipelines.alignment.nodes import align
 from rao_kedro.training.progress import Progress
 from rao_kedro.workers import launch
 
-ROOT = Path(__file__).parents[2]
 ONLY = {"likelihood_study": {"only": "dpo rao_beta_0.1"}}
 REWARDS = {"reward_model_study": {"forms": "sft dpo_implicit", "sizes": {"large": 9}}}  # `small` is 8 in the test env
 LOGS = {f"likelihood_study.{run}.train" for run in ("dpo", "rao_beta_0_1")}
@@ -32,45 +29,33 @@ MACHINE = ("second", "mfu", "memory")  # in the names of columns that depend on 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A project in which everything that the studies read has been made."""
-    directory = tmp_path_factory.mktemp("project")
-    shutil.copytree(ROOT / "conf", directory / "conf")
-    shutil.copy(ROOT / "pyproject.toml", directory)
-    (directory / "data/01_raw").mkdir(parents=True)
-    shutil.copy(ROOT / "data/01_raw/prompts.jsonl", directory / "data/01_raw")
-    (directory / "src").mkdir()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(directory)
-        bootstrap_project(directory)
-        configure_project("rao_kedro")
+    with open_project(tmp_path_factory.mktemp("project")) as directory:
         run(to_outputs=["reference_logprobs@pandas"])
         yield directory
-    while mlflow.active_run():
-        mlflow.end_run()
 
 
 @pytest.fixture(scope="module")
 def studied(project):
     """The same after two runs of the likelihood study."""
-    run("likelihood_study", ONLY)
+    run("likelihood_study", params=ONLY)
     return project
 
 
 @pytest.fixture(scope="module")
 def rewarded(project):
     """The same after four runs of the reward model study."""
-    run("reward_model_study", REWARDS)
+    run("reward_model_study", params=REWARDS)
     return project
 
 
 def session(params=None):
-    while mlflow.active_run():  # parameters of a run cannot change
-        mlflow.end_run()
+    end_tracking()
     return StudySession.create(Path.cwd(), env="test", runtime_params=params)
 
 
-def run(pipeline=None, params=None, **options):
+def run(*pipelines, params=None, **options):
     with session(params) as created:
-        created.run(pipeline_names=[pipeline] if pipeline else None, **options)
+        created.run(pipeline_names=[*pipelines], **options)
 
 
 def stale(pipeline, params=None, **options):
@@ -151,7 +136,7 @@ def test_a_run_is_trained_by_its_namespace_and_alone(studied):
     with kept(studied / "data/test"):
         log = studied / "data/test/07_model_output/likelihood_study/simpo_training_log.csv"
         others = {path: path.stat().st_mtime_ns for path in log.parent.glob("*.csv")}
-        run("likelihood_study", ONLY, namespaces=["likelihood_study.simpo"])
+        run("likelihood_study", params=ONLY, namespaces=["likelihood_study.simpo"])
         assert log.exists() and len(others) == 2
         assert {path: path.stat().st_mtime_ns for path in others} == others
         assert pd.read_csv(log)["log_ratio_chosen"].notna().any()  # compared with the reference, which SimPO is without
@@ -180,7 +165,7 @@ def test_a_run_that_was_killed_before_its_log_was_saved_trains_nothing_again(stu
             created.run(pipeline_names=["likelihood_study"], only_stale_outputs=True)
         trained = len(steps)
         assert trained and set(stale("likelihood_study", only)) == {"likelihood_study.ipo.train"} | COMPARED
-        run("likelihood_study", only, only_stale_outputs=True)
+        run("likelihood_study", params=only, only_stale_outputs=True)
         assert len(steps) == trained and stale("likelihood_study", only) == {}
         assert list(pd.read_csv(studied / "data/test/08_reporting/likelihood_study.csv")["run"]) == ["dpo", "ipo"]
 
