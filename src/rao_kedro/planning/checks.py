@@ -1,4 +1,4 @@
-"""All checks of a run, each of which looks only at what the nodes of the run will need."""
+"""The checks of a run: each node of the run is checked for what it will need, and nothing else is."""
 
 import logging
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from rao_kedro.planning.steps import Run, Step, steps_of
 
 logger = logging.getLogger(__name__)
 
-# Functions of nodes that accelerate runs; other workers are single processes.
+# Functions of nodes whose workers accelerate launches; other workers are single processes.
 _LAUNCHED = (
     *("train_sft", "train_reward_model", "annotate_responses", "score_reference", "align", "score_responses"),
     *("train_run", "measure_trained", "measure_implicit", "measure_reward"),
@@ -32,7 +32,7 @@ _LAUNCHED = (
 
 
 def problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
-    """Return why a run could not go as planned, a sentence each; what may go wrong is a warning in the log.
+    """Return a sentence for each reason why a run could not go as planned; what may go wrong is logged as a warning.
 
     Args:
         pipeline: The nodes that will run.
@@ -50,9 +50,9 @@ def problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
 
 
 def problems_of_made(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
-    """Return what the base model and the groups, which were made meanwhile, show to be wrong.
+    """Return what is wrong with the base model and the groups, once the run has made them.
 
-    That is which steps have no room for the groups, and which variables the chat template does not read.
+    A step may have no room for the groups, and the chat template may not read a variable that is given.
     """
     run = steps_of(pipeline, catalog)
     found = [problem for step in run.steps for problem in lengths.pack_problems(run, step)]
@@ -115,7 +115,7 @@ def _of_collection(run: Run, step: Step) -> Iterator[str]:
 
 
 def _engine_problems(parameter: str, how: GenerationParameters) -> Iterator[str]:
-    """Yield whether the backend is not installed, or has not what its options ask for."""
+    """Yield why a generation backend cannot be used: it is not installed, or lacks an option that is set."""
     if how.backend == "auto" and not how.engine.changed():
         return
     try:
@@ -160,7 +160,7 @@ def _asked(step: Step) -> Iterator[tuple[str, BaseModel]]:
 
 
 def _rewards(step: Step) -> Iterator[tuple[str, RewardParameters]]:
-    """Yield the rewards that a step scores with."""
+    """Yield the rewards that a step scores with, with the names of their parameters."""
     for argument, value in step.given.items():
         rollout = getattr(value, "rollout", None)
         places = {"": value, ".reward": getattr(value, "reward", None), ".rollout.reward": rollout and rollout.reward}
@@ -170,7 +170,7 @@ def _rewards(step: Step) -> Iterator[tuple[str, RewardParameters]]:
 
 
 def _of_launches(run: Run) -> Iterator[str]:
-    """Yield what is wrong with the accelerate file, and with training under it."""
+    """Yield what is wrong with the accelerate file, and with the trainings that it launches."""
     workers = run.workers()
     launch = None if workers is None else machine.launch_of(workers)
     if isinstance(launch, str):
@@ -188,7 +188,7 @@ def _of_launches(run: Run) -> Iterator[str]:
 
 
 def trainings(step: Step) -> Iterator[tuple[str, TrainingParameters, bool]]:
-    """Yield the parameters of each training of a step by their name, and whether it samples from the policy."""
+    """Yield the name and the parameters of each training of a step, and whether it samples from the policy."""
     given, named = step.given, step.named
     match step.function:
         case "train_sft" | "train_reward_model" | "measure_trained":
@@ -200,7 +200,7 @@ def trainings(step: Step) -> Iterator[tuple[str, TrainingParameters, bool]]:
 
 
 def _remarks(run: Run, step: Step) -> Iterator[str]:
-    """Yield what may go wrong later, which nothing can tell now."""
+    """Yield what may go wrong later and cannot be known yet."""
     if step.function == "judge_methods" and {*JUDGED} & {*run.parameter("evaluation.benchmarks").names.split()}:
         for parameter, judge in _asked(step):
             if url := getattr(judge, "base_url", None):
