@@ -40,8 +40,8 @@ def build_pipelines(runs: Runs) -> dict[str, Pipeline]:
         "__default__": study,
         **chain,
         "publish": publish.create_pipeline(runs.alignment, runs.benchmarks),
-        "likelihood_study": likelihood.create_pipeline(),
-        "reward_model_study": reward_models.create_pipeline(),
+        "likelihood_study": likelihood.create_pipeline(runs.likelihood_study),
+        "reward_model_study": reward_models.create_pipeline(runs.reward_model_study),
         "reward_benchmarks": reward_benchmarks.create_pipeline(),
         "study": study,
     }

@@ -6,9 +6,9 @@ import os
 import pytest
 from hub_server import hub_server
 from huggingface_hub import constants
-from rao_kedro.config.workers import WorkerParameters
 
 from rao_kedro.config.publish import PublishParameters
+from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.errors import ParameterError, RaoKedroError
 from rao_kedro.pipelines.publish.nodes import assemble_model, push
 

@@ -41,7 +41,9 @@ def hub_server(refusal: tuple[int, str] | None = None):
                 for line in map(json.loads, body.splitlines()):
                     if line["key"] == "file":
                         taken["files"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-                self._answer({"commitUrl": "https://huggingface.co/owner/model/commit/abc", "commitOid": "abc", "success": True})
+                self._answer(
+                    {"commitUrl": "https://huggingface.co/owner/model/commit/abc", "commitOid": "abc", "success": True}
+                )
             else:
                 self._answer({})
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.runs import method_of
-from rao_kedro.pipelines.methods import of_run
 from rao_kedro.pipelines.publish.nodes import assemble_model, push, write_model_card
+from rao_kedro.pipelines.runs import bind
 
 BLOCKS = ("model", "data", "reward_modeling", "publish")
 
@@ -28,7 +28,7 @@ def _run(name: str, benchmarks: bool) -> Pipeline:
     return Pipeline(
         [
             Node(
-                of_run(write_model_card, name),
+                bind(write_model_card, run=name),
                 inputs={
                     **{block: f"params:{block}" for block in BLOCKS},
                     "method": "params:method",
@@ -39,13 +39,13 @@ def _run(name: str, benchmarks: bool) -> Pipeline:
                 name="write_model_card",
             ),
             Node(
-                of_run(assemble_model, name),
+                bind(assemble_model, run=name),
                 inputs={"policy": "policy", "model_card": "model_card", "workers": "params:workers"},
                 outputs="published_model",
                 name="assemble_model",
             ),
             Node(
-                of_run(push, name),
+                bind(push, run=name),
                 inputs={"published_model": "published_model", "publish": "params:publish"},
                 outputs="publication",
                 name="push",
