@@ -3,7 +3,6 @@
 from rao_kedro.config.alignment import ReferenceParameters, SeededMethodParameters
 from rao_kedro.config.base import Parameters
 from rao_kedro.config.data_engineering import DataParameters
-from rao_kedro.config.evaluation import EvaluationParameters
 from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_benchmarks import RewardBenchmarksParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
@@ -11,6 +10,7 @@ from rao_kedro.config.specs import ModelParameters
 from rao_kedro.config.studies import LikelihoodStudyParameters, RewardModelStudyParameters
 from rao_kedro.config.training import KLParameters, TrainingParameters
 from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.evals.parameters import EvaluationParameters
 
 
 class ProjectParameters(Parameters):
