@@ -288,7 +288,7 @@ def fake_vllm(tmp_path, monkeypatch):
 def test_a_judge_that_vllm_does_not_serve_ends_with_its_last_lines(source, message, fake_vllm):
     fake_vllm(source)
     patience = 0.5 if "sleep" in source else 60
-    with pytest.raises(InferenceError, match=message), vllm_server.serving("here", "judge", 64, 5, patience):
+    with pytest.raises(InferenceError, match=message), vllm_server.serve("here", "judge", 64, 5, patience):
         pass
 
 
@@ -318,8 +318,8 @@ HEALTHY = (
 def test_a_judge_is_served_once_and_does_not_outlive_its_worker(fake_vllm, then, status):
     fake_vllm(HEALTHY)
     worker = (
-        "import sys, time; from rao_kedro.judges.vllm_server import served\n"
-        "for _ in range(2): print(served('here', 'judge', 64, 5, 60), flush=True)\n"
+        "import sys, time; from rao_kedro.judges.vllm_server import serve_once\n"
+        "for _ in range(2): print(serve_once('here', 'judge', 64, 5, 60), flush=True)\n"
         f"sys.stdin.readline(); {then}"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -337,12 +337,12 @@ def test_a_judge_is_served_once_and_does_not_outlive_its_worker(fake_vllm, then,
 
 def test_a_served_judge_ends_when_told_to_and_another_one_can_start(fake_vllm):
     fake_vllm(HEALTHY)
-    url = vllm_server.served("here", "judge", 64, 5, 60)
-    vllm_server.stop_served()
+    url = vllm_server.serve_once("here", "judge", 64, 5, 60)
+    vllm_server.stop_servers()
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url)
-    assert urllib.request.urlopen(vllm_server.served("here", "judge", 64, 5, 60)).status == 200
-    vllm_server.stop_served()
+    assert urllib.request.urlopen(vllm_server.serve_once("here", "judge", 64, 5, 60)).status == 200
+    vllm_server.stop_servers()
 
 
 def test_no_judge_is_served_where_all_answers_are_kept(tiny_checkpoint, tmp_path, monkeypatch):
@@ -350,9 +350,9 @@ def test_no_judge_is_served_where_all_answers_are_kept(tiny_checkpoint, tmp_path
 
     judge = make_reward("generative", model=tiny_checkpoint, cache_dir=tmp_path)
     with chat_server(lambda request, number: reply(("7", TOP))) as (url, _):
-        monkeypatch.setattr(vllm_server, "served", lambda *limits, **patience: url)
+        monkeypatch.setattr(vllm_server, "serve_once", lambda *limits, **patience: url)
         scores = judge.score([GROUP])
-    monkeypatch.delattr(vllm_server, "served")
+    monkeypatch.delattr(vllm_server, "serve_once")
     assert judge.score([GROUP]) == scores == [pytest.approx([EXPECTATION] * 2)]
 
 
@@ -364,8 +364,8 @@ def test_a_model_that_vllm_serves_judges_as_its_raw_log_probs_say(smollm2, tmp_p
         "Rate the text from {{ lowest }} to {{ highest }}. Answer as in `Score: 7`.\nText: {{ response }}"
     )
     judge = make_reward("generative", model=str(smollm2), max_model_len=1024, template=template, max_tokens=1)
-    with vllm_server.serving(smollm2, name := content_hash(smollm2), 1024, 20, patience=600) as url:
-        monkeypatch.setattr(vllm_server, "served", lambda *limits, **patience: url)
+    with vllm_server.serve(smollm2, name := content_hash(smollm2), 1024, 20, patience=600) as url:
+        monkeypatch.setattr(vllm_server, "serve_once", lambda *limits, **patience: url)
         expected = [expectation_by_hand(url, name, response) for response in GROUP.responses]
         scores = judge.annotate([GROUP])[0]
     assert scores.failures == ["", ""] and all(1 <= reward <= 9 for reward in scores.rewards)

@@ -17,7 +17,7 @@ from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.rewards.registry import build_reward
-from rao_kedro.scoring.forward import group_logps, write_table
+from rao_kedro.scoring.forward import score_logps, write_table
 from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
 from rao_kedro.workers import worker_main
 
@@ -32,13 +32,13 @@ def main(spec_path: str) -> None:
     refuse_stale(spec.reference_path, key)
     known = read_reference(spec.reference_path, spec.groups_path)
     policy = LogProbModel(load_causal_lm(spec.model_dir))
-    logps = group_logps(policy, written, spec)
+    logps = score_logps(policy, written, spec)
     if spec.reference_dir == spec.model_dir:
         on_held_out, reference = known, logps
     else:
-        on_held_out = {name: (p, r) for name, (p, r) in group_logps(policy, reported, spec).items()}
+        on_held_out = {name: (p, r) for name, (p, r) in score_logps(policy, reported, spec).items()}
         del policy
-        reference = group_logps(LogProbModel(load_causal_lm(spec.reference_dir)), written, spec)
+        reference = score_logps(LogProbModel(load_causal_lm(spec.reference_dir)), written, spec)
     rewards = build_reward(spec.reward).annotate(texts)
     write_table(
         [

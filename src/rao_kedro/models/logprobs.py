@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.packing import Pack, TokenizedGroup, packed_hidden_states, why_not_packed
+from rao_kedro.models.packing import Pack, TokenizedGroup, compute_hidden_states, why_not_packed
 from rao_kedro.models.token_logps import LogitScaling, token_logps
 
 PromptGradient = Literal["none", "detached", "attached"]
@@ -83,7 +83,7 @@ class LogProbModel(nn.Module):
         return logits.log_softmax(-1).gather(2, rows[:, -3:, None])[..., 0]
 
     def _hidden(self, batch: Pack) -> Tensor:
-        return packed_hidden_states(self.model, batch)
+        return compute_hidden_states(self.model, batch)
 
     def _token_logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
         head = self.model.get_output_embeddings()

@@ -139,7 +139,7 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
     )
 
 
-def packed_hidden_states(model: PreTrainedModel, batch: Pack) -> Tensor:
+def compute_hidden_states(model: PreTrainedModel, batch: Pack) -> Tensor:
     """Return the last hidden states of a packed batch, `[T, hidden]`.
 
     Args:
@@ -226,7 +226,7 @@ def _difference(
     try:
         hidden = model.base_model(input_ids=rows, use_cache=False).last_hidden_state[:, 3:].flatten(0, 1)
         batch = pack_groups([group]).to(device)
-        pairs = [(packed_hidden_states(model, batch)[3:], hidden), (packed(batch).flatten(), alone(rows).flatten())]
+        pairs = [(compute_hidden_states(model, batch)[3:], hidden), (packed(batch).flatten(), alone(rows).flatten())]
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         return f"its code fails on them ({type(error).__name__}: {error})"
     except ModelError as error:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.packing import Pack, TokenizedGroup, packed_hidden_states, why_not_packed
+from rao_kedro.models.packing import Pack, TokenizedGroup, compute_hidden_states, why_not_packed
 from rao_kedro.models.rotary import refuse_long_rows
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class RewardModel(nn.Module):
 
     def forward(self, batch: Pack) -> Tensor:
         """Return `[G, K]` rewards, 0 where masked. The head computes in fp32 whatever the body does."""
-        hidden = packed_hidden_states(self.model, batch)
+        hidden = compute_hidden_states(self.model, batch)
         rewards = scores(self.model, hidden[batch.response_end.flatten()])
         return rewards.view(batch.mask.shape).masked_fill(~batch.mask, 0.0)
 

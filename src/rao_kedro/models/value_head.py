@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.logprobs import LogProbModel, SequenceLogProbs
-from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups, packed_hidden_states
+from rao_kedro.models.packing import Pack, TokenizedGroup, compute_hidden_states, pack_groups
 from rao_kedro.models.reward_head import RewardModel, reward_module, scores
 
 
@@ -72,7 +72,7 @@ class TokenValues(nn.Module):
 
     def forward(self, batch: Pack) -> Tensor:
         """Return `[R]` values, in the order of `batch.response_target`. The head computes in fp32."""
-        before = packed_hidden_states(self.model, batch)[batch.response_source]
+        before = compute_hidden_states(self.model, batch)[batch.response_source]
         return scores(self.model, before)
 
 

@@ -10,7 +10,7 @@ from rao_kedro.config.specs import AlignmentSpec
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.objectives import LogProbBatch
-from rao_kedro.scoring.forward import ForwardPass, group_logps
+from rao_kedro.scoring.forward import ForwardPass, score_logps
 from rao_kedro.training.tasks.offline import OfflineAlignment
 
 
@@ -49,7 +49,7 @@ class KTOAlignment(OfflineAlignment):
         )
 
     def _logps(self, module: nn.Module, groups: Sequence[TokenizedGroup]) -> dict[str, float]:
-        return {name: logps.responses[0] for name, logps in group_logps(module, groups, self.how).items()}
+        return {name: logps.responses[0] for name, logps in score_logps(module, groups, self.how).items()}
 
 
 def mismatched(groups: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:

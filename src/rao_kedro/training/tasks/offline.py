@@ -31,7 +31,7 @@ from rao_kedro.objectives.metrics import finished
 from rao_kedro.objectives.pairwise import AllPairs, PairwiseObjective
 from rao_kedro.objectives.rao import RAO
 from rao_kedro.rewards.outliers import outlier_remark
-from rao_kedro.scoring.forward import ForwardPass, group_logps
+from rao_kedro.scoring.forward import ForwardPass, score_logps
 from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.task import LossOutput, Task
 
@@ -118,7 +118,7 @@ class OfflineAlignment(Task):
         if self.spec.reference_path is None:
             training = self.spec.training
             how = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)
-            self.reference = group_logps(module, self.eval_groups, how)
+            self.reference = score_logps(module, self.eval_groups, how)
 
     def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count the units that the objective's mean runs over: groups, or responses for a flat reduction."""
@@ -152,7 +152,7 @@ class OfflineAlignment(Task):
         room = max(training.max_tokens_per_batch, *(group.n_tokens for group in sampled))
         how = ForwardPass(training.mixed_precision, room, self.spec.t0_length)
         reference = LogProbModel(load_causal_lm(self.spec.model_dir))  # for the length of an evaluation only
-        ours, theirs = (group_logps(model, sampled, how) for model in (policy, reference))
+        ours, theirs = (score_logps(model, sampled, how) for model in (policy, reference))
         ratios = torch.tensor([ours[name].responses[0] - theirs[name].responses[0] for name in ours])
         result = {"kl_to_reference": float(ratios.mean())}
         if len(ratios) > 1:
