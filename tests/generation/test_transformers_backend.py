@@ -66,7 +66,7 @@ def test_few_places_are_read_at_a_time(generator, prompts, monkeypatch):
     expected = generator.continuation_logps(prompts, asked)
     sizes, last_logps = [], generator._last_logps
     monkeypatch.setattr(generator, "_last_logps", lambda rows, n: sizes.append((len(rows), n)) or last_logps(rows, n))
-    monkeypatch.setattr(transformers_backend, "MAX_READ", 4)
+    monkeypatch.setattr(transformers_backend, "MAX_POSITIONS", 4)
     found = generator.continuation_logps(prompts, asked)
     assert sizes == [(2, 2), (1, 3), (1, 4)]
     assert [of.logp for row in found for of in row] == pytest.approx([of.logp for row in expected for of in row])

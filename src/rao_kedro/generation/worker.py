@@ -22,7 +22,7 @@ from rao_kedro.generation.base import Call, Completion, Generator, stream_shards
 from rao_kedro.generation.engine_options import engine_identity
 from rao_kedro.generation.generators import make_generator, resolve_backend
 from rao_kedro.identity import combined_hash, content_hash
-from rao_kedro.models.thinking import with_opening_tag
+from rao_kedro.models.thinking import add_opening_tag
 from rao_kedro.progress import report_progress
 from rao_kedro.shards import TABLE, Shards, is_finished, mark_finished
 from rao_kedro.workers import worker_main
@@ -205,7 +205,7 @@ def _shard_table(
         {
             **prompt,
             "sample": sample,
-            "response": with_opening_tag(tokenizer, ids, completion.text),
+            "response": add_opening_tag(tokenizer, ids, completion.text),
             "n_tokens": len(completion.token_ids),
             "finish_reason": completion.finish_reason,
             "response_ids": completion.token_ids,

@@ -27,7 +27,7 @@ from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.client import ChatSampling
 from rao_kedro.models.chat import prompt_token_ids
 from rao_kedro.models.chat_format import load_chat_format
-from rao_kedro.models.thinking import with_opening_tag
+from rao_kedro.models.thinking import add_opening_tag
 from rao_kedro.progress import report_progress
 from rao_kedro.shards import JSON, Shards
 
@@ -141,7 +141,7 @@ class GeneratorLM(TemplateLM):
                 yield (
                     shard,
                     [
-                        Response(with_opening_tag(self.tokenizer, prompt, written.text), written.finish_reason)
+                        Response(add_opening_tag(self.tokenizer, prompt, written.text), written.finish_reason)
                         for prompt, (written,) in zip(shards[shard], completions, strict=True)
                     ],
                 )
