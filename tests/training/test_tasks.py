@@ -38,7 +38,10 @@ def test_sft_lowers_the_loss_and_saves_a_plain_checkpoint(tmp_path, tiny_checkpo
     steps, evaluations = log_of(spec.workspace)
     assert len(steps) == 8 and len(evaluations) == 5
     assert steps[-1]["loss"] < steps[0]["loss"]
-    assert load_causal_lm(spec.workspace / "model").config.vocab_size > 0
+    models = (AutoModelForCausalLM.from_pretrained(path) for path in (tiny_checkpoint, spec.workspace / "model"))
+    before, after = (model.state_dict() for model in models)
+    assert {name: weight.shape for name, weight in after.items()} == {name: w.shape for name, w in before.items()}
+    assert all(not torch.equal(after[name], weight) for name, weight in before.items() if "proj" in name)
 
 
 def test_sft_learns_no_end_from_a_response_that_was_cut(tmp_path, tiny_checkpoint):

@@ -53,9 +53,7 @@ def merge_adapter(adapter: Path, base: Path) -> "PreTrainedModel":
     model.set_attn_implementation("eager")
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "error", message=".*missing adapter keys"
-            )  # they would be random
+            warnings.filterwarnings("error", message=".*missing adapter keys")  # they would be random
             merged: Any = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     except (RuntimeError, ValueError, KeyError, AttributeError, NotImplementedError, UserWarning) as error:
         raise ModelError(
