@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
@@ -87,7 +88,8 @@ class GeneratorLM(TemplateLM):
         how = self.generation.model_dump_json(include={"backend", "dtype", "max_model_len"})
         if self.generation.chat_template_kwargs:
             how += json.dumps(self.generation.chat_template_kwargs, sort_keys=True)
-        return combined_hash(identity_with(content_hash(self.model_dir), self.generation.engine), how)
+        model = identity_with(content_hash(self.model_dir), self.generation.engine)
+        return combined_hash(model, how, version("rao_kedro"))
 
     @property
     def eot_token_id(self) -> int:
