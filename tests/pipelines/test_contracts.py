@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 from rao_kedro.config.benchmarks import JudgeParameters
 from rao_kedro.datasets import PathDataset
 from rao_kedro.errors import ParameterError
-from rao_kedro.framework.context import StudyConfigLoader
+from rao_kedro.framework.config_loader import StudyConfigLoader
 from rao_kedro.framework.selection import combined
 from rao_kedro.framework.session import StudySession
 from rao_kedro.objectives import objective_names

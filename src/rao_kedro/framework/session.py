@@ -16,7 +16,8 @@ from kedro.pipeline import Pipeline
 
 from rao_kedro.datasets.freshness import MADE_AGAIN, described, edited, stale_nodes
 from rao_kedro.errors import ParameterError
-from rao_kedro.framework.context import StudyContext, conf_in_use
+from rao_kedro.framework.config_loader import conf_in_use
+from rao_kedro.framework.context import StudyContext
 from rao_kedro.framework.hooks import nodes_that_run, refuse_bad_plan
 from rao_kedro.framework.selection import OPTIONS, combined, named_runs, needed_nodes, select
 from rao_kedro.framework.tracking import TrackingHooks
