@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pandas as pd
 
 from rao_kedro.config.benchmarks import JudgeServerParameters
-from rao_kedro.evals.alpaca_judge import judged
+from rao_kedro.evals.alpaca_eval.judge import judged
 from rao_kedro.files import write_text
 from rao_kedro.judges.chat_completions import ChatServer, Reply, Token
 from rao_kedro.judges.judge import Judge

@@ -98,7 +98,7 @@ def test_files_are_written_through_this_module_or_into_a_directory_that_is_renam
         for path in source.rglob("*.py")
         if any(writes.search(ours.sub("", line)) for line in path.read_text().splitlines())
     }
-    renamed = {"training/checkpoints.py", "evals/benchmark_files.py", "evals/downstream/sources.py"}
+    renamed = {"training/checkpoints.py", "evals/files.py", "evals/downstream/sources.py"}
     renamed.add("framework/context.py")  # into a temporary directory
     replaced = {"files.py", "scoring/forward.py", "evals/score_policy.py", "generation/worker.py"}
     assert found == renamed | replaced

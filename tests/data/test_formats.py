@@ -12,7 +12,7 @@ from rao_kedro.data.columns import rename_columns
 from rao_kedro.data.formats import FORMATS, read_trl, sniff
 from rao_kedro.data.groups import GroupBuilder, read_preferences
 from rao_kedro.data.quarantine import UnusableRow
-from rao_kedro.data.tables import PreferenceGroups, QuarantinedRows
+from rao_kedro.data.tables import PreferenceGroupTable, QuarantineTable
 
 USER = [{"role": "user", "content": "Hi?"}]
 SYSTEM = [{"role": "system", "content": "Be brief."}]
@@ -332,8 +332,8 @@ def built(tmp_path, rows, **source):
     train = PreferenceSource(path=str(tmp_path / "train.jsonl"), **source)
     files = PreferenceFiles(train=train, test=PreferenceSource(path=str(tmp_path / "test.jsonl")))
     table, quarantined = read_preferences(files)
-    QuarantinedRows.validate(quarantined)
-    train_groups = PreferenceGroups.validate(table).query("split == 'train'")
+    QuarantineTable.validate(quarantined)
+    train_groups = PreferenceGroupTable.validate(table).query("split == 'train'")
     return train_groups, list(zip(quarantined["source"], quarantined["reason"], strict=True))
 
 

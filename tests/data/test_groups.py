@@ -3,20 +3,19 @@
 import gzip
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from assets import ASSETS
 
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.formats import read_hh_rlhf, read_rated, read_trl, read_ultrafeedback, sniff
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
 from rao_kedro.data.readers import read_rows
-from rao_kedro.data.tables import PreferenceGroups, QuarantinedRows
+from rao_kedro.data.tables import PreferenceGroupTable, QuarantineTable
 from rao_kedro.errors import DataError
 
-SHARED = Path(__file__).parents[2] / "../shared/data"
 USER = [{"role": "user", "content": "Hi?"}]
 
 
@@ -35,8 +34,8 @@ def read(tmp_path, rows, held_out=None):
         test=write_jsonl(tmp_path / "test.jsonl", held_out or [pair("held out")]),
     )
     groups, quarantined = read_preferences(files)
-    PreferenceGroups.validate(groups)
-    QuarantinedRows.validate(quarantined)
+    PreferenceGroupTable.validate(groups)
+    QuarantineTable.validate(quarantined)
     return groups, quarantined
 
 
@@ -244,21 +243,20 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(monkeypatch):
         list(read_rows(PreferenceSource(hub_id="no-one/nothing")))
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
 @pytest.mark.parametrize(
     ("train", "held_out", "rating_key", "n_rows"),
     [
-        ("ultrafeedback/train.jsonl.gz", "ultrafeedback/eval.jsonl.gz", None, 1200),
-        ("hh_rlhf/harmless-base-test.jsonl.gz", "ultrafeedback/eval.jsonl.gz", None, 2512),
-        ("rated_responses/tulu2_dpo_13b_bon16.jsonl.gz", "ultrafeedback/eval.jsonl.gz", "gpt4turbo_preference", 1005),
+        ("ultrafeedback/train.jsonl.gz", "ultrafeedback/eval.jsonl.gz", None, 202),
+        ("hh_rlhf/harmless-base-test.jsonl.gz", "ultrafeedback/eval.jsonl.gz", None, 200),
+        ("rated_responses/tulu2_dpo_13b_bon16.jsonl.gz", "ultrafeedback/eval.jsonl.gz", "gpt4turbo_preference", 80),
     ],
 )
 def test_on_real_data_every_row_ends_as_a_group_or_in_quarantine(train, held_out, rating_key, n_rows):
     files = PreferenceFiles(
-        train=PreferenceSource(path=str(SHARED / train), rating_key=rating_key),
-        test=PreferenceSource(path=str(SHARED / held_out)),
+        train=PreferenceSource(path=str(ASSETS / train), rating_key=rating_key),
+        test=PreferenceSource(path=str(ASSETS / held_out)),
     )
     groups, quarantined = read_preferences(files)
-    PreferenceGroups.validate(groups)
+    PreferenceGroupTable.validate(groups)
     assert len(set(groups.source) | set(quarantined.source)) == n_rows
     assert len(groups) > 0.8 * n_rows

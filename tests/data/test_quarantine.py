@@ -12,7 +12,7 @@ from rao_kedro.data.quarantine import (
     quarantined_row,
     quarantined_table,
 )
-from rao_kedro.data.tables import QuarantinedRows
+from rao_kedro.data.tables import QuarantineTable
 
 CIRCLE = {}
 CIRCLE["again"] = CIRCLE
@@ -37,7 +37,7 @@ for _ in range(100_000):
 )
 def test_any_row_can_be_quarantined_and_saved(tmp_path, row, shown):
     record = quarantined_row("file\ud83d:1", QuarantineReason.UNREADABLE, "detail \ud83d" + "y" * 5000, row)
-    table = QuarantinedRows.validate(quarantined_table([record]))
+    table = QuarantineTable.validate(quarantined_table([record]))
     table.to_parquet(tmp_path / "rows.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "rows.parquet"), table)
     assert shown in record["row"] and len(record["row"]) <= 2000 * 6 and len(record["detail"]) < 1000

@@ -1,36 +1,34 @@
-"""Inputs that users reported: what each file of ../shared/data/reported_inputs becomes, read and tokenised.
+"""Inputs that users reported: what each file of tests/assets/reported_inputs becomes, read and tokenised.
 
 Their kinds are proved by small rows in test_messages.py, test_ratings.py, test_formats.py and test_readers.py, also
 where the folder is absent.
 """
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from assets import ASSETS
 
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
-from rao_kedro.data.tables import PreferenceGroups, QuarantinedRows
+from rao_kedro.data.tables import PreferenceGroupTable, QuarantineTable
 from rao_kedro.data.tokenize import TokenLimits, tokenize_groups
 from rao_kedro.models.chat_format import load_chat_format
 
-INPUTS = Path(__file__).parents[2] / "../shared/data/reported_inputs"
+INPUTS = ASSETS / "reported_inputs"
 LIMITS = TokenLimits(max_prompt_tokens=400, max_response_tokens=200)
 GOOD, BAD = "Gear 0 drives it.", "Gear 1, probably."
 QUESTION = "Which gear number 0 drives the pump?"
 USER = [{"role": "user", "content": QUESTION}]
-
-pytestmark = pytest.mark.skipif(not INPUTS.exists(), reason="../shared/data/reported_inputs is not here")
 
 
 def read(name, **options):
     train = PreferenceSource(path=str(INPUTS / name), **options)
     files = PreferenceFiles(train=train, test=PreferenceSource(path=str(INPUTS / "ok_test.jsonl")))
     groups, quarantined = read_preferences(files)
-    QuarantinedRows.validate(quarantined)
-    return PreferenceGroups.validate(groups), quarantined
+    QuarantineTable.validate(quarantined)
+    return PreferenceGroupTable.validate(groups), quarantined
 
 
 # Groups of the training split, messages and responses and ratings of the first, and how often what was quarantined.
@@ -102,7 +100,7 @@ def test_a_reported_file_is_read_and_tokenised(name, tiny_checkpoint):
 def test_a_reported_file_that_holds_nothing_to_train_on_says_why_for_every_row(name, n, reason, detail):
     with pytest.raises(NoGroupsLeftError, match=f"{reason} {n} times, for example {name}:1: .*{detail}") as caught:
         read(name)
-    quarantined = QuarantinedRows.validate(caught.value.quarantined)
+    quarantined = QuarantineTable.validate(caught.value.quarantined)
     assert list(quarantined["reason"]) == [reason] * n
     assert list(quarantined["source"]) == [f"{name}:{i + 1}" for i in range(n)]
 

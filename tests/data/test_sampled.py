@@ -5,7 +5,7 @@ import pytest
 
 from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.data.sampled import divide_prompts, rate_by_rules
-from rao_kedro.data.tables import EvaluationPrompts, PreferenceGroups
+from rao_kedro.data.tables import EvaluationPromptTable, PreferenceGroupTable
 from rao_kedro.errors import DataError
 from rao_kedro.models.chat_format import load_chat_format
 
@@ -52,7 +52,7 @@ def divided(prompts, chat, train, validation, test, evaluation):
 
 def test_responses_are_sampled_for_training_for_validation_and_for_the_first_evaluation_prompts(prompts, chat):
     found = divided(prompts, chat, train=3, validation=1, test=2, evaluation=3)
-    assert list(EvaluationPrompts.validate(found.evaluation)["prompt_id"]) == ["test1", "test2", "test3"]
+    assert list(EvaluationPromptTable.validate(found.evaluation)["prompt_id"]) == ["test1", "test2", "test3"]
     of = found.to_sample.groupby("split")["prompt_id"].agg(list).to_dict()
     assert of == {"train": ["train0", "train1", "train2"], "validation": ["test0"], "test": ["test1", "test2"]}
     with pytest.raises(DataError, match="5 of split train are asked for, 4 are there"):
@@ -70,7 +70,7 @@ def test_samples_are_rated_by_the_rules_and_ties_quarantined(prompts, chat):
     texts = {"train0": ["one two", "one two three"], "train1": ["a b", "c d"]}
     texts |= {name: ["x", "x y z"] for name in ("test0", "test1")}
     rated, dropped = rate_by_rules(chosen, generated(texts), {END})
-    by_source = PreferenceGroups.validate(rated).set_index("source")["ratings"]
+    by_source = PreferenceGroupTable.validate(rated).set_index("source")["ratings"]
     assert set(by_source.index) == {"train0", "test0", "test1"} and by_source["train0"][0] > by_source["train0"][1]
     assert list(dropped["reason"]) == ["equal_ratings"]
 
@@ -79,7 +79,7 @@ def test_a_sample_that_its_token_limit_or_a_stop_text_ended_is_not_finished(prom
     chosen = divided(prompts, chat, train=1, validation=1, test=1, evaluation=1).to_sample
     texts = {"train0": ["one two", "", "one two three cut"], "test0": ["x cut", "x y z"], "test1": ["x", "x y z"]}
     rated, _ = rate_by_rules(chosen, generated(texts, lambda text: not text.endswith("cut")), {END})
-    by_source = PreferenceGroups.validate(rated).set_index("source")
+    by_source = PreferenceGroupTable.validate(rated).set_index("source")
     assert by_source.loc["train0", "responses"] == ["one two", "one two three cut"]
     assert by_source.loc["train0", "finished"] == [True, False]
     assert by_source.loc["test0", "finished"] == [False, True]

@@ -10,7 +10,7 @@ from rao_kedro.data.splits import (
     quarantine_reported_prompts,
     require_every_part,
 )
-from rao_kedro.data.tables import EvaluationPrompts, QuarantinedRows
+from rao_kedro.data.tables import EvaluationPromptTable, QuarantineTable
 from rao_kedro.errors import DataError
 
 
@@ -49,7 +49,7 @@ def test_the_first_held_out_prompts_are_reported_and_all_groups_of_a_prompt_go_t
 
 def test_evaluation_prompts_are_the_test_prompts_each_once():
     divided = divide_held_out(groups("a", "b", "c", "a", "d", "b"), 2)
-    found = EvaluationPrompts.validate(prompts_of_groups(divided, 2))
+    found = EvaluationPromptTable.validate(prompts_of_groups(divided, 2))
     assert list(found["prompt_id"]) == ["test0", "test1"]
     assert list(prompts_of_groups(divided, 1)["prompt_id"]) == ["test0"]
 
@@ -58,7 +58,7 @@ def test_a_validation_group_of_a_test_prompt_is_quarantined():
     table = pd.concat([groups("a", "b"), groups("c", "b", split="validation")], ignore_index=True)
     kept, dropped = quarantine_reported_prompts(table, {"validation1": "file:2"})
     assert parts(kept) == {"test": "ab", "validation": "c"}
-    assert list(QuarantinedRows.validate(dropped)["reason"]) == ["test_prompt_in_validation"]
+    assert list(QuarantineTable.validate(dropped)["reason"]) == ["test_prompt_in_validation"]
     assert dropped["source"][0] == "file:2"
 
 

@@ -10,7 +10,7 @@ import pytest
 from rao_kedro.data.quarantine import quarantined_table
 from rao_kedro.data.report import data_report
 from rao_kedro.data.splits import divide_held_out, prompts_of_groups
-from rao_kedro.data.tables import PreferenceGroups, QuarantinedRows, TokenizedGroupTable
+from rao_kedro.data.tables import PreferenceGroupTable, QuarantineTable, TokenizedGroupTable
 from rao_kedro.data.tokenize import TokenLimits, choose_pair, tokenize_groups
 from rao_kedro.errors import DataError
 from rao_kedro.models.chat import prompt_token_ids
@@ -36,7 +36,7 @@ def trimming(chat):
 
 def tokenized_of(table, chat, limits=None):
     tokenized, dropped = tokenize_groups(table, chat, limits or LIMITS, "best_vs_random", seed=0)
-    return TokenizedGroupTable.validate(tokenized), QuarantinedRows.validate(dropped)
+    return TokenizedGroupTable.validate(tokenized), QuarantineTable.validate(dropped)
 
 
 def groups(*prompts, responses=("the fox", "a dog"), ratings=(1.0, 0.0), finished=None, split="train", role="user"):
@@ -53,13 +53,13 @@ def groups(*prompts, responses=("the fox", "a dog"), ratings=(1.0, 0.0), finishe
         }
         for i, prompt in enumerate(prompts)
     ]
-    return PreferenceGroups.validate(pd.DataFrame(rows))
+    return PreferenceGroupTable.validate(pd.DataFrame(rows))
 
 
 def test_tokens_of_prompt_and_response_spell_the_dialogue(chat):
     tokenized, quarantined = tokenize_groups(groups("the dog"), chat, LIMITS, "best_vs_random", seed=0)
     row = TokenizedGroupTable.validate(tokenized).iloc[0]
-    assert QuarantinedRows.validate(quarantined).empty
+    assert QuarantineTable.validate(quarantined).empty
     assert chat.tokenizer.decode(row.prompt_ids) == "<|im_start|>user\nthe dog<|im_end|>\n<|im_start|>assistant\n"
     assert [chat.tokenizer.decode(ids) for ids in row.response_ids] == ["the fox<|im_end|>", "a dog<|im_end|>"]
     assert (row.chosen, row.rejected) == (0, 1)
@@ -221,7 +221,7 @@ def with_template(chat, template):
 def with_messages(*turns):
     table = groups("one")
     table.at[0, "messages"] = [{"role": role, "content": text} for role, text in turns]
-    return PreferenceGroups.validate(table.assign(group_id="more", source="more:1"))
+    return PreferenceGroupTable.validate(table.assign(group_id="more", source="more:1"))
 
 
 def test_a_message_that_the_template_leaves_out_is_quarantined_with_its_role(chat):
@@ -312,4 +312,4 @@ def test_the_report_counts_every_row_and_part_and_spells_t0(chat):
 
 
 def test_an_empty_quarantine_is_still_a_table():
-    assert QuarantinedRows.validate(quarantined_table([])).empty
+    assert QuarantineTable.validate(quarantined_table([])).empty

@@ -3,61 +3,50 @@
 import json
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from assets import ALPACA_MODELS, alpaca_annotations, alpaca_table
 
 from rao_kedro.errors import DataError, InferenceError
-from rao_kedro.evals import alpaca_judge
-from rao_kedro.evals.alpaca_eval import length_controlled_win_rate, of_package, win_rate, win_rate_of_weights
-from rao_kedro.evals.alpaca_judge import dialogues, judged, pairs, preference_for_second
+from rao_kedro.evals.alpaca_eval import judge
+from rao_kedro.evals.alpaca_eval.judge import dialogues, judged, pairs, preference_for_second
+from rao_kedro.evals.alpaca_eval.win_rates import length_controlled_win_rate, of_package, win_rate, win_rate_of_weights
 from rao_kedro.judges import bias as judge_statistics
 from rao_kedro.judges.chat_completions import Answer, ChatServer, Token
 from rao_kedro.judges.metering import Prices, Usage
 
-PUBLISHED = Path("../shared/data/alpaca_eval")
-MODELS = ["claude-2", "FuseChat-Llama-3.2-1B-Instruct", "gpt-3.5-turbo-1106_verbose", "vicuna-7b-v1.5"]
-needs_published = pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not there")
-
-
-def annotations_of(model):
-    return pd.read_json(PUBLISHED / f"annotations-{model}.jsonl.gz", lines=True)
-
 
 def published(name):
-    return pd.read_csv(PUBLISHED / name, index_col=0)
+    return alpaca_table(name).set_index("model")
 
 
-@needs_published
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ALPACA_MODELS)
 def test_win_rates_are_the_published_ones(model):
     expected = published("published_leaderboard.csv").loc[model]
-    found = win_rate(annotations_of(model))
+    found = win_rate(alpaca_annotations(model))
     for name in ("win_rate", "standard_error", "discrete_win_rate"):
         assert found[name] == pytest.approx(expected[name], abs=1e-6)
     for name in ("n_wins", "n_wins_base", "n_draws", "n_total"):
         assert found[name] == expected[name]
 
 
-@needs_published
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ALPACA_MODELS)
 def test_length_controlled_win_rates_are_the_published_ones(model):
     expected = published("published_leaderboard.csv").loc[model, "length_controlled_winrate"]
-    difficulty = pd.read_csv(PUBLISHED / "instruction_difficulty_recovered.csv")
+    difficulty = alpaca_table("instruction_difficulty_recovered.csv")
     of_weights = win_rate_of_weights(published("published_glm_weights.csv").loc[model], difficulty)
     assert of_weights == pytest.approx(expected, abs=1e-4)
-    gamed = pd.read_csv(PUBLISHED / "gamed_surrogate.csv")
-    fitted = length_controlled_win_rate(annotations_of(model), difficulty, gamed)
+    gamed = alpaca_table("gamed_surrogate.csv")
+    fitted = length_controlled_win_rate(alpaca_annotations(model), difficulty, gamed)
     assert fitted["length_controlled_winrate"] == pytest.approx(expected, abs=0.2)
     assert fitted["n_total"] == 805 and fitted["lc_standard_error"] > 0
 
 
-@needs_published
 def test_the_difficulty_is_that_of_the_row_not_of_the_instruction():
-    difficulty = pd.read_csv(PUBLISHED / "instruction_difficulty_recovered.csv").set_index("index")
-    gamed, table = pd.read_csv(PUBLISHED / "gamed_surrogate.csv"), annotations_of("claude-2")
+    difficulty = alpaca_table("instruction_difficulty_recovered.csv").set_index("index")
+    gamed, table = alpaca_table("gamed_surrogate.csv"), alpaca_annotations("claude-2")
     backwards = table.iloc[::-1]  # rows keep their index, and so their difficulty
     lengths = [length_controlled_win_rate(t, difficulty["instruction_difficulty"], gamed) for t in (table, backwards)]
     assert lengths[0]["length_controlled_winrate"] == pytest.approx(lengths[1]["length_controlled_winrate"], abs=0.05)
@@ -113,8 +102,8 @@ def prefers_threes(first, second):
 
 def test_a_preference_is_for_the_output_whatever_its_place():
     table, requests = judged_by(prefers_threes)
-    assert table[alpaca_judge.SWITCHED].nunique() == 2, "both orders should occur"
-    expected = np.where(table[alpaca_judge.SWITCHED], 1.9, 1.8)
+    assert table[judge.SWITCHED].nunique() == 2, "both orders should occur"
+    expected = np.where(table[judge.SWITCHED], 1.9, 1.8)
     assert list(table["preference"]) == pytest.approx(list(expected))
     assert all(r["max_tokens"] == 1 and r["temperature"] == 1.0 and r["top_logprobs"] == 5 for r in requests)
     assert win_rate(table)["win_rate"] == pytest.approx(100 * (expected - 1).mean())
@@ -123,7 +112,7 @@ def test_a_preference_is_for_the_output_whatever_its_place():
 def test_swapping_the_order_asks_the_other_way_around():
     table, _ = judged_by(prefers_threes)
     swapped, _ = judged_by(prefers_threes, swapped=True)
-    assert (table[alpaca_judge.SWITCHED] != swapped[alpaca_judge.SWITCHED]).all()
+    assert (table[judge.SWITCHED] != swapped[judge.SWITCHED]).all()
     assert list(table["preference"] + swapped["preference"]) == pytest.approx([1.9 + 1.8] * 12)
 
 
@@ -233,7 +222,7 @@ def test_a_verdict_is_read_from_the_last_line_of_the_text():
 
 @pytest.mark.parametrize("said", ["I'm not sure", "m or M", "", "Mm", "m\nBoth are good."])
 def test_a_text_that_names_no_output_on_its_last_line_is_no_verdict(said):
-    assert math.isnan(alpaca_judge.named_second(Answer(text=said)))
+    assert math.isnan(judge.named_second(Answer(text=said)))
 
 
 def test_what_is_asked_is_what_the_package_asks(tmp_path, monkeypatch):
@@ -250,7 +239,7 @@ def test_what_is_asked_is_what_the_package_asks(tmp_path, monkeypatch):
         annotators_config="weighted_alpaca_eval_gpt4_turbo", caching_path=None
     )
     theirs = pd.DataFrame(annotator.annotate_pairs(COMPARED.drop(columns=["generator_1", "generator_2"])))
-    ours = dialogues(COMPARED, alpaca_judge._switched(COMPARED))
+    ours = dialogues(COMPARED, judge._switched(COMPARED))
     expected = [of_package("utils").prompt_to_chatml(prompt) for prompt in asked]
     assert sorted(map(json.dumps, ours)) == sorted(map(json.dumps, expected))
     sure_of_the_first, _ = judged_by(lambda first, second: 1 - 1e-12)

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from rao_kedro.config.benchmarks import AnswersSpec, BenchmarkParameters, JudgeParameters
-from rao_kedro.data.tables import BenchmarkAnswers
-from rao_kedro.evals.alpaca_eval import model_outputs
+from rao_kedro.evals.alpaca_eval.win_rates import model_outputs
 from rao_kedro.evals.answers import write_benchmarks
 from rao_kedro.evals.responses import Response
+from rao_kedro.evals.tables import BenchmarkAnswerTable
 
 SAID = {
     "Count to 2.": Response("<think>1, 2</think>\n\none, two"),
@@ -35,7 +35,7 @@ def answers(tmp_path):
     benchmarks = BenchmarkParameters(names="alpaca_eval", alpaca_eval=how, judge=judge)
     spec = AnswersSpec(method="rao", benchmarks=benchmarks, workspace=tmp_path)
     write_benchmarks(spec, Thinker())
-    return BenchmarkAnswers.validate(pd.read_parquet(spec.answers_path))
+    return BenchmarkAnswerTable.validate(pd.read_parquet(spec.answers_path))
 
 
 def test_the_answer_is_told_apart_from_the_thinking_and_a_cut_thought_has_none(answers):

@@ -13,9 +13,9 @@ from datasets import Dataset
 
 from rao_kedro.config.benchmarks import AnsweredBenchmarks, TaskSource
 from rao_kedro.errors import DataError
-from rao_kedro.evals import benchmark_files
-from rao_kedro.evals.benchmark_files import collect_files, read_csv, read_json_rows, with_collected_files
+from rao_kedro.evals import files
 from rao_kedro.evals.downstream import sources
+from rao_kedro.evals.files import collect_files, read_csv, read_json_rows, with_collected_files
 
 ROWS = [{"a": 1}, {"a": 2}]
 
@@ -83,9 +83,9 @@ class Web:
     def written(self, folder, limit=1, **changes):
         """Put the files there; return benchmarks that name them."""
         chosen = {}
-        for block, files in FILES.items():
+        for block, named in FILES.items():
             chosen[block] = {}
-            for name, (file, text) in files.items():
+            for name, (file, text) in named.items():
                 location = f"memory://{folder}/{file}"
                 self.fs.pipe_file(location, changes.get(name, text).encode())
                 chosen[block][name] = location
@@ -94,7 +94,7 @@ class Web:
 
 @pytest.fixture
 def web(monkeypatch):
-    monkeypatch.setattr(benchmark_files, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0))
     return Web(monkeypatch)
 
 
@@ -176,13 +176,13 @@ def web_server(*statuses):
 
 @pytest.mark.parametrize(("status", "tries"), [(503, 3), (404, 1)])
 def test_a_web_server_is_asked_again_if_it_is_away_and_not_if_it_has_no_such_file(monkeypatch, status, tries):
-    monkeypatch.setattr(benchmark_files, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0))
     with web_server(status) as (url, asked), pytest.raises(DataError, match=f"cannot be had .*{status}"):
-        benchmark_files._content(url)
+        files._content(url)
     assert len(asked) == tries
     with web_server(status, 200) as (url, asked):
         if status == 503:
-            assert benchmark_files._content(url) == b"[]"
+            assert files._content(url) == b"[]"
 
 
 @pytest.mark.parametrize(
@@ -206,14 +206,14 @@ def test_the_files_of_length_control_are_needed_without_a_limit_only(web, tmp_pa
     for name in ("difficulty", "gamed"):
         web.fs.pipe_file(f"memory://main/{name}.csv", b"index,x\n0,1\n")
     tables = {"instruction_difficulty": "memory://main/difficulty.csv", "gamed": "memory://main/gamed.csv"}
-    for limit, files in ((None, 3), (1, 1)):
+    for limit, n_files in ((None, 3), (1, 1)):
         benchmarks = web.written("main", limit)
         benchmarks = AnsweredBenchmarks(
             names="alpaca_eval", limit=limit, alpaca_eval=benchmarks.alpaca_eval.model_copy(update=tables)
         )
         web.read.clear()
         collect_files(benchmarks, tmp_path)
-        assert len(web.read) == files
+        assert len(web.read) == n_files
         here = with_collected_files(benchmarks, tmp_path).alpaca_eval
         assert (here.gamed == tables["gamed"]) == (limit is not None)
 
@@ -273,9 +273,7 @@ def test_rows_of_local_files_are_kept_with_their_labels(tmp_path):
 
 def test_what_is_read_without_being_told_is_pinned():
     defaults = AnsweredBenchmarks(names="alpaca_eval mt_bench")
-    locations = benchmark_files._needed(defaults).values()
-    assert len(locations) == 6 and all(benchmark_files.COMMIT.search(location) for location in locations)
-    unpinned = [
-        name for name, task in sources._TASKS.items() if not benchmark_files.COMMIT.fullmatch(task.hub.revision or "")
-    ]
+    locations = files._needed(defaults).values()
+    assert len(locations) == 6 and all(files.COMMIT.search(location) for location in locations)
+    unpinned = [name for name, task in sources._TASKS.items() if not files.COMMIT.fullmatch(task.hub.revision or "")]
     assert unpinned == ["mathqa"]

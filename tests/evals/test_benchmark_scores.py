@@ -7,25 +7,19 @@ import pandas as pd
 import pytest
 import yaml
 
-from rao_kedro.data.tables import (
-    AlpacaEvalAnnotations,
-    BenchmarkAnswers,
-    BenchmarkScores,
-    DownstreamSamples,
-    DownstreamScores,
-    JudgeReport,
-    MTBenchComparisons,
-    MTBenchJudgments,
-)
-from rao_kedro.evals.benchmark_metrics import Results
-from rao_kedro.evals.benchmark_scores import (
+from rao_kedro.evals.alpaca_eval.tables import AlpacaEvalAnnotationTable
+from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
+from rao_kedro.evals.metrics import Results
+from rao_kedro.evals.mt_bench.questions import winner_of_both_orders
+from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable, MTBenchJudgmentTable
+from rao_kedro.evals.scores import (
     benchmark_scores,
     downstream_table,
     harness_table,
     judge_report,
     preference_table,
 )
-from rao_kedro.evals.mt_bench import winner_of_both_orders
+from rao_kedro.evals.tables import BenchmarkAnswerTable, BenchmarkScoreTable, JudgeReportTable
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.reporting.benchmark_report import benchmark_report, cut_sentences
 
@@ -48,7 +42,7 @@ def annotations(method, *preferences, swapped=None, judge="gpt"):
             "unscored_reason_swapped": "",
         }
     )
-    return AlpacaEvalAnnotations.validate(table)
+    return AlpacaEvalAnnotationTable.validate(table)
 
 
 def judgments(method, *scores):
@@ -56,7 +50,7 @@ def judgments(method, *scores):
     rows = [(*of, "gpt", "p", "j", score) for of, score in zip(about, scores, strict=True)]
     columns = ["method", "question_id", "category", "turn", "judge", "user_prompt", "judgment", "score"]
     table = pd.DataFrame(rows, columns=columns).astype({"score": float}).assign(unscored_reason="")
-    return MTBenchJudgments.validate(table)
+    return MTBenchJudgmentTable.validate(table)
 
 
 def comparisons(method, *winners):
@@ -64,7 +58,7 @@ def comparisons(method, *winners):
         (method, 81 + k // 2, "writing", 1 + k % 2, "gpt", "j", "j", *both, winner_of_both_orders(*both), "")
         for k, both in enumerate(winners)
     ]
-    return MTBenchComparisons.validate(pd.DataFrame(rows, columns=list(MTBenchComparisons.to_schema().columns)))
+    return MTBenchComparisonTable.validate(pd.DataFrame(rows, columns=list(MTBenchComparisonTable.to_schema().columns)))
 
 
 def samples(method, *correct):
@@ -72,14 +66,14 @@ def samples(method, *correct):
     rows = [
         (*of, "A" if right else None, "A", float(right), right, "") for of, right in zip(about, correct, strict=True)
     ]
-    return DownstreamSamples.validate(pd.DataFrame(rows, columns=list(DownstreamSamples.to_schema().columns)))
+    return DownstreamSampleTable.validate(pd.DataFrame(rows, columns=list(DownstreamSampleTable.to_schema().columns)))
 
 
 def scores(method, *correct):
     value, n = float(np.mean(correct)), len(correct)
     interval = (max(value - 0.2, 0), min(value + 0.2, 1))
     row = (method, "arc_easy", "accuracy", value, True, 0.1, *interval, n, n - sum(correct), 0.25, 0.0, 0.0, "1")
-    return DownstreamScores.validate(pd.DataFrame([row], columns=list(DownstreamScores.to_schema().columns)))
+    return DownstreamScoreTable.validate(pd.DataFrame([row], columns=list(DownstreamScoreTable.to_schema().columns)))
 
 
 def answers(method, *reasons):
@@ -93,7 +87,7 @@ def results(method, preferences, marks, correct, swapped=None, winners=(), reaso
     return Results(
         annotations(method, *preferences, swapped=swapped),
         judgments(method, *marks),
-        comparisons(method, *winners) if winners else MTBenchComparisons.empty(),
+        comparisons(method, *winners) if winners else MTBenchComparisonTable.empty(),
         scores(method, *correct),
         samples(method, *correct),
         answers(method, *reasons),
@@ -124,7 +118,7 @@ RESULTS = Results(
 
 @pytest.fixture(scope="module")
 def table():
-    return BenchmarkScores.validate(benchmark_scores(RESULTS, None))
+    return BenchmarkScoreTable.validate(benchmark_scores(RESULTS, None))
 
 
 def test_values_and_paired_differences_are_what_hand_arithmetic_gives(table):
@@ -147,7 +141,7 @@ def test_a_table_reads_back_from_the_catalogs_csv_as_it_was_written(table, tmp_p
     catalog = Path(__file__).parents[2] / "conf/base/catalog/evaluation.yml"
     how = yaml.safe_load(catalog.read_text())["benchmark_scores"]["load_args"]
     table.to_csv(tmp_path / "scores.csv", index=False)
-    pd.testing.assert_frame_equal(BenchmarkScores.validate(pd.read_csv(tmp_path / "scores.csv", **how)), table)
+    pd.testing.assert_frame_equal(BenchmarkScoreTable.validate(pd.read_csv(tmp_path / "scores.csv", **how)), table)
 
 
 def test_the_papers_tables_show_n_and_interval(table):
@@ -170,13 +164,13 @@ def test_figures_name_the_judge_and_n_and_survive_what_was_not_chosen(table):
     assert {trace.name for trace in radar.data} == {"sft", "rao"} and "writing" in radar.data[0].theta
     bars = accuracy_bars(table)
     assert [trace.name for trace in bars.data] == ["sft", "rao", "chance"] and "n up to 4" in bars.layout.title.text
-    nothing = BenchmarkScores.empty()
+    nothing = BenchmarkScoreTable.empty()
     for figure in (win_rate_against_length, mt_bench_radar, accuracy_bars):
         assert "not chosen" in figure(nothing).layout.title.text and not figure(nothing).data
 
 
 def test_position_bias_is_reported_where_both_orders_were_judged():
-    report = JudgeReport.validate(judge_report(RESULTS)).set_index(["method", "metric"])
+    report = JudgeReportTable.validate(judge_report(RESULTS)).set_index(["method", "metric"])
     assert "first_preferred" not in report.loc["sft"].index
     # Pair 0 is won in one order only, pair 2 in both, and of pair 1 one order is missing.
     assert report.loc[("rao", "consistent"), ["value", "n"]].tolist() == [0.5, 2]
@@ -197,7 +191,7 @@ def test_a_second_judge_changes_no_score_and_its_agreement_is_reported(table):
     both = {"rao": first._replace(annotations=pd.concat([first.annotations, second], ignore_index=True))}
     wins = benchmark_scores(both, None).set_index(["benchmark", "metric"]).loc[("alpaca_eval", "win_rate")]
     assert (wins["value"], wins["n"], wins["judge"]) == (100.0, 2, "gpt")
-    report = JudgeReport.validate(judge_report(both)).set_index("metric")
+    report = JudgeReportTable.validate(judge_report(both)).set_index("metric")
     assert report.loc["agreement", ["judge", "value", "n"]].tolist() == ["gpt and llama", 0.5, 2]
 
 
@@ -205,7 +199,7 @@ def test_runs_of_one_method_are_one_row_over_their_mean_by_item():
     """Accuracies of 75 and 25 % are 50 %, by item 100, 50, 0 and 50; over seeds the error is 25, and t 12.706."""
     again = results("rao_seed_1", [2.0, 1.0, 1.0], [6, 8, 9, 9], [True, False, False, False], reasons=ENDS)
     runs = RESULTS | Results(*again).by_run()
-    table = BenchmarkScores.validate(benchmark_scores(runs, None)).set_index(["method", "benchmark", "metric"])
+    table = BenchmarkScoreTable.validate(benchmark_scores(runs, None)).set_index(["method", "benchmark", "metric"])
     assert set(table.index.get_level_values("method")) == {"sft", "rao"}
     accuracy = table.loc[("rao", "arc_easy", "accuracy")]
     assert accuracy[["value", "seeds", "n", "vs_sft", "unscored"]].tolist() == [50.0, 2, 4, 0.0, 4]
@@ -218,7 +212,7 @@ def test_runs_of_one_method_are_one_row_over_their_mean_by_item():
     length = table.loc[("rao", "alpaca_eval", "mean_length")]
     assert length["value"] == 2.0 and table.loc[("sft", "arc_easy", "accuracy"), "seeds"] == 1
     assert np.isnan(table.loc[("sft", "arc_easy", "accuracy"), "seeds_low"])
-    report = JudgeReport.validate(judge_report(runs)).set_index(["method", "metric"])
+    report = JudgeReportTable.validate(judge_report(runs)).set_index(["method", "metric"])
     # The judge's longer_preferred is over the three instructions, each with an output of either run.
     assert report.loc[("rao", "longer_preferred"), "n"] == 3 and not report.index.duplicated().any()
 
@@ -249,7 +243,7 @@ def test_the_report_says_in_words_what_was_cut_and_shows_first_runs_only(table):
         "alpaca_eval: cut at the token limit were 0.0 % of sft's, 33.3 % of rao's responses."
     ]
     written = pd.concat([answers("rao", *ENDS), answers("rao_seed_1", *ENDS).assign(answer="of another seed")])
-    nothing = (DownstreamSamples.empty(), AlpacaEvalAnnotations.empty(), MTBenchJudgments.empty())
+    nothing = (DownstreamSampleTable.empty(), AlpacaEvalAnnotationTable.empty(), MTBenchJudgmentTable.empty())
     html = benchmark_report(table, {"All metrics": table}, {}, written, *nothing, examples=2)
     assert "33.3 % of rao&#39;s responses" in html and "of another seed" not in html
 
@@ -287,11 +281,11 @@ def test_a_metric_that_is_no_share_is_not_shown_in_percent_and_paired_as_it_is()
             low=1.0,
             high=9.0,
         )
-        empty = (AlpacaEvalAnnotations.empty(), MTBenchJudgments.empty(), MTBenchComparisons.empty())
-        return Results(*empty, row, of_items, BenchmarkAnswers.empty()).by_run()[method]
+        empty = (AlpacaEvalAnnotationTable.empty(), MTBenchJudgmentTable.empty(), MTBenchComparisonTable.empty())
+        return Results(*empty, row, of_items, BenchmarkAnswerTable.empty()).by_run()[method]
 
     both = {"sft": with_perplexity("sft", 6.0, 8.0), "rao": with_perplexity("rao", 5.0, 5.0)}
-    found = BenchmarkScores.validate(benchmark_scores(both, None)).set_index("method")
+    found = BenchmarkScoreTable.validate(benchmark_scores(both, None)).set_index("method")
     # 6 and 8 differ by 2, so t of one degree of freedom, 12.706, makes the interval; equal values have none.
     assert found.loc["sft", ["value", "low", "high"]].tolist() == pytest.approx(
         [7.0, 7 - 12.7062, 7 + 12.7062], abs=1e-4
@@ -302,8 +296,14 @@ def test_a_metric_that_is_no_share_is_not_shown_in_percent_and_paired_as_it_is()
 
 
 def test_nothing_chosen_gives_empty_tables():
-    tables = (AlpacaEvalAnnotations, MTBenchJudgments, MTBenchComparisons, DownstreamScores, DownstreamSamples)
-    tables += (BenchmarkAnswers,)
+    tables = (
+        AlpacaEvalAnnotationTable,
+        MTBenchJudgmentTable,
+        MTBenchComparisonTable,
+        DownstreamScoreTable,
+        DownstreamSampleTable,
+    )
+    tables += (BenchmarkAnswerTable,)
     nothing = Results(*(table.empty() for table in tables))
     assert nothing.by_run() == {}
     assert benchmark_scores({"sft": nothing}, None).empty and judge_report({"sft": nothing}).empty
@@ -311,5 +311,5 @@ def test_nothing_chosen_gives_empty_tables():
 
 @pytest.mark.parametrize("layout", [preference_table, downstream_table, harness_table])
 def test_a_layout_of_benchmarks_that_nobody_was_measured_on_is_empty(layout):
-    scores = BenchmarkScores.empty()
+    scores = BenchmarkScoreTable.empty()
     assert layout(scores[scores["benchmark"] == "alpaca_eval"]).reset_index().empty

@@ -6,10 +6,10 @@ import json
 import re
 import zipfile
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import yaml
+from assets import DOWNSTREAM_FILES, json_lines
 from datasets import Dataset
 
 from rao_kedro.config.benchmarks import DOWNSTREAM, TaskSource
@@ -18,10 +18,6 @@ from rao_kedro.evals.downstream import sources
 from rao_kedro.evals.downstream.formats import Item, arc, gsm8k, mathqa, mmlu, socialiqa
 from rao_kedro.evals.downstream.harness import TASK_FILES
 from rao_kedro.evals.downstream.sources import load_task, read_items
-
-SHARED = Path(__file__).parents[2] / "../shared/data"
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
-MMLU = SHARED / "mmlu/mmlu.zip"
 
 OPTIONS = "a ) 38 , b ) 27.675 , c ) 1,000 , d ) data inadequate , e ) none of these"
 ROWS = {
@@ -50,20 +46,18 @@ def mmlu_subjects():
     return [task["dataset_kwargs"]["subject"] for task in yaml.safe_load(group)["task"]]
 
 
-@needs_shared
 @pytest.mark.parametrize(
-    ("task", "path", "counts"),
+    ("task", "counts"),
     [
-        ("gsm8k", "gsm8k/test.jsonl.gz", {0: 1319}),
-        ("gsm8k", "gsm8k/train.jsonl.gz", {0: 7473}),
-        ("arc_easy", "arc/ARC-Easy-test.json.gz", {4: 2365, 3: 7, 5: 4}),
-        ("arc_challenge", "arc/ARC-Challenge-test.json.gz", {4: 1165, 3: 4, 5: 3}),
-        ("mathqa", "mathqa/test.json.gz", {5: 2985}),
-        ("socialiqa", "socialiqa/dev.jsonl.gz", {3: 1954}),
+        ("gsm8k", {0: 173}),
+        ("arc_easy", {4: 159, 3: 7, 5: 4}),
+        ("arc_challenge", {4: 160, 3: 4, 5: 3}),
+        ("mathqa", {5: 242}),
+        ("socialiqa", {3: 160}),
     ],
 )
-def test_every_real_item_has_its_choices_and_a_gold_answer_among_them(task, path, counts):
-    items = read_items(task, TaskSource(path=str(SHARED / path)))
+def test_every_real_item_has_its_choices_and_a_gold_answer_among_them(task, counts):
+    items = read(task)
     assert Counter(len(item.choices) for item in items) == counts
     assert len({item.item_id for item in items}) == len(items)
     for item in items:
@@ -74,42 +68,37 @@ def test_every_real_item_has_its_choices_and_a_gold_answer_among_them(task, path
             assert re.fullmatch(r"-?\d+(\.\d+)?", item.gold)
 
 
-@needs_shared
 def test_every_real_mmlu_item_has_four_choices_and_its_subject_five_examples():
     subjects = mmlu_subjects()
     assert len(set(subjects)) == 57
     counts = Counter()
-    for split, total in {"test": 14042, "dev": 285, "val": 1531}.items():
+    for split, total in {"test": 171, "dev": 285, "val": 114}.items():
         for subject in subjects:
-            items = read_items("mmlu", TaskSource(path=str(MMLU)), subject, split)
+            items = read_items("mmlu", TaskSource(path=str(DOWNSTREAM_FILES["mmlu"])), subject, split)
             assert {(len(item.choices), item.gold in "ABCD", item.subject) for item in items} == {(4, True, subject)}
             assert split != "dev" or len(items) == 5
             counts[split] += len(items)
         assert counts[split] == total
 
 
-@needs_shared
 def test_the_gold_answers_are_those_of_the_files():
     # Read another way: the number behind the last mark, and the text behind the name of the right choice.
-    with gzip.open(SHARED / "gsm8k/test.jsonl.gz", "rt") as lines:
-        numbers = [float(json.loads(line)["answer"].split("#### ")[1].replace(",", "")) for line in lines]
-    assert [float(item.gold) for item in read("gsm8k", "gsm8k/test.jsonl.gz")] == numbers
-    for task, name in {"arc_easy": "ARC-Easy", "arc_challenge": "ARC-Challenge"}.items():
-        rows = json_rows(f"arc/{name}-test.json.gz")
-        for row, item in zip(rows, read(task, f"arc/{name}-test.json.gz"), strict=True):
+    answers = [row["answer"] for row in json_lines(DOWNSTREAM_FILES["gsm8k"])]
+    assert [float(item.gold) for item in read("gsm8k")] == [
+        float(answer.split("#### ")[1].replace(",", "")) for answer in answers
+    ]
+    for task in ("arc_easy", "arc_challenge"):
+        for row, item in zip(json_rows(task), read(task), strict=True):
             number, text = row["answer"].removeprefix("answer"), item.choices["ABCDE".index(item.gold)]
             assert f"Answer{number}: {text}" in row["instruction"]
-    with gzip.open(SHARED / "socialiqa/dev.jsonl.gz", "rt") as lines:
-        rows = [json.loads(line) for line in lines]
-    labels = (SHARED / "socialiqa/dev-labels.lst").read_text().split()
-    for row, label, item in zip(rows, labels, read("socialiqa", "socialiqa/dev.jsonl.gz"), strict=True):
+    rows = json_lines(DOWNSTREAM_FILES["socialiqa"])
+    labels = DOWNSTREAM_FILES["socialiqa"].with_name("socialiqa-dev-labels.lst").read_text().split()
+    for row, label, item in zip(rows, labels, read("socialiqa"), strict=True):
         assert row[f"answer{'ABC'[int(label) - 1]}"].strip() == item.choices["ABC".index(item.gold)]
 
 
-@needs_shared
 def test_mathqa_options_put_together_again_are_the_published_ones():
-    rows = json_rows("mathqa/test.json.gz")
-    items = read("mathqa", "mathqa/test.json.gz")
+    rows, items = json_rows("mathqa"), read("mathqa")
     for row, item in zip(rows, items, strict=True):
         published = re.sub(r"\b([a-e] \) )\1", r"\1", row["options"])  # "a ) a ) 2" in some rows
         separator, around = (" , ", "{}") if published[0] != "[" else ("', '", "['{}']")
@@ -120,12 +109,12 @@ def test_mathqa_options_put_together_again_are_the_published_ones():
     assert ("4 inches", "6 inches", "5 inches", "8 inches", "10 inches") in listed  # ['a ) a ) 4 inches', ...]
 
 
-def read(task, path):
-    return read_items(task, TaskSource(path=str(SHARED / path)))
+def read(task):
+    return read_items(task, TaskSource(path=str(DOWNSTREAM_FILES[task])))
 
 
-def json_rows(path):
-    with gzip.open(SHARED / path) as file:
+def json_rows(task):
+    with gzip.open(DOWNSTREAM_FILES[task]) as file:
         return json.load(file)
 
 

@@ -1,39 +1,27 @@
 """Downstream tasks through lm-evaluation-harness, with models that answer by rule."""
 
 import csv
-import gzip
 import io
 import json
 import logging
 import math
 import re
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from assets import DOWNSTREAM_FILES, json_lines
 from lm_eval.api.model import LM
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from rao_kedro.config.benchmarks import DOWNSTREAM, ChainOfThoughtParameters, TaskSource
-from rao_kedro.data.tables import DownstreamSamples, DownstreamScores
 from rao_kedro.errors import DataError, InferenceError, ParameterError
 from rao_kedro.evals.downstream.harness import TASK_FILES, run
+from rao_kedro.evals.downstream.harness_model import Written
 from rao_kedro.evals.downstream.sources import read_items
-from rao_kedro.evals.harness_model import Written
+from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.responses import Response
-
-SHARED = Path(__file__).parents[2] / "../shared/data"
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
-SHARED_FILES = {
-    "gsm8k": "gsm8k/test.jsonl.gz",
-    "arc_easy": "arc/ARC-Easy-test.json.gz",
-    "arc_challenge": "arc/ARC-Challenge-test.json.gz",
-    "mathqa": "mathqa/test.json.gz",
-    "socialiqa": "socialiqa/dev.jsonl.gz",
-    "mmlu": "mmlu/mmlu.zip",
-}
 
 
 class Rule(LM):
@@ -126,8 +114,8 @@ def mmlu_archive(tmp_path):
 )
 def test_accuracy_is_1_0_and_0_with_the_outputs_without_an_answer_counted(tmp_path, say, value, unparsed, extracted):
     scores, samples = run(Rule(say), ["gsm8k"], {"gsm8k": jsonl(tmp_path, numbers())})
-    DownstreamScores.validate(scores.assign(method="rao"))
-    DownstreamSamples.validate(samples.assign(method="rao"))
+    DownstreamScoreTable.validate(scores.assign(method="rao"))
+    DownstreamSampleTable.validate(samples.assign(method="rao"))
     [row] = ours(scores).to_dict("records")
     samples = ours(samples)
     assert (row["task"], row["metric"], row["value"], row["n"], row["unparsed"]) == (
@@ -193,11 +181,9 @@ def test_gsm8k_has_the_harnesss_strict_and_flexible_extraction_beside_ours(tmp_p
     assert found.loc["strict-match", "value"] == pytest.approx(4 / 7) and (found["n"] == 7).all()
 
 
-@needs_shared
 def test_gold_numbers_are_those_that_the_harness_compares_with():
-    path = str(SHARED / SHARED_FILES["gsm8k"])
-    with gzip.open(path, "rt") as file:
-        rows = [json.loads(line)["answer"] for line in file]
+    path = str(DOWNSTREAM_FILES["gsm8k"])
+    rows = [row["answer"] for row in json_lines(path)]
     theirs = [re.sub(r",|\$|\.$", "", row.rpartition("#### ")[2]) for row in rows]
     assert [item.gold for item in read_items("gsm8k", TaskSource(path=path))] == theirs
 
@@ -214,7 +200,7 @@ def test_how_many_responses_were_cut_is_counted(tmp_path):
     # Log-probs of letters are no text that could be cut.
     scores, samples = run(Rule(right), ["mmlu"], {"mmlu": mmlu_archive(tmp_path)})
     assert scores["cut"].isna().all() and samples["finish_reason"].isna().all() and scores["num_fewshot"].eq(5).all()
-    DownstreamSamples.validate(samples.assign(method="rao"))
+    DownstreamSampleTable.validate(samples.assign(method="rao"))
 
 
 def test_generation_is_greedy_and_the_prompt_holds_everything_but_the_answer(tmp_path):
@@ -286,9 +272,8 @@ def test_the_task_files_give_the_harness_itself_the_same_numbers(tmp_path):
     assert found["rao_mmlu::anatomy"]["acc_stderr,none"] == pytest.approx(values.loc["mmlu::anatomy", "stderr"])
 
 
-@needs_shared
 def test_all_tasks_run_on_real_rows():
-    sources = {task: TaskSource(path=str(SHARED / path)) for task, path in SHARED_FILES.items()}
+    sources = {task: TaskSource(path=str(path)) for task, path in DOWNSTREAM_FILES.items()}
     scores, samples = map(ours, run(Rule(right), sources=sources, limit=2))
     assert list(scores["task"][:6]) == list(DOWNSTREAM) and list(scores["n"][:6]) == [2] * 5 + [2 * 57]
     assert (scores["value"] == 1).all() and (scores["unparsed"] == 0).all() and samples["correct"].all()

@@ -1,46 +1,34 @@
 """The extraction of answers against labels of real outputs.
 
-`labelled_outputs.jsonl` holds what was written greedily (at most 512 tokens, vLLM, bf16) to items of five tasks, 40 of
-each at a time. The set `development`: items 1 to 40, by SmolLM2-135M-Instruct fine-tuned for an epoch on 173
-UltraFeedback responses; 501 to 540 and 901 to 940, by SmolLM2-135M-Instruct itself. The set `test`: 601 to 640, by the
-same. The extraction was mended on the first, and not on the second.
+`labelled_outputs.jsonl.gz` holds responses (greedy, at most 512 tokens, vLLM, bf16) to items of five tasks: 160 items
+of each, at positions 1 to 40, 501 to 540, 601 to 640 and 901 to 940 of the published files. SmolLM2-135M-Instruct wrote
+those to items 1 to 40 after an epoch of fine-tuning on 173 UltraFeedback responses, all others as it is. The set `test`
+(items 601 to 640) was held out while the extraction was developed; all other items are the set `development`.
 
-Readers saw neither the extraction nor each other's labels; the first two parts of `development` had one reader, the
-others two each, who are language models, and who agree in 198 and 200 of 200 (the other two were settled by the rule).
-The rule: the answer of the last statement that gives one, letter before text; none where that is the prompt's
-`The answer is X.`, none of the choices or several of them, where the output only lists choices, or where it breaks off
-without a statement.
+The labels are readers' (language models), who saw neither the extraction nor each other's labels. Items 1 to 40 and 501
+to 540 had one reader. The others had two, who agreed on 198 of 200 and 200 of 200 outputs; the rule below settled the
+other two. The rule: the label is the answer of the last statement that gives one, by its letter before its text. There
+is no label where that statement is the prompt's own `The answer is X.`, names none of the choices or several, where the
+output only lists the choices, or where it breaks off without a statement.
 """
 
-import json
-from pathlib import Path
-
 import pytest
+from assets import DOWNSTREAM_FILES, json_lines
 
 from rao_kedro.config.benchmarks import TaskSource
 from rao_kedro.evals.downstream.answers import LabelledOutput, agreement
 from rao_kedro.evals.downstream.number_answers import parse_number
 from rao_kedro.evals.downstream.sources import read_items
 
-SHARED = Path(__file__).parents[2] / "../shared/data"
-FILES = {
-    "gsm8k": "gsm8k/test.jsonl.gz",
-    "arc_easy": "arc/ARC-Easy-test.json.gz",
-    "arc_challenge": "arc/ARC-Challenge-test.json.gz",
-    "mathqa": "mathqa/test.json.gz",
-    "socialiqa": "socialiqa/dev.jsonl.gz",
-}
 
-
-@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
 @pytest.mark.parametrize(("name", "n"), [("development", 600), ("test", 200)])
 def test_the_extraction_reads_what_a_reader_reads(name, n):
-    rows = [json.loads(line) for line in Path(__file__).with_name("labelled_outputs.jsonl").open()]
-    rows = [row for row in rows if row["set"] == name]
+    rows = [row for row in json_lines("downstream/labelled_outputs.jsonl.gz") if row["set"] == name]
     items = {
         (task, item.item_id): item
-        for task, path in FILES.items()
-        for item in read_items(task, TaskSource(path=str(SHARED / path)))
+        for task, path in DOWNSTREAM_FILES.items()
+        if task != "mmlu"
+        for item in read_items(task, TaskSource(path=str(path)))
     }
     labelled = []
     for row in rows:

@@ -8,7 +8,7 @@ from lm_eval.models.huggingface import HFLM
 
 from rao_kedro.config.generation import GenerationParameters, SamplingParameters
 from rao_kedro.errors import InferenceError, ParameterError
-from rao_kedro.evals.harness_model import GeneratorLM, TextLM
+from rao_kedro.evals.downstream.harness_model import GeneratorLM, TextLM
 from rao_kedro.evals.responses import Response
 from rao_kedro.generation.base import Completion, Likelihood
 from rao_kedro.generation.generators import make_generator

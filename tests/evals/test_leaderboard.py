@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from rao_kedro.config.generation import GenerationParameters
-from rao_kedro.data.tables import Leaderboard
 from rao_kedro.errors import DataError
 from rao_kedro.evals.leaderboard import leaderboard, unequal_responses
+from rao_kedro.evals.tables import LeaderboardTable
 from rao_kedro.pipelines.evaluation.nodes import compare_methods
 
 
@@ -62,7 +62,7 @@ RAO = generations([(1.0, 1.0), (0.5, 0.0)], n_tokens=3)
 def test_the_kl_divergence_is_only_given_of_samples_of_the_policy_itself(changed, measured, caplog):
     tables = {"scored_generations_sft": SFT, "held_out_logps_sft": held_out(-5, -5)}
     board = compare_methods(0, GenerationParameters(**changed), **tables)
-    Leaderboard.validate(board)
+    LeaderboardTable.validate(board)
     assert board["kl_to_reference"].tolist() == ([0.0] if measured else [pytest.approx(float("nan"), nan_ok=True)])
     assert ("kl_to_reference is NaN" in caplog.text) is not measured
 
@@ -71,7 +71,7 @@ def test_a_row_is_what_hand_arithmetic_gives():
     # rao: prompt means 1.0 and 0.25; sft: 0.5 and 0.5. Pairs of p0: (win, tie) twice = 0.75, of p1: tie twice and loss
     # twice = 0.25. KL = -10 - (-12). Of the chosen responses' log-probs -6, -4 against -5, one fell.
     table = leaderboard({"sft": SFT, "rao": RAO}, {"sft": held_out(-5, -5), "rao": held_out(-6, -4)}, seed=0)
-    Leaderboard.validate(table)
+    LeaderboardTable.validate(table)
     assert list(table["method"]) == ["rao", "sft"]
     rao = table.set_index("method").loc["rao"]
     expected = {
@@ -101,7 +101,7 @@ def test_sft_against_itself_neither_gains_nor_wins():
 
 def test_without_rules_the_reward_model_decides_the_wins_and_the_table_says_so():
     tables = {name: table.assign(rule_score=np.nan) for name, table in (("sft", SFT), ("rao", RAO))}
-    table = Leaderboard.validate(leaderboard(tables, HELD_OUT, seed=0)).set_index("method")
+    table = LeaderboardTable.validate(leaderboard(tables, HELD_OUT, seed=0)).set_index("method")
     assert table.loc["rao", "win_rate_vs_sft"] == 0.5 and np.isnan(table.loc["rao", "rule_score"])
     assert table.loc["rao", ["judge", "n_judged", "n_rule_score"]].tolist() == ["reward", 2, 0]
     assert np.isnan(table.loc["sft", "rule_score_gain"]) and table.loc["sft", "reward_gain"] == 0
@@ -112,7 +112,7 @@ def test_one_prompt_without_requirements_leaves_the_rules_their_scores_and_their
     tables = {name: table.copy() for name, table in (("sft", SFT), ("rao", RAO))}
     for table in tables.values():
         table.loc[table["prompt_id"] == "p1", "rule_score"] = np.nan
-    rao = Leaderboard.validate(leaderboard(tables, HELD_OUT, seed=0)).set_index("method").loc["rao"]
+    rao = LeaderboardTable.validate(leaderboard(tables, HELD_OUT, seed=0)).set_index("method").loc["rao"]
     assert rao[["rule_score", "rule_score_gain", "n_rule_score"]].tolist() == [1.0, 0.5, 1]
     assert rao[["judge", "win_rate_vs_sft", "n_judged"]].tolist() == ["rule_score", 0.75, 1]
     assert rao[["reward_win_rate_vs_sft", "n_reward", "n"]].tolist() == [0.5, 2, 2]
@@ -127,7 +127,7 @@ def test_methods_whose_prompts_have_other_requirements_are_not_compared():
 def test_cut_responses_are_counted_and_the_gain_is_told_without_them():
     """SFT's first response to p0 was cut and scored 0: of p0 1.0 is left on both sides, and on p1 rao loses 0.25."""
     sft = generations([(0.0, 1.0), (0.5, 0.5)], cut={(0, 0)})
-    table = Leaderboard.validate(leaderboard({"sft": sft, "rao": RAO}, HELD_OUT, seed=0)).set_index("method")
+    table = LeaderboardTable.validate(leaderboard({"sft": sft, "rao": RAO}, HELD_OUT, seed=0)).set_index("method")
     assert table["cut"].to_dict() == {"rao": 0.0, "sft": 0.25}
     assert table.loc["rao", ["rule_score_gain", "gain_finished", "n_finished"]].tolist() == [0.125, -0.125, 2]
     assert table.loc["sft", ["gain_finished", "n_finished"]].tolist() == [0.0, 2]
@@ -135,7 +135,9 @@ def test_cut_responses_are_counted_and_the_gain_is_told_without_them():
     table = leaderboard({"sft": p0_cut, "rao": RAO}, HELD_OUT, seed=0).set_index("method")
     assert table.loc["rao", ["gain_finished", "n_finished"]].tolist() == [-0.25, 1]
     everything = generations([(0.0, 1.0), (0.5, 0.5)], cut={(0, 0), (0, 1), (1, 0), (1, 1)})
-    table = Leaderboard.validate(leaderboard({"sft": everything, "rao": RAO}, HELD_OUT, seed=0)).set_index("method")
+    table = LeaderboardTable.validate(leaderboard({"sft": everything, "rao": RAO}, HELD_OUT, seed=0)).set_index(
+        "method"
+    )
     assert table.loc["rao", "n_finished"] == 0 and table["gain_finished"].isna().all()
 
 
@@ -145,7 +147,7 @@ def test_runs_of_one_method_are_one_row_with_intervals_over_prompts_and_over_see
     runs = {"sft": SFT, "rao": RAO, "rao_seed_1": again}
     held = {"sft": held_out(-5, -5), "rao": held_out(-6, -4), "rao_seed_1": held_out(-6, -6)}
     logs = {name: pd.DataFrame({"responses_per_prompt": [n]}) for name, n in (("rao", 3.0), ("rao_seed_1", 4.0))}
-    table = Leaderboard.validate(leaderboard(runs, held, 0, logs)).set_index("method")
+    table = LeaderboardTable.validate(leaderboard(runs, held, 0, logs)).set_index("method")
     assert set(table.index) == {"sft", "rao"}
     rao = table.loc["rao"]
     expected = {"seeds": 2, "n": 2, "rule_score": 0.75, "rule_score_gain": 0.25, "mean_length": 3.5}
@@ -171,7 +173,7 @@ def test_responses_without_a_reward_are_counted_and_leave_the_rewards_to_the_oth
     rao = RAO.assign(reward=[2.0, np.nan, np.nan, np.nan], rule_score=np.nan)
     tables = {"sft": SFT.assign(rule_score=np.nan), "rao": rao}
     table = leaderboard(tables, {"sft": held_out(-5), "rao": held_out(-5)}, seed=0).set_index("method")
-    Leaderboard.validate(table.reset_index())
+    LeaderboardTable.validate(table.reset_index())
     found = table.loc["rao", ["unscored", "reward", "reward_gain", "win_rate_vs_sft"]]
     assert list(found) == [3, 2.0, 1.0, 0.75] and table.loc["sft", "unscored"] == 0
 
@@ -192,7 +194,7 @@ def test_methods_that_did_not_see_the_same_responses_are_told():
     def board(*chosen):
         scored = {name: RAO if name != "sft" else SFT for name in chosen}
         table = leaderboard(scored, {name: held_out(-5, -5) for name in chosen}, 0, logs)
-        return Leaderboard.validate(table)
+        return LeaderboardTable.validate(table)
 
     found = board(*methods).set_index("method")["responses_seen"]
     assert found.drop(["sft", "ppo"]).to_dict() == SEEN and found[["sft", "ppo"]].isna().all()

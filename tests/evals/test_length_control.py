@@ -1,22 +1,28 @@
 """The bootstrap of AlpacaEval's length-controlled win rate, against the package's own fit and published models."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from assets import alpaca_annotations, alpaca_table
 from sklearn.linear_model import LogisticRegression
 
-from rao_kedro.data import tables
 from rao_kedro.errors import DataError
-from rao_kedro.evals.alpaca_eval import fit_length_control, length_controlled_win_rate, of_package
-from rao_kedro.evals.benchmark_metrics import LengthControl, Results
-from rao_kedro.evals.benchmark_scores import benchmark_scores
-from rao_kedro.evals.length_control import MAX_PENALTY, fit_logistic, length_controlled_resamples
+from rao_kedro.evals.alpaca_eval.length_control import MAX_PENALTY, fit_logistic, length_controlled_resamples
+from rao_kedro.evals.alpaca_eval.win_rates import fit_length_control, length_controlled_win_rate, of_package
+from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
+from rao_kedro.evals.metrics import LengthControl, Results
+from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable, MTBenchJudgmentTable
+from rao_kedro.evals.scores import benchmark_scores
+from rao_kedro.evals.tables import BenchmarkAnswerTable, BenchmarkScoreTable
 
-PUBLISHED = Path(__file__).parents[2] / "../shared/data/alpaca_eval"
-needs_published = pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not there")
+OTHER_TABLES = (
+    MTBenchJudgmentTable,
+    MTBenchComparisonTable,
+    DownstreamScoreTable,
+    DownstreamSampleTable,
+    BenchmarkAnswerTable,
+)
 N = 60
 RNG = np.random.default_rng(0)
 DIFFICULTY = pd.Series(RNG.normal(size=N))
@@ -96,16 +102,7 @@ def test_too_few_preferences_leave_the_length_controlled_win_rate_out(known):
     table = annotations().reset_index()
     table.loc[known + 1 :, "preference"] = np.nan
     control = LengthControl(DIFFICULTY.rename("instruction_difficulty").rename_axis("index").reset_index(), GAMED)
-    empty = [
-        getattr(tables, name).empty()
-        for name in (
-            "MTBenchJudgments",
-            "MTBenchComparisons",
-            "DownstreamScores",
-            "DownstreamSamples",
-            "BenchmarkAnswers",
-        )
-    ]
+    empty = [schema.empty() for schema in OTHER_TABLES]
     scores = benchmark_scores({"rao": Results(table, *empty)}, control).set_index("metric")
     assert scores.loc["win_rate", ["n", "unscored"]].tolist() == [known, N - known]
     assert "length_controlled_win_rate" not in scores.index
@@ -116,7 +113,6 @@ def test_a_fit_without_an_optimum_says_so():
         fit_logistic(np.ones((1, 5, 1)), np.ones(5), np.ones((5, 1)), 0.0, np.zeros(1))
 
 
-@needs_published
 @pytest.mark.parametrize(
     ("model", "half"),
     [
@@ -128,11 +124,8 @@ def test_a_fit_without_an_optimum_says_so():
 )
 def test_the_interval_of_a_published_model_is_as_wide_as_the_sandwich_estimate(model, half):
     """`half` is 1.96 standard errors by the sandwich estimator, 2 to 3 times what the package's own error gives."""
-    table = pd.read_json(PUBLISHED / f"annotations-{model}.jsonl.gz", lines=True)
-    inputs = (
-        pd.read_csv(PUBLISHED / f"{name}.csv") for name in ("instruction_difficulty_recovered", "gamed_surrogate")
-    )
-    difficulty, gamed = inputs
+    table = alpaca_annotations(model)
+    difficulty, gamed = map(alpaca_table, ("instruction_difficulty_recovered.csv", "gamed_surrogate.csv"))
     fitted, train, test = fit_length_control(table, difficulty, gamed)
     features, targets, weights = (part.to_numpy() for part in (train.iloc[:, :3], train["preference"], train["weight"]))
     fit = 1 / (1 + np.exp(-features @ fitted.coef_[0]))
@@ -153,21 +146,12 @@ def test_the_interval_of_a_published_model_is_as_wide_as_the_sandwich_estimate(m
 
 def test_the_difference_of_two_models_is_paired_by_instruction_and_has_the_packages_error_under_its_name():
     """Two models that are judged nearly alike differ by far less than either's own interval is wide."""
-    others = [
-        schema.empty()
-        for schema in (
-            tables.MTBenchJudgments,
-            tables.MTBenchComparisons,
-            tables.DownstreamScores,
-            tables.DownstreamSamples,
-            tables.BenchmarkAnswers,
-        )
-    ]
+    others = [schema.empty() for schema in OTHER_TABLES]
     sft = annotations("sft").reset_index()
     better = sft.assign(generator_2="rao", preference=(sft["preference"] + 0.05).clip(upper=2))
     control = LengthControl(DIFFICULTY.rename("instruction_difficulty").rename_axis("index").reset_index(), GAMED)
     runs = {name: Results(table, *others) for name, table in (("sft", sft), ("rao", better), ("rao_seed_1", better))}
-    scores = tables.BenchmarkScores.validate(benchmark_scores(runs, control)).set_index(["method", "metric"])
+    scores = BenchmarkScoreTable.validate(benchmark_scores(runs, control)).set_index(["method", "metric"])
     row = scores.loc[("rao", "length_controlled_win_rate")]
     assert 0 < row["vs_sft_low"] < row["vs_sft"] < row["vs_sft_high"]
     assert row["vs_sft_high"] - row["vs_sft_low"] < 0.2 * (row["high"] - row["low"])

@@ -1,16 +1,14 @@
 """MT-Bench against the published judgments: prompts and scores to the letter."""
 
-import gzip
-import json
 import math
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from assets import json_lines
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.mt_bench import (
+from rao_kedro.evals.mt_bench.questions import (
     JudgePrompts,
     parse_score,
     parse_winner,
@@ -19,33 +17,25 @@ from rao_kedro.evals.mt_bench import (
     winner_of_both_orders,
 )
 
-PUBLISHED = Path("../shared/data/mt_bench")
-needs_published = pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not there")
-
-
-def lines(name):
-    path = PUBLISHED / name
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as opened:
-        return [json.loads(line) for line in opened]
-
 
 @pytest.fixture(scope="module")
 def questions():
-    found = read_questions(lines("question.jsonl"), lines("reference_answer-gpt-4.jsonl"))
+    found = read_questions(
+        json_lines("mt_bench/question.jsonl.gz"), json_lines("mt_bench/reference_answer-gpt-4.jsonl.gz")
+    )
     return {question.question_id: question for question in found}
 
 
 @pytest.fixture(scope="module")
 def prompts():
-    return JudgePrompts(lines("judge_prompts.jsonl"))
+    return JudgePrompts(json_lines("mt_bench/judge_prompts.jsonl.gz"))
 
 
 @pytest.fixture(scope="module")
 def judgments():
-    return lines("judgments-gpt-4_single-a.jsonl.gz")
+    return json_lines("mt_bench/judgments-gpt-4_single-a.jsonl.gz")
 
 
-@needs_published
 def test_every_published_score_is_read(judgments):
     assert len(judgments) == 160
     assert [parse_score(row["judgment"]) for row in judgments] == [row["score"] for row in judgments]
@@ -66,7 +56,6 @@ def answers_in(row, question):
     return [first.split(start)[1], second.removesuffix("\n\n<|The End of Assistant A's Conversation with User|>")]
 
 
-@needs_published
 def test_every_published_prompt_is_built(questions, prompts, judgments):
     for row in judgments:
         question = questions[row["question_id"]]
@@ -75,13 +64,11 @@ def test_every_published_prompt_is_built(questions, prompts, judgments):
         assert prompts.by_name[row["judge"][1]]["system_prompt"] == asked[0]["content"]
 
 
-@needs_published
 def test_there_are_80_questions_of_8_categories_and_30_have_a_reference(questions):
     assert len(questions) == 80 and len({question.category for question in questions.values()}) == 8
     assert sum(question.reference is not None for question in questions.values()) == 30
 
 
-@needs_published
 def test_a_comparison_shows_both_models_in_the_order_that_was_asked_for(questions, prompts):
     for question in (questions[81], questions[111]):
         for first, second in ((["AAA", "AA2"], ["BBB", "BB2"]), (["BBB", "BB2"], ["AAA", "AA2"])):

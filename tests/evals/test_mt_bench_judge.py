@@ -5,8 +5,8 @@ import re
 import pytest
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.mt_bench import JudgePrompts, Question
-from rao_kedro.evals.mt_bench_judge import answered, compared, graded
+from rao_kedro.evals.mt_bench.judge import answered, compared, graded
+from rao_kedro.evals.mt_bench.questions import JudgePrompts, Question
 from rao_kedro.evals.responses import Response
 from rao_kedro.judges.chat_completions import ChatServer
 

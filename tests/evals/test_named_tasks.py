@@ -15,11 +15,11 @@ from lm_eval.tasks import TaskManager
 
 from rao_kedro.config.benchmarks import HarnessParameters
 from rao_kedro.config.generation import GenerationParameters
-from rao_kedro.data.tables import DownstreamSamples, DownstreamScores
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals.downstream import named_tasks
+from rao_kedro.evals.downstream.harness_model import ServedLM, TextLM
 from rao_kedro.evals.downstream.named_tasks import load_tasks, run
-from rao_kedro.evals.harness_model import ServedLM, TextLM
+from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.generation.generators import make_generator
 from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.models.chat_format import load_tokenizer
@@ -126,8 +126,8 @@ def lm(tiny_checkpoint):
 
 def measured(lm, named, limit=None):
     scores, samples = run(lm, named, limit)
-    DownstreamScores.validate(scores.assign(method="rao"))
-    DownstreamSamples.validate(samples.assign(method="rao"))
+    DownstreamScoreTable.validate(scores.assign(method="rao"))
+    DownstreamSampleTable.validate(samples.assign(method="rao"))
     return scores.set_index(["task", "metric"]), samples.set_index(["task", "metric"])
 
 

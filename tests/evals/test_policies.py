@@ -5,9 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from rao_kedro.data.tables import ScoredGenerations
 from rao_kedro.errors import DataError
 from rao_kedro.evals.policies import scored_generations
+from rao_kedro.evals.tables import ScoredGenerationTable
 
 GENERATIONS = pd.DataFrame(
     {
@@ -29,7 +29,7 @@ def scored(*rewards):
 
 
 def test_a_response_that_the_judge_gave_no_score_says_so():
-    table = ScoredGenerations.validate(scored(1.5, math.nan))
+    table = ScoredGenerationTable.validate(scored(1.5, math.nan))
     assert table["reward"].isna().tolist() == [False, True]
     assert table["reward_failure"].tolist() == ["", "the judge gave no score"]
 

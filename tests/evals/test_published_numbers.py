@@ -1,24 +1,22 @@
-"""The whole way from a model's answers to the table, with published answers and a published judge."""
+"""The whole way from a model's answers to the table, with published lengths, preferences and win rates."""
 
-import gzip
 import json
 import math
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from assets import alpaca_annotations, alpaca_table
 
 from rao_kedro.config.benchmarks import AlpacaEvalParameters, AnswersSpec, BenchmarkParameters, JudgeParameters
-from rao_kedro.data.tables import DownstreamSamples, DownstreamScores
 from rao_kedro.evals.answers import write_benchmarks
-from rao_kedro.evals.benchmark_metrics import LengthControl, Results
-from rao_kedro.evals.benchmark_scores import benchmark_scores
+from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.judging import judge_answers
+from rao_kedro.evals.metrics import LengthControl, Results
 from rao_kedro.evals.responses import Response
+from rao_kedro.evals.scores import benchmark_scores
 from rao_kedro.judges.chat_completions import ChatServer, Reply, Token
 
-SHARED = Path(__file__).parents[2] / "../shared/data/alpaca_eval"
 METHOD = "claude-2"
 SHOWN = re.compile(r'"output": """(.*)"""\n    },\n.*"output": """(.*)"""\n    }\n}\n\n## Task', re.DOTALL)
 
@@ -33,10 +31,8 @@ class Replay:
         return {key: Response(self.outputs[messages[-1]["content"]]) for key, messages in dialogues.items()}
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
 def test_a_published_models_answers_get_its_published_win_rates(tmp_path, monkeypatch):
-    with gzip.open(SHARED / f"annotations-{METHOD}.jsonl.gz", "rt") as file:
-        published = [json.loads(line) for line in file]
+    published = alpaca_annotations(METHOD).to_dict("records")
     baseline = [
         {"instruction": row["instruction"], "output": row["output_1"], "generator": row["generator_1"]}
         for row in published
@@ -60,13 +56,11 @@ def test_a_published_models_answers_get_its_published_win_rates(tmp_path, monkey
     monkeypatch.setattr(ChatServer, "send", judged)
     answers = pd.read_parquet(spec.answers_path)
     found = judge_answers(answers, benchmarks, tmp_path / "judge")
-    downstream = (DownstreamScores.empty(), DownstreamSamples.empty())
+    downstream = (DownstreamScoreTable.empty(), DownstreamSampleTable.empty())
     results = Results(found.alpaca_eval, found.mt_bench, found.comparisons, *downstream, answers)
-    control = LengthControl(
-        pd.read_csv(SHARED / "instruction_difficulty_recovered.csv"), pd.read_csv(SHARED / "gamed_surrogate.csv")
-    )
+    control = LengthControl(alpaca_table("instruction_difficulty_recovered.csv"), alpaca_table("gamed_surrogate.csv"))
     scores = benchmark_scores(results.by_run(), control).set_index("metric")
-    leaderboard = pd.read_csv(SHARED / "published_leaderboard.csv", index_col=0).loc[METHOD]
+    leaderboard = alpaca_table("published_leaderboard.csv").set_index("model").loc[METHOD]
     assert scores.loc["win_rate", ["n", "unscored", "judge"]].tolist() == [805, 0, "published"]
     assert scores.loc["win_rate", "value"] == pytest.approx(leaderboard["win_rate"], abs=1e-6)
     assert scores.loc["length_controlled_win_rate", "value"] == pytest.approx(

@@ -12,7 +12,7 @@ import pytest
 
 from rao_kedro.config.benchmarks import JudgeServerParameters
 from rao_kedro.errors import InferenceError
-from rao_kedro.evals.alpaca_judge import judged, pairs
+from rao_kedro.evals.alpaca_eval.judge import judged, pairs
 from rao_kedro.judges.judge import Judge
 from rao_kedro.judges.vllm_server import serving
 

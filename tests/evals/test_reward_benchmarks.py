@@ -9,11 +9,11 @@ import math
 import pytest
 
 from rao_kedro.config.data_engineering import PreferenceSource
-from rao_kedro.data.tables import QuarantinedRows
+from rao_kedro.data.tables import QuarantineTable
 from rao_kedro.errors import DataError, ParameterError
-from rao_kedro.evals import reward_benchmarks
-from rao_kedro.evals.reward_benchmark_formats import REWARDBENCH
-from rao_kedro.evals.reward_benchmarks import benchmark_names, prompt_groups, read_benchmark, score_benchmark
+from rao_kedro.evals.reward_benchmarks import benchmarks
+from rao_kedro.evals.reward_benchmarks.benchmarks import benchmark_names, prompt_groups, read_benchmark, score_benchmark
+from rao_kedro.evals.reward_benchmarks.formats import REWARDBENCH
 from rao_kedro.rewards.base import Reward, Scores
 
 COLUMNS = ["benchmark", "section", "subset", "metric", "value", "low", "high", "n", "n_unscored"]
@@ -102,7 +102,7 @@ def read(tmp_path, name, rows):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     items, quarantined = read_benchmark(name, PreferenceSource(path=str(path)))
-    QuarantinedRows.validate(quarantined)
+    QuarantineTable.validate(quarantined)
     return items, quarantined
 
 
@@ -390,7 +390,7 @@ def test_the_name_alone_means_the_authors_dataset(monkeypatch):
         asked.append((source.hub_id, source.split))
         return iter([])
 
-    monkeypatch.setattr(reward_benchmarks, "read_rows", no_rows)
+    monkeypatch.setattr(benchmarks, "read_rows", no_rows)
     for name in benchmark_names()[:-1]:
         with pytest.raises(DataError, match="no row of"):
             read_benchmark(name)

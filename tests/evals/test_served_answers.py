@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from rao_kedro.config.benchmarks import BenchmarkParameters, JudgeParameters, ServedAnswersSpec, ServerParameters
-from rao_kedro.data.tables import BenchmarkAnswers, JudgeUsage
 from rao_kedro.errors import InferenceError
 from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.served_answers import main
+from rao_kedro.evals.tables import BenchmarkAnswerTable, JudgeUsageTable
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_another_server_with_a_model_of_the_same_name_answers_and_judges_itself(
             assert answers["finish_reason"].tolist() == ["length" if text == "two" else "stop"] * 2
             judged.append(judgments.alpaca_eval["preference"].tolist())
             assert [request["model"] for request in requests] == ["served"] * 2 + ["judge"] * 2
-            assert set(JudgeUsage.validate(judgments.usage)["identity"]) == {f"judge at {url}"}
+            assert set(JudgeUsageTable.validate(judgments.usage)["identity"]) == {f"judge at {url}"}
     assert said == [{"one"}, {"two"}]
     assert judged[0] != judged[1]
 
@@ -79,7 +79,7 @@ def test_a_request_that_a_served_model_refuses_leaves_its_item_unscored_and_the_
 
     with chat_server(answer) as (url, requests):
         spec = served(tmp_path, url, baseline, "alpaca_eval gsm8k", {"gsm8k": {"path": str(tmp_path / "gsm8k.jsonl")}})
-        answers = BenchmarkAnswers.validate(pd.read_parquet(spec.answers_path))
+        answers = BenchmarkAnswerTable.validate(pd.read_parquet(spec.answers_path))
         judgments = judge_answers(answers, spec.benchmarks, tmp_path / "judgments").alpaca_eval
         asked = [request["model"] for request in requests]
     assert asked.count("judge") == 1
@@ -120,7 +120,7 @@ def answers(mt_bench):
         rows += [(method, "mt_bench", "81", turn, "Write.", f"{turn} {method if turn == 2 else ''}") for turn in (1, 2)]
     columns = ["method", "benchmark", "item_id", "turn", "prompt", "answer"]
     table = pd.DataFrame(rows, columns=columns).assign(thinking="", finish_reason="stop", unscored_reason="")
-    return BenchmarkAnswers.validate(table)
+    return BenchmarkAnswerTable.validate(table)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_requests_are_billed_once_and_what_is_reused_apart(tmp_path, baseline, m
 
     with chat_server(verdict) as (url, requests), caplog.at_level(logging.INFO):
         benchmarks = judge_with(url, baseline, mt_bench)
-        usage = JudgeUsage.validate(judge_answers(answers, benchmarks, tmp_path / "kept").usage)
+        usage = JudgeUsageTable.validate(judge_answers(answers, benchmarks, tmp_path / "kept").usage)
         again = judge_answers(answers, benchmarks, tmp_path / "kept").usage
     assert len(requests) == usage["asked"].sum() == 2 + 3  # both outputs; the first turns are one request
     assert usage["cost"].sum() == pytest.approx(5 * 0.013) and usage["reused"].tolist() == [0, 0, 0, 1]

@@ -13,6 +13,7 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
+from assets import ASSETS
 from click.testing import CliRunner
 from kedro.framework.project import configure_project
 from kedro.framework.startup import bootstrap_project
@@ -27,8 +28,7 @@ from rao_kedro.identity import path_hash
 from rao_kedro.pipelines.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT / "../shared/data/ultrafeedback"
-REPORTED = ROOT / "../shared/data/reported_inputs"
+ULTRAFEEDBACK, REPORTED = ASSETS / "ultrafeedback", ASSETS / "reported_inputs"
 
 
 @pytest.fixture
@@ -236,7 +236,6 @@ def test_a_reward_that_does_not_exist_is_refused_before_anything_runs(project):
     assert not (project / "data/test/06_models/reward_model").exists()
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
 def test_the_same_chain_runs_on_real_ultrafeedback_rows(project):
     params = {
         "data": {
@@ -244,7 +243,7 @@ def test_the_same_chain_runs_on_real_ultrafeedback_rows(project):
             "max_prompt_tokens": 600,
             "max_response_tokens": 800,
             "preferences": {
-                split: {"path": str(SHARED / f"{name}.jsonl.gz"), "max_rows": rows}
+                split: {"path": str(ULTRAFEEDBACK / f"{name}.jsonl.gz"), "max_rows": rows}
                 for split, name, rows in (("train", "train", 60), ("test", "eval", 30))
             },
         },
@@ -264,7 +263,6 @@ def test_the_same_chain_runs_on_real_ultrafeedback_rows(project):
     assert set(annotated["reward_model"]) == {"ratings"}
 
 
-@pytest.mark.skipif(not REPORTED.exists(), reason="../shared/data/reported_inputs is not here")
 def test_a_folder_of_all_reported_inputs_ends_no_run_and_loses_no_row(project):
     shutil.copytree(REPORTED, project / "reported", ignore=shutil.ignore_patterns("ok_*", "*.md"))
     paths = {"train": {"path": "reported"}, "test": {"path": str(REPORTED / "ok_test.jsonl")}}
@@ -322,7 +320,7 @@ def test_a_model_directory_without_a_chat_template_is_refused_by_name(project, t
 def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project, monkeypatch):
     import lm_eval.tasks
 
-    from rao_kedro.evals import benchmark_files as reading
+    from rao_kedro.evals import files as reading
     from rao_kedro.evals import policy_answers
     from rao_kedro.evals.downstream import named_tasks
     from rao_kedro.generation import generators

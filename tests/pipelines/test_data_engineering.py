@@ -8,7 +8,7 @@ import pytest
 
 from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.specs import TrainingSpec
-from rao_kedro.data.tables import EvaluationPrompts, TokenizedGroupTable
+from rao_kedro.data.tables import EvaluationPromptTable, TokenizedGroupTable
 from rao_kedro.data.token_tables import read_groups
 from rao_kedro.models.chat import prompt_token_ids
 from rao_kedro.models.chat_format import load_chat_format
@@ -65,7 +65,7 @@ def test_what_is_trained_on_evaluated_in_training_and_reported_share_no_prompt(s
         "reported groups": {tuple(group.prompt_ids) for group in read_groups(path, "test", None)},
     }
     chat = load_chat_format(tiny_checkpoint)
-    asked = [tuple(prompt_token_ids(chat, m)) for m in EvaluationPrompts.validate(evaluation)["messages"]]
+    asked = [tuple(prompt_token_ids(chat, m)) for m in EvaluationPromptTable.validate(evaluation)["messages"]]
     assert all(parts.values())
     assert len(set(asked)) == len(asked) == data.evaluation_prompts
     for name in ("train", "validation"):

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from rao_kedro.data.tables import Leaderboard
+from rao_kedro.evals.tables import LeaderboardTable
 from rao_kedro.reporting.benchmark_figures import accuracy_bars
 from rao_kedro.reporting.figures import reward_model_accuracies, scores_by_method, training_dynamics
 
@@ -19,7 +19,7 @@ def test_reward_models_are_drawn_beside_the_length_only_baseline(tmp_path):
 
 
 def board(*methods):
-    columns = dict.fromkeys(Leaderboard.to_schema().columns, float("nan"))
+    columns = dict.fromkeys(LeaderboardTable.to_schema().columns, float("nan"))
     return pd.DataFrame([columns | {"method": name, "n": 9, "seeds": 1, "judge": "reward"} for name in methods])
 
 

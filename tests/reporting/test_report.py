@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rao_kedro.data.tables import Leaderboard
+from rao_kedro.evals.tables import LeaderboardTable
 from rao_kedro.reporting.calibration_figures import reward_calibration
 from rao_kedro.reporting.figures import scores_by_method, training_dynamics
 from rao_kedro.reporting.report import headline, headlines, html_report
@@ -13,7 +13,7 @@ from rao_kedro.statistics import MIN_VERDICT_N
 
 
 def row(method, score, gain, low, high, n=100, **others):
-    columns = {name: np.nan for name in Leaderboard.to_schema().columns}
+    columns = {name: np.nan for name in LeaderboardTable.to_schema().columns}
     values = dict.fromkeys(["reward", "reward_low", "reward_high"], 1.0) | {"reward_gain": 0.5, "reward_gain_low": 0.1}
     wins = dict.fromkeys(["win_rate_vs_sft", "win_rate_vs_sft_low", "win_rate_vs_sft_high"], 0.5)
     return columns | {

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rao_kedro.data.tables import QuarantinedRows, RewardAnnotated
+from rao_kedro.data.tables import AnnotatedGroupTable, QuarantineTable
 from rao_kedro.errors import DataError
 from rao_kedro.rewards.annotation import QUANTILES, annotate, clip_bounds
 
@@ -41,7 +41,7 @@ def scored(first=(2.0, -1.0, 0.5), second=(-3.0, 1.0), failures=None):
 
 def annotated(*args, normalisation="none", clip=None, **kwargs):
     table, dropped = annotate(groups(), scored(*args, **kwargs), normalisation, "best_vs_worst", seed=0, clip=clip)
-    return RewardAnnotated.validate(table), QuarantinedRows.validate(dropped)
+    return AnnotatedGroupTable.validate(table), QuarantineTable.validate(dropped)
 
 
 def test_rewards_are_joined_by_group_with_their_statistics():

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from rao_kedro.data.requirements import score_response, words
-from rao_kedro.data.tables import Prompts
+from rao_kedro.data.tables import PromptTable
 
 PATH = Path(__file__).parents[2] / "data/01_raw/prompts.jsonl"
 
@@ -19,7 +19,7 @@ def prompts():
 
 
 def test_the_file_is_a_valid_table_of_several_hundred_different_short_prompts(prompts):
-    Prompts.validate(pd.DataFrame(prompts))
+    PromptTable.validate(pd.DataFrame(prompts))
     texts = [prompt["messages"][0]["content"] for prompt in prompts]
     assert len(texts) > 300 and len(set(texts)) == len(texts)
     assert max(len(words(text)) for text in texts) <= 45

@@ -281,7 +281,7 @@ class AnswersSpec(BaseModel):
     Attributes:
         method: What tables call it.
         benchmarks: What it answers.
-        files: The files of the benchmarks, as `evals.benchmark_files` collected them; None reads them where they are.
+        files: The files of the benchmarks, as `evals.files` collected them; None reads them where they are.
         workspace: The worker's own directory.
     """
 
@@ -294,17 +294,17 @@ class AnswersSpec(BaseModel):
 
     @property
     def answers_path(self) -> Path:
-        """Table of `BenchmarkAnswers`."""
+        """Table of `BenchmarkAnswerTable`."""
         return self.workspace / "benchmark_answers.parquet"
 
     @property
     def downstream_scores_path(self) -> Path:
-        """Table of `DownstreamScores`."""
+        """Table of `DownstreamScoreTable`."""
         return self.workspace / "downstream_scores.parquet"
 
     @property
     def downstream_samples_path(self) -> Path:
-        """Table of `DownstreamSamples`."""
+        """Table of `DownstreamSampleTable`."""
         return self.workspace / "downstream_samples.parquet"
 
     @property

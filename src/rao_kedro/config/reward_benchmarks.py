@@ -10,7 +10,7 @@ class RewardBenchmarksParameters(Parameters):
     """The reward_benchmarks pipeline.
 
     Attributes:
-        names: Benchmarks with blanks between, of `rao_kedro.evals.reward_benchmarks.benchmark_names()`.
+        names: Benchmarks with blanks between, of `rao_kedro.evals.reward_benchmarks.benchmarks.benchmark_names()`.
         sources: Where a benchmark's rows are; the authors' dataset of the hub if not set.
         reward: What is measured.
         mixed_precision: Of a model that computes here.

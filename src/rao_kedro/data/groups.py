@@ -54,7 +54,7 @@ def read_preferences(files: PreferenceFiles) -> tuple[pd.DataFrame, pd.DataFrame
         files: Where both come from. A training prompt that is also held out is quarantined.
 
     Returns:
-        Tables of `PreferenceGroups` and `QuarantinedRows`.
+        Tables of `PreferenceGroupTable` and `QuarantineTable`.
 
     Raises:
         DataError: A source cannot be read, or (as `NoGroupsLeftError`) no group is left.
@@ -142,7 +142,7 @@ class GroupBuilder:
         self.dropped.append(quarantined_row(row.source, reason, detail, row.content))
 
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the tables of `PreferenceGroups` (training groups first) and `QuarantinedRows`.
+        """Return the tables of `PreferenceGroupTable` (training groups first) and `QuarantineTable`.
 
         Raises:
             NoGroupsLeftError: A split has no group left; says why rows were dropped.

@@ -60,7 +60,7 @@ class NoGroupsLeftError(DataError):
     """Every row of a split (or of a benchmark) was quarantined. Says the most frequent reasons, each with an example.
 
     Attributes:
-        quarantined: Table of `QuarantinedRows`, which a hook of the pipelines saves although the node failed.
+        quarantined: Table of `QuarantineTable`, which a hook of the pipelines saves although the node failed.
     """
 
     def __init__(self, what: str, quarantined: pd.DataFrame, kept: Collection[str] = ()) -> None:
@@ -81,7 +81,7 @@ class NoGroupsLeftError(DataError):
 
 
 def most_frequent_reasons(quarantined: pd.DataFrame, n: int = 3) -> str:
-    """Return a sentence with the `n` most frequent reasons of a table of `QuarantinedRows`, each with an example."""
+    """Return a sentence with the `n` most frequent reasons of a table of `QuarantineTable`, each with an example."""
     if quarantined.empty:
         return "there were no rows"
     counts = quarantined["reason"].value_counts()
@@ -96,13 +96,13 @@ def most_frequent_reasons(quarantined: pd.DataFrame, n: int = 3) -> str:
 
 
 def quarantined_row(source: str, reason: QuarantineReason, detail: str, row: object) -> dict[str, str]:
-    """Return one record of the table of `QuarantinedRows`; the row itself is cut at 2000 characters."""
+    """Return one record of the table of `QuarantineTable`; the row itself is cut at 2000 characters."""
     texts = {"source": source, "reason": str(reason), "detail": detail[:MAX_DETAIL_CHARACTERS], "row": _written(row)}
     return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items()}
 
 
 def quarantined_table(records: Sequence[Mapping[str, str]]) -> pd.DataFrame:
-    """Return records as a table of `QuarantinedRows`, also where there are none."""
+    """Return records as a table of `QuarantineTable`, also where there are none."""
     return pd.DataFrame(records, columns=COLUMNS, dtype="str")
 
 

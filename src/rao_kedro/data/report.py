@@ -25,10 +25,10 @@ def data_report(
     """Return a long table of `section, metric, value`.
 
     Args:
-        preference_groups: Table of `PreferenceGroups`.
-        quarantined: Table of `QuarantinedRows`, of reading and of tokenising.
+        preference_groups: Table of `PreferenceGroupTable`.
+        quarantined: Table of `QuarantineTable`, of reading and of tokenising.
         tokenized: Table of `TokenizedGroupTable`; its splits may be others than those that were read.
-        evaluation_prompts: Table of `EvaluationPrompts`.
+        evaluation_prompts: Table of `EvaluationPromptTable`.
         tokenizer: Spells out t_0.
         t0_length: Tokens of the prefix t_0 in use.
     """

@@ -22,7 +22,7 @@ class DividedPrompts:
 
     Attributes:
         to_sample: Prompts that groups are sampled for; `split` is the part of the groups.
-        evaluation: Table of `EvaluationPrompts`; groups of the part `test` are of the first of them.
+        evaluation: Table of `EvaluationPromptTable`; groups of the part `test` are of the first of them.
     """
 
     to_sample: pd.DataFrame
@@ -35,7 +35,7 @@ def divide_prompts(
     """Divide prompts into those of `train`, of `validation` and of the evaluation.
 
     Args:
-        prompts: Table of `Prompts`. Its first held-out ones are `validation`, those behind are for the evaluation.
+        prompts: Table of `PromptTable`. Its first held-out ones are `validation`, those behind are for the evaluation.
         counts: How many there are to be of each part.
         n_evaluation: Prompts of the evaluation.
         chat: Tells which prompts are the same.
@@ -74,11 +74,11 @@ def _refuse_same_prompts(prompts: pd.DataFrame, chat: ChatFormat) -> None:
 def rate_by_rules(
     prompts: pd.DataFrame, generations: pd.DataFrame, end_of_turn_ids: Collection[int]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return tables of `PreferenceGroups` and `QuarantinedRows`: one group per prompt, one rating per response.
+    """Return tables of `PreferenceGroupTable` and `QuarantineTable`: one group per prompt, one rating per response.
 
     Args:
         prompts: Those of `DividedPrompts.to_sample`.
-        generations: Table of `Generations`, several samples for each prompt.
+        generations: Table of `GenerationTable`, several samples for each prompt.
         end_of_turn_ids: Tokens of which a finished response ends with one. A response that a stop text ended does
             not: the model has not said that it is complete.
     """

@@ -55,7 +55,7 @@ def quarantine_reported_prompts(
         sources: Where the row of each group stood, by its id.
 
     Returns:
-        The other groups, and a table of `QuarantinedRows`.
+        The other groups, and a table of `QuarantineTable`.
     """
     prompts = tokenized_groups["prompt_ids"].map(tuple)
     reported = set(prompts[tokenized_groups["split"] == "test"])
@@ -76,7 +76,7 @@ def require_every_part(tokenized_groups: pd.DataFrame, source: str, quarantined:
     Args:
         tokenized_groups: Table of `TokenizedGroupTable`, divided.
         source: `data.source`.
-        quarantined: Table of `QuarantinedRows`, for the reasons.
+        quarantined: Table of `QuarantineTable`, for the reasons.
 
     Raises:
         NoGroupsLeftError: Names the empty parts, how many groups each has, what to do, and why rows were dropped.
@@ -93,7 +93,7 @@ def require_every_part(tokenized_groups: pd.DataFrame, source: str, quarantined:
 
 
 def prompts_of_groups(tokenized_groups: pd.DataFrame, n: int) -> pd.DataFrame:
-    """Return the first `n` prompts of the `test` groups, each once, as a table of `EvaluationPrompts`.
+    """Return the first `n` prompts of the `test` groups, each once, as a table of `EvaluationPromptTable`.
 
     Args:
         tokenized_groups: Table of `TokenizedGroupTable`, divided.

@@ -50,14 +50,14 @@ def tokenize_groups(
     groups that are there twice, training prompts that are held out too.
 
     Args:
-        preference_groups: Table of `PreferenceGroups`.
+        preference_groups: Table of `PreferenceGroupTable`.
         chat: How the policy writes a chat.
         limits: What fits.
         pairing: The rejected response is one of the others at random (the paper), or the worst rated.
         seed: Seeds the random pairing.
 
     Returns:
-        Tables of `TokenizedGroupTable` and `QuarantinedRows`.
+        Tables of `TokenizedGroupTable` and `QuarantineTable`.
 
     Raises:
         DataError: A split has no group left, or most prompts do not share t_0.

@@ -7,11 +7,12 @@ import pandas as pd
 
 from rao_kedro.config.benchmarks import AnsweredBenchmarks, AnswersSpec
 from rao_kedro.config.generation import SamplingParameters
-from rao_kedro.data.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
-from rao_kedro.evals.benchmark_files import read_json_rows, with_collected_files
-from rao_kedro.evals.mt_bench import read_questions
-from rao_kedro.evals.mt_bench_judge import answered
+from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
+from rao_kedro.evals.files import read_json_rows, with_collected_files
+from rao_kedro.evals.mt_bench.judge import answered
+from rao_kedro.evals.mt_bench.questions import read_questions
 from rao_kedro.evals.responses import Response
+from rao_kedro.evals.tables import BenchmarkAnswerTable
 from rao_kedro.files import write_parquet
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def write_benchmarks(spec: AnswersSpec, writer: Writer, named: "NamedTasks | Non
         if name in benchmarks.names.split()
         for row in answer(benchmarks, writer)
     ]
-    write_parquet(spec.answers_path, pd.DataFrame(rows) if rows else BenchmarkAnswers.empty())
+    write_parquet(spec.answers_path, pd.DataFrame(rows) if rows else BenchmarkAnswerTable.empty())
     found = []
     if benchmarks.downstream:
         from rao_kedro.evals.downstream import harness
@@ -96,8 +97,8 @@ def write_benchmarks(spec: AnswersSpec, writer: Writer, named: "NamedTasks | Non
 
         found.append(own.run(writer.harness_model(own_tasks=True), named, benchmarks.limit))
     for schema, path, tables in (
-        (DownstreamScores, spec.downstream_scores_path, [results.scores for results in found]),
-        (DownstreamSamples, spec.downstream_samples_path, [results.samples for results in found]),
+        (DownstreamScoreTable, spec.downstream_scores_path, [results.scores for results in found]),
+        (DownstreamSampleTable, spec.downstream_samples_path, [results.samples for results in found]),
     ):
         joined = pd.concat(tables, ignore_index=True).assign(method=spec.method) if tables else schema.empty()
         write_parquet(path, joined)

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from rao_kedro.config.benchmarks import BenchmarkParameters, JudgeParameters
-from rao_kedro.data.tables import AlpacaEvalAnnotations, JudgeUsage, MTBenchComparisons, MTBenchJudgments
-from rao_kedro.evals.alpaca_judge import judged, pairs
-from rao_kedro.evals.benchmark_files import read_json_rows
+from rao_kedro.evals.alpaca_eval.judge import judged, pairs
+from rao_kedro.evals.alpaca_eval.tables import AlpacaEvalAnnotationTable
+from rao_kedro.evals.files import read_json_rows
 from rao_kedro.evals.leaderboard import BASELINE
-from rao_kedro.evals.mt_bench import JudgePrompts, Question, read_questions
-from rao_kedro.evals.mt_bench_judge import Turn, compared, graded
+from rao_kedro.evals.mt_bench.judge import Turn, compared, graded
+from rao_kedro.evals.mt_bench.questions import JudgePrompts, Question, read_questions
+from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable, MTBenchJudgmentTable
+from rao_kedro.evals.tables import JudgeUsageTable
 from rao_kedro.judges.judge import Judge, Rehearsal
 from rao_kedro.judges.vllm_server import stop_served
 
@@ -26,10 +28,10 @@ class Judgments(NamedTuple):
     """What judges said.
 
     Attributes:
-        alpaca_eval: Table of `AlpacaEvalAnnotations`.
-        mt_bench: Table of `MTBenchJudgments`.
-        comparisons: Table of `MTBenchComparisons`.
-        usage: Table of `JudgeUsage`.
+        alpaca_eval: Table of `AlpacaEvalAnnotationTable`.
+        mt_bench: Table of `MTBenchJudgmentTable`.
+        comparisons: Table of `MTBenchComparisonTable`.
+        usage: Table of `JudgeUsageTable`.
     """
 
     alpaca_eval: pd.DataFrame
@@ -45,7 +47,7 @@ def judge_answers(answers: pd.DataFrame, benchmarks: BenchmarkParameters, cache_
     this returns.
 
     Args:
-        answers: Table of `BenchmarkAnswers` of all methods.
+        answers: Table of `BenchmarkAnswerTable` of all methods.
         benchmarks: Which, and who judges.
         cache_dir: Where the judges' answers are kept.
 
@@ -67,10 +69,10 @@ def judge_answers(answers: pd.DataFrame, benchmarks: BenchmarkParameters, cache_
         stop_served()
     _warn_of_unscored(found)
     return Judgments(
-        _table(found.annotations, AlpacaEvalAnnotations),
-        _table(found.judgments, MTBenchJudgments),
-        _table(found.comparisons, MTBenchComparisons),
-        _table([pd.DataFrame(bench.usage)] if bench.usage else [], JudgeUsage),
+        _table(found.annotations, AlpacaEvalAnnotationTable),
+        _table(found.judgments, MTBenchJudgmentTable),
+        _table(found.comparisons, MTBenchComparisonTable),
+        _table([pd.DataFrame(bench.usage)] if bench.usage else [], JudgeUsageTable),
     )
 
 

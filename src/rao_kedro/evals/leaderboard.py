@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from rao_kedro.config.runs import runs_by_method
-from rao_kedro.data.tables import Leaderboard
 from rao_kedro.errors import DataError
+from rao_kedro.evals.tables import LeaderboardTable
 from rao_kedro.statistics import (
     Bounds,
     Interval,
@@ -44,13 +44,13 @@ def leaderboard(
     The rules judge who wins where any prompt has requirements, on the prompts that have them, else the reward does.
 
     Args:
-        generations: Table of `ScoredGenerations` by run (`config.runs`); "sft" must be among them.
-        held_out: Table of `HeldOutLogps` by run.
+        generations: Table of `ScoredGenerationTable` by run (`config.runs`); "sft" must be among them.
+        held_out: Table of `HeldOutLogProbTable` by run.
         seed: Seeds the resampling of the intervals.
         logs: Training logs by run; they say how many responses to a prompt each was trained on.
 
     Returns:
-        Table of `Leaderboard`; gains and win rates are paired by prompt.
+        Table of `LeaderboardTable`; gains and win rates are paired by prompt.
 
     Raises:
         DataError: A method answered other prompts than SFT did, or other ones of them have a rule score.
@@ -70,7 +70,7 @@ def leaderboard(
         seen = float(pd.Series([_responses_seen((logs or {}).get(run)) for run in runs]).mean())
         rows.append({"method": method, **row, "chosen_likelihood_fell": fallen, "responses_seen": seen})
     best_first = ["rule_score", "win_rate_vs_sft"]
-    board = pd.DataFrame(rows, columns=list(Leaderboard.to_schema().columns))
+    board = pd.DataFrame(rows, columns=list(LeaderboardTable.to_schema().columns))
     return board.sort_values(best_first, ascending=False, na_position="last", ignore_index=True)
 
 
@@ -186,7 +186,7 @@ def _responses_seen(log: pd.DataFrame | None) -> float:
 
 
 def difference_from_baseline(row: Mapping[Hashable, Any]) -> Interval:
-    """Return the gain over SFT by what judges the wins, with its interval over prompts, of a row of `Leaderboard`."""
+    """Return the gain over SFT of a row of `LeaderboardTable`, with its interval over prompts."""
     gain = f"{row['judge']}_gain"
     return Interval(row[gain], row[f"{gain}_low"], row[f"{gain}_high"], row["n_judged"])
 
@@ -195,7 +195,7 @@ def unequal_responses(board: pd.DataFrame) -> str | None:
     """Return a sentence if the methods of a leaderboard were not trained on equally many responses of the data.
 
     Args:
-        board: Table of `Leaderboard`.
+        board: Table of `LeaderboardTable`.
     """
     methods = board[board["method"] != BASELINE]
     seen = methods.set_index("method")["responses_seen"]

@@ -10,11 +10,11 @@ def scored_generations(generations: pd.DataFrame, scores: pd.DataFrame) -> pd.Da
     """Join generations with what models and rules say of them.
 
     Args:
-        generations: Table of `Generations`, the samples of a prompt in their order.
+        generations: Table of `GenerationTable`, the samples of a prompt in their order.
         scores: Columns `prompt_id, logps, reference_logps, rewards, failures`, lists over the samples.
 
     Returns:
-        Table of `ScoredGenerations`.
+        Table of `ScoredGenerationTable`.
 
     Raises:
         DataError: A prompt was not scored, or no response got a reward.

@@ -25,7 +25,7 @@ from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.workers import worker_main
 
 if TYPE_CHECKING:
-    from rao_kedro.evals.harness_model import GeneratorLM
+    from rao_kedro.evals.downstream.harness_model import GeneratorLM
 
 
 def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> None:
@@ -107,7 +107,7 @@ class _Engine:
 
     def harness_model(self, own_tasks: bool = False) -> "GeneratorLM":
         """Return it as a model of lm-evaluation-harness."""
-        from rao_kedro.evals.harness_model import GeneratorLM, TextLM
+        from rao_kedro.evals.downstream.harness_model import GeneratorLM, TextLM
 
         kind = TextLM if own_tasks else GeneratorLM
         return kind(self.generation.model_dir, self.generation, self.make, self.workspace / "downstream")

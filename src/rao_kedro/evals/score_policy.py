@@ -23,7 +23,7 @@ from rao_kedro.workers import worker_main
 
 
 def main(spec_path: str) -> None:
-    """Write `prompt_id, logps, reference_logps, rewards, failures` per prompt, and the table of `HeldOutLogps`."""
+    """Write `prompt_id, logps, reference_logps, rewards, failures` per prompt, and a `HeldOutLogProbTable`."""
     spec = PolicyScoringSpec.model_validate_json(Path(spec_path).read_text())
     stop_ids = end_of_turn_ids(spec.model_dir, open_tokenizer(spec.model_dir))
     written, texts = read_generations(spec.generations_path, stop_ids)
@@ -71,7 +71,7 @@ def read_generations(path: Path, stop_ids: Collection[int]) -> tuple[list[Tokeni
     """Read generations as groups, tokens and text: one per prompt, its samples as responses in their order.
 
     Args:
-        path: Table of `Generations`.
+        path: Table of `GenerationTable`.
         stop_ids: End-of-turn tokens: a response is finished that ends with one.
     """
     tokens, texts = [], []

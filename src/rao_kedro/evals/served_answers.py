@@ -18,7 +18,7 @@ from rao_kedro.workers import worker_main
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from rao_kedro.evals.harness_model import ServedLM
+    from rao_kedro.evals.downstream.harness_model import ServedLM
 
 
 def main(spec_path: str) -> None:
@@ -54,7 +54,7 @@ class _Served:
 
     def harness_model(self, own_tasks: bool = False) -> "ServedLM":
         """Return it as a model of lm-evaluation-harness, which sends messages of either kind."""
-        from rao_kedro.evals.harness_model import ServedLM
+        from rao_kedro.evals.downstream.harness_model import ServedLM
 
         return ServedLM(self.server)
 

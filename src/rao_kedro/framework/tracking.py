@@ -121,7 +121,7 @@ def metrics(dataset: str, table: Any) -> dict[str, float]:
 
     Args:
         dataset: Its name in the catalog.
-        table: A table of `Leaderboard` or `BenchmarkScores`; others have none.
+        table: A table of `LeaderboardTable` or `BenchmarkScoreTable`; others have none.
     """
     if dataset == "leaderboard":
         found = {

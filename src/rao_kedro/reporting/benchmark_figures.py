@@ -1,4 +1,4 @@
-"""Plotly figures of methods on benchmarks, from tables of `BenchmarkScores`."""
+"""Plotly figures of methods on benchmarks, from tables of `BenchmarkScoreTable`."""
 
 import pandas as pd
 import plotly.graph_objects as go

@@ -38,13 +38,13 @@ def benchmark_report(
     """Return the page.
 
     Args:
-        scores: Table of `BenchmarkScores`.
+        scores: Table of `BenchmarkScoreTable`.
         tables: By their headings.
         figures: By their headings.
-        answers: Table of `BenchmarkAnswers`.
-        samples: Table of `DownstreamSamples`.
-        annotations: Table of `AlpacaEvalAnnotations`.
-        judgments: Table of `MTBenchJudgments`.
+        answers: Table of `BenchmarkAnswerTable`.
+        samples: Table of `DownstreamSampleTable`.
+        annotations: Table of `AlpacaEvalAnnotationTable`.
+        judgments: Table of `MTBenchJudgmentTable`.
         examples: Items of each benchmark that are shown with every method's answer, of its first run.
     """
     template = Environment(loader=PackageLoader("rao_kedro.reporting"), autoescape=True).get_template("benchmarks.html")
@@ -73,7 +73,7 @@ def cut_sentences(scores: pd.DataFrame) -> list[str]:
     """Return a sentence per benchmark on which responses were cut at the token limit.
 
     Args:
-        scores: Table of `BenchmarkScores`.
+        scores: Table of `BenchmarkScoreTable`.
     """
     whole = scores["benchmark"].str.split("::").str[0]
     sentences = []

@@ -23,7 +23,7 @@ def reward_calibration(reward_annotated: pd.DataFrame, by_gap: pd.DataFrame, gri
     """Return five panels on the rewards of all groups.
 
     Args:
-        reward_annotated: Table of `RewardAnnotated`.
+        reward_annotated: Table of `AnnotatedGroupTable`.
         by_gap: Table of `rewards.calibration.accuracy_by_gap`.
         grid: Table of `rewards.calibration.target_grid`; what `log_z0: auto` solves for is written to the right.
     """

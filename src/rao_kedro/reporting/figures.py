@@ -140,7 +140,7 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
     """Return rule score, reward and win rate of each method, with their intervals.
 
     Args:
-        leaderboard: Table of `Leaderboard`.
+        leaderboard: Table of `LeaderboardTable`.
     """
     judge = str(leaderboard["judge"].iloc[0]).replace("_", " ")
     panels = [("rule_score", "Rule score"), ("reward", "Reward")]

@@ -22,9 +22,9 @@ def html_report(
     """Return the page.
 
     Args:
-        leaderboard: Table of `Leaderboard`.
+        leaderboard: Table of `LeaderboardTable`.
         figures: Figures by their headings.
-        generations: Table of `ScoredGenerations` by run (`config.runs`), for side-by-side examples of each method's
+        generations: Table of `ScoredGenerationTable` by run (`config.runs`), for side-by-side examples of each method's
             first run.
         tables: Further tables by their headings.
         examples: Prompts to show.
@@ -58,7 +58,7 @@ def headlines(leaderboard: pd.DataFrame) -> list[tuple[str, str]]:
     """Return per method the sentence of `headline`, and what else must be known to read it.
 
     Args:
-        leaderboard: Table of `Leaderboard`.
+        leaderboard: Table of `LeaderboardTable`.
     """
     rows = leaderboard.to_dict("records")
     [baseline] = [row for row in rows if row["method"] == BASELINE]
@@ -73,7 +73,7 @@ def headline(row: Mapping[Any, Any]) -> str:
     """Return one sentence on how a method compares with SFT, with the paired interval, and whether it is conclusive.
 
     Args:
-        row: Of a table of `Leaderboard`.
+        row: Of a table of `LeaderboardTable`.
     """
     found, score = difference_from_baseline(row), row["judge"]
     prompts = f"{row['n_judged']} held-out prompts"

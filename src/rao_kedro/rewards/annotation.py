@@ -38,7 +38,7 @@ def annotate(
             there, before they are standardised; None leaves them.
 
     Returns:
-        Tables of `RewardAnnotated` and `QuarantinedRows`.
+        Tables of `AnnotatedGroupTable` and `QuarantineTable`.
 
     Raises:
         DataError: A group was not scored, no group is left to train on, or all rewards are the same number.
@@ -110,7 +110,7 @@ def _with_statistics(table: pd.DataFrame, normalisation: Normalisation, clip: fl
 
 
 def clip_bounds(reward_annotated: pd.DataFrame) -> tuple[float, float] | None:
-    """Return the raw rewards at which those of a table of `RewardAnnotated` were clipped; None if they were not."""
+    """Return the raw rewards at which those of a table of `AnnotatedGroupTable` were clipped; None if they were not."""
     for transform in json.loads(reward_annotated["reward_transforms"].iloc[0]):
         if transform["name"] == "clip":
             return transform["low"], transform["high"]

@@ -1,4 +1,4 @@
-"""How far rewards can be trusted, and what they imply for RAO. Knows tables of `RewardAnnotated`; no model."""
+"""How far rewards can be trusted, and what they imply for RAO. Knows tables of `AnnotatedGroupTable`; no model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +31,7 @@ def calibration_report(
     where every D_i is 0); `suggested_log_z0` is that of `log_z0: auto`, in nats.
 
     Args:
-        reward_annotated: Table of `RewardAnnotated`.
+        reward_annotated: Table of `AnnotatedGroupTable`.
         rao: Parameters of the RAO run that these rewards are for; `log_z0: auto` is solved as that run will solve it.
         seed: Seeds the resampling of the intervals.
         responses: Responses of a group that the RAO run takes at most (its `responses_per_prompt`).
@@ -60,7 +60,7 @@ def training_rewards(reward_annotated: pd.DataFrame, responses: int | None = Non
     """Return the rewards of the training groups as training reads them, `[groups][responses]`.
 
     Args:
-        reward_annotated: Table of `RewardAnnotated`.
+        reward_annotated: Table of `AnnotatedGroupTable`.
         responses: Responses of a group at most; None for all.
     """
     train = reward_annotated[reward_annotated["split"] == "train"]
@@ -145,7 +145,7 @@ def accuracy_by_gap(reward_annotated: pd.DataFrame, bins: int = 5, seed: int = 0
     and are not independent.
 
     Args:
-        reward_annotated: Table of `RewardAnnotated`.
+        reward_annotated: Table of `AnnotatedGroupTable`.
         bins: Equally large ones, of the pairs of a split by the absolute gap.
         seed: Seeds the resampling of the intervals.
 
@@ -181,7 +181,7 @@ def target_grid(
     """Return what RAO would aim at with other parameters.
 
     Args:
-        reward_annotated: Table of `RewardAnnotated`; its training split counts.
+        reward_annotated: Table of `AnnotatedGroupTable`; its training split counts.
         betas: Reward units per nat.
         log_z0s: In nats; what `log_z0: auto` solves for is added for each beta.
         rao: Other parameters of the RAO run; their `margin` and `reduction` are those of `log_z0: auto`.

@@ -27,7 +27,7 @@ def cached_reference_logprobs(
     accelerate_config: Path | None,
     cache: Path,
 ) -> pd.DataFrame:
-    """Return the table of `ReferenceLogprobs` of a model on tokenised groups, computing it if it is not cached.
+    """Return the table of `ReferenceLogProbTable` of a model on tokenised groups, computing it if it is not cached.
 
     Args:
         model_dir: The reference model.

@@ -29,8 +29,8 @@ class DownstreamResults(NamedTuple):
     """Scores of tasks, and what they are made of.
 
     Attributes:
-        scores: Table of `DownstreamScores`, without the method.
-        samples: Table of `DownstreamSamples`, without the method.
+        scores: Table of `DownstreamScoreTable`, without the method.
+        samples: Table of `DownstreamSampleTable`, without the method.
     """
 
     scores: pd.DataFrame
@@ -38,7 +38,7 @@ class DownstreamResults(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A row of `DownstreamScores`; see there."""
+    """A row of `DownstreamScoreTable`; see there."""
 
     task: str
     metric: str

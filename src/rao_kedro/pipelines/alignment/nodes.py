@@ -39,13 +39,13 @@ def align(
 
     Args:
         sft_model: Where the policy starts; it is the reference too.
-        reward_annotated: Parquet of `RewardAnnotated`.
+        reward_annotated: Parquet of `AnnotatedGroupTable`.
         method: The method.
         kl: How evaluations measure the KL divergence.
         t0_length: Tokens of the prefix t_0.
         accelerate_config: None trains in this process.
         workspace: The run's own directory.
-        reference_logprobs: Parquet of `ReferenceLogprobs`; None for an objective that needs none.
+        reference_logprobs: Parquet of `ReferenceLogProbTable`; None for an objective that needs none.
         reward_model: Of an on-policy method.
 
     Returns:

@@ -42,7 +42,7 @@ def collect_preferences(
     """Sample and rate responses, or read preference data.
 
     Returns:
-        Tables of `PreferenceGroups` and `QuarantinedRows`.
+        Tables of `PreferenceGroupTable` and `QuarantineTable`.
     """
     if source == "preferences":
         assert preferences is not None
@@ -79,8 +79,8 @@ def tokenize(
     """Tokenise the groups, and divide them into what is trained on, evaluated on in training, and reported.
 
     Returns:
-        Tables of `TokenizedGroupTable`, `EvaluationPrompts` and `QuarantinedRows` (of reading and of tokenising), and
-        the data report.
+        Tables of `TokenizedGroupTable`, `EvaluationPromptTable` and `QuarantineTable` (of reading and of tokenising),
+        and the data report.
 
     Raises:
         NoGroupsLeftError: A part has no group left; says why rows were dropped.

@@ -17,21 +17,22 @@ from rao_kedro.config.benchmarks import (
     ServerParameters,
 )
 from rao_kedro.config.runs import method_of
-from rao_kedro.data.tables import BenchmarkAnswers, DownstreamSamples, DownstreamScores
 from rao_kedro.errors import ParameterError
-from rao_kedro.evals.alpaca_eval import model_outputs
-from rao_kedro.evals.benchmark_files import collect_files, read_csv, with_collected_files
-from rao_kedro.evals.benchmark_metrics import LengthControl, Results
-from rao_kedro.evals.benchmark_scores import (
+from rao_kedro.evals.alpaca_eval.win_rates import model_outputs
+from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
+from rao_kedro.evals.files import collect_files, read_csv, with_collected_files
+from rao_kedro.evals.judging import judge_answers
+from rao_kedro.evals.launch import answer
+from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.evals.metrics import LengthControl, Results
+from rao_kedro.evals.scores import (
     benchmark_scores,
     downstream_table,
     harness_table,
     judge_report,
     preference_table,
 )
-from rao_kedro.evals.judging import judge_answers
-from rao_kedro.evals.launch import answer
-from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.evals.tables import BenchmarkAnswerTable
 from rao_kedro.files import alone_in_workspace
 from rao_kedro.pipelines.evaluation.nodes import by_policy
 from rao_kedro.pipelines.methods import METHODS
@@ -68,7 +69,7 @@ def answer_with_served_models(
     """Let served models answer the chosen benchmarks, which are fields of `AnsweredBenchmarks`.
 
     Returns:
-        Tables of `BenchmarkAnswers`, `DownstreamScores` and `DownstreamSamples`.
+        Tables of `BenchmarkAnswerTable`, `DownstreamScoreTable` and `DownstreamSampleTable`.
 
     Raises:
         ParameterError: One is called as a method is.
@@ -76,7 +77,7 @@ def answer_with_served_models(
     if taken := sorted(name for name in served_models if method_of(name) in {BASELINE, *METHODS}):
         raise ParameterError(f"served_models: {', '.join(taken)} is the name of a method; choose another one")
     written: list[list[pd.DataFrame]] = [
-        [schema.empty() for schema in (BenchmarkAnswers, DownstreamScores, DownstreamSamples)]
+        [schema.empty() for schema in (BenchmarkAnswerTable, DownstreamScoreTable, DownstreamSampleTable)]
     ]
     asked = AnsweredBenchmarks(**benchmarks)
     for name, server in served_models.items():
@@ -101,8 +102,8 @@ def judge_methods(
     """Let the judge look at what all methods answered.
 
     Returns:
-        AlpacaEval's outputs in its own format by method, and tables of `AlpacaEvalAnnotations`, `MTBenchJudgments`,
-        `MTBenchComparisons` and `JudgeUsage`.
+        AlpacaEval's outputs in its own format by method, and tables of `AlpacaEvalAnnotationTable`,
+        `MTBenchJudgmentTable`, `MTBenchComparisonTable` and `JudgeUsageTable`.
     """
     answers = _joined([*by_policy(tables, "benchmark_answers_").values()])
     how = BenchmarkParameters(alpaca_eval=alpaca_eval, mt_bench=mt_bench, judge=judge, second_judge=second_judge)
@@ -123,7 +124,7 @@ def compare_on_benchmarks(
     """Compare methods on the chosen benchmarks.
 
     Returns:
-        Tables of `BenchmarkScores` and `JudgeReport`.
+        Tables of `BenchmarkScoreTable` and `JudgeReportTable`.
     """
     written = ("downstream_scores_", "downstream_samples_", "benchmark_answers_")
     tables_of_all = (_joined([*by_policy(tables, kind).values()]) for kind in written)

@@ -37,7 +37,7 @@ def generate_responses(
 
     Args:
         policy: Its checkpoint.
-        prompts: Table of `EvaluationPrompts`.
+        prompts: Table of `EvaluationPromptTable`.
         generation: How it answers the held-out prompts.
         accelerate_config: None works inside this process.
         workspace: The worker's own directory.
@@ -45,8 +45,8 @@ def generate_responses(
         **benchmarks: Fields of `AnsweredBenchmarks`.
 
     Returns:
-        Tables of `Generations`, `BenchmarkAnswers`, `DownstreamScores` and `DownstreamSamples`; and how they were
-        written: model, chat template, sampling, stop tokens, versions.
+        Tables of `GenerationTable`, `BenchmarkAnswerTable`, `DownstreamScoreTable` and `DownstreamSampleTable`; and how
+        they were written: model, chat template, sampling, stop tokens, versions.
     """
     held_out = GenerationSpec(
         model_dir=policy,
@@ -80,7 +80,7 @@ def score_responses(
     """Score what a policy wrote, and its log-probs of held-out responses.
 
     Returns:
-        Tables of `ScoredGenerations` and `HeldOutLogps`.
+        Tables of `ScoredGenerationTable` and `HeldOutLogProbTable`.
     """
     spec = PolicyScoringSpec(
         workspace=workspace,

@@ -6,7 +6,7 @@ import pandas as pd
 
 from rao_kedro.config.reward_benchmarks import RewardBenchmarksParameters
 from rao_kedro.config.specs import AnnotationSpec
-from rao_kedro.evals.reward_benchmarks import prompt_groups, read_benchmark, score_benchmark
+from rao_kedro.evals.reward_benchmarks.benchmarks import prompt_groups, read_benchmark, score_benchmark
 from rao_kedro.files import alone_in_workspace, write_parquet
 from rao_kedro.launch import launch
 
@@ -22,7 +22,7 @@ def measure_reward(
     """Score a reward on every benchmark that the parameters name.
 
     Returns:
-        The scores, and a table of `QuarantinedRows`: rows that do not fit their benchmark's schema.
+        The scores, and a table of `QuarantineTable`: rows that do not fit their benchmark's schema.
     """
     read = {name: read_benchmark(name, parameters.sources.get(name)) for name in parameters.names.split()}
     reward = parameters.reward.with_defaults(reward_model, sft_model, parameters.mixed_precision, workspace)

@@ -94,7 +94,7 @@ def annotate_responses(
     """Score every response of every group.
 
     Returns:
-        Tables of `RewardAnnotated`, and of `QuarantinedRows`: responses that could not be scored.
+        Tables of `AnnotatedGroupTable`, and of `QuarantineTable`: responses that could not be scored.
     """
     reward = reward.with_defaults(reward_model, sft_model, mixed_precision, workspace)
     output = workspace / "rewards.parquet"

@@ -1,6 +1,6 @@
 """Scores of a reward on public reward benchmarks, as their authors define them.
 
-A benchmark is added by adding a function that reads a row (`reward_benchmark_formats`), one that scores prompts, and a
+A benchmark is added by adding a function that reads a row (`formats`), one that scores prompts, and a
 line to `_BENCHMARKS`. Knows nothing about where rewards come from.
 """
 
@@ -28,8 +28,8 @@ from rao_kedro.data.quarantine import (
 )
 from rao_kedro.data.readers import RawRow, data_files, is_saved_dataset, read_rows
 from rao_kedro.errors import DataError, ParameterError
-from rao_kedro.evals import reward_benchmark_formats as formats
-from rao_kedro.evals.reward_benchmark_formats import ALL, TIES, BenchmarkItem
+from rao_kedro.evals.reward_benchmarks import formats
+from rao_kedro.evals.reward_benchmarks.formats import ALL, TIES, BenchmarkItem
 from rao_kedro.statistics import mean_interval
 
 SCORE = "score"
@@ -105,7 +105,7 @@ def read_benchmark(name: str, source: PreferenceSource | None = None) -> tuple[l
         source: Where its rows are, in its own schema; the authors' dataset of the hub if not set.
 
     Returns:
-        The items, and a table of `QuarantinedRows`: the rows that do not fit the schema.
+        The items, and a table of `QuarantineTable`: the rows that do not fit the schema.
 
     Raises:
         DataError: The source cannot be read, or none of its rows fits.
@@ -240,7 +240,7 @@ def _rm_bench(prompts: Sequence[ScoredPrompt], seed: int) -> list[Result]:
     Every chosen response is compared with every rejected one, and a tie is not a win. Of the 3 x 3 matrix (styles of
     chosen times styles of rejected), hard is the upper triangle, where the rejected response has the fancier style;
     normal is the diagonal, easy the lower triangle, and the score all of it. The total of each is the mean of the four
-    domains (README.md of THU-KEG/RM-Bench-Leaderboard); prompts of safety-refuse and safety-response count alike.
+    domains (README.md of THU-KEG/RM-Bench-LeaderboardTable); prompts of safety-refuse and safety-response count alike.
     """
     compared: dict[str, Callable[[int, int], bool]] = {
         SCORE: lambda i, j: True,

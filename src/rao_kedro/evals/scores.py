@@ -12,8 +12,7 @@ import pandas as pd
 
 from rao_kedro.config.benchmarks import HARNESS
 from rao_kedro.config.runs import runs_by_method
-from rao_kedro.data.tables import BenchmarkScores, JudgeReport
-from rao_kedro.evals.benchmark_metrics import (
+from rao_kedro.evals.metrics import (
     Key,
     LengthControl,
     Metric,
@@ -22,6 +21,7 @@ from rao_kedro.evals.benchmark_metrics import (
     interval_of_draws,
     metrics_of_run,
 )
+from rao_kedro.evals.tables import BenchmarkScoreTable, JudgeReportTable
 from rao_kedro.judges.bias import agreement, length_bias, position_bias, share_interval
 from rao_kedro.statistics import (
     NAN,
@@ -56,7 +56,7 @@ def benchmark_scores(
         seed: Seeds the resampling of the intervals.
 
     Returns:
-        Table of `BenchmarkScores`.
+        Table of `BenchmarkScoreTable`.
     """
     metrics = {run: metrics_of_run(of_run, length_control, seed) for run, of_run in results.items()}
     methods = runs_by_method(results)
@@ -76,7 +76,7 @@ def benchmark_scores(
                 differences = _differences(ours, of_method(baseline, key), method == baseline, seed)
                 row |= _columns_of(f"vs_{baseline}", *differences)
             rows.append(row)
-    return pd.DataFrame(rows, columns=_columns(BenchmarkScores)) if rows else BenchmarkScores.empty()
+    return pd.DataFrame(rows, columns=_columns(BenchmarkScoreTable)) if rows else BenchmarkScoreTable.empty()
 
 
 def _score(runs: Sequence[Metric], seed: int) -> dict[str, Any]:
@@ -186,8 +186,8 @@ def judge_report(results: Mapping[str, Results], seed: int = 0) -> pd.DataFrame:
         seed: Seeds the resampling of the intervals.
 
     Returns:
-        Table of `JudgeReport`: of AlpacaEval's first judge, with position bias where pairs were judged in both orders
-        and agreement where a second judge saw them; of MT-Bench's comparisons, which are made in both orders.
+        Table of `JudgeReportTable`: of AlpacaEval's first judge, with position bias where pairs were judged in both
+        orders and agreement where a second judge saw them; of MT-Bench's comparisons, which are made in both orders.
     """
     rows: list[dict[str, Any]] = []
     for method, runs in runs_by_method(results).items():
@@ -202,7 +202,7 @@ def judge_report(results: Mapping[str, Results], seed: int = 0) -> pd.DataFrame:
             about = {"method": method, "judge": comparisons["judge"].iloc[0], "metric": "mt_bench_consistent"}
             found = share_interval(same, seed)
             rows.append({**about, "value": found.mean, "low": found.low, "high": found.high, "n": found.n})
-    return pd.DataFrame(rows, columns=_columns(JudgeReport)) if rows else JudgeReport.empty()
+    return pd.DataFrame(rows, columns=_columns(JudgeReportTable)) if rows else JudgeReportTable.empty()
 
 
 def _of_alpaca_eval(runs: Mapping[str, Results], seed: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.mt_bench import (
+from rao_kedro.evals.mt_bench.questions import (
     JudgePrompts,
     Message,
     Question,

@@ -28,7 +28,7 @@ def model_outputs(answers: pd.DataFrame) -> dict[str, list[dict[Hashable, Any]]]
     """Return answers to AlpacaEval's instructions by method, as the command `alpaca_eval` reads them.
 
     Args:
-        answers: Table of `BenchmarkAnswers`; other benchmarks are left out.
+        answers: Table of `BenchmarkAnswerTable`; other benchmarks are left out.
     """
     names = {"prompt": "instruction", "answer": "output", "method": "generator"}
     outputs = answers[answers["benchmark"] == "alpaca_eval"].rename(columns=names)[[*names.values()]]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.alpaca_eval import fit_length_control
+from rao_kedro.evals.alpaca_eval.win_rates import fit_length_control
 
 RESAMPLES = 1000
 AT_ONCE = 100

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from rao_kedro.evals.alpaca_eval import length_controlled_win_rate
-from rao_kedro.evals.length_control import length_controlled_resamples
-from rao_kedro.evals.mt_bench import SCORES, score_scopes, scores_by_question
+from rao_kedro.evals.alpaca_eval.length_control import length_controlled_resamples
+from rao_kedro.evals.alpaca_eval.win_rates import length_controlled_win_rate
+from rao_kedro.evals.mt_bench.questions import SCORES, score_scopes, scores_by_question
 from rao_kedro.statistics import MIN_VERDICT_N, NAN, Bounds, Interval
 
 PERCENT = (0.0, 100.0)
@@ -18,12 +18,12 @@ class Results(NamedTuple):
     """What is known of one run, or of all; any table may be empty.
 
     Attributes:
-        annotations: Table of `AlpacaEvalAnnotations`.
-        judgments: Table of `MTBenchJudgments`.
-        comparisons: Table of `MTBenchComparisons`.
-        scores: Table of `DownstreamScores`.
-        samples: Table of `DownstreamSamples`.
-        answers: Table of `BenchmarkAnswers`.
+        annotations: Table of `AlpacaEvalAnnotationTable`.
+        judgments: Table of `MTBenchJudgmentTable`.
+        comparisons: Table of `MTBenchComparisonTable`.
+        scores: Table of `DownstreamScoreTable`.
+        samples: Table of `DownstreamSampleTable`.
+        answers: Table of `BenchmarkAnswerTable`.
     """
 
     annotations: pd.DataFrame

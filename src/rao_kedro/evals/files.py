@@ -159,7 +159,7 @@ def _check(benchmarks: AnsweredBenchmarks) -> None:
                     f"evaluation.benchmarks.alpaca_eval.baseline: row {number} has no {', '.join(sorted(missing))}"
                 )
     if "mt_bench" in names:
-        from rao_kedro.evals.mt_bench import JudgePrompts, read_questions
+        from rao_kedro.evals.mt_bench.questions import JudgePrompts, read_questions
 
         rows = [read_json_rows(path) for path in (how.questions, how.reference_answers, how.judge_prompts)]
         with _naming("evaluation.benchmarks.mt_bench"):

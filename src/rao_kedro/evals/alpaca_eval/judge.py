@@ -14,7 +14,7 @@ from typing import Literal
 import pandas as pd
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.alpaca_eval import of_package
+from rao_kedro.evals.alpaca_eval.win_rates import of_package
 from rao_kedro.judges.chat_completions import Answer, ChatSampling
 from rao_kedro.judges.judge import Asked
 

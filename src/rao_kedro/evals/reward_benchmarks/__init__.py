@@ -1,0 +1,1 @@
+"""Benchmarks of reward models: RewardBench, RewardBench 2, RM-Bench, JudgeBench."""

@@ -1,0 +1,205 @@
+"""Schemas of the evaluation's tables; Kedro checks them on load and on save."""
+
+import pandera.pandas as pa
+from pandera.typing import Series
+
+from rao_kedro.data.tables import FINISH_REASONS, Table
+
+
+class GenerationTable(Table):
+    """One row per prompt and sample: what a policy wrote. `n_tokens` counts the end-of-turn token."""
+
+    prompt_id: Series[str]
+    sample: Series[int] = pa.Field(ge=0)
+    messages: Series[object]
+    requirements: Series[str]
+    response: Series[str]
+    n_tokens: Series[int] = pa.Field(ge=1)
+    finish_reason: Series[str] = pa.Field(isin=FINISH_REASONS)
+    response_ids: Series[object]
+    prompt_ids: Series[object]
+
+
+class ScoredGenerationTable(Table):
+    """One row per prompt and sample, with its scores; log-probs are sums over the response in nats.
+
+    `reward_failure` says why there is no reward; it is empty where there is one.
+    """
+
+    prompt_id: Series[str]
+    sample: Series[int] = pa.Field(ge=0)
+    prompt: Series[str]
+    response: Series[str]
+    n_tokens: Series[int] = pa.Field(ge=1)
+    finish_reason: Series[str] = pa.Field(isin=FINISH_REASONS)
+    rule_score: Series[float] = pa.Field(nullable=True, ge=0, le=1)
+    reward: Series[float] = pa.Field(nullable=True)
+    reward_failure: Series[str]
+    logp: Series[float] = pa.Field(le=0)
+    reference_logp: Series[float] = pa.Field(le=0)
+
+
+class HeldOutLogProbTable(Table):
+    """One row per `test` group, the chosen response first: rewards, and log-probs under policy and reference."""
+
+    group_id: Series[str] = pa.Field(unique=True)
+    rewards: Series[object]
+    logps: Series[object]
+    reference_logps: Series[object]
+
+
+class LeaderboardTable(Table):
+    """One row per method, with 95 % intervals; gains and wins are paired with SFT's by prompt.
+
+    `*_low` and `*_high` are over held-out prompts, whose values are means over the method's `seeds` training seeds;
+    `*_seeds_low` and `*_seeds_high` are over seeds, and missing for one. `rule_score` is over the `n_rule_score`
+    prompts with requirements, and `reward` over the `n_reward` ones with a reward. `judge` says which of both
+    judges `win_rate_vs_sft`, on `n_judged` prompts: the rules where any prompt has requirements. `cut` is the share
+    of responses that ended at the token limit, and `gain_finished` the gain by the judge of the other responses, on
+    the `n_finished` prompts on which both the method and SFT have such. `unscored` counts responses that got no
+    reward, which leave rewards and the wins by them to the others. `responses_seen` is the mean number of responses
+    to a prompt that a method was trained on, where its log says it.
+    """
+
+    method: Series[str] = pa.Field(unique=True)
+    seeds: Series[int] = pa.Field(ge=1)
+    n: Series[int] = pa.Field(ge=1)
+    judge: Series[str] = pa.Field(isin=["rule_score", "reward"])
+    n_rule_score: Series[int] = pa.Field(ge=0)
+    rule_score: Series[float] = pa.Field(nullable=True, ge=0, le=1)
+    rule_score_low: Series[float] = pa.Field(nullable=True)
+    rule_score_high: Series[float] = pa.Field(nullable=True)
+    rule_score_seeds_low: Series[float] = pa.Field(nullable=True)
+    rule_score_seeds_high: Series[float] = pa.Field(nullable=True)
+    rule_score_gain: Series[float] = pa.Field(nullable=True)
+    rule_score_gain_low: Series[float] = pa.Field(nullable=True)
+    rule_score_gain_high: Series[float] = pa.Field(nullable=True)
+    rule_score_gain_seeds_low: Series[float] = pa.Field(nullable=True)
+    rule_score_gain_seeds_high: Series[float] = pa.Field(nullable=True)
+    n_reward: Series[int] = pa.Field(ge=0)
+    reward: Series[float] = pa.Field(nullable=True)
+    reward_low: Series[float] = pa.Field(nullable=True)
+    reward_high: Series[float] = pa.Field(nullable=True)
+    reward_seeds_low: Series[float] = pa.Field(nullable=True)
+    reward_seeds_high: Series[float] = pa.Field(nullable=True)
+    reward_gain: Series[float] = pa.Field(nullable=True)
+    reward_gain_low: Series[float] = pa.Field(nullable=True)
+    reward_gain_high: Series[float] = pa.Field(nullable=True)
+    reward_gain_seeds_low: Series[float] = pa.Field(nullable=True)
+    reward_gain_seeds_high: Series[float] = pa.Field(nullable=True)
+    reward_win_rate_vs_sft: Series[float] = pa.Field(nullable=True, ge=0, le=1)
+    reward_win_rate_vs_sft_low: Series[float] = pa.Field(nullable=True)
+    reward_win_rate_vs_sft_high: Series[float] = pa.Field(nullable=True)
+    reward_win_rate_vs_sft_seeds_low: Series[float] = pa.Field(nullable=True)
+    reward_win_rate_vs_sft_seeds_high: Series[float] = pa.Field(nullable=True)
+    n_judged: Series[int] = pa.Field(ge=0)
+    win_rate_vs_sft: Series[float] = pa.Field(nullable=True, ge=0, le=1)
+    win_rate_vs_sft_low: Series[float] = pa.Field(nullable=True)
+    win_rate_vs_sft_high: Series[float] = pa.Field(nullable=True)
+    win_rate_vs_sft_seeds_low: Series[float] = pa.Field(nullable=True)
+    win_rate_vs_sft_seeds_high: Series[float] = pa.Field(nullable=True)
+    cut: Series[float] = pa.Field(ge=0, le=1)
+    n_finished: Series[int] = pa.Field(ge=0)
+    gain_finished: Series[float] = pa.Field(nullable=True)
+    gain_finished_low: Series[float] = pa.Field(nullable=True)
+    gain_finished_high: Series[float] = pa.Field(nullable=True)
+    gain_finished_seeds_low: Series[float] = pa.Field(nullable=True)
+    gain_finished_seeds_high: Series[float] = pa.Field(nullable=True)
+    mean_length: Series[float] = pa.Field(ge=0)
+    kl_to_reference: Series[float] = pa.Field(nullable=True)
+    chosen_likelihood_fell: Series[float] = pa.Field(ge=0, le=1)
+    unscored: Series[int] = pa.Field(ge=0)
+    responses_seen: Series[float] = pa.Field(nullable=True, ge=1)
+
+
+class BenchmarkAnswerTable(Table):
+    """One row per item and turn of a judged benchmark: what a model answered, apart from what it thought before.
+
+    `finish_reason` is "length" where the response was cut at its token limit; a cut thought has no answer, "".
+    `unscored_reason` says why a server gave no response; such an item is not judged.
+    """
+
+    method: Series[str]
+    benchmark: Series[str]
+    item_id: Series[str]
+    turn: Series[int] = pa.Field(ge=1)
+    prompt: Series[str]
+    answer: Series[str]
+    thinking: Series[str]
+    finish_reason: Series[str] = pa.Field(isin=FINISH_REASONS)
+    unscored_reason: Series[str]
+
+
+class JudgeUsageTable(Table):
+    """What a judge took for one method: requests, tokens, and their cost at the prices of the parameters.
+
+    `asked` counts the requests of this run, those that were refused included, and `prompt_tokens`, `completion_tokens`
+    and `cost` are theirs. `reused` counts answers that were kept, from earlier runs or from another method with the
+    same responses; the other `reused_*` say what these took when they were asked, with the failed attempts before.
+    `identity` is what its answers were kept by: its name and server, or the content hash of one that was served here.
+    """
+
+    method: Series[str]
+    benchmark: Series[str]
+    judge: Series[str]
+    identity: Series[str]
+    asked: Series[int]
+    prompt_tokens: Series[int]
+    completion_tokens: Series[int]
+    cost: Series[float]
+    reused: Series[int]
+    reused_prompt_tokens: Series[int]
+    reused_completion_tokens: Series[int]
+    reused_cost: Series[float]
+
+
+class BenchmarkScoreTable(Table):
+    """One row per method, benchmark and metric, with 95 % intervals over items; `vs_*` are paired by item.
+
+    `low` and `high` are over items, whose values are means over the `seeds` training seeds; `seeds_low` and
+    `seeds_high` are over seeds, and missing for one. Accuracies and win rates are in percent. `unscored` counts outputs
+    and judgments that hold no answer, over all seeds; `cut` is the share of responses that ended at their token limit.
+    """
+
+    method: Series[str]
+    benchmark: Series[str]
+    metric: Series[str]
+    value: Series[float] = pa.Field(nullable=True)
+    low: Series[float] = pa.Field(nullable=True)
+    high: Series[float] = pa.Field(nullable=True)
+    seeds_low: Series[float] = pa.Field(nullable=True)
+    seeds_high: Series[float] = pa.Field(nullable=True)
+    n: Series[int] = pa.Field(ge=0)
+    seeds: Series[int] = pa.Field(ge=1)
+    unscored: Series[int] = pa.Field(ge=0)
+    cut: Series[float] = pa.Field(nullable=True, ge=0, le=1)
+    judge: Series[str]
+    chance: Series[float] = pa.Field(nullable=True)
+    vs_sft: Series[float] = pa.Field(nullable=True)
+    vs_sft_low: Series[float] = pa.Field(nullable=True)
+    vs_sft_high: Series[float] = pa.Field(nullable=True)
+    vs_sft_seeds_low: Series[float] = pa.Field(nullable=True)
+    vs_sft_seeds_high: Series[float] = pa.Field(nullable=True)
+    vs_dpo: Series[float] = pa.Field(nullable=True)
+    vs_dpo_low: Series[float] = pa.Field(nullable=True)
+    vs_dpo_high: Series[float] = pa.Field(nullable=True)
+    vs_dpo_seeds_low: Series[float] = pa.Field(nullable=True)
+    vs_dpo_seeds_high: Series[float] = pa.Field(nullable=True)
+
+
+class JudgeReportTable(Table):
+    """One row per method and property of the judge that compared it (see `rao_kedro.judges.bias`)."""
+
+    method: Series[str]
+    judge: Series[str]
+    metric: Series[str]
+    value: Series[float] = pa.Field(nullable=True)
+    low: Series[float] = pa.Field(nullable=True)
+    high: Series[float] = pa.Field(nullable=True)
+    n: Series[int] = pa.Field(ge=0)
+
+    class Config:
+        """Without a judge there are no rows, and a CSV of none has no types."""
+
+        strict = True
+        coerce = True
