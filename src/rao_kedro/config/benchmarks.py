@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rao_kedro.config.base import DIFFERENT_NAMES, FileName, Parameters
+from rao_kedro.config.base import DIFFERENT_NAMES, FileName, Names, Parameters
 from rao_kedro.config.generation import GenerationSpec, ServedEngineParameters
 from rao_kedro.config.servers import AskedParameters, checked_url
 
@@ -179,14 +179,14 @@ class HarnessParameters(Parameters):
     """Tasks of lm-evaluation-harness itself, run as its own command runs them.
 
     Attributes:
-        tasks: Names of its tasks, groups and tags, with blanks between; none takes none. `lm_eval ls tasks` lists them.
+        tasks: Names of its tasks, groups and tags. `lm_eval ls tasks` lists them.
         num_fewshot: Examples before each question; what a task says if not set. Tasks that say 0 stay without.
         apply_chat_template: Whether prompts are messages in the model's chat template, or plain text.
         fewshot_as_multiturn: Whether the examples are turns of the chat, or all in one message.
         datasets: Where rows are, by the name of a task or a group, if not where the task says.
     """
 
-    tasks: str = ""
+    tasks: Names = ()
     num_fewshot: int | None = Field(None, ge=0)
     apply_chat_template: bool = True
     fewshot_as_multiturn: bool = True
@@ -194,9 +194,9 @@ class HarnessParameters(Parameters):
 
     @model_validator(mode="after")
     def _datasets_are_of_tasks(self) -> Self:
-        if unused := [name for name in self.datasets if name not in self.tasks.split()]:
+        if unused := [name for name in self.datasets if name not in self.tasks]:
             raise ValueError(
-                f"harness.datasets: {', '.join(unused)} is not among harness.tasks ({self.tasks or 'none'})"
+                f"harness.datasets: {', '.join(unused)} is not among harness.tasks ({', '.join(self.tasks) or 'none'})"
             )
         return self
 
@@ -205,7 +205,7 @@ class AnsweredBenchmarks(Parameters):
     """What models answer: all that decides what they are asked, and how.
 
     Attributes:
-        names: Of `JUDGED` and `DOWNSTREAM`, with blanks between; none takes none.
+        names: Names of `JUDGED` and `DOWNSTREAM`.
         limit: Items of each benchmark (of each subject of MMLU, of each task of a group); all if not set.
         max_model_len: Tokens of the longest prompt and its answer together.
         alpaca_eval: Files and sampling.
@@ -216,7 +216,7 @@ class AnsweredBenchmarks(Parameters):
         seed: Seeds sampling and the resampling of the intervals.
     """
 
-    names: str = ""
+    names: Names = ()
     limit: int | None = Field(None, ge=1)
     max_model_len: int = Field(4096, ge=2)
     alpaca_eval: AlpacaEvalParameters = AlpacaEvalParameters()
@@ -229,7 +229,7 @@ class AnsweredBenchmarks(Parameters):
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
         known = (*JUDGED, *DOWNSTREAM)
-        if unknown := [name for name in [*self.names.split(), *self.sources] if name not in known]:
+        if unknown := [name for name in [*self.names, *self.sources] if name not in known]:
             raise ValueError(
                 f"benchmarks: unknown {', '.join(unknown)}; choose of {' '.join(known)}, or name tasks of "
                 "lm-evaluation-harness in harness.tasks"
@@ -239,12 +239,12 @@ class AnsweredBenchmarks(Parameters):
     @property
     def chosen(self) -> bool:
         """Whether there is any benchmark to answer."""
-        return bool(self.names.split() or self.harness.tasks.split())
+        return bool(self.names or self.harness.tasks)
 
     @property
     def downstream(self) -> list[str]:
         """The chosen downstream tasks."""
-        return [name for name in self.names.split() if name in DOWNSTREAM]
+        return [name for name in self.names if name in DOWNSTREAM]
 
 
 class BenchmarkParameters(AnsweredBenchmarks):
@@ -263,11 +263,11 @@ class BenchmarkParameters(AnsweredBenchmarks):
 
     @model_validator(mode="after")
     def _judged_and_served_ones_can_be(self) -> Self:
-        if self.judge is None and (judged := [name for name in JUDGED if name in self.names.split()]):
+        if self.judge is None and (judged := [name for name in JUDGED if name in self.names]):
             raise ValueError(f"benchmarks: {' and '.join(judged)}: set evaluation.benchmarks.judge.model, the judge")
         if self.judge and self.second_judge and self.judge.model == self.second_judge.model:
             raise ValueError("benchmarks: judge and second_judge are the same model")
-        if self.served_models and "mmlu" in self.names.split():
+        if self.served_models and "mmlu" in self.names:
             raise ValueError(
                 "benchmarks: mmlu compares log-probs behind plain text, which chat servers do not give: measure the "
                 "served_models without it"

@@ -59,7 +59,7 @@ def named_tasks(spec: AnswersSpec, generating_only: bool = False) -> "NamedTasks
         ParameterError: A task is unknown, or cannot be run.
         DataError: The rows of one cannot be had.
     """
-    if not spec.benchmarks.harness.tasks.split():
+    if not spec.benchmarks.harness.tasks:
         return None
     from rao_kedro.evals.downstream.named_tasks import load_tasks
 
@@ -82,7 +82,7 @@ def write_benchmarks(spec: AnswersSpec, writer: Writer, named: "NamedTasks | Non
     rows = [
         {"method": spec.method, **row}
         for name, answer in ANSWERED.items()
-        if name in benchmarks.names.split()
+        if name in benchmarks.names
         for row in answer(benchmarks, writer)
     ]
     write_parquet(spec.answers_path, pd.DataFrame(rows) if rows else BenchmarkAnswerTable.empty())

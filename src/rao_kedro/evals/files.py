@@ -83,7 +83,7 @@ def _local(benchmarks: Benchmarks, directory: Path, manifest: dict[str, dict[str
 
 def _needed(benchmarks: AnsweredBenchmarks) -> dict[str, str]:
     """Return the locations of AlpacaEval's and MT-Bench's files, as far as they are read, by the parameter."""
-    names, needed = benchmarks.names.split(), {}
+    names, needed = benchmarks.names, {}
     if "alpaca_eval" in names:
         how = benchmarks.alpaca_eval
         needed["alpaca_eval.baseline"] = how.baseline
@@ -150,7 +150,7 @@ def _manifest(directory: Path) -> dict[str, dict[str, Any]]:
 
 def _check(benchmarks: AnsweredBenchmarks) -> None:
     """Refuse files that answering or judging would fail on, hours later."""
-    names, how = benchmarks.names.split(), benchmarks.mt_bench
+    names, how = benchmarks.names, benchmarks.mt_bench
     if "alpaca_eval" in names:
         columns = {"instruction", "output", "generator"}
         for number, row in enumerate(read_json_rows(benchmarks.alpaca_eval.baseline), start=1):

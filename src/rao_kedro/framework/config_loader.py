@@ -179,7 +179,8 @@ class StudyConfigLoader(OmegaConfigLoader):
         merged: dict[str, Any] = super()._merge_and_resolve(key, config_per_file)
         if key != "parameters":
             return merged
-        return {name: value for name, value in merged.items() if name in in_files or name not in self._globals}
+        of_parameters = (name for name in merged if name in in_files or name not in self._globals)
+        return {name: merged[name] for name in of_parameters if not name.startswith("_")}
 
 
 def _plain(config: Any, resolve: bool = False) -> dict[str, Any]:

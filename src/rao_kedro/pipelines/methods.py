@@ -32,13 +32,13 @@ ON_POLICY = ("ppo",)
 DEFAULT_METHODS = ("rao", "dpo")
 
 
-def chosen_methods(names: str) -> tuple[str, ...]:
-    """Return the methods that the parameter `methods` names, separated by blanks.
+def chosen_methods(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the methods that the parameter `methods` names.
 
     Raises:
         ParameterError: One is unknown, or none is named.
     """
-    chosen = tuple(dict.fromkeys(names.split()))
+    chosen = tuple(dict.fromkeys(names))
     if unknown := sorted(set(chosen) - set(METHODS)):
         raise ParameterError(f"parameter methods: unknown {', '.join(unknown)}; choose from {' '.join(METHODS)}")
     if not chosen:

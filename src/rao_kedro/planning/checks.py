@@ -143,7 +143,7 @@ def _of_served_models(step: Step) -> Iterator[str]:
 
 def _of_judges(run: Run, step: Step) -> Iterator[str]:
     chosen = run.parameter("evaluation.benchmarks")
-    if not {*JUDGED} & {*chosen.names.split()}:
+    if not {*JUDGED} & {*chosen.names}:
         return
     yield from files.benchmark_problems(chosen, judged=True)
     for parameter, judge in _asked(step):
@@ -198,7 +198,7 @@ def trainings(step: Step) -> Iterator[tuple[str, TrainingParameters, bool]]:
         case "align":
             yield f"{named['method']}.training", given["method"].training, given["method"].rollout is not None
         case "train_runs":
-            for name in given["only"].split() if given["only"] else given["runs"]:
+            for name in given["only"] or given["runs"]:
                 method = given["runs"][name]
                 yield f"{named['runs']}.{name}.training", method.training, method.rollout is not None
         case "measure_runs":
@@ -208,7 +208,7 @@ def trainings(step: Step) -> Iterator[tuple[str, TrainingParameters, bool]]:
 
 def _remarks(run: Run, step: Step) -> Iterator[str]:
     """Yield what may go wrong later, which nothing can tell now."""
-    if step.function == "judge_methods" and {*JUDGED} & {*run.parameter("evaluation.benchmarks").names.split()}:
+    if step.function == "judge_methods" and {*JUDGED} & {*run.parameter("evaluation.benchmarks").names}:
         for parameter, judge in _asked(step):
             if url := getattr(judge, "base_url", None):
                 yield from judges.unreachable(parameter, url)

@@ -67,7 +67,7 @@ def benchmark_problems(benchmarks: AnsweredBenchmarks, judged: bool) -> Iterator
         judged: Whether answers are judged in this run, too, and not only written.
     """
     for name, files in _BENCHMARK_FILES.items():
-        if name in benchmarks.names.split():
+        if name in benchmarks.names:
             for file in files if judged else files[:1]:
                 location = getattr(getattr(benchmarks, name), file, None)
                 if isinstance(location, str):
@@ -78,16 +78,16 @@ def benchmark_problems(benchmarks: AnsweredBenchmarks, judged: bool) -> Iterator
             yield from file_problems(f"evaluation.benchmarks.sources.{task}.path", source.path, or_directory=True)
     for task, dataset in benchmarks.harness.datasets.items():
         yield from _harness_problems(f"evaluation.benchmarks.harness.datasets.{task}", dataset)
-    if benchmarks.harness.tasks.split():
+    if benchmarks.harness.tasks:
         yield from _unknown_tasks(benchmarks.harness.tasks)
 
 
 @cache
-def _unknown_tasks(tasks: str) -> tuple[str, ...]:
+def _unknown_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
     """Return a sentence on each name that is no task of lm-evaluation-harness; it takes seconds to read all of them."""
     from rao_kedro.evals.downstream.named_tasks import unknown_tasks
 
-    return tuple(f"parameter evaluation.benchmarks.{sentence}" for sentence in unknown_tasks(tasks.split()))
+    return tuple(f"parameter evaluation.benchmarks.{sentence}" for sentence in unknown_tasks(tasks))
 
 
 def _harness_problems(parameter: str, dataset: HarnessDataset) -> Iterator[str]:

@@ -70,7 +70,7 @@ def passes(step: Step) -> list[Pass]:
         case "align":
             return [_of_method(named["method"], given["method"])]
         case "train_runs":
-            names = given["only"].split() if given["only"] else given["runs"]
+            names = given["only"] or given["runs"]
             return [_of_method(f"{named['runs']}.{name}", given["runs"][name]) for name in names]
         case "measure_runs":
             return _of_study(named["study"], given["study"])
@@ -92,9 +92,9 @@ def _of_method(name: str, method: MethodParameters) -> Pass:
 
 
 def _of_study(name: str, study: RewardModelStudyParameters) -> list[Pass]:
-    trained = {"base", "sft"} & {*study.forms.split()}
+    trained = {"base", "sft"} & {*study.forms}
     found = [_training(f"{name}.training", study.training, None)] if trained else []
-    if "dpo_implicit" in study.forms.split():
+    if "dpo_implicit" in study.forms:
         found.append(_training(f"{name}.dpo.training", study.dpo.training, None))  # its reference reads all
     return found
 
@@ -240,7 +240,7 @@ def longest_prompt(run: Run, how: GenerationParameters) -> int | None:
 
 def benchmark_problems(benchmarks: AnsweredBenchmarks) -> Iterator[str]:
     """Yield which benchmarks leave no room for a prompt."""
-    chosen = benchmarks.names.split()
+    chosen = benchmarks.names
     for name in ("alpaca_eval", "mt_bench"):
         tokens = getattr(benchmarks, name).max_tokens
         if name in chosen and tokens >= benchmarks.max_model_len:

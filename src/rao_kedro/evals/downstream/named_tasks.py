@@ -74,7 +74,7 @@ def load_tasks(how: HarnessParameters, generating_only: bool = False) -> NamedTa
     tasks: dict[str, Task] = {}
     groups: dict[str, Group] = {}
     shown: dict[str, str] = {}
-    names = list(dict.fromkeys(how.tasks.split()))
+    names = list(dict.fromkeys(how.tasks))
     with quiet_harness():
         manager = TaskManager() if names else None
         for name in names:

@@ -51,7 +51,7 @@ def collect_benchmark_files(workspace: Path, **benchmarks: Any) -> Path:
     """
     directory = workspace / "files"
     chosen = AnsweredBenchmarks(**benchmarks)
-    if chosen.harness.tasks.split():
+    if chosen.harness.tasks:
         from rao_kedro.evals.downstream.named_tasks import load_tasks
 
         load_tasks(chosen.harness)
@@ -111,7 +111,7 @@ def judge_methods(
 
 
 def compare_on_benchmarks(
-    names: str,
+    names: Sequence[str],
     limit: int | None,
     alpaca_eval: AlpacaEvalParameters,
     seed: int,
@@ -130,7 +130,7 @@ def compare_on_benchmarks(
     tables_of_all = (_joined([*by_policy(tables, kind).values()]) for kind in written)
     results = Results(annotations, judgments, comparisons, *tables_of_all).by_run()
     how = with_collected_files(AnsweredBenchmarks(alpaca_eval=alpaca_eval), benchmark_files).alpaca_eval
-    length_control = _length_control(how) if "alpaca_eval" in names.split() and limit is None else None
+    length_control = _length_control(how) if "alpaca_eval" in names and limit is None else None
     return benchmark_scores(results, length_control, seed), judge_report(results, seed)
 
 

@@ -23,7 +23,7 @@ def train_runs(
     reward_annotated: Path,
     reference_logprobs: Path,
     runs: Mapping[str, MethodParameters],
-    only: str | None,
+    only: Sequence[str] | None,
     kl: KLParameters,
     t0_length: int,
     accelerate_config: Path,
@@ -35,7 +35,7 @@ def train_runs(
         The training logs below each other, with a column `run`.
     """
     logs = []
-    for name in runs if only is None else only.split():
+    for name in only or runs:
         method = runs[name]
         settings = (method.model_dump_json(), kl.model_dump_json())
         key = combined_hash(*settings, content_hash(sft_model), *map(file_hash, (reward_annotated, reference_logprobs)))
