@@ -67,6 +67,11 @@ class StudyConfigLoader(OmegaConfigLoader):
                 self[key]
         return {*self["globals"]} - {*GlobalParameters.model_fields} - self.interpolated
 
+    def refers_to_another(self, *loc: int | str) -> bool:
+        """Return whether a global is written as a reference to another one, whose value it has."""
+        block = OmegaConf.select(self._globals_as_written, ".".join(map(str, loc[:-1]))) if loc[1:] else None
+        return OmegaConf.is_interpolation(self._globals_as_written if block is None else block, loc[-1])
+
     @cached_property
     def environments(self) -> list[str]:
         """The environments over base that this one builds on, and itself; a later one overrides.
@@ -155,8 +160,8 @@ class StudyConfigLoader(OmegaConfigLoader):
         layers = [_plain(OmegaConf.merge({}, *files.values())) for files in files_by_layer]
         known = {name for layer in layers for name in layer} - {EXTENDS} | {*GlobalParameters.model_fields}
         given = {name: value for name, value in (self.runtime_params or {}).items() if name in known}
-        merged = OmegaConf.merge(*self._with_picked_model([*layers, given]))
-        resolved = _plain(merged, resolve=True)
+        self._globals_as_written = OmegaConf.merge(*self._with_picked_model([*layers, given]))
+        resolved = _plain(self._globals_as_written, resolve=True)
         return {name: value for name, value in resolved.items() if name != EXTENDS and not name.startswith("_")}
 
     def _with_picked_model(self, layers: list[dict[str, Any]]) -> list[Any]:

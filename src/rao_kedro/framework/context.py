@@ -86,7 +86,7 @@ class StudyContext(KedroContext):
             GlobalParameters.model_validate(found)
             details = []
         except ValidationError as error:
-            details = error.errors()
+            details = [d for d in error.errors() if not self.config_loader.refers_to_another(*d["loc"])]
         unused = [] if {*found} <= {*GlobalParameters.model_fields} else sorted(self.config_loader.unused_globals())
         return details, [
             *(sentence(detail, GlobalParameters) for detail in details),
