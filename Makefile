@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup run test bench bench-annotation bench-generation bench-judging lint package viz jupyter clean
+.PHONY: setup run test bench bench-annotation bench-generation bench-judging docs lint package viz jupyter clean
 
 setup: $(INSTALLED)
 
@@ -42,6 +42,10 @@ bench-generation: setup
 
 bench-judging: setup
 	$(BIN)/python benchmarks/judging.py
+
+# The site, into site/: strictly, and without a network.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: setup
 	$(BIN)/ruff check .

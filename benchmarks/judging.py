@@ -19,8 +19,9 @@ import pandas as pd
 from rao_kedro.config.benchmarks import JudgeServerParameters
 from rao_kedro.evals.alpaca_eval.judge import judged
 from rao_kedro.files import write_text
-from rao_kedro.judges.chat_completions import ChatServer, Reply, Token
+from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.judge import Judge
+from rao_kedro.judges.replies import Reply, Token
 
 HERE = Path(__file__).parent
 REPLY = Reply(text="m", tokens=[Token(text="m", logprobs={"m": math.log(0.7), "M": math.log(0.3)})])
@@ -37,10 +38,10 @@ def main() -> None:
     columns = ["instruction", "output_1", "generator_1", "output_2", "generator_2"]
     compared = pd.read_json(options.annotations, lines=True)[columns]
     with tempfile.TemporaryDirectory() as cache:
-        with patch.object(ChatServer, "send", lambda self, request: REPLY):
+        with patch.object(ChatServer, "send", lambda self, request, meter: REPLY):
             first = seconds(compared, Path(cache))
         kept = [seconds(compared, Path(cache)) for _ in range(options.repeats)]
-        answers = len([*Path(cache).rglob("*.json")])
+        answers = len([*Path(cache).rglob("*.shard")])
     lines = [
         "# Judging from kept answers",
         "",

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from rao_kedro import files
-from rao_kedro.files import beside, replace_directory, replacing_directory, write_parquet, write_text
+from rao_kedro.files import replacing_directory, write_parquet, write_text
 
 
 def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
@@ -54,14 +54,53 @@ FRAME = pd.DataFrame({"x": [1, 2]})
 def test_the_directory_that_a_link_points_to_is_replaced_and_the_link_stays(tmp_path):
     (tmp_path / "disk/rao").mkdir(parents=True)
     (tmp_path / "rao").symlink_to(tmp_path / "disk/rao")
-    for text in ("first", "second"):  # the second one found a link called rao.old in its way
-        partial = beside(tmp_path / "rao", "partial")
-        assert partial == tmp_path / "disk/rao.partial"  # on the file system of the target, where it can be renamed
-        partial.mkdir()
-        (partial / "config.json").write_text(text)
-        replace_directory(partial, tmp_path / "rao")
+    for text in ("first", "second"):
+        with replacing_directory(tmp_path / "rao") as partial:
+            assert partial.parent == tmp_path / "disk"  # the file system of the target, where it can be renamed
+            (partial / "config.json").write_text(text)
         assert (tmp_path / "rao").is_symlink() and (tmp_path / "disk/rao/config.json").read_text() == text
-    assert {path.name for path in tmp_path.rglob("*")} == {"disk", "rao", "config.json"}
+    names = {path.name for path in tmp_path.rglob("*") if not path.name.startswith(".")}
+    assert names == {"disk", "rao", "config.json"}
+
+
+def fill(target, text):
+    with replacing_directory(target) as partial:
+        (partial / "config.json").write_text(text)
+
+
+def left_beside(target):
+    return {path.name for path in target.parent.iterdir()} - {target.name, f".{target.name}.lock"}
+
+
+@pytest.mark.parametrize("at", ["filling", "first rename", "second rename"])
+def test_a_directory_that_cannot_be_replaced_stays_and_nothing_is_left_beside_it(tmp_path, monkeypatch, at):
+    target, rename, renames = tmp_path / "policy", os.replace, []
+    fill(target, "old")
+
+    def fails(source, to):
+        renames.append(to)
+        if len(renames) == {"first rename": 1, "second rename": 2}[at]:
+            raise OSError("no space")
+        rename(source, to)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        if at != "filling":
+            patch.setattr(os, "replace", fails)
+        with replacing_directory(target) as partial:
+            (partial / "config.json").write_text("new")
+            if at == "filling":
+                raise OSError("no space")
+    assert (target / "config.json").read_text() == "old" and left_beside(target) == set()
+
+
+def test_a_directory_whose_writer_was_killed_between_its_renames_comes_back(tmp_path, monkeypatch):
+    target = tmp_path / "policy"
+    fill(target, "old")
+    target.rename(tmp_path / "policy.old")  # what a kill leaves
+    (tmp_path / "policy.partial").mkdir()
+    with pytest.raises(OSError, match="no space"), replacing_directory(target):
+        raise OSError("no space")
+    assert (target / "config.json").read_text() == "old" and left_beside(target) == set()
 
 
 def test_who_replaces_a_directory_waits_for_the_one_before(tmp_path):
@@ -89,9 +128,9 @@ def test_a_link_to_a_file_is_replaced_and_that_file_is_left_alone(tmp_path):
 
 def test_files_are_written_through_this_module_or_into_a_directory_that_is_renamed_as_a_whole():
     writes = re.compile(
-        r"\.write_(text|bytes|json|html|image)\(|\.to_(parquet|csv|json)\((?!index|\))|json\.dump\(|write_table\("
+        r"\.write_(text|bytes|json|html|image|table)\(|\.to_(parquet|csv|json)\((?!index|\))|json\.dump\("
     )
-    ours = re.compile(r"(?<![.\w])write_(text|parquet)\(")
+    ours = re.compile(r"(?<![.\w])write_(text|bytes|parquet)\(")
     source = Path(files.__file__).parent
     found = {
         path.relative_to(source).as_posix()
@@ -100,5 +139,4 @@ def test_files_are_written_through_this_module_or_into_a_directory_that_is_renam
     }
     renamed = {"training/checkpoints.py", "evals/files.py", "evals/downstream/sources.py"}
     renamed.add("framework/context.py")  # into a temporary directory
-    replaced = {"files.py", "scoring/forward.py", "evals/score_policy.py", "generation/worker.py"}
-    assert found == renamed | replaced
+    assert found == renamed | {"files.py", "shards.py"}

@@ -1,72 +1,69 @@
-"""Atomic replacement on disk, where a reader sees the old thing or the new one, and locks of directories.
+"""Atomic writes, where a reader sees the old file or directory or the new one, and locks of directories.
 
-A link to a directory is followed: what it points to is replaced, and the link stays. A link to a file is replaced: an
-imported checkpoint is made of links to files that belong to somebody else. Knows nothing of what is in the files.
+A link to a directory is followed: the directory it points to is replaced, and the link stays. A link to a file is
+replaced: an imported checkpoint consists of links to files that belong to somebody else. Knows nothing of the content.
 """
 
 import fcntl
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from uuid import uuid4
 
 from rao_kedro.errors import BusyError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def replace_directory(source: Path, target: Path) -> None:
-    """Rename `source`, which lies beside `target` (see `beside`), to it, replacing what is there."""
-    target = Path(os.path.realpath(target))
-    old = beside(target, "old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(source, target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 @contextmanager
 def replacing_directory(target: Path) -> Iterator[Path]:
-    """Yield an empty directory to fill in place of `target`, which it becomes at the end, and not where that fails.
+    """Yield an empty directory to fill, which replaces `target` at the end; if the block fails, `target` stays.
 
-    Several may write the same directory: each waits for the one before, and the last one stays.
+    Writers of the same directory wait for each other, and the last one wins.
     """
     target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        partial = beside(target, "partial")
+        partial, old = (target.with_name(f"{target.name}.{suffix}") for suffix in ("partial", "old"))
+        _restore(old, target)  # a writer may have been killed before, at any line below
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        yield partial
-        replace_directory(partial, target)
+        try:
+            yield partial
+            if target.exists():
+                os.replace(target, old)
+            os.replace(partial, target)
+        finally:
+            _restore(old, target)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
-def beside(target: Path, suffix: str) -> Path:
-    """Return a name beside what `target` is, or points to if it is a link: on the same file system."""
-    target = Path(os.path.realpath(target))
-    return target.with_name(f"{target.name}.{suffix}")
+def _restore(old: Path, target: Path) -> None:
+    """Move the old directory back where no new one has taken its place; remove it otherwise."""
+    if old.exists() and not target.exists():
+        os.replace(old, target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a hidden file to write in place of `path`, which it becomes at the end, and not where that fails.
+    """Yield a hidden file to write, which replaces `path` at the end; if the block fails, `path` stays.
 
-    Several may write the same file: the last one stays.
+    Several processes may write the same file, from several machines too: the last one wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
         yield partial
         os.replace(partial, path)
@@ -74,28 +71,39 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file `path` by one with this content."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, beside and renamed."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    """Replace the file `path` by one with this text."""
+    write_bytes(path, text.encode())
 
 
-def write_parquet(path: Path, table: "pd.DataFrame") -> None:
-    """Write a table to `path`, beside and renamed."""
+def write_parquet(path: Path, table: "pd.DataFrame | pa.Table") -> None:
+    """Replace the file `path` by a parquet file of this table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with replacing(path) as partial:
-        table.to_parquet(partial)
+        if isinstance(table, pa.Table):
+            pq.write_table(table, partial)
+        else:
+            table.to_parquet(partial)
 
 
 @contextmanager
 def only_one_in(directory: Path, role: str = "worker") -> Iterator[None]:
-    """Keep others out of a directory that they ask for in the same role, until the end or this process's death.
+    """Lock a directory against others in the same role until the end of the block, or until this process dies.
 
     Args:
-        directory: Where.
-        role: A worker, which may outlive the launcher that started it; the launcher; or the node around it.
+        directory: The directory, which must exist.
+        role: "worker", which may outlive the launcher that started it; "launcher"; or "node", around both.
 
     Raises:
-        BusyError: Another one is in it.
+        BusyError: Somebody else holds the lock.
     """
     with (directory / f".{role}.lock").open("w") as lock:
         try:
@@ -106,9 +114,9 @@ def only_one_in(directory: Path, role: str = "worker") -> Iterator[None]:
 
 
 def alone_in_workspace(node: Callable[P, T]) -> Callable[P, T]:
-    """Let a node have its parameter `workspace`, a directory, for itself.
+    """Decorate a node that writes into its parameter `workspace`: it locks that directory while it runs.
 
-    For nodes that write into it themselves; launchers and workers take locks of their own.
+    Launchers and workers take locks of their own.
     """
 
     @wraps(node)

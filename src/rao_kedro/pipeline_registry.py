@@ -1,7 +1,5 @@
 """The project's pipelines, in the order in which a study runs them."""
 
-from collections.abc import Mapping
-
 from kedro.pipeline import Pipeline
 
 from rao_kedro.pipelines import (
@@ -13,6 +11,7 @@ from rao_kedro.pipelines import (
     supervised_finetuning,
 )
 from rao_kedro.pipelines.methods import DEFAULT_METHODS, METHODS
+from rao_kedro.pipelines.runs import Runs
 from rao_kedro.pipelines.studies import likelihood, reward_models
 
 
@@ -21,23 +20,19 @@ def register_pipelines() -> dict[str, Pipeline]:
 
     Once parameters are loaded, those of the runs that they choose take their place; see `rao_kedro.framework.context`.
     """
-    default = build_pipelines({method: method for method in DEFAULT_METHODS}, benchmarks=False)
-    return build_pipelines({method: method for method in METHODS}) | {"__default__": default["__default__"]}
+    default = build_pipelines(Runs({method: method for method in DEFAULT_METHODS}))
+    every = build_pipelines(Runs({method: method for method in METHODS}, benchmarks=True))
+    return every | {"__default__": default["__default__"]}
 
 
-def build_pipelines(objectives: Mapping[str, str], benchmarks: bool = True) -> dict[str, Pipeline]:
-    """Return the pipelines by name, for exactly these runs; `study` and `__default__` are the whole chain.
-
-    Args:
-        objectives: The objective of each run of a method.
-        benchmarks: Whether answers to benchmarks are judged and compared.
-    """
+def build_pipelines(runs: Runs) -> dict[str, Pipeline]:
+    """Return the pipelines by name, for exactly these runs; `study` and `__default__` are the whole chain."""
     chain = {
         "data_engineering": data_engineering.create_pipeline(),
         "supervised_finetuning": supervised_finetuning.create_pipeline(),
         "reward_modeling": reward_modeling.create_pipeline(),
-        "alignment": alignment.create_pipeline(objectives),
-        "evaluation": evaluation.create_pipeline([*objectives], benchmarks),
+        "alignment": alignment.create_pipeline(runs.alignment),
+        "evaluation": evaluation.create_pipeline([*runs.alignment], runs.benchmarks),
     }
     study = sum(chain.values(), start=Pipeline([]))
     return {

@@ -7,7 +7,7 @@ from rao_kedro.framework.hooks import (
     CredentialsHooks,
     FreshnessHooks,
     LocationHooks,
-    MissingInputHooks,
+    PlanHooks,
     QuarantineHooks,
 )
 from rao_kedro.framework.session import StudySession
@@ -16,7 +16,7 @@ from rao_kedro.framework.tracking import TrackingHooks
 HOOKS = (
     CredentialsHooks(),
     LocationHooks(),
-    MissingInputHooks(),
+    PlanHooks(),
     QuarantineHooks(),
     FreshnessHooks(),
     TrackingHooks(),

@@ -2,8 +2,8 @@
 
 Few values with known bounds (scores, shares, win rates) get an interval that knows what was not seen: Gaffke's (2005),
 a Bayesian bootstrap to which one more value is added at the bound. For values of 0 and 1 it is Clopper and Pearson's.
-Many of them, and values without bounds (rewards, lengths, losses), get Student's t interval. `docs/evaluation.md` says
-how these were chosen.
+Many of them, and values without bounds (rewards, lengths, losses), get Student's t interval.
+`docs/science/statistics.md` says how these were chosen.
 """
 
 from collections.abc import Sequence

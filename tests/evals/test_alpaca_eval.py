@@ -14,8 +14,9 @@ from rao_kedro.evals.alpaca_eval import judge
 from rao_kedro.evals.alpaca_eval.judge import dialogues, judged, pairs, preference_for_second
 from rao_kedro.evals.alpaca_eval.win_rates import length_controlled_win_rate, of_package, win_rate, win_rate_of_weights
 from rao_kedro.judges import bias as judge_statistics
-from rao_kedro.judges.chat_completions import Answer, ChatServer, Token
+from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.metering import Prices, Usage
+from rao_kedro.judges.replies import Answer, Token
 
 
 def published(name):

@@ -15,7 +15,8 @@ from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.metrics import LengthControl, Results
 from rao_kedro.evals.responses import Response
 from rao_kedro.evals.scores import benchmark_scores
-from rao_kedro.judges.chat_completions import ChatServer, Reply, Token
+from rao_kedro.judges.chat_completions import ChatServer
+from rao_kedro.judges.replies import Reply, Token
 
 METHOD = "claude-2"
 SHOWN = re.compile(r'"output": """(.*)"""\n    },\n.*"output": """(.*)"""\n    }\n}\n\n## Task', re.DOTALL)
@@ -46,7 +47,7 @@ def test_a_published_models_answers_get_its_published_win_rates(tmp_path, monkey
 
     preference = {(row["output_1"], row["output_2"]): row["preference"] for row in published}
 
-    def judged(server, request):
+    def judged(server, request, meter):
         asked = request["messages"][-1]["content"]
         first, second = SHOWN.search(asked).groups()
         for_second = preference[first, second] - 1 if (first, second) in preference else 2 - preference[second, first]

@@ -54,7 +54,7 @@ def test_a_judge_that_is_killed_ends_the_run_and_the_next_one_asks_only_for_the_
             server["dies"] = True
             with pytest.raises(InferenceError, match=rf"cannot be asked.*of {N} answers are kept, run again"):
                 judged(pairs(BASELINE, MODEL), judge)
-        kept = len([*tmp_path.rglob("*.json")])
+        kept = len([*tmp_path.rglob("*.shard")])
         assert 0 < kept < KILLED_AT
         requests.clear()
         with serving(smollm2, "smollm2", 2048, 20, patience=300) as server["url"]:

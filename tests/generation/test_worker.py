@@ -1,9 +1,7 @@
 """The generation worker: its table, its shards, and how it goes on after a kill."""
 
-import hashlib
 import json
 import shutil
-from importlib.metadata import version
 
 import pandas as pd
 import pyarrow as pa
@@ -14,7 +12,6 @@ from rao_kedro.config.generation import EngineParameters
 from rao_kedro.errors import DataError, InferenceError, ParameterError
 from rao_kedro.generation import GenerationSpec, SamplingParameters, generate, worker
 from rao_kedro.generation.base import Completion
-from rao_kedro.identity import content_hash
 from rao_kedro.models.chat_format import load_tokenizer
 
 PROMPTS = [
@@ -108,41 +105,33 @@ def test_greedy_text_is_asked_for_at_once_kept_by_the_shard_and_in_its_place(spe
     assert [n for n, _ in resumed.calls] == [3]
 
 
-def test_a_finished_table_is_kept_and_another_seed_makes_it_again(spec):
+def test_a_finished_table_is_kept_and_another_seed_or_a_change_of_it_makes_it_again(spec):
     run(spec, Recorder())
-    untouched = Recorder()
-    run(spec, untouched)
+    written = spec.output_path.read_bytes()
+    run(spec, untouched := Recorder())
     assert untouched.calls == []
-    again = Recorder()
-    run(spec.model_copy(update={"sampling": SamplingParameters(n=2, max_tokens=8, seed=1)}), again)
+    pd.read_parquet(spec.output_path).assign(response="edited").to_parquet(spec.output_path)
+    run(spec, mended := Recorder())
+    assert len(mended.calls) == 3 and spec.output_path.read_bytes() == written
+    run(spec.model_copy(update={"sampling": SamplingParameters(n=2, max_tokens=8, seed=1)}), again := Recorder())
     assert len(again.calls) == 3
 
 
-def test_the_key_is_that_of_earlier_versions_until_a_younger_option_is_set(spec, tmp_path):
-    """As the first version hashed it: what was generated with the defaults is not generated again."""
-    old = {"n": 2, "temperature": 1.0, "top_p": 1.0, "max_tokens": 8, "seed": 0}
-    parts = {
-        "model": content_hash(spec.model_dir),
-        "prompts": PROMPTS,
-        "backend": "transformers",
-        "version": version("rao_kedro"),
-        "sampling": old,
-        "dtype": "float32",
-        "max_model_len": 128,
-        "shard_size": 2,
-    }
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    assert worker.generation_key(spec, PROMPTS) == key
+def test_options_that_change_the_text_change_the_key_and_where_engines_run_does_not(spec, tmp_path):
+    key = worker.generation_key(spec, PROMPTS)
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "adapter_config.json").write_text('{"r": 4}')
         (tmp_path / name / "adapter_model.safetensors").write_text(name)
+    sampling = {"n": 3, "temperature": 0.5, "top_p": 0.9, "max_tokens": 9, "seed": 1}
+    sampling |= {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "stop": ("a",)}
     set_ = {
         **{
             f"sampling.{name}": {"sampling": spec.sampling.model_copy(update={name: value})}
-            for name, value in {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "stop": ("a",)}.items()
+            for name, value in sampling.items()
         },
         "kwargs": {"chat_template_kwargs": {"date": "today"}},
+        **{name: {name: value} for name, value in {"dtype": "bfloat16", "max_model_len": 64, "shard_size": 3}.items()},
         **{
             str(engine): {"engine": EngineParameters(**engine)}
             for engine in (
@@ -153,7 +142,7 @@ def test_the_key_is_that_of_earlier_versions_until_a_younger_option_is_set(spec,
         },
     }
     keys = {worker.generation_key(spec.model_copy(update=update), PROMPTS) for update in set_.values()}
-    assert len(keys | {key}) == len(set_) + 1
+    assert len(keys | {key, worker.generation_key(spec, PROMPTS[:4])}) == len(set_) + 2
     placed = EngineParameters(data_parallel_size=2, max_num_seqs=4, gpu_memory_utilization=0.5)
     assert worker.generation_key(spec.model_copy(update={"engine": placed}), PROMPTS) == key
 

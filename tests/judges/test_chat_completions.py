@@ -15,8 +15,10 @@ from rao_kedro.config.servers import RequestParameters
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.identity import combined_hash
 from rao_kedro.judges import chat_completions
-from rao_kedro.judges.chat_completions import ChatSampling, ChatServer
+from rao_kedro.judges.chat_completions import ChatServer
+from rao_kedro.judges.client import ChatSampling
 from rao_kedro.judges.metering import Forecast, Meter, Prices, Usage
+from rao_kedro.shards import JSON, Shards
 
 SAMPLING = ChatSampling(max_tokens=4, top_logprobs=2)
 DIALOGUES = [[{"role": "user", "content": f"question {i}"}] for i in range(12)]
@@ -51,7 +53,7 @@ def test_an_answer_is_paid_for_once_and_a_corrupt_one_again(tmp_path):
         server = server_at(url, cache_dir=tmp_path)
         first = server.answers(DIALOGUES[:5], SAMPLING)
         assert server.answers(DIALOGUES, SAMPLING)[:5] == first and len(requests) == 12
-        one, other, *_ = tmp_path.rglob("*.json")
+        one, other, *_ = tmp_path.rglob("*.shard")
         one.write_text('{"text": ')
         other.write_bytes(b"\xff")
         assert server.answers(DIALOGUES, SAMPLING)[:5] == first and len(requests) == 14
@@ -169,7 +171,7 @@ def test_what_is_in_flight_at_the_end_is_kept_and_counted(tmp_path):
 
     with chat_server(fails_first) as (url, _), pytest.raises(InferenceError) as error:
         server_at(url, concurrency=4, cache_dir=tmp_path).answers(DIALOGUES, SAMPLING)
-    kept = len(list(tmp_path.rglob("*.json")))
+    kept = len(list(tmp_path.rglob("*.shard")))
     assert kept >= 3 and re.search(rf"\({kept} of 12 answers are kept", str(error.value))
 
 
@@ -179,7 +181,7 @@ def test_the_key_reaches_the_server_and_nothing_else(tmp_path, monkeypatch, capl
         server = server_at(url, cache_dir=tmp_path, api_key_variable="JUDGE_KEY")
         server.answers(DIALOGUES[:1], SAMPLING)
     assert requests[0]["authorization"] == "Bearer sk-very-secret"
-    kept = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+    kept = "".join(path.read_text() for path in tmp_path.rglob("*.shard"))
     assert "secret" not in kept + caplog.text + repr(server)
     for url in ("https://me:sk-very-secret@host/v1", "https://host/v1?api_key=sk-very-secret"):
         with pytest.raises(ParameterError, match="into the environment variable that api_key_variable") as error:
@@ -418,14 +420,12 @@ def test_what_is_set_is_sent_in_place_of_the_protocol_and_answers_are_kept_by_it
     assert asked == fields and name != sent()[1]
 
 
-def test_answers_that_an_earlier_version_kept_are_still_found(tmp_path):
+def test_replies_are_found_by_the_request_and_the_server_and_may_lack_what_later_versions_know(tmp_path):
+    """What was paid for is not lost to a change of the code: this key and these fields are those of version 0.1.0."""
     kept_by = {"model": "judge at http://same/v1", "max_tokens": 4, "temperature": 0.0, "top_logprobs": 0}
-    name = combined_hash(json.dumps(kept_by | {"messages": DIALOGUES[0]}, sort_keys=True))
-    (tmp_path / name[:2]).mkdir()
-    text = "<think>It is.</think> Yes."
-    (tmp_path / name[:2] / f"{name}.json").write_text(
-        json.dumps({"text": text, "tokens": [], "prompt_tokens": 5, "completion_tokens": 6})
-    )
+    key = combined_hash(json.dumps(kept_by | {"messages": DIALOGUES[0]}, sort_keys=True))
+    reply = {"text": "<think>It is.</think> Yes.", "tokens": [], "prompt_tokens": 5, "completion_tokens": 6}
+    Shards(tmp_path, JSON).write(key, reply)
     server = server_at("http://same/v1", cache_dir=tmp_path)
     (answer,) = server.answers(DIALOGUES[:1], ChatSampling(4))
     assert (answer.text, answer.thinking, answer.completion_tokens) == ("Yes.", "It is.", 6)

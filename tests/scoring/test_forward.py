@@ -21,8 +21,10 @@ from rao_kedro.launch import launch
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.rewards.bradley_terry import BradleyTerry
 from rao_kedro.scoring import forward as scoring
 from rao_kedro.scoring.reference_cache import cached_reference_logprobs, scoring_key
+from rao_kedro.shards import Shards
 
 
 @pytest.fixture
@@ -58,22 +60,48 @@ def test_a_killed_scoring_goes_on_from_its_last_shard_to_the_same_bytes(
     make, model = (annotation_spec, tiny_reward_model) if task == "annotate" else (scoring_spec, tiny_checkpoint)
     whole, killed = (make(tmp_path / name, model, groups_path) for name in ("whole", "killed"))
     launch(task, whole, None)
-    written, shards = scoring.write_table, []
+    write, written = Shards.write, []
 
-    def dies(rows, path):
-        if len(shards) == 2:
+    def dies(shards, key, table):
+        if len(written) == 2:
             raise KeyboardInterrupt
-        shards.append(path.name)
-        written(rows, path)
+        written.append(len(table))
+        write(shards, key, table)
 
-    monkeypatch.setattr(scoring, "write_table", dies)
+    monkeypatch.setattr(Shards, "write", dies)
     with pytest.raises(KeyboardInterrupt):
         launch(task, killed, None)
-    monkeypatch.setattr(scoring, "write_table", lambda rows, path: (shards.append(path.name), written(rows, path)))
+    monkeypatch.setattr(Shards, "write", lambda *of: (written.append(len(of[2])), write(*of)))
     launch(task, killed, None)
-    assert shards == ["000000000.parquet", "000000005.parquet", "000000010.parquet", "scores.parquet"]
+    assert written == [5, 5, 2]
     assert killed.output_path.read_bytes() == whole.output_path.read_bytes()
     assert not (killed.workspace / "shards").exists()
+
+
+def killed_after_the_first_shard(spec, monkeypatch):
+    """Annotate, and die when the second shard is scored."""
+    score, scored = BradleyTerry.annotate, []
+
+    def dies(reward, groups):
+        if scored:
+            raise KeyboardInterrupt
+        scored.append(groups)
+        return score(reward, groups)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BradleyTerry, "annotate", dies)
+        with pytest.raises(KeyboardInterrupt):
+            launch("annotate", spec, None)
+
+
+def test_a_killed_scoring_that_goes_on_with_other_shards_has_every_group_once(
+    tmp_path, tiny_reward_model, groups_path, monkeypatch
+):
+    spec = annotation_spec(tmp_path / "work", tiny_reward_model, groups_path)
+    killed_after_the_first_shard(spec, monkeypatch)
+    launch("annotate", spec.model_copy(update={"groups_per_shard": 3}), None)
+    names = pd.read_parquet(spec.output_path)["group_id"].tolist()
+    assert names == pq.read_table(groups_path)["group_id"].to_pylist()
 
 
 def test_a_worker_killed_while_it_annotates_leaves_what_the_next_one_finishes_to_the_same_bytes(

@@ -7,6 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rao_kedro.config.specs import ModelImportSpec, ModelParameters
+from rao_kedro.models.importing import main
+
 # What Llama 3.2 does, and what Qwen 3 and DeepSeek's reasoning models do.
 DATED = (
     "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
@@ -124,3 +127,12 @@ def an_adapter(base, directory, **config):
                 torch.nn.init.normal_(weight, std=0.3)
     adapted.save_pretrained(directory)
     return adapted.eval()
+
+
+def import_model(tmp_path, name, source="checkpoint", **parameters):
+    """Import a base model as the worker does, and return its directory."""
+    model = ModelParameters(source=source, name=str(name), **parameters)
+    spec = ModelImportSpec(model=model, output_dir=tmp_path / "out")
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    main(str(tmp_path / "spec.json"))
+    return spec.output_dir

@@ -34,7 +34,7 @@ class SampledResponses(Parameters):
         return self
 
 
-# What `PreferenceSource.columns` can name; see docs/data.md.
+# What `PreferenceSource.columns` can name; see docs/how_to/data.md.
 
 
 ColumnName = Literal[
@@ -105,7 +105,7 @@ class PreferenceSource(Parameters):
         subset: A configuration of it.
         revision: A revision of it.
         split: A split of it, or of a directory whose files or folders name splits.
-        format: What a row looks like (see docs/data.md); auto tells from each row's columns.
+        format: What a row looks like (see docs/how_to/data.md); auto tells from each row's columns.
         columns: The row's own name (which may be dotted) of a column that formats know by another one; null for a
             column that is not to be read.
         rating_key: The field that holds a response's rating, where it is not the format's own; may be dotted. Ratings

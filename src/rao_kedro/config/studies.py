@@ -53,6 +53,7 @@ class RewardModelStudyParameters(Parameters):
     training: TrainingParameters
     dpo: MethodParameters
 
-    def runs(self) -> list[tuple[str, str, int]]:
-        """Return form, size and seed of every run."""
-        return list(itertools.product(self.forms, self.sizes, range(self.seeds)))
+    def runs(self) -> dict[str, tuple[str, str, int]]:
+        """Return form, size and seed of every run by its name: `sft_small_seed_0`."""
+        every = itertools.product(self.forms, self.sizes, range(self.seeds))
+        return {f"{form}_{size}_seed_{seed}": (form, size, seed) for form, size, seed in every}

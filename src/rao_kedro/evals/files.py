@@ -18,7 +18,7 @@ import pandas as pd
 
 from rao_kedro.config.benchmarks import AnsweredBenchmarks, TaskSource
 from rao_kedro.errors import DataError
-from rao_kedro.files import beside, replace_directory
+from rao_kedro.files import replacing_directory
 from rao_kedro.identity import file_hash
 
 MANIFEST = "manifest.json"
@@ -43,22 +43,19 @@ def collect_files(benchmarks: AnsweredBenchmarks, directory: Path) -> None:
         DataError: One cannot be had, or holds something else; names the parameter.
     """
     kept = _manifest(directory) if (directory / MANIFEST).exists() else {}
-    partial = beside(directory, "partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    manifest = {}
-    for name, location in _needed(benchmarks).items():
-        with _naming(f"evaluation.benchmarks.{name}"):
-            manifest[name] = _collect_file(location, partial / name, directory, kept.get(name, {}))
-    if benchmarks.downstream:
-        from rao_kedro.evals.downstream.sources import collect_rows
+    with replacing_directory(directory) as partial:
+        manifest = {}
+        for name, location in _needed(benchmarks).items():
+            with _naming(f"evaluation.benchmarks.{name}"):
+                manifest[name] = _collect_file(location, partial / name, directory, kept.get(name, {}))
+        if benchmarks.downstream:
+            from rao_kedro.evals.downstream.sources import collect_rows
 
-        for task in benchmarks.downstream:
-            with _naming(f"evaluation.benchmarks.sources.{task}"):
-                manifest[f"sources.{task}"] = collect_rows(task, benchmarks.sources.get(task), partial)
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2))
-    _check(_local(benchmarks, partial, manifest))
-    replace_directory(partial, directory)
+            for task in benchmarks.downstream:
+                with _naming(f"evaluation.benchmarks.sources.{task}"):
+                    manifest[f"sources.{task}"] = collect_rows(task, benchmarks.sources.get(task), partial)
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        _check(_local(benchmarks, partial, manifest))
 
 
 def with_collected_files(benchmarks: Benchmarks, directory: Path | None) -> Benchmarks:

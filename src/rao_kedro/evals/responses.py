@@ -3,7 +3,7 @@
 from typing import NamedTuple, Self
 
 from rao_kedro.config.generation import FinishReason
-from rao_kedro.judges.chat_completions import Answer
+from rao_kedro.judges.replies import Answer
 from rao_kedro.models.thinking import split_thinking
 
 

@@ -12,7 +12,8 @@ from rao_kedro.config.benchmarks import ServedAnswersSpec
 from rao_kedro.config.generation import SamplingParameters
 from rao_kedro.evals.answers import Message, named_tasks, write_benchmarks
 from rao_kedro.evals.responses import Response, no_response
-from rao_kedro.judges.chat_completions import ChatSampling, ChatServer
+from rao_kedro.judges.chat_completions import ChatServer
+from rao_kedro.judges.client import ChatSampling
 from rao_kedro.workers import worker_main
 
 logger = logging.getLogger(__name__)

@@ -1,17 +1,10 @@
-"""Kedro's parameters: each place that names a global has its own, and all are checked as a whole.
+"""Kedro's context, whose parameters are checked as a whole, since nodes are given only parts of a block."""
 
-As a whole, since nodes are given only parts of a block. What `--params` gives of `globals.yml` counts wherever it is
-used. What parameters say of methods makes the pipelines: exactly the runs that `methods` chooses, with the inputs that
-their objectives need.
-"""
-
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.project import pipelines
-from kedro.pipeline import Pipeline
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -20,8 +13,9 @@ from rao_kedro.config.parameter_errors import nearest, sentence, unknown_name
 from rao_kedro.config.parameters import ProjectParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.config_loader import StudyConfigLoader
+from rao_kedro.framework.runs import choose_runs
 from rao_kedro.pipeline_registry import build_pipelines
-from rao_kedro.pipelines.methods import METHODS, chosen_methods, runs_of
+from rao_kedro.pipelines.methods import METHODS
 
 
 class StudyContext(KedroContext):
@@ -30,7 +24,7 @@ class StudyContext(KedroContext):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Load the parameters, and put the pipelines of their runs where Kedro, kedro-viz and notebooks find them."""
         super().__init__(*args, **kwargs)
-        pipelines.update(self.pipelines_of(self.chosen_runs))
+        pipelines.update(build_pipelines(choose_runs(self.params)))
 
     @cached_property
     def params(self) -> dict[str, Any]:  # type: ignore[override]
@@ -56,27 +50,6 @@ class StudyContext(KedroContext):
             raise ParameterError("\n".join(wrong))
         runs = {name: run for method, block in checked.alignment.items() for name, run in block.runs(method).items()}
         return {name: getattr(checked, name) for name in ProjectParameters.model_fields} | {"alignment": runs}
-
-    @property
-    def chosen_runs(self) -> list[str]:
-        """The runs of the parameter `methods`.
-
-        Raises:
-            ParameterError: It names an unknown method, or none.
-        """
-        return runs_of(chosen_methods(self.params["methods"]), self.params["alignment"])
-
-    def pipelines_of(self, runs: Iterable[str], benchmarks: bool | None = None) -> dict[str, Pipeline]:
-        """Return the pipelines for exactly these runs.
-
-        Args:
-            runs: Names of runs.
-            benchmarks: Whether answers to benchmarks are judged and compared; None if any is chosen.
-        """
-        parameters = self.params
-        if benchmarks is None:
-            benchmarks = parameters["evaluation"].benchmarks.chosen
-        return build_pipelines({run: parameters["alignment"][run].objective for run in runs}, benchmarks)
 
     def _wrong_globals(self) -> tuple[list[ErrorDetails], list[str]]:
         """Return what is wrong with globals, as pydantic says it and in sentences."""

@@ -6,7 +6,6 @@ what its artefacts were made from, or, where it failed because no row was left, 
 
 import os
 import time
-from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ class LocationHooks:
         refuse_unusable_locations(conf_catalog)
 
 
-class MissingInputHooks:
+class PlanHooks:
     """Checks a run before anything of it is done."""
 
     def __init__(self) -> None:
@@ -74,7 +73,7 @@ class MissingInputHooks:
         Raises:
             PlanError: Names all that is wrong, and every missing dataset with the pipeline that makes it.
         """
-        pipeline = nodes_that_run(run_params, pipeline, catalog)
+        pipeline = nodes_that_run(pipeline, catalog, run_params["only_missing_outputs"])
         refuse_bad_plan(pipeline, catalog)
         makes_groups = TOKENIZED in map(_stem, pipeline.all_outputs())
         others = [node for node in pipeline.nodes if not {TOKENIZED, BASE_MODEL} & {*map(_stem, node.outputs)}]
@@ -96,9 +95,9 @@ class MissingInputHooks:
 BASE_MODEL, TOKENIZED = "base_model", "tokenized_groups"  # the groups are made with the model's tokenizer
 
 
-def nodes_that_run(run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> Pipeline:
-    """Return what the runner will run of a pipeline: all, or where that is asked for what makes missing outputs."""
-    if not run_params.get("only_missing_outputs"):
+def nodes_that_run(pipeline: Pipeline, catalog: CatalogProtocol, only_missing_outputs: bool) -> Pipeline:
+    """Return what the runner will run of a pipeline: all of it, or what makes missing outputs."""
+    if not only_missing_outputs:
         return pipeline
     return SequentialRunner()._filter_pipeline_for_missing_outputs(pipeline, catalog)
 

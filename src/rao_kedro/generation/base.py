@@ -49,7 +49,7 @@ class Generator(Protocol):
         """Yield the position of each prompt with its `sampling.n` completions as soon as it has them.
 
         Args:
-            prompt_ids: Token ids, generation header included, [prompts][tokens].
+            prompt_ids: Token ids, generation header included: `[prompts][tokens]`.
             sampling: How to sample.
         """
         ...

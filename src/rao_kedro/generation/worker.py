@@ -6,9 +6,8 @@ Knows files, shards and chat templates; how text is generated is a backend's bus
 import hashlib
 import json
 import logging
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +15,16 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rao_kedro.config.generation import GenerationSpec, SamplingParameters
+from rao_kedro.config.generation import GenerationSpec
 from rao_kedro.errors import DataError, InferenceError, ModelError
-from rao_kedro.files import replacing
+from rao_kedro.files import write_parquet
 from rao_kedro.generation.base import Call, Completion, Generator, finished_shards
 from rao_kedro.generation.engine_options import engine_identity
 from rao_kedro.generation.generators import make_generator, resolve_backend
+from rao_kedro.identity import combined_hash, content_hash
 from rao_kedro.models.thinking import with_opening_tag
 from rao_kedro.progress import report_progress
+from rao_kedro.shards import TABLE, Shards, is_finished, mark_finished
 from rao_kedro.workers import worker_main
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-KEY = b"rao_kedro.generation_key"
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SCHEMA = pa.schema(
     [
@@ -46,8 +46,6 @@ SCHEMA = pa.schema(
         ("prompt_ids", pa.list_(pa.int64())),
     ]
 )
-PLAIN = SamplingParameters()
-YOUNGER_OPTIONS = ("top_k", "min_p", "repetition_penalty", "stop")  # that earlier versions' keys do not name
 PROMPT_COLUMNS = ["prompt_id", "messages", "requirements"]
 
 
@@ -77,17 +75,18 @@ def generate_table(spec: GenerationSpec, make: Callable[..., Generator]) -> None
         InferenceError: A prompt is too long, or the backend failed.
     """
     prompts = read_prompts(spec.prompts_path)
-    key = generation_key(spec, prompts)
-    if _has_key(spec.output_path, key):
+    key, marker = generation_key(spec, prompts), spec.output_path.with_suffix(".finished.json")
+    shards = Shards(spec.shards_dir, TABLE)
+    if is_finished(marker, key, [spec.output_path]):
         logger.info("%s is there already, from the same model, prompts and sampling", spec.output_path)
     else:
-        shards = [prompts[i : i + spec.shard_size] for i in range(0, len(prompts), spec.shard_size)]
-        missing = _missing_shards(spec, len(shards), key)
-        if missing:
-            _generate_shards(spec, shards, missing, key, make)
-        tables = [pq.read_table(_shard_path(spec, i), schema=SCHEMA) for i in range(len(shards))]
-        _write(pa.concat_tables(tables), spec.output_path, key)
-    shutil.rmtree(spec.shards_dir, ignore_errors=True)
+        parts = [prompts[i : i + spec.shard_size] for i in range(0, len(prompts), spec.shard_size)]
+        keys = [combined_hash(key, str(i)) for i in range(len(parts))]
+        shards.discard_others(keys)
+        tables = dict(shards.read_or_make(keys, lambda missing: _generate_shards(spec, parts, missing, make)))
+        write_parquet(spec.output_path, pa.concat_tables(tables[i] for i in range(len(parts))))
+        mark_finished(marker, key, [spec.output_path])
+    shards.remove()
 
 
 def read_prompts(path: Path) -> list[dict]:
@@ -113,45 +112,22 @@ def read_prompts(path: Path) -> list[dict]:
 
 
 def generation_key(spec: GenerationSpec, prompts: list[dict]) -> str:
-    """Return a hash of all that decides what is generated: the model's content, the prompts and the sampling.
-
-    What younger options change counts where they are set: shards of earlier versions are those of the defaults.
-    """
-    from rao_kedro.identity import content_hash
-
+    """Return a hash of everything that decides what is generated: the model's content, the prompts, the sampling."""
     parts = {
         "model": content_hash(spec.model_dir),
         "prompts": prompts,
         "backend": resolve_backend(spec.backend),
         "version": version("rao_kedro"),
-        "sampling": {
-            name: value
-            for name, value in spec.sampling.model_dump().items()
-            if name not in YOUNGER_OPTIONS or value != getattr(PLAIN, name)
-        },
-        **spec.model_dump(include={"dtype", "max_model_len", "shard_size"}),
-        **({"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}),
-        **({"engine": engine} if (engine := engine_identity(spec.engine)) else {}),
+        "engine": engine_identity(spec.engine),
+        **spec.model_dump(include={"sampling", "dtype", "max_model_len", "shard_size", "chat_template_kwargs"}),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _missing_shards(spec: GenerationSpec, n_shards: int, key: str) -> list[int]:
-    """Return the shards to generate; those of another model, other prompts or another sampling are removed."""
-    missing = [i for i in range(n_shards) if not _has_key(_shard_path(spec, i), key)]
-    stale = [p for p in sorted(spec.shards_dir.glob("*.parquet")) if not _has_key(p, key)]
-    for path in stale:
-        path.unlink()
-    if stale:
-        logger.info("removed %d shards that an earlier run with other inputs had left", len(stale))
-    if len(missing) < n_shards:
-        logger.info("%d of %d shards are finished already", n_shards - len(missing), n_shards)
-    return missing
+    return combined_hash(json.dumps(parts, sort_keys=True))
 
 
 def _generate_shards(
-    spec: GenerationSpec, shards: list[list[dict]], missing: list[int], key: str, make: Callable[..., Generator]
-) -> None:
+    spec: GenerationSpec, shards: list[list[dict]], missing: list[int], make: Callable[..., Generator]
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the table of each missing shard, by its number, as soon as its prompts are answered."""
     from rao_kedro.models.chat_format import load_tokenizer
 
     prompt_ids = dict(zip(missing, _tokenize(spec, [shards[i] for i in missing]), strict=True))
@@ -181,7 +157,7 @@ def _generate_shards(
     report_progress(what, 0, rows_to_do, "responses")
     for i, completions in finished_shards(generator, calls):
         table = _shard_table(tokenizer, shards[i], prompt_ids[i], completions)
-        _write(table, _shard_path(spec, i), key)
+        yield i, table
         rows += len(table)
         tokens += sum(table["n_tokens"].to_pylist())
         report_progress(what, rows, rows_to_do, "responses", tokens / (time.monotonic() - started))
@@ -237,20 +213,6 @@ def _shard_table(
         for sample, completion in enumerate(samples)
     ]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
-
-
-def _shard_path(spec: GenerationSpec, shard: int) -> Path:
-    return spec.shards_dir / f"{shard:05d}.parquet"
-
-
-def _has_key(path: Path, key: str) -> bool:
-    return path.is_file() and (pq.read_schema(path).metadata or {}).get(KEY) == key.encode()
-
-
-def _write(table: pa.Table, path: Path, key: str) -> None:
-    """Write beside and rename; the key travels in the file."""
-    with replacing(path) as partial:
-        pq.write_table(table.replace_schema_metadata({KEY: key.encode()}), partial)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 from rao_kedro.config.benchmarks import JudgeServerParameters
 from rao_kedro.errors import InferenceError
 from rao_kedro.generation.engine_options import identity_with
-from rao_kedro.judges.chat_completions import Answer, ChatSampling, ChatServer, Message, Unusable
+from rao_kedro.judges.chat_completions import ChatServer
+from rao_kedro.judges.client import ChatSampling, Message
 from rao_kedro.judges.metering import Forecast, Meter, Prices, Usage
+from rao_kedro.judges.replies import Answer, Unusable
 
 logger = logging.getLogger(__name__)
 

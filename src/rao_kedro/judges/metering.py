@@ -118,7 +118,7 @@ class Forecast(NamedTuple):
         """Return the forecast of requests with `messages` and `max_tokens`."""
         read, written, most = [], [], []
         for request in requests:
-            read.append(sum(estimated_tokens(message["content"]) for message in request["messages"]))
+            read.append(sum(estimate_tokens(message["content"]) for message in request["messages"]))
             most.append(limit := request["max_tokens"])
             written.append(min(TYPICAL_COMPLETION, limit or TYPICAL_COMPLETION))
         return cls(len(read), sum(read), sum(written), None if None in most else sum(most))
@@ -142,6 +142,6 @@ class Forecast(NamedTuple):
         return prices.cost(self.prompt_tokens, self.completion_tokens)
 
 
-def estimated_tokens(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """Return roughly how many tokens a text has."""
     return -(-len(text) // CHARACTERS_PER_TOKEN)

@@ -29,7 +29,7 @@ HINTS = {
 }
 
 
-def ending_error(error: "openai.OpenAIError", works: bool) -> str | None:
+def explain_ending_error(error: "openai.OpenAIError", works: bool) -> str | None:
     """Return why an error ends a run, and what to do; None where it is about one request.
 
     Args:
@@ -53,7 +53,7 @@ def ending_error(error: "openai.OpenAIError", works: bool) -> str | None:
     return None
 
 
-def refusal_of(error: "openai.APIStatusError") -> str:
+def explain_refusal(error: "openai.APIStatusError") -> str:
     """Return how a server refused one request, in one line."""
     return f"the server refused the request with HTTP status {error.status_code}: {_message(error)[:300]}"
 

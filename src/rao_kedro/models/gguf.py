@@ -51,7 +51,7 @@ def convert_gguf(
     Args:
         gguf_path: The file.
         tokenizer_dir: Where to take the tokenizer from; None takes the one inside the GGUF.
-        output_dir: The checkpoint to write; a reader sees all of it or nothing.
+        output_dir: The directory to write the checkpoint into.
         dtype: Precision of the saved weights, "float32" or "bfloat16".
         chat_template: In place of the tokenizer's own.
 
@@ -64,7 +64,7 @@ def convert_gguf(
     import torch
 
     from rao_kedro.models.chat_format import open_tokenizer
-    from rao_kedro.models.loading import save_checkpoint
+    from rao_kedro.models.loading import write_checkpoint
     from rao_kedro.models.templates import with_fixed_date
 
     gguf_path, output_dir = Path(gguf_path), Path(output_dir)
@@ -79,7 +79,7 @@ def convert_gguf(
     _end_turns_with(tokenizer, model, str(gguf_path))
     # Where it was converted is no property of the model, and the configuration is part of its content hash.
     model.config._name_or_path = ""
-    save_checkpoint(model, tokenizer, output_dir)
+    write_checkpoint(model, tokenizer, output_dir)
     return output_dir
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rao_kedro.config.specs import ModelImportSpec, ModelParameters
 from rao_kedro.errors import ModelError
-from rao_kedro.files import beside, replace_directory, write_text
+from rao_kedro.files import replacing_directory, write_text
 from rao_kedro.models.chat_format import open_tokenizer
 from rao_kedro.models.checks import (
     ADAPTER,
@@ -52,19 +52,17 @@ def main(spec_path: str) -> None:
         ModelError: There is no such model, or it cannot be used; says why and what to do.
     """
     spec = ModelImportSpec.model_validate_json(Path(spec_path).read_text())
-    partial = beside(spec.output_dir, "import")
-    shutil.rmtree(partial, ignore_errors=True)
     template = _given_template(spec.model)
-    match spec.model.source:
-        case "gguf_package":
-            convert_gguf(find_packaged_gguf(spec.model.name), None, partial, chat_template=template)
-            mend(look_at_chat(partial, partial, None), partial)
-        case "tiny_random":
-            build_tiny_checkpoint(partial)
-            mend(look_at_chat(partial, partial, template), partial)
-        case "checkpoint":
-            import_checkpoint(_downloaded(spec.model), partial, template)
-    replace_directory(partial, spec.output_dir)
+    with replacing_directory(spec.output_dir) as partial:
+        match spec.model.source:
+            case "gguf_package":
+                convert_gguf(find_packaged_gguf(spec.model.name), None, partial, chat_template=template)
+                mend(look_at_chat(partial, partial, None), partial)
+            case "tiny_random":
+                build_tiny_checkpoint(partial)
+                mend(look_at_chat(partial, partial, template), partial)
+            case "checkpoint":
+                import_checkpoint(_downloaded(spec.model), partial, template)
 
 
 def _given_template(model: ModelParameters) -> str | None:
@@ -122,10 +120,10 @@ def import_checkpoint(source: Path, target: Path, template: str | None = None) -
 
 
 def _save(model: "PreTrainedModel", target: Path) -> None:
-    from rao_kedro.models.loading import save_checkpoint
+    from rao_kedro.models.loading import write_checkpoint
 
     model.config._name_or_path = ""
-    save_checkpoint(model, None, target)
+    write_checkpoint(model, None, target)
 
 
 def _small_files(source: Path) -> list[Path]:

@@ -6,7 +6,6 @@ everybody else gets all weights on every process, checked against the checkpoint
 """
 
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from rao_kedro.errors import ModelError
-from rao_kedro.files import beside, replace_directory
+from rao_kedro.files import replacing_directory
 from rao_kedro.models.checks import check_settings, check_weights, is_head, weight_files
 
 if TYPE_CHECKING:
@@ -244,17 +243,33 @@ def save_checkpoint(
     directory: Path,
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint that plain transformers opens; a reader sees the old one or the new one, never half of it.
+    """Replace a directory by a checkpoint that plain transformers opens.
 
     Args:
         model: The model.
-        tokenizer: Saved beside it, if there is one.
-        directory: Where to.
-        weights: The gathered state dict of a module that holds the model as its attribute `model`, where sharded
-            training leaves the model only a part of its own; None takes the model's.
+        tokenizer: Saved with it, if there is one.
+        directory: The checkpoint to write.
+        weights: As of `write_checkpoint`.
     """
-    partial = beside(directory, "partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    with replacing_directory(directory) as partial:
+        write_checkpoint(model, tokenizer, partial, weights)
+
+
+def write_checkpoint(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase | None",
+    directory: Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a checkpoint file by file into a directory that nobody reads yet.
+
+    Args:
+        model: The model.
+        tokenizer: Saved with it, if there is one.
+        directory: The directory; made if it does not exist.
+        weights: Gathered state dict of a module whose attribute `model` is the model, for sharded training, which
+            leaves each process a part of the weights; None takes the model's own.
+    """
     state_dict = None
     if weights is not None:
         own_names = {name.removeprefix("model."): value for name, value in weights.items()}
@@ -262,10 +277,9 @@ def save_checkpoint(
         state_dict = {name: value for name, value in own_names.items() if name not in tied}
     if weights is None:  # the tensors of a sharded model are not compared: it was, when it was loaded
         _say_whether_tied(model)
-    model.save_pretrained(partial, state_dict=state_dict)
+    model.save_pretrained(directory, state_dict=state_dict)
     if tokenizer is not None:
-        tokenizer.save_pretrained(partial)
-    replace_directory(partial, directory)
+        tokenizer.save_pretrained(directory)
 
 
 def _say_whether_tied(model: "PreTrainedModel") -> None:

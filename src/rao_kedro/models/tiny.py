@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from rao_kedro.models.loading import save_checkpoint
+from rao_kedro.models.loading import write_checkpoint
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -62,5 +62,5 @@ def build_tiny_checkpoint(directory: Path, **architecture: Any) -> Path:
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(**tokens)
-    save_checkpoint(model, tokenizer, directory)
+    write_checkpoint(model, tokenizer, directory)
     return directory

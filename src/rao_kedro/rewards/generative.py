@@ -16,8 +16,9 @@ from rao_kedro.config.rewards import generative_judge
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.identity import combined_hash
-from rao_kedro.judges.chat_completions import Answer, ChatSampling
+from rao_kedro.judges.client import ChatSampling
 from rao_kedro.judges.judge import Judge
+from rao_kedro.judges.replies import Answer
 from rao_kedro.models.thinking import split_thinking
 from rao_kedro.rewards.base import Reward, Scores
 

@@ -3,7 +3,6 @@
 Each process scores its share of the packs; all of them return everything, and the main one writes.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,18 @@ from typing import NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from rao_kedro.config.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.distributed import process_state
 from rao_kedro.errors import ModelError
-from rao_kedro.files import replacing
+from rao_kedro.files import write_parquet
+from rao_kedro.identity import combined_hash
 from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups, refuse_long_groups
 from rao_kedro.progress import report_progress
 from rao_kedro.scoring.packs import packs, share_of_process
+from rao_kedro.shards import TABLE, Shards
 
 Scores = TypeVar("Scores")
 Group = TypeVar("Group")
@@ -55,35 +56,38 @@ def write_in_shards(
     groups: Sequence[Group],
     score: Callable[[Sequence[Group]], list[dict]],
 ) -> None:
-    """Write a row per group to the spec's output, shard by shard; a killed run keeps finished shards.
+    """Write a row per group to the spec's output; a killed run goes on after its last finished shard.
 
     Args:
-        spec: Where to, and how many groups at a time.
-        key: Hash of all that the scores depend on; shards of another key are removed.
+        spec: The output, and how many groups make a shard.
+        key: Hash of everything that the scores depend on.
         groups: What is scored, in the order of the rows.
         score: Returns the rows of some groups, the same on every process.
     """
-    shards = spec.workspace / "shards" / key
-    main = process_state().is_main_process
-    if main and shards.parent.exists():
-        for other in set(shards.parent.iterdir()) - {shards}:
-            shutil.rmtree(other)
-    starts = range(0, len(groups), spec.groups_per_shard)
-    paths = [shards / f"{start:09d}.parquet" for start in starts]
-    done = [min(start + spec.groups_per_shard, len(groups)) for start in starts]
-    what = f"scoring {spec.output_path.stem}"
-    if main and paths:
-        kept = sum(path.exists() for path in paths)
-        report_progress(what, done[kept - 1] if kept else 0, len(groups), "groups")
-    for start, path, so_far in zip(starts, paths, done, strict=True):
-        if not path.exists():
-            write_table(score(groups[start : start + spec.groups_per_shard]), path)
-            process_state().wait_for_everyone()
-            if main:
-                report_progress(what, so_far, len(groups), "groups")
+    size, main = spec.groups_per_shard, process_state().is_main_process
+    starts = range(0, len(groups), size)
+    keys = [combined_hash(key, str(start), str(size)) for start in starts]
+    shards = Shards(spec.workspace / "shards", TABLE)
+    tables: dict[int, pa.Table] = {}
     if main:
-        write_table([row for path in paths for row in pq.read_table(path).to_pylist()], spec.output_path)
-        shutil.rmtree(shards.parent)
+        shards.discard_others(keys)
+        tables = {start: t for start, of in zip(starts, keys, strict=True) if (t := shards.read(of)) is not None}
+    (kept,) = broadcast_object_list([[*tables]])  # other machines may not see the main process's files
+    what, done = f"scoring {spec.output_path.stem}", sum(map(len, tables.values()))
+    if main and groups:
+        report_progress(what, done, len(groups), "groups")
+    for start, of in zip(starts, keys, strict=True):
+        if start in kept:
+            continue
+        rows = score(groups[start : start + size])
+        if main:
+            tables[start] = pa.Table.from_pylist(rows)
+            shards.write(of, tables[start])
+            done += len(rows)
+            report_progress(what, done, len(groups), "groups")
+    if main:
+        write_table([row for start in starts for row in tables[start].to_pylist()], spec.output_path)
+        shards.remove()
     process_state().wait_for_everyone()
 
 
@@ -189,8 +193,6 @@ def _forward_packs(
 
 
 def write_table(rows: list[dict], path: Path) -> None:
-    """Write rows as parquet, beside and renamed; only the main process does."""
-    if not process_state().is_main_process:
-        return
-    with replacing(path) as partial:
-        pq.write_table(pa.Table.from_pylist(rows), partial)
+    """Write rows as a parquet file; processes other than the main one write nothing."""
+    if process_state().is_main_process:
+        write_parquet(path, pa.Table.from_pylist(rows))

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from rao_kedro.config.alignment import ReferenceParameters
 from rao_kedro.config.specs import ScoringSpec
 from rao_kedro.errors import TrainingError
-from rao_kedro.files import write_text
-from rao_kedro.identity import combined_hash, content_hash, file_hash
+from rao_kedro.identity import combined_hash, content_hash
 from rao_kedro.launch import launch
+from rao_kedro.shards import is_finished, mark_finished
 
 
 def cached_reference_logprobs(
@@ -38,8 +38,8 @@ def cached_reference_logprobs(
         cache: Directory of the cached tables. One that is not what was written there is computed again.
     """
     key = scoring_key(model_dir, groups_path, parameters.mixed_precision, t0_length)
-    path, written = cache / f"{key}.parquet", cache / f"{key}.sha256"
-    if not (path.exists() and written.exists() and written.read_text() == file_hash(path).hex()):
+    path, marker = cache / f"{key}.parquet", cache / f"{key}.finished.json"
+    if not is_finished(marker, key, [path]):
         spec = ScoringSpec(
             workspace=cache / "work",
             model_dir=model_dir,
@@ -50,7 +50,7 @@ def cached_reference_logprobs(
             mixed_precision=parameters.mixed_precision,
         )
         launch("reference", spec, accelerate_config)
-        write_text(written, file_hash(path).hex())
+        mark_finished(marker, key, [path])
     return pd.read_parquet(path)
 
 

@@ -15,8 +15,9 @@ import pandas as pd
 
 from rao_kedro.errors import DataError
 from rao_kedro.evals.alpaca_eval.win_rates import of_package
-from rao_kedro.judges.chat_completions import Answer, ChatSampling
+from rao_kedro.judges.client import ChatSampling
 from rao_kedro.judges.judge import Asked
+from rao_kedro.judges.replies import Answer
 
 TEMPLATE = Path("alpaca_eval_clf_gpt4_turbo") / "alpaca_eval_clf.txt"
 SAMPLING = ChatSampling(max_tokens=1, temperature=1.0, top_logprobs=5)

@@ -20,15 +20,16 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from rao_kedro.config.generation import GenerationParameters, SamplingParameters
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.responses import Response, no_response
-from rao_kedro.files import write_text
 from rao_kedro.generation.base import Call, Generator, Likelihood, finished_shards
 from rao_kedro.generation.engine_options import identity_with
 from rao_kedro.identity import combined_hash, content_hash
-from rao_kedro.judges.chat_completions import ChatSampling, ChatServer
+from rao_kedro.judges.chat_completions import ChatServer
+from rao_kedro.judges.client import ChatSampling
 from rao_kedro.models.chat import prompt_token_ids
 from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.thinking import with_opening_tag
 from rao_kedro.progress import report_progress
+from rao_kedro.shards import JSON, Shards
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ class GeneratorLM(TemplateLM):
             shards_dir: Where finished shards are kept; None keeps none.
         """
         super().__init__()
-        self.model_dir, self.generation, self.make, self.shards_dir = model_dir, generation, make, shards_dir
+        self.model_dir, self.generation, self.make = model_dir, generation, make
+        self.shards: Shards[Any] = Shards(shards_dir, JSON)
         self.chat = load_chat_format(model_dir, generation.chat_template_kwargs)
         self.tokenizer: Any = self.chat.tokenizer
 
@@ -132,22 +134,21 @@ class GeneratorLM(TemplateLM):
 
     def _responses(self, max_tokens: int, shards: Sequence[list[list[int]]]) -> Iterator[tuple[int, list[Response]]]:
         """Yield the responses to each shard's prompts, those that are kept first."""
-        paths = [self._path("responses", max_tokens, prompts) for prompts in shards]
-        missing = {}
-        for shard, path in enumerate(paths):
-            if path is not None and path.exists():
-                yield shard, [Response(*kept) for kept in json.loads(path.read_text())]
-            else:
-                missing[shard] = shards[shard]
-        if missing:
+
+        def generate(missing: list[int]) -> Iterator[tuple[int, list[Response]]]:
             sampling = SamplingParameters(temperature=0.0, max_tokens=max_tokens)
-            for shard, completions in finished_shards(self.make(), [Call(missing, sampling)]):
-                responses = [
-                    Response(with_opening_tag(self.tokenizer, prompt, written.text), written.finish_reason)
-                    for prompt, (written,) in zip(shards[shard], completions, strict=True)
-                ]
-                _keep(paths[shard], responses)
-                yield shard, responses
+            for shard, completions in finished_shards(self.make(), [Call({i: shards[i] for i in missing}, sampling)]):
+                yield (
+                    shard,
+                    [
+                        Response(with_opening_tag(self.tokenizer, prompt, written.text), written.finish_reason)
+                        for prompt, (written,) in zip(shards[shard], completions, strict=True)
+                    ],
+                )
+
+        keys = [self._key("responses", max_tokens, prompts) for prompts in shards]
+        for shard, responses in self.shards.read_or_make(keys, generate):
+            yield shard, [Response(*response) for response in responses]
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
@@ -176,12 +177,9 @@ class GeneratorLM(TemplateLM):
         return [found[row] for row in rows]
 
     def _likelihoods(self, prompts: list[list[int]], asked: list[list[list[int]]]) -> list[list[Likelihood]]:
-        path = self._path("likelihoods", asked, prompts)
-        if path is not None and path.exists():
-            return [[Likelihood(*kept) for kept in of_prompt] for of_prompt in json.loads(path.read_text())]
-        found = self.make().continuation_logps(prompts, asked)
-        _keep(path, found)
-        return found
+        key = self._key("likelihoods", asked, prompts)
+        kept = self.shards.read_or_make([key], lambda _: [(0, self.make().continuation_logps(prompts, asked))])
+        return [[Likelihood(*of) for of in of_prompt] for _, shard in kept for of_prompt in shard]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Return the log-prob of each text, in windows of the model's length, as the harness's own models do."""
@@ -208,11 +206,9 @@ class GeneratorLM(TemplateLM):
             )
         return prompt
 
-    def _path(self, kind: str, how: Any, prompts: list[list[int]]) -> Path | None:
-        """Return where a shard is kept, if any is."""
-        if self.shards_dir is None:
-            return None
-        return self.shards_dir / f"{combined_hash(self._identity, kind, json.dumps([how, prompts]))}.json"
+    def _key(self, kind: str, asked: Any, prompts: list[list[int]]) -> str:
+        """Return the key of a shard: a hash of the model, what is asked for, and the prompts."""
+        return combined_hash(self._identity, kind, json.dumps([asked, prompts]))
 
 
 class TextLM(GeneratorLM):
@@ -316,12 +312,6 @@ class ServedLM(LM):
             InferenceError: Always.
         """
         raise InferenceError(f"{self.server.base_url} gives no log-probs of text that it did not write")
-
-
-def _keep(path: Path | None, computed: Any) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(computed))
 
 
 def _read_gen_kwargs(how: dict[str, Any]) -> tuple[int, list[str]]:

@@ -17,8 +17,9 @@ from rao_kedro.evals.mt_bench.questions import (
     winner_of_both_orders,
 )
 from rao_kedro.evals.responses import Response
-from rao_kedro.judges.chat_completions import Answer, ChatSampling
+from rao_kedro.judges.client import ChatSampling
 from rao_kedro.judges.judge import Asked
+from rao_kedro.judges.replies import Answer
 
 SAMPLING = ChatSampling(max_tokens=2048)
 Turn = tuple[int, int]  # the question's id, and 1 or 2

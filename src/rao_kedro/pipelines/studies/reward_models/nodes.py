@@ -40,7 +40,7 @@ def measure_runs(
     content = combined_hash(tokenized_groups.to_json(), *map(content_hash, (base_model, sft_model)))
     baseline = length_outcomes(reported).assign(form=LENGTH_ONLY, size="", train_groups=0, seed=0)
     outcomes = [baseline]
-    for form, size, seed in study.runs():
+    for form, size, seed in study.runs().values():
         n = min(study.sizes[size] or len(trained_on), len(trained_on))
         settings = study.model_dump_json(include={"training", "centering", "dpo"})
         finished = workspace / f"{form}-{n}-{seed}-{combined_hash(content, settings, str(t0_length))}.parquet"

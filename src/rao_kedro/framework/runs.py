@@ -1,0 +1,129 @@
+"""Which runs a command takes: the runs that its options name, or else those that the parameters choose.
+
+Everybody who needs to know asks `choose_runs`: a session, and the context, from which kedro-viz and notebooks have
+their pipelines. Knows nothing of data.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, fields
+from typing import Any, Self, TypeVar
+
+from kedro.pipeline import Pipeline
+
+from rao_kedro.config.runs import method_of
+from rao_kedro.errors import ParameterError
+from rao_kedro.pipeline_registry import build_pipelines
+from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import LIKELIHOOD_STUDY, REWARD_MODEL_STUDY, Runs, study_namespace
+
+Run = TypeVar("Run")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The options of `KedroSession.run` that select nodes, under its names; an empty one is not given."""
+
+    pipeline_names: tuple[str, ...] = ("__default__",)
+    tags: tuple[str, ...] = ()
+    node_names: tuple[str, ...] = ()
+    from_nodes: tuple[str, ...] = ()
+    to_nodes: tuple[str, ...] = ()
+    from_inputs: tuple[str, ...] = ()
+    to_outputs: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+
+    @classmethod
+    def from_options(cls, pipeline_name: str | None = None, **options: Iterable[str] | None) -> Self:
+        """Return the selection of options as `KedroSession.run` takes them; None and () are options not given."""
+        if pipeline_name:
+            options["pipeline_names"] = [pipeline_name]
+        return cls(**{name: tuple(values) for name, values in options.items() if values})
+
+    def by_option(self) -> dict[str, tuple[str, ...]]:
+        """Return the names that each given option selects within the pipelines."""
+        options = {field.name: values for field, values in zip(fields(self), astuple(self), strict=True)}
+        return {name: values for name, values in options.items() if values and name != "pipeline_names"}
+
+
+def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection()) -> Runs:
+    """Return the runs that a command takes.
+
+    Args:
+        parameters: Of the project, as `StudyContext.params` has them: each run of a method is a block of `alignment`.
+        selection: The options of the command. A run is named by its namespace, its tag, or by a node or dataset of its
+            own; the tag of a method names the runs of all its seeds. Of the methods and of each study, the named runs
+            take the place of those that the parameters choose.
+
+    Raises:
+        ParameterError: The parameter `methods` names an unknown method, or none.
+    """
+    known, methods = all_runs(parameters), chosen_methods(parameters["methods"])
+    named = _named(selection, known)
+    studied = parameters[LIKELIHOOD_STUDY].only or known.likelihood_study
+    return Runs(
+        alignment={run: of for run, of in known.alignment.items() if run in named}
+        or {run: of for method in methods for run, of in known.alignment.items() if method_of(run) == method},
+        likelihood_study=_named_of_study(LIKELIHOOD_STUDY, known.likelihood_study, named)
+        or {run: known.likelihood_study[run] for run in studied},
+        reward_model_study=_named_of_study(REWARD_MODEL_STUDY, known.reward_model_study, named)
+        or known.reward_model_study,
+        benchmarks=parameters["evaluation"].benchmarks.chosen,
+        named=tuple(named),
+    )
+
+
+def all_runs(parameters: Mapping[str, Any]) -> Runs:
+    """Return all runs that the parameters know, chosen or not."""
+    return Runs(
+        alignment={run: block.objective for run, block in parameters["alignment"].items()},
+        likelihood_study={run: block.objective for run, block in parameters[LIKELIHOOD_STUDY].runs.items()},
+        reward_model_study=parameters[REWARD_MODEL_STUDY].runs(),
+        benchmarks=True,
+    )
+
+
+def _named(selection: Selection, known: Runs) -> list[str]:
+    """Return the namespaces of the runs that the options of a command name."""
+    if not selection.by_option():
+        return []
+    every = sum(build_pipelines(known).values(), start=Pipeline([]))
+    owners = _owners(every)
+    named = {owners.get(_stem(name)) for name in (*selection.from_inputs, *selection.to_outputs)}
+    nodes = {*selection.node_names, *selection.from_nodes, *selection.to_nodes}
+    named |= {node.namespace for node in every.nodes if node.name in nodes} | {*selection.namespaces}
+    named |= {run for run in known.alignment if {run, method_of(run)} & {*selection.tags}}
+    return [namespace for namespace in known.namespaces() if namespace in named]
+
+
+def chosen_methods(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the methods that the parameter `methods` names.
+
+    Raises:
+        ParameterError: One is unknown, or none is named.
+    """
+    chosen = tuple(dict.fromkeys(names))
+    if unknown := sorted(set(chosen) - set(METHODS)):
+        raise ParameterError(f"parameter methods: unknown {', '.join(unknown)}; choose from {' '.join(METHODS)}")
+    if not chosen:
+        raise ParameterError(f"parameter methods names none; choose from {' '.join(METHODS)}")
+    return chosen
+
+
+def _named_of_study(study: str, runs: Mapping[str, Run], named: Iterable[str]) -> dict[str, Run]:
+    return {run: of for run, of in runs.items() if study_namespace(study, run) in named}
+
+
+def _owners(pipeline: Pipeline) -> dict[str, str | None]:
+    """Return the namespace that makes each dataset or, where none does, the only one that reads it."""
+    readers: dict[str, set[str | None]] = defaultdict(set)
+    makers: dict[str, str | None] = {}
+    for node in pipeline.nodes:
+        makers |= {_stem(name): node.namespace for name in node.outputs}
+        for name in node.inputs:
+            readers[_stem(name)].add(node.namespace)
+    return {name: next(iter(spaces)) for name, spaces in readers.items() if len(spaces) == 1} | makers
+
+
+def _stem(dataset: str) -> str:
+    return dataset.split("@")[0]

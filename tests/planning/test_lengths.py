@@ -1,0 +1,119 @@
+"""Lengths that do not fit are refused: packs against groups, engines against prompts, t_0 against prompts."""
+
+import shutil
+
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from plans import data_parameters, planned_run, planned_step, training_parameters
+
+from rao_kedro.config.alignment import MethodParameters
+from rao_kedro.config.benchmarks import AnsweredBenchmarks
+from rao_kedro.config.generation import GenerationParameters
+from rao_kedro.config.specs import ModelParameters
+from rao_kedro.datasets import PathDataset
+from rao_kedro.planning import lengths, models
+from rao_kedro.planning.steps import Run
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "needed"),
+    [
+        ("train_sft", {"training": training_parameters()}, 256 + 48),
+        ("train_reward_model", {"training": training_parameters()}, 256 + 4 * 48),
+        ("align", {"method": MethodParameters(objective="rao", training=training_parameters())}, 256 + 4 * 48),
+        ("align", {"method": MethodParameters(objective="dpo", training=training_parameters())}, 256 + 2 * 48),
+        (
+            "align",
+            {"method": MethodParameters(objective="dpo", training=training_parameters(), pairs="all")},
+            256 + 4 * 48,
+        ),
+        (
+            "align",
+            {"method": MethodParameters(objective="rao", training=training_parameters(), responses_per_prompt=3)},
+            256 + 3 * 48,
+        ),
+    ],
+)
+def test_a_pack_must_hold_the_longest_group_that_the_parameters_allow(function, given, needed):
+    def refused(room):
+        argument, value = next(iter(given.items()))
+        of_training = {"max_tokens_per_batch": room}
+        value = (
+            value.model_copy(update=of_training)
+            if argument == "training"
+            else value.model_copy(update={"training": value.training.model_copy(update=of_training)})
+        )
+        return list(
+            lengths.pack_problems(planned_run(data=data_parameters()), planned_step(function, **{argument: value}))
+        )
+
+    assert refused(needed) == []
+    (sentence,) = refused(needed - 1)
+    assert f"max_tokens_per_batch is {needed - 1}, and a group may have {needed} tokens" in sentence
+    assert "data.max_prompt_tokens (256)" in sentence and f"raise it to {needed}" in sentence
+
+
+def test_groups_that_are_known_count_and_not_what_might_be(tmp_path):
+    rows = [("a", "train", 10, (5, 7, 20)), ("b", "validation", 8, (3, 3)), ("c", "test", 30, (60, 1))]
+    table = [
+        {
+            **{"group_id": name, "split": split, "prompt_ids": [1] * n, "response_ids": [[1] * k for k in ks]},
+            **{"chosen": 1, "rejected": 0},
+        }
+        for name, split, n, ks in rows
+    ]
+    pd.DataFrame(table).to_parquet(tmp_path / "groups.parquet")
+    (first, *_) = lengths.read_groups(tmp_path / "groups.parquet")
+    assert first.responses == (7, 5, 20) and first.tokens(None) == 42 and first.tokens(1) == 17
+    known = Run((), DataCatalog({"tokenized_groups@path": PathDataset(filepath=str(tmp_path / "groups.parquet"))}))
+    read = {"groups": "tokenized_groups@path"}
+
+    def refused(function, room, **given):
+        given = given or {"training": training_parameters(max_tokens_per_batch=room)}
+        return list(lengths.pack_problems(known, planned_step(function, datasets=read, **given)))
+
+    assert refused("train_sft", 17) == [] and refused("train_reward_model", 42) == []
+    assert "group a has 17 tokens" in refused("train_sft", 16)[0]
+    assert "group a has 42 tokens" in refused("train_reward_model", 41)[0]
+    assert refused("score_responses", 0, max_tokens_per_batch=91) == []  # reads the part `test`
+    assert "group c has 91 tokens" in refused("score_responses", 0, max_tokens_per_batch=90)[0]
+
+
+@pytest.mark.parametrize(
+    ("length", "prompt", "refused"), [(304, None, False), (303, None, True), (303, 255, False), (302, 255, True)]
+)
+def test_an_engine_must_hold_the_longest_prompt_and_what_is_written(length, prompt, refused):
+    how = GenerationParameters(max_model_len=length, sampling={"max_tokens": 48})
+    found = list(lengths.room_problems(planned_run(data__max_prompt_tokens=256), "evaluation.generation", how, prompt))
+    assert bool(found) == refused
+    if refused:
+        wanted = 48 + (prompt or 256)
+        assert found[0].startswith(f"parameter evaluation.generation.max_model_len ({length}) is too small")
+        assert found[0].endswith(f"set it to {wanted} or more")
+
+
+def test_benchmarks_need_room_for_a_prompt_where_they_are_chosen():
+    how = {"max_model_len": 1024, "alpaca_eval": {"max_tokens": 2048}, "mt_bench": {"max_tokens": 1023}}
+    assert list(lengths.benchmark_problems(AnsweredBenchmarks(names="mt_bench gsm8k", **how))) == []
+    (sentence,) = lengths.benchmark_problems(AnsweredBenchmarks(names="alpaca_eval mt_bench", **how))
+    assert "evaluation.benchmarks.alpaca_eval.max_tokens (2048)" in sentence
+
+
+def test_vllm_refuses_more_tokens_than_a_model_has_positions_for(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    of = {"model": ModelParameters(source="checkpoint", name=str(tmp_path / "model"))}
+    known = Run((), DataCatalog({"params:model": MemoryDataset(of["model"]), "base_model": MemoryDataset()}))
+    assert models.facts(known).positions == 2048
+    assert list(lengths.position_problems(known, "x.max_model_len", 2048, "auto")) == []
+    assert list(lengths.position_problems(known, "x.max_model_len", 4096, "transformers")) == []
+    (sentence,) = lengths.position_problems(known, "x.max_model_len", 2049, "auto")
+    assert "parameter x.max_model_len (2049) is more than the 2048 tokens" in sentence
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
+    assert list(lengths.position_problems(known, "x.max_model_len", 4096, "vllm")) == []
+
+
+def test_what_all_prompts_share_is_shorter_than_a_prompt():
+    assert list(lengths.t0_problems(25, 24)) == []
+    assert "every prompt would be dropped" in next(lengths.t0_problems(24, 24))
