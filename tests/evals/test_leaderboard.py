@@ -201,5 +201,5 @@ def test_methods_that_did_not_see_the_same_responses_are_told():
     said = unequal_responses(board(*methods))
     assert said is not None and "rao saw 3.8 a prompt, dpo saw 2 a prompt" in said and "ppo saw its own samples" in said
     assert unequal_responses(board("sft", "dpo", "simpo")) is None
-    assert unequal_responses(board("sft", "rao", "dpo")) is not None
+    assert "rao saw 3.8 a prompt, dpo saw 2 a prompt." in (unequal_responses(board("sft", "rao", "dpo")) or "")
     assert unequal_responses(leaderboard({"sft": SFT}, {"sft": held_out(-5, -5)}, seed=0)) is None

@@ -14,7 +14,7 @@ from rao_kedro.config.benchmarks import JudgeServerParameters
 from rao_kedro.errors import InferenceError
 from rao_kedro.evals.alpaca_eval.judge import judged, pairs
 from rao_kedro.judges.judge import Judge
-from rao_kedro.judges.vllm_server import serving
+from rao_kedro.judges.vllm_server import serve
 
 N, KILLED_AT = 24, 12
 INSTRUCTIONS = [f"Name {i} things that are blue." for i in range(N)]
@@ -50,14 +50,14 @@ def test_a_judge_that_is_killed_ends_the_run_and_the_next_one_asks_only_for_the_
     with chat_server(pass_on) as (url, requests):
         how = JudgeServerParameters(model="smollm2", base_url=url, max_retries=0, concurrency=2)
         judge = Judge(how, tmp_path)
-        with serving(smollm2, "smollm2", 2048, 20, patience=300) as server["url"]:
+        with serve(smollm2, "smollm2", 2048, 20, patience=300) as server["url"]:
             server["dies"] = True
             with pytest.raises(InferenceError, match=rf"cannot be asked.*of {N} answers are kept, run again"):
                 judged(pairs(BASELINE, MODEL), judge)
         kept = len([*tmp_path.rglob("*.shard")])
         assert 0 < kept < KILLED_AT
         requests.clear()
-        with serving(smollm2, "smollm2", 2048, 20, patience=300) as server["url"]:
+        with serve(smollm2, "smollm2", 2048, 20, patience=300) as server["url"]:
             table = judged(pairs(BASELINE, MODEL), judge)
         assert len(requests) == N - kept
     assert (

@@ -1,19 +1,13 @@
-"""Public reward benchmarks: their schemas, and their aggregations by hand arithmetic.
-
-A response of these tests says its own score: "answer 2.5" is scored 2.5.
-"""
+"""Public reward benchmarks: their aggregations, by hand arithmetic."""
 
 import json
 import math
 
 import pytest
+from reward_rows import COMPLETE, best_of, best_of_answers, compared, judged, pair, read_rows_of, styles
 
 from rao_kedro.config.data_engineering import PreferenceSource
-from rao_kedro.data.tables import QuarantineTable
-from rao_kedro.errors import DataError, ParameterError
-from rao_kedro.evals.reward_benchmarks import benchmarks
-from rao_kedro.evals.reward_benchmarks.benchmarks import benchmark_names, prompt_groups, read_benchmark, score_benchmark
-from rao_kedro.evals.reward_benchmarks.formats import REWARDBENCH
+from rao_kedro.evals.reward_benchmarks.benchmarks import prompt_groups, read_benchmark, score_benchmark
 from rao_kedro.rewards.base import Reward, Scores
 
 COLUMNS = ["benchmark", "section", "subset", "metric", "value", "low", "high", "n", "n_unscored"]
@@ -31,83 +25,8 @@ class Said(Reward):
         return [Scores.complete([self.change(float(r.split()[-1])) for r in group.responses]) for group in groups]
 
 
-def said(*scores):
-    return [f"answer {score}" for score in scores]
-
-
-def pair(subset, n=0, chosen=1, rejected=0):
-    [good, bad] = said(chosen, rejected)
-    return {"id": n, "prompt": "Hi?", "chosen": good, "rejected": bad, "subset": subset}
-
-
-def best_of(item_id, subset, chosen=(1,), rejected=(0, -1, -2)):
-    counts = {"num_correct": len(chosen), "num_incorrect": len(rejected)}
-    texts = {"chosen": said(*chosen), "rejected": said(*rejected)}
-    return {"id": item_id, "prompt": "Hi?", **texts, "subset": subset, **counts}
-
-
-def styles(domain, n=0, chosen=(1, 2, 3), rejected=(0, -1, -2)):
-    return {"id": n, "prompt": "Hi?", "chosen": said(*chosen), "rejected": said(*rejected), "domain": domain}
-
-
-def judged(source, n=0, a=1, b=0, label="A>B"):
-    [first, second] = said(a, b)
-    return {
-        "pair_id": n,
-        "question": "Hi?",
-        "response_A": first,
-        "response_B": second,
-        "label": label,
-        "source": source,
-    }
-
-
-def answers(*scores):
-    return [{"llm_name": "x", "answer": text} for text in said(*scores)]
-
-
-def compared(path, n="0", chosen=1, rejected=0):
-    [chosen, reject] = answers(chosen, rejected)
-    chat = [{"role": "user", "content": "Hi?", "language": "English"}]
-    return {"pair_uid": n, "conversation_input": chat, "chosen": chosen, "reject": reject, "category_path": path}
-
-
-def best_of_answers(path, n="0", best=1, losers=(0, -1)):
-    chat = [{"role": "user", "content": "Hi?", "language": "English"}]
-    best = {"bon_best": answers(best)[0], "loser_list": answers(*losers)}
-    return {"bon_uid": n, "conversation_input": chat, **best, "category_path": path}
-
-
-COMPLETE = {
-    "rewardbench": [pair(subset) for subsets in REWARDBENCH.values() for subset in subsets],
-    "rewardbench2": [
-        *(best_of("1", subset) for subset in ("Factuality", "Precise IF", "Math", "Safety", "Focus")),
-        best_of("ref:1", "Ties"),
-        best_of("tied:1", "Ties", chosen=(1, 1)),
-    ],
-    "rm_bench": [styles(domain) for domain in ("chat", "code", "math", "safety-refuse", "safety-response")],
-    "judgebench": [
-        judged(source) for source in ("mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench")
-    ],
-    "rmb": [
-        compared("Pairwise_set/Helpfulness/Chat/Discussion"),
-        compared("Pairwise_set/Harmlessness/S1"),
-        best_of_answers("BoN_set/Helpfulness/Chat/Discussion"),
-        best_of_answers("BoN_set/Harmlessness/S1"),
-    ],
-}
-
-
-def read(tmp_path, name, rows):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    items, quarantined = read_benchmark(name, PreferenceSource(path=str(path)))
-    QuarantineTable.validate(quarantined)
-    return items, quarantined
-
-
 def scores(tmp_path, name, rows, change=lambda score: score):
-    items, quarantined = read(tmp_path, name, rows)
+    items, quarantined = read_rows_of(tmp_path, name, rows)
     assert quarantined.empty
     return score_benchmark(name, items, Said(change).score(prompt_groups(name, items)), seed=0)
 
@@ -118,10 +37,6 @@ def by_name(table):
 
 def headline(table):
     return by_name(table)["all", "all", "score"]
-
-
-def test_there_is_a_complete_example_of_every_benchmark():
-    assert list(COMPLETE) == benchmark_names()
 
 
 # A perfect reward exceeds 1 in the subset Ties of RewardBench 2, whose weights sum to 1.01; a constant one has a
@@ -307,98 +222,3 @@ def test_intervals_are_those_of_means_over_prompts(tmp_path):
     mean, section = table.loc[("Reasoning", "math-prm")], table.loc[("Reasoning", "all")]
     assert mean["low"] < mean["value"] == 0.5 < mean["high"]
     assert section["value"] == 0.5 and math.isnan(section["low"]) and math.isnan(section["high"])
-
-
-def without(row, name):
-    return {key: value for key, value in row.items() if key != name}
-
-
-@pytest.mark.parametrize(
-    ("name", "row", "reason"),
-    [
-        ("rewardbench", "no json", "invalid_json"),
-        ("rewardbench", without(pair("hep-go"), "rejected"), "missing_column"),
-        ("rewardbench", pair("anthropic_helpful"), "bad_type"),
-        ("rewardbench", pair("hep-go") | {"prompt": " "}, "empty_prompt"),
-        ("rewardbench", pair("hep-go") | {"chosen": ["a"]}, "bad_type"),
-        ("rewardbench", pair("alpacaeval-easy"), "duplicate_row"),
-        ("rewardbench2", best_of("2", "Math", chosen=(1, 2)), "bad_type"),
-        ("rewardbench2", best_of("2", "Math", rejected=()), "too_few_responses"),
-        ("rewardbench2", best_of("2", "Ties"), "bad_type"),
-        ("rewardbench2", best_of("ref:2", "Ties") | {"num_correct": 2}, "bad_type"),
-        ("rm_bench", styles("chat", 2, chosen=(1, 2)), "bad_type"),
-        ("rm_bench", styles("poetry"), "bad_type"),
-        ("rm_bench", styles("chat", 2) | {"chosen": "text"}, "bad_type"),
-        ("judgebench", judged("livecodebench", 2, label="A=B"), "bad_type"),
-        ("judgebench", judged("gsm8k"), "bad_type"),
-        ("rmb", compared("Pairwise_set/Honesty/S1"), "bad_type"),
-        ("rmb", compared("Pairwise_set/Harmlessness/S2") | {"reject": "text"}, "missing_column"),
-        (
-            "rmb",
-            compared("Pairwise_set/Harmlessness/S2") | {"conversation_input": [{"role": "user"}]},
-            "missing_column",
-        ),
-        (
-            "rmb",
-            compared("Pairwise_set/Harmlessness/S2")
-            | {"conversation_input": [{"role": "assistant", "content": "Hello."}]},
-            "bad_type",
-        ),
-    ],
-)
-def test_a_row_that_does_not_fit_is_quarantined_with_the_reason(tmp_path, name, row, reason):
-    good = COMPLETE[name]
-    items, quarantined = read(tmp_path, name, [*good, row])
-    assert len(items) == len(good)
-    assert list(quarantined["reason"]) == [reason]
-    assert list(quarantined["source"]) == [f"rows.jsonl:{len(good) + 1}"]
-
-
-def test_without_a_row_that_fits_the_reasons_are_said(tmp_path):
-    with pytest.raises(DataError, match=r"no row of .* fits the schema of judgebench.*no column source"):
-        read(tmp_path, "judgebench", [pair("hep-go")])
-    with pytest.raises(DataError, match="no prompt of judgebench to score"):
-        score_benchmark("judgebench", [], [], seed=0)
-
-
-def test_a_source_has_no_parameters_that_benchmarks_do_not_use():
-    with pytest.raises(ParameterError, match="'judgebench': columns, rating_key of its source is for preference data"):
-        read_benchmark("judgebench", PreferenceSource(path="x", columns={"prompt": "q"}, rating_key="x"))
-
-
-def test_hidden_files_and_lone_surrogates_are_no_items(tmp_path):
-    (tmp_path / "BoN_set").mkdir()
-    rows = [compared("Pairwise_set/Harmlessness/S1", "1"), compared("Pairwise_set/Harmlessness/S1", "2")]
-    rows[1]["chosen"]["answer"] += "\ud83d"
-    (tmp_path / "BoN_set/rows.json").write_text(json.dumps(rows))
-    (tmp_path / "BoN_set/._rows.json").write_bytes(b"\x00\x05")
-    items, quarantined = read_benchmark("rmb", PreferenceSource(path=str(tmp_path)))
-    assert [item.item_id for item in items] == ["1"] and list(quarantined["reason"]) == ["invalid_text"]
-
-
-def test_an_unknown_benchmark_lists_the_known_ones():
-    known = ", ".join(benchmark_names())
-    for call in (lambda: read_benchmark("arena"), lambda: score_benchmark("arena", [], [], seed=0)):
-        with pytest.raises(ParameterError, match=f"unknown reward benchmark 'arena': choose one of {known}"):
-            call()
-
-
-def test_the_name_alone_means_the_authors_dataset(monkeypatch):
-    asked = []
-
-    def no_rows(source):
-        asked.append((source.hub_id, source.split))
-        return iter([])
-
-    monkeypatch.setattr(benchmarks, "read_rows", no_rows)
-    for name in benchmark_names()[:-1]:
-        with pytest.raises(DataError, match="no row of"):
-            read_benchmark(name)
-    assert asked == [
-        ("allenai/reward-bench", "filtered"),
-        ("allenai/reward-bench-2", "test"),
-        ("THU-KEG/RM-Bench", "train"),
-        ("ScalerLab/JudgeBench", "gpt"),
-    ]
-    with pytest.raises(ParameterError, match="'rmb' is not on the hub"):
-        read_benchmark("rmb")

@@ -113,7 +113,7 @@ def test_what_cannot_work_here_is_refused_with_a_sentence(engine, gpus, backend,
     ("engine", "gpus"),
     [({"data_parallel_size": 2, "tensor_parallel_size": 4}, 8), ({"data_parallel_size": 2}, 0), ({}, 0)],
 )
-def test_what_can_work_here_is_not(engine, gpus, monkeypatch):
+def test_what_can_work_here_is_not_refused(engine, gpus, monkeypatch):
     monkeypatch.setattr(options, "visible_gpus", lambda: [str(i) for i in range(gpus)])
     options.refuse_impossible(EngineParameters(**engine), "vllm")
 

@@ -238,7 +238,9 @@ def test_a_special_token_that_nothing_writes_may_be_without_an_embedding(tmp_pat
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
     tokenizer.save_pretrained(source)
-    import_model(tmp_path, source)
+    output = import_model(tmp_path, source)
+    embeddings = AutoModelForCausalLM.from_pretrained(output).get_input_embeddings().num_embeddings
+    assert AutoTokenizer.from_pretrained(output).convert_tokens_to_ids("<image_soft_token>") == embeddings
 
 
 def test_a_model_without_a_sequence_classifier_is_told_of_before_sft(tmp_path, tiny_checkpoint, caplog):

@@ -15,7 +15,7 @@ from rao_kedro.models.reward_head import PaddedRewards, reward_module
 from rao_kedro.models.rotary import rotary_limit
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.rewards.bradley_terry import context_length
-from rao_kedro.scoring.forward import ForwardPass, group_logps
+from rao_kedro.scoring.forward import ForwardPass, score_logps
 
 LIMIT = 16  # tokens of the original length
 SHORT = TokenizedGroup("short", [1, 10, 11, 12], [[20, 21, 2], [30, 31, 32, 33, 2]])
@@ -129,8 +129,8 @@ def test_scoring_names_the_group_before_it_computes_anything(tmp_path):
     module = LogProbModel(load_causal_lm(saved("dynamic", tmp_path)))
     how = ForwardPass("no", 64, 1)
     with pytest.raises(ModelError, match="the longest row of group long, a prompt and a response, has 17 tokens"):
-        group_logps(module, [SHORT, FITTING, LONG], how)
-    assert set(group_logps(module, [SHORT, FITTING], how)) == {"short", "fitting"}
+        score_logps(module, [SHORT, FITTING, LONG], how)
+    assert set(score_logps(module, [SHORT, FITTING], how)) == {"short", "fitting"}
 
 
 def test_padded_rows_are_refused_as_well(tmp_path):

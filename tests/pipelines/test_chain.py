@@ -63,7 +63,6 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project, mo
         "sft",
         "reward_model",
         "simpo",
-        "workspaces",
     }
     assert not (data / "05_model_input/reference_logprobs.parquet").exists()
     assert not (data / "08_reporting/leaderboard.csv").exists()
@@ -141,7 +140,7 @@ def test_one_command_makes_aligned_models_a_leaderboard_and_a_report(project, mo
     run(project, "likelihood_study")
     study = pd.read_csv(data / "08_reporting/likelihood_study.csv")
     assert {"rao", "dpo", "rao_margin_minus20"} <= set(study["run"]) and (study["n"] > 0).all()
-    logs = sorted((data / "06_models/workspaces/likelihood_study").glob("*.csv"))
+    logs = sorted((data / "workspaces/likelihood_study").glob("*.csv"))
     written = [path.stat().st_mtime_ns for path in logs]
     run(project, "likelihood_study")
     assert [path.stat().st_mtime_ns for path in logs] == written and len(logs) == len(study)
@@ -212,10 +211,10 @@ def test_rewards_are_studied_benchmarked_and_chosen_by_name(project):
     forms = [form for form in ("base", "sft", "dpo_implicit") for _ in ("small", "large")]
     assert list(table["form"]) == ["longer response", *forms]
     assert (table["n"] == annotated["split"].eq("test").sum()).all() and table["accuracy"].between(0, 1).all()
-    kept = sorted((data / "06_models/workspaces/reward_model_study").glob("*.parquet"))
+    kept = sorted((data / "workspaces/reward_model_study").glob("*.parquet"))
     assert len(kept) == len(forms)
     run(project, "reward_model_study")
-    assert sorted((data / "06_models/workspaces/reward_model_study").glob("*.parquet")) == kept
+    assert sorted((data / "workspaces/reward_model_study").glob("*.parquet")) == kept
     pd.testing.assert_frame_equal(pd.read_csv(data / "08_reporting/reward_model_study.csv"), table)
 
     # A reward benchmark from a file.

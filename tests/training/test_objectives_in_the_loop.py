@@ -3,15 +3,15 @@
 import pytest
 import torch
 from groups import alignment_spec, log_of, parameters, reference, write_groups
+from launching import IN_PROCESS
 
 from rao_kedro.errors import ParameterError, TrainingError
-from rao_kedro.launch import launch
 from rao_kedro.models.loading import load_causal_lm, new_reward_model
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.models.value_head import ValueNetwork, pack_prompts
-from rao_kedro.objectives import make_objective, objective_names
-from rao_kedro.training.tasks.kto import mismatched
-from rao_kedro.training.tasks.offline import target_remark
+from rao_kedro.objectives import get_requirements, objective_names
+from rao_kedro.training.tasks.kto import mismatch_pairs
+from rao_kedro.workers import launch
 
 # The loss before the first update, where h = 0, D = 0; rewards of the tests' groups are (1, -1, 0), the chosen first.
 AT_STEP_0 = {
@@ -50,7 +50,7 @@ def test_an_objective_starts_at_its_known_loss_and_learns(name, workspace, tiny_
     training = parameters(epochs=10, learning_rate=3e-4, eval_every_epochs=10, keep="last")
     groups = workspace / "groups.parquet"
     spec = alignment_spec(workspace, tiny_checkpoint, groups, name, training=training, **chosen)
-    launch("alignment", spec, None)
+    launch(spec, IN_PROCESS)
     steps, evaluations = log_of(spec.workspace)
     if loss is not None:
         assert steps[0]["loss"] == pytest.approx(loss, abs=2e-3)
@@ -58,7 +58,7 @@ def test_an_objective_starts_at_its_known_loss_and_learns(name, workspace, tiny_
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert steps[-1]["margin"] > steps[0]["margin"]
     wanted = {"chosen_likelihood_fell", "rejected_likelihood_fell", "reward_correlation", "logps_chosen", "accuracy"}
-    if not make_objective(name).pairwise and name != "rpo_distill":
+    if get_requirements(name).reads == "groups" and name != "rpo_distill":
         wanted |= {"target_rmse", "target_correlation", "chosen_target_is_up", "log_target_mass", "infeasible"}
     assert wanted <= set(steps[0]) and {f"eval_{metric}" for metric in wanted} <= set(evaluations[0])
     assert abs(evaluations[-1]["eval_kl_to_reference"]) > 1e-4
@@ -70,7 +70,7 @@ def test_an_objective_without_a_reference_trains_the_same_and_still_measures_log
     for name in ("with", "without"):
         spec = alignment_spec(workspace / name, tiny_checkpoint, workspace / "groups.parquet", "simpo", parameters())
         known = workspace / "reference.parquet" if name == "with" else None
-        launch("alignment", spec.model_copy(update={"reference_path": known}), None)
+        launch(spec.model_copy(update={"reference_path": known}), IN_PROCESS)
         logs.append(log_of(spec.workspace))
     (steps, evaluations), (steps_without, evaluations_without) = logs
     assert [step["loss"] for step in steps_without] == [step["loss"] for step in steps]
@@ -81,7 +81,7 @@ def test_an_objective_without_a_reference_trains_the_same_and_still_measures_log
     assert abs(evaluations_without[-1]["eval_log_ratio_chosen"]) > 1e-3
     spec = alignment_spec(workspace / "none", tiny_checkpoint, workspace / "groups.parquet")
     with pytest.raises(ParameterError, match="objective rao needs reference log-probs"):
-        launch("alignment", spec.model_copy(update={"reference_path": None}), None)
+        launch(spec.model_copy(update={"reference_path": None}), IN_PROCESS)
 
 
 @pytest.mark.parametrize("prompt_term", ["attached", "none"])
@@ -90,7 +90,7 @@ def test_rao_learns_with_every_prompt_term(prompt_term, workspace, tiny_checkpoi
     spec = alignment_spec(
         workspace, tiny_checkpoint, workspace / "groups.parquet", training=training, log_z0=0.0, prompt_term=prompt_term
     )
-    launch("alignment", spec, None)
+    launch(spec, IN_PROCESS)
     steps, _ = log_of(spec.workspace)
     assert steps[-1]["loss"] < steps[0]["loss"]
 
@@ -102,17 +102,17 @@ def test_kto_does_not_depend_on_how_a_step_is_cut_into_packs(tmp_path, workspace
         training = parameters(epochs=3, learning_rate=1e-3, keep="last", max_tokens_per_batch=max_tokens)
         spec = alignment_spec(tmp_path, tiny_checkpoint, workspace / "groups.parquet", "kto", training=training, beta=2)
         spec = spec.model_copy(update={"reference_path": workspace / "reference.parquet"})
-        launch("alignment", spec, None)
+        launch(spec, IN_PROCESS)
         last.append(log_of(spec.workspace)[0][-1]["loss"])
     assert last[0] == pytest.approx(last[1], rel=1e-4)
 
 
 def test_mismatched_pairs_are_responses_of_other_prompts_chosen_and_rejected_by_turns():
     groups = [TokenizedGroup(f"g{i}", [1, i], [[10 + i, 2], [20 + i, 2]], [1.0, 0.0]) for i in range(3)]
-    assert [group.response_ids for group in mismatched(groups)] == [[[11, 2]], [[22, 2]], [[10, 2]]]
-    assert [group.prompt_ids for group in mismatched(groups)] == [[1, 0], [1, 1], [1, 2]]
-    with pytest.raises(TrainingError, match="one prompt group only"):
-        mismatched(groups[:1])
+    assert [group.response_ids for group in mismatch_pairs(groups)] == [[[11, 2]], [[22, 2]], [[10, 2]]]
+    assert [group.prompt_ids for group in mismatch_pairs(groups)] == [[1, 0], [1, 1], [1, 2]]
+    with pytest.raises(TrainingError, match="only one prompt group"):
+        mismatch_pairs(groups[:1])
 
 
 def test_the_value_network_starts_at_its_bias_and_sees_the_prompt_only(tiny_checkpoint):
@@ -127,21 +127,12 @@ def test_the_value_network_starts_at_its_bias_and_sees_the_prompt_only(tiny_chec
     torch.testing.assert_close(value(pack_prompts([group])), plain + 0.7, rtol=1e-5, atol=1e-5)
 
 
-def test_a_log_z0_that_pushes_chosen_responses_down_is_told_with_the_one_that_would_not():
-    """Chosen rewards 2 and 4, beta 0.1, log_z0 50: targets 20 - 50 and 40 - 50, mean -20; 30 raises the mean one."""
-    groups = [TokenizedGroup(f"g{i}", [1, 5], [[6, 2], [7, 2]], [reward, 0.0]) for i, reward in enumerate((2.0, 4.0))]
-    remark = target_remark(make_objective("rao", beta=0.1, log_z0=50.0), groups)
-    assert remark is not None and "mean target log-ratio is -20.00 nats, and 100% of them" in remark
-    assert "log_z0 <= 30.00 would raise the mean one, log_z0 <= 20.00 every one" in remark
-    assert target_remark(make_objective("rao", beta=0.1, log_z0=29.0), groups) is None
-
-
 def test_a_run_that_lowers_the_chosen_likelihood_says_so(workspace, tiny_checkpoint, caplog):
     training = parameters(epochs=10, eval_every_epochs=10, keep="last")
     spec = alignment_spec(
         workspace, tiny_checkpoint, workspace / "groups.parquet", "rao", training=training, beta=1.0, log_z0=20.0
     )
-    launch("alignment", spec, None)
+    launch(spec, IN_PROCESS)
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "log_z0 = 20 nats asks for chosen responses that are less likely" in said[0]
-    assert "rao pushes the chosen responses down" in said[-1] and "log_z0 <= 1.00 nats" in said[-1]
+    assert "log_z0 = 20 nats makes the chosen responses less likely" in said[0]
+    assert "rao lowers the likelihood of the chosen responses" in said[-1] and "log_z0 <= 1.00 nats" in said[-1]

@@ -41,7 +41,7 @@ class GlobalParameters(Parameters):
 
     Attributes:
         data_root: Root of everything that a run writes: a directory, or an address that fsspec opens.
-        workspaces: Root of the workspaces, on this machine, where it is not `data_root`.
+        workspaces: Local root of the workspaces; `workspaces` in `data_root` if not set, which must be local then.
         accelerate: A file of conf/accelerate, without its ending.
         model: The base model, or the name of one of `models`.
         models: Blocks of globals by the name of a model; that of the picked model is merged into the globals.

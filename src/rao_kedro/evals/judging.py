@@ -19,7 +19,7 @@ from rao_kedro.evals.mt_bench.questions import JudgePrompts, Question, read_ques
 from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable, MTBenchJudgmentTable
 from rao_kedro.evals.tables import JudgeUsageTable
 from rao_kedro.judges.judge import Judge, Rehearsal
-from rao_kedro.judges.vllm_server import stop_served
+from rao_kedro.judges.vllm_server import stop_servers
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +63,10 @@ def judge_answers(answers: pd.DataFrame, benchmarks: BenchmarkParameters, cache_
             bench.ask(how, rehearsal := Rehearsal(judge))
             judge.forecast(rehearsal.requests.values())
         for how, judge in judges:
-            stop_served()  # two models may not fit beside each other
+            stop_servers()  # two models may not fit beside each other
             found = _Found(*(before + more for before, more in zip(found, bench.ask(how, judge), strict=True)))
     finally:
-        stop_served()
+        stop_servers()
     _warn_of_unscored(found)
     return Judgments(
         _table(found.annotations, AlpacaEvalAnnotationTable),

@@ -17,7 +17,7 @@ from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.rewards.registry import build_reward
-from rao_kedro.scoring.forward import group_logps, write_table
+from rao_kedro.scoring.forward import score_logps, write_table
 from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
 from rao_kedro.workers import worker_main
 
@@ -27,18 +27,18 @@ def main(spec_path: str) -> None:
     spec = PolicyScoringSpec.model_validate_json(Path(spec_path).read_text())
     stop_ids = end_of_turn_ids(spec.model_dir, open_tokenizer(spec.model_dir))
     written, texts = read_generations(spec.generations_path, stop_ids)
-    reported = read_groups(spec.groups_path, "test", "rewards")
+    reported = read_groups(spec.groups_path, "test", ["rewards"])
     key = scoring_key(spec.reference_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
     refuse_stale(spec.reference_path, key)
     known = read_reference(spec.reference_path, spec.groups_path)
     policy = LogProbModel(load_causal_lm(spec.model_dir))
-    logps = group_logps(policy, written, spec)
+    logps = score_logps(policy, written, spec)
     if spec.reference_dir == spec.model_dir:
         on_held_out, reference = known, logps
     else:
-        on_held_out = {name: (p, r) for name, (p, r) in group_logps(policy, reported, spec).items()}
+        on_held_out = {name: (p, r) for name, (p, r) in score_logps(policy, reported, spec).items()}
         del policy
-        reference = group_logps(LogProbModel(load_causal_lm(spec.reference_dir)), written, spec)
+        reference = score_logps(LogProbModel(load_causal_lm(spec.reference_dir)), written, spec)
     rewards = build_reward(spec.reward).annotate(texts)
     write_table(
         [

@@ -94,7 +94,7 @@ class ParallelGenerator(Generator, Protocol):
         ...
 
 
-def finished_shards(generator: Generator, calls: Sequence[Call]) -> Iterator[tuple[int, list[list[Completion]]]]:
+def stream_shards(generator: Generator, calls: Sequence[Call]) -> Iterator[tuple[int, list[list[Completion]]]]:
     """Yield shards of prompts with their completions as they end; the generator sees all prompts of a call at once.
 
     Several generators divide the calls among them. Greedy text does not depend on what is written beside it, so that
@@ -157,8 +157,8 @@ def complete(
     if end is not None:
         ids = ids[: end + 1]
     text = decode_ids(tokenizer, ids)
-    if found := stop_text_in(text, stop):
-        n = next(n for n in range(1, len(ids) + 1) if stop_text_in(decode_ids(tokenizer, ids[:n]), stop))
+    if found := find_stop_text(text, stop):
+        n = next(n for n in range(1, len(ids) + 1) if find_stop_text(decode_ids(tokenizer, ids[:n]), stop))
         return Completion(text=text[: found.start], token_ids=ids[:n], finish_reason="stop")
     return Completion(text=text, token_ids=ids, finish_reason="length" if end is None else "stop")
 
@@ -168,7 +168,7 @@ class _Found(NamedTuple):
     end: int
 
 
-def stop_text_in(text: str, stop: Sequence[str]) -> _Found | None:
+def find_stop_text(text: str, stop: Sequence[str]) -> _Found | None:
     """Return where the stop text begins and ends that is complete first; None if there is none."""
     found = [_Found(start, start + len(one)) for one in stop if (start := text.find(one)) >= 0]
     return min(found, key=lambda place: place.end, default=None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rao_kedro.config.generation import SamplingParameters
-from rao_kedro.generation.base import Completion, Dtype, Likelihood, complete, decode_ids, stop_text_in
+from rao_kedro.generation.base import Completion, Dtype, Likelihood, complete, decode_ids, find_stop_text
 from rao_kedro.models.adapters import merge_adapter
 from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
@@ -256,5 +256,5 @@ class _StopTexts:
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         for row, ids in enumerate(input_ids[:, self.start :].tolist()):
             if row not in self.ended:
-                self.ended |= {row} if stop_text_in(decode_ids(self.tokenizer, ids), self.stop) else set()
+                self.ended |= {row} if find_stop_text(decode_ids(self.tokenizer, ids), self.stop) else set()
         return torch.tensor([row in self.ended for row in range(len(input_ids))], device=input_ids.device)

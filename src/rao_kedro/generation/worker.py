@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from rao_kedro.config.generation import GenerationSpec
 from rao_kedro.errors import DataError, InferenceError, ModelError
 from rao_kedro.files import write_parquet
-from rao_kedro.generation.base import Call, Completion, Generator, finished_shards
+from rao_kedro.generation.base import Call, Completion, Generator, stream_shards
 from rao_kedro.generation.engine_options import engine_identity
 from rao_kedro.generation.generators import make_generator, resolve_backend
 from rao_kedro.identity import combined_hash, content_hash
@@ -155,7 +155,7 @@ def _generate_shards(
     rows_to_do = spec.sampling.n * sum(map(len, prompt_ids.values()))
     what = "generating responses"
     report_progress(what, 0, rows_to_do, "responses")
-    for i, completions in finished_shards(generator, calls):
+    for i, completions in stream_shards(generator, calls):
         table = _shard_table(tokenizer, shards[i], prompt_ids[i], completions)
         yield i, table
         rows += len(table)

@@ -125,12 +125,12 @@ class Judge:
         return server.answers(dialogues, sampling, unusable)
 
     def _served(self, top_logprobs: int) -> str:
-        from rao_kedro.judges.vllm_server import served
+        from rao_kedro.judges.vllm_server import serve_once
         from rao_kedro.models.hub import local_checkpoint
 
         most = max(TOP_LOGPROBS, top_logprobs)
         directory, how = local_checkpoint(self.model), self.how
-        return served(directory, self.identity, how.max_model_len, most, patience=600, engine=how.engine)
+        return serve_once(directory, self.identity, how.max_model_len, most, patience=600, engine=how.engine)
 
 
 class Rehearsal:

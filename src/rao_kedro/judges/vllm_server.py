@@ -20,17 +20,17 @@ from rao_kedro.config.generation import ServedEngineParameters
 from rao_kedro.errors import InferenceError
 from rao_kedro.generation.engine_options import refuse_impossible, server_flags
 from rao_kedro.generation.generators import resolve_backend
-from rao_kedro.workers import stopped
+from rao_kedro.processes import stop_at_end
 
 CPU_KV_CACHE = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}  # GiB
 
 ONE_ENGINE = ServedEngineParameters()
 
-_served = ExitStack()
+_servers = ExitStack()
 
 
 @cache
-def served(
+def serve_once(
     model_dir: str | Path,
     model: str,
     max_model_len: int,
@@ -38,22 +38,22 @@ def served(
     patience: float,
     engine: ServedEngineParameters = ONE_ENGINE,
 ) -> str:
-    """Return the base URL of a server that the first such call starts; it ends with `stop_served` or this process.
+    """Return the base URL of a server that the first such call starts; it ends with `stop_servers` or this process.
 
-    Takes and raises what `serving` does.
+    Takes and raises what `serve` does.
     """
-    return _served.enter_context(serving(model_dir, model, max_model_len, max_logprobs, patience, engine))
+    return _servers.enter_context(serve(model_dir, model, max_model_len, max_logprobs, patience, engine))
 
 
 @atexit.register
-def stop_served() -> None:
-    """End all servers that `served` started, so that their memory is free."""
-    _served.close()
-    served.cache_clear()
+def stop_servers() -> None:
+    """End all servers that `serve_once` started, so that their memory is free."""
+    _servers.close()
+    serve_once.cache_clear()
 
 
 @contextmanager
-def serving(
+def serve(
     model_dir: str | Path,
     model: str,
     max_model_len: int,
@@ -88,7 +88,7 @@ def serving(
         process = subprocess.Popen(
             command, env=CPU_KV_CACHE | os.environ, stdout=said, stderr=said, start_new_session=True
         )
-        with stopped(process):
+        with stop_at_end(process):
             deadline = time.monotonic() + patience
             while not _healthy(port):
                 if process.poll() is not None or time.monotonic() > deadline:

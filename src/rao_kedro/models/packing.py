@@ -26,13 +26,19 @@ class TokenizedGroup:
         group_id: Identifies the group across tables.
         prompt_ids: The prompt, generation header included.
         response_ids: Per response its tokens; a finished one ends with its end-of-turn token.
-        rewards: Per response its explicit reward, if there is one.
+        rewards: Per response its explicit reward, if it was read.
+        ratings: Per response its rating in the data, if it was read.
     """
 
     group_id: str
     prompt_ids: Sequence[int]
     response_ids: Sequence[Sequence[int]]
     rewards: Sequence[float] | None = None
+    ratings: Sequence[float] | None = None
+
+    def with_responses(self, response_ids: Sequence[Sequence[int]]) -> "TokenizedGroup":
+        """Return the prompt with other responses, which have neither rewards nor ratings."""
+        return TokenizedGroup(self.group_id, self.prompt_ids, response_ids)
 
     @property
     def n_tokens(self) -> int:
@@ -139,7 +145,7 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
     )
 
 
-def packed_hidden_states(model: PreTrainedModel, batch: Pack) -> Tensor:
+def compute_hidden_states(model: PreTrainedModel, batch: Pack) -> Tensor:
     """Return the last hidden states of a packed batch, `[T, hidden]`.
 
     Args:
@@ -226,7 +232,7 @@ def _difference(
     try:
         hidden = model.base_model(input_ids=rows, use_cache=False).last_hidden_state[:, 3:].flatten(0, 1)
         batch = pack_groups([group]).to(device)
-        pairs = [(packed_hidden_states(model, batch)[3:], hidden), (packed(batch).flatten(), alone(rows).flatten())]
+        pairs = [(compute_hidden_states(model, batch)[3:], hidden), (packed(batch).flatten(), alone(rows).flatten())]
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         return f"its code fails on them ({type(error).__name__}: {error})"
     except ModelError as error:

@@ -1,7 +1,6 @@
 """Value networks, of prompts (DRO) and of every response token (PPO), and a policy trained beside one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from transformers import PreTrainedModel
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.logprobs import LogProbModel, SequenceLogProbs
-from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups, packed_hidden_states
+from rao_kedro.models.packing import Pack, TokenizedGroup, compute_hidden_states, pack_groups
 from rao_kedro.models.reward_head import RewardModel, reward_module, scores
 
 
@@ -72,7 +71,7 @@ class TokenValues(nn.Module):
 
     def forward(self, batch: Pack) -> Tensor:
         """Return `[R]` values, in the order of `batch.response_target`. The head computes in fp32."""
-        before = packed_hidden_states(self.model, batch)[batch.response_source]
+        before = compute_hidden_states(self.model, batch)[batch.response_source]
         return scores(self.model, before)
 
 
@@ -91,5 +90,4 @@ class PolicyAndTokenValues(nn.Module):
 
 def pack_prompts(groups: Sequence[TokenizedGroup]) -> Pack:
     """Pack the prompts alone: the last token takes the place of the response, so that a head reads there."""
-    prompts = [replace(g, prompt_ids=g.prompt_ids[:-1], response_ids=[g.prompt_ids[-1:]], rewards=None) for g in groups]
-    return pack_groups(prompts)
+    return pack_groups([TokenizedGroup(g.group_id, g.prompt_ids[:-1], [g.prompt_ids[-1:]]) for g in groups])

@@ -17,7 +17,7 @@ from rao_kedro.models.reward_head import ReadAt, RewardModel, recorded_read_at, 
 from rao_kedro.models.rotary import rotary_limit
 from rao_kedro.rewards.base import Reward, Scores
 from rao_kedro.rewards.tokens import score_tokens
-from rao_kedro.scoring.forward import ForwardPass, group_rewards
+from rao_kedro.scoring.forward import ForwardPass, score_rewards
 
 
 class BradleyTerry(Reward):
@@ -91,7 +91,7 @@ class BradleyTerry(Reward):
         )
 
     def _score(self, pieces: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
-        return group_rewards(self._module, pieces, ForwardPass(self.mixed_precision, tokens, t0_length=1))
+        return score_rewards(self._module, pieces, ForwardPass(self.mixed_precision, tokens, t0_length=1))
 
 
 def context_length(model: Any) -> int:

@@ -15,7 +15,7 @@ from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.rewards.base import Reward, Scores
 from rao_kedro.rewards.bradley_terry import context_length
 from rao_kedro.rewards.tokens import score_tokens
-from rao_kedro.scoring.forward import ForwardPass, group_logps, refuse_constant_rewards
+from rao_kedro.scoring.forward import ForwardPass, refuse_constant_rewards, score_logps
 
 
 class ImplicitReward(Reward):
@@ -79,7 +79,7 @@ class ImplicitReward(Reward):
 
     def _score(self, pieces: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
         how = ForwardPass(self.mixed_precision, tokens, t0_length=1)
-        policy, reference = (group_logps(module, pieces, how) for module in self._modules)
+        policy, reference = (score_logps(module, pieces, how) for module in self._modules)
         rewards = {
             name: [self.beta * (a - b) for a, b in zip(policy[name].responses, reference[name].responses, strict=True)]
             for name in policy

@@ -21,7 +21,7 @@ from rao_kedro.files import write_parquet
 from rao_kedro.identity import combined_hash
 from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups, refuse_long_groups
 from rao_kedro.progress import report_progress
-from rao_kedro.scoring.packs import packs, share_of_process
+from rao_kedro.scoring.packs import fill_packs, share_packs
 from rao_kedro.shards import TABLE, Shards
 
 Scores = TypeVar("Scores")
@@ -97,7 +97,7 @@ def read_all_groups(spec: ScoringSpec) -> list[TokenizedGroup]:
     return [TokenizedGroup(row["group_id"], row["prompt_ids"], row["response_ids"]) for row in rows]
 
 
-def group_logps(
+def score_logps(
     module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass | ScoringSpec
 ) -> dict[str, Logps]:
     """Return the log-probs of each group by its id, responses in the order of the group.
@@ -114,10 +114,10 @@ def group_logps(
         if counts:
             for group, prompt, responses in zip(pack, logps.prompts.tolist(), logps.responses.tolist(), strict=True):
                 result[group.group_id] = Logps(prompt, responses[: len(group.response_ids)])
-    return of_all_processes(result, groups)
+    return gather_scores(result, groups)
 
 
-def group_rewards(module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass) -> dict[str, list[float]]:
+def score_rewards(module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass) -> dict[str, list[float]]:
     """Return the rewards of each group by its id, responses in the order of the group.
 
     Args:
@@ -164,7 +164,7 @@ def refuse_constant_rewards(groups: Sequence[TokenizedGroup], rewards: Mapping[s
     )
 
 
-def of_all_processes(mine: dict[str, Scores], groups: Sequence[TokenizedGroup]) -> dict[str, Scores]:
+def gather_scores(mine: dict[str, Scores], groups: Sequence[TokenizedGroup]) -> dict[str, Scores]:
     """Return what each process knows of its groups as everybody's, in the order of the groups."""
     known = {name: scores for share in gather_object([mine]) for name, scores in share.items()}
     return {group.group_id: known[group.group_id] for group in groups}
@@ -184,10 +184,10 @@ def _forward_packs(
     state = process_state()
     was_training = module.training
     module.to(state.device).eval()
-    all_packs = packs(groups, how.max_tokens_per_batch)
+    all_packs = fill_packs(groups, how.max_tokens_per_batch)
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=how.mixed_precision == "bf16")
     with torch.no_grad(), autocast:
-        for pack, counts in share_of_process(all_packs, state.process_index, state.num_processes):
+        for pack, counts in share_packs(all_packs, state.process_index, state.num_processes):
             yield pack, pack_groups(pack, how.t0_length).to(state.device), counts
     module.train(was_training)
 

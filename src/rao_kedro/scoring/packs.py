@@ -7,7 +7,7 @@ from rao_kedro.errors import TrainingError
 from rao_kedro.models.packing import TokenizedGroup
 
 
-def packs(groups: Sequence[TokenizedGroup], max_tokens: int) -> list[list[TokenizedGroup]]:
+def fill_packs(groups: Sequence[TokenizedGroup], max_tokens: int) -> list[list[TokenizedGroup]]:
     """Put groups into packs of at most `max_tokens` tokens: the longest first, each where it leaves least room.
 
     Raises:
@@ -30,7 +30,7 @@ def packs(groups: Sequence[TokenizedGroup], max_tokens: int) -> list[list[Tokeni
     return result
 
 
-def share_of_process(
+def share_packs(
     all_packs: Sequence[Sequence[TokenizedGroup]], process: int, n_processes: int
 ) -> list[tuple[Sequence[TokenizedGroup], bool]]:
     """Return the packs of one process, each with whether it counts.

@@ -7,7 +7,7 @@ from rao_kedro.config.specs import ScoringSpec
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.scoring.forward import group_logps, read_all_groups, write_in_shards
+from rao_kedro.scoring.forward import read_all_groups, score_logps, write_in_shards
 from rao_kedro.scoring.reference_cache import scoring_key
 from rao_kedro.workers import worker_main
 
@@ -19,7 +19,7 @@ def main(spec_path: str) -> None:
     model = LogProbModel(load_causal_lm(spec.model_dir))
 
     def score(groups: Sequence[TokenizedGroup]) -> list[dict]:
-        logps = group_logps(model, groups, spec)
+        logps = score_logps(model, groups, spec)
         return [{"group_id": n, "prompt_logp": p, "response_logps": r, "key": key} for n, (p, r) in logps.items()]
 
     write_in_shards(spec, key, read_all_groups(spec), score)

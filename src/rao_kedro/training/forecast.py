@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rao_kedro.config.training import ADAM_BYTES, GRADIENT_BYTES, TrainingParameters
 from rao_kedro.distributed import sharding
 from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.scoring.packs import packs
+from rao_kedro.scoring.packs import fill_packs
 from rao_kedro.training.task import Task
 
 
@@ -81,7 +81,7 @@ def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters
     """
     groups, n_groups = task.train_groups, len(task.train_groups)
     steps = -(-n_groups // parameters.batch_size) * parameters.epochs * task.passes_per_step
-    longest = max(sum(g.n_tokens for g in pack) for pack in packs(groups, parameters.max_tokens_per_batch))
+    longest = max(sum(g.n_tokens for g in pack) for pack in fill_packs(groups, parameters.max_tokens_per_batch))
     in_use = memory_in_use(accelerator.device)
     by_length = sorted(groups, key=lambda g: g.n_tokens)
     probes = [_kept(task, accelerator, module, group) for group in (by_length[0], by_length[-1])]

@@ -22,7 +22,7 @@ from rao_kedro.errors import TrainingError
 from rao_kedro.files import write_text
 from rao_kedro.models.adapters import merged
 from rao_kedro.models.packing import TokenizedGroup, refuse_long_groups
-from rao_kedro.scoring.packs import packs, share_of_process
+from rao_kedro.scoring.packs import fill_packs, share_packs
 from rao_kedro.training.checkpoints import Checkpoints
 from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, peak_memory
 from rao_kedro.training.interruption import Interruption
@@ -182,7 +182,7 @@ class _Passes:
     def _over_packs(self, groups: Sequence[TokenizedGroup], progress: float, backward: bool) -> dict[str, float]:
         accelerator, n_processes = self.accelerator, self.accelerator.num_processes
         groups = self.task.before_packs(self.module, groups, progress)
-        mine = share_of_process(packs(groups, self.max_tokens), accelerator.process_index, n_processes)
+        mine = share_packs(fill_packs(groups, self.max_tokens), accelerator.process_index, n_processes)
         total = self.task.weigh(groups)
         sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=accelerator.device))
         for i, (pack, counts) in enumerate(mine):

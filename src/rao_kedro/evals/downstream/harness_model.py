@@ -20,7 +20,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from rao_kedro.config.generation import GenerationParameters, SamplingParameters
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.responses import Response, no_response
-from rao_kedro.generation.base import Call, Generator, Likelihood, finished_shards
+from rao_kedro.generation.base import Call, Generator, Likelihood, stream_shards
 from rao_kedro.generation.engine_options import identity_with
 from rao_kedro.identity import combined_hash, content_hash
 from rao_kedro.judges.chat_completions import ChatServer
@@ -137,7 +137,7 @@ class GeneratorLM(TemplateLM):
 
         def generate(missing: list[int]) -> Iterator[tuple[int, list[Response]]]:
             sampling = SamplingParameters(temperature=0.0, max_tokens=max_tokens)
-            for shard, completions in finished_shards(self.make(), [Call({i: shards[i] for i in missing}, sampling)]):
+            for shard, completions in stream_shards(self.make(), [Call({i: shards[i] for i in missing}, sampling)]):
                 yield (
                     shard,
                     [

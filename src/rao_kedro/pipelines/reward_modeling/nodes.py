@@ -11,12 +11,13 @@ import plotly.graph_objects as go
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, RewardTrainingSpec
 from rao_kedro.config.training import TrainingParameters
+from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
-from rao_kedro.files import alone_in_workspace, write_parquet
-from rao_kedro.launch import launch, read_training_log
+from rao_kedro.files import write_parquet
 from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
+from rao_kedro.objectives import make_objective
 from rao_kedro.reporting.calibration_figures import reward_calibration
 from rao_kedro.rewards.annotation import Normalisation, annotate
 from rao_kedro.rewards.calibration import (
@@ -27,11 +28,11 @@ from rao_kedro.rewards.calibration import (
     training_rewards,
 )
 from rao_kedro.rewards.outliers import outlier_remark
+from rao_kedro.workers import launch
 
 logger = logging.getLogger(__name__)
 
 
-@alone_in_workspace
 def train_reward_model(
     base_model: Path,
     sft_model: Path,
@@ -45,8 +46,7 @@ def train_reward_model(
     max_response_tokens: int,
     pairing: Pairing,
     seed: int,
-    accelerate_config: Path,
-    workspace: Path,
+    workers: WorkerParameters,
 ) -> tuple[Path, pd.DataFrame]:
     """Train a Bradley-Terry reward model from the SFT model, the base model, or another one.
 
@@ -54,27 +54,28 @@ def train_reward_model(
         The finished checkpoint's directory and the training log.
     """
     model_dir = {"sft_model": sft_model, "base_model": base_model}.get(start)
-    if model_dir is None:
-        model_dir = local_checkpoint(start)
-        check_settings(model_dir)
-        chat = load_chat_format(model_dir)
-        check_tokens(chat.tokenizer, model_dir)
-        # In the parts that they have for the policy.
-        parts = pd.read_parquet(tokenized_groups, columns=["group_id", "split"])
-        groups = preference_groups.drop(columns="split").merge(parts, on="group_id", validate="one_to_one")
-        limits = TokenLimits(max_prompt_tokens, max_response_tokens)
-        tokenized_groups = workspace / "groups.parquet"
-        write_parquet(tokenized_groups, tokenize_groups(groups, chat, limits, pairing, seed)[0])
-    spec = RewardTrainingSpec(
-        workspace=workspace,
-        model_dir=model_dir,
-        groups_path=tokenized_groups,
-        training=training,
-        centering=centering,
-        margin=margin,
-    )
-    launch("reward", spec, accelerate_config, metric_prefix="reward_model.")
-    return workspace / "model", read_training_log(workspace)
+    with workers.reserve("reward_model") as workspace:
+        if model_dir is None:
+            model_dir = local_checkpoint(start)
+            check_settings(model_dir)
+            chat = load_chat_format(model_dir)
+            check_tokens(chat.tokenizer, model_dir)
+            # In the parts that they have for the policy.
+            parts = pd.read_parquet(tokenized_groups, columns=["group_id", "split"])
+            groups = preference_groups.drop(columns="split").merge(parts, on="group_id", validate="one_to_one")
+            limits = TokenLimits(max_prompt_tokens, max_response_tokens)
+            tokenized_groups = workspace / "groups.parquet"
+            write_parquet(tokenized_groups, tokenize_groups(groups, chat, limits, pairing, seed)[0])
+        spec = RewardTrainingSpec(
+            workspace=workspace,
+            model_dir=model_dir,
+            groups_path=tokenized_groups,
+            training=training,
+            centering=centering,
+            margin=margin,
+        )
+        launch(spec, workers, metric_prefix="reward_model.")
+    return spec.trained_dir, pd.read_json(spec.log_path, lines=True)
 
 
 def annotate_responses(
@@ -88,19 +89,22 @@ def annotate_responses(
     clip: float | None,
     pairing: Pairing,
     seed: int,
-    accelerate_config: Path,
-    workspace: Path,
+    workers: WorkerParameters,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score every response of every group.
 
     Returns:
         Tables of `AnnotatedGroupTable`, and of `QuarantineTable`: responses that could not be scored.
     """
-    reward = reward.with_defaults(reward_model, sft_model, mixed_precision, workspace)
-    output = workspace / "rewards.parquet"
-    spec = AnnotationSpec(workspace=workspace, groups_path=tokenized_groups_path, reward=reward, output_path=output)
-    launch("annotate", spec, accelerate_config)
-    return annotate(tokenized_groups, pd.read_parquet(output), normalisation, pairing, seed, clip)
+    workspace = workers.workspace("annotation")
+    spec = AnnotationSpec(
+        workspace=workspace,
+        groups_path=tokenized_groups_path,
+        reward=reward.with_defaults(reward_model, sft_model, mixed_precision, workspace),
+        output_path=workspace / "rewards.parquet",
+    )
+    launch(spec, workers)
+    return annotate(tokenized_groups, pd.read_parquet(spec.output_path), normalisation, pairing, seed, clip)
 
 
 def report_rewards(
@@ -108,18 +112,15 @@ def report_rewards(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return what a reader needs to trust the rewards, for the beta and log_z0 that RAO will be trained with.
 
-    A few rewards that lie implausibly far from all others, which would carry the targets, are told in the log.
+    Logs a warning if a few rewards lie implausibly far from the others, since they would dominate RAO's targets.
 
     Returns:
-        The report, and what RAO would aim at with other values of both.
+        The report, and RAO's targets for other values of beta and log_z0.
     """
-    from rao_kedro.objectives.rao import RAO  # its package imports torch
-
-    objective = RAO(**rao)
+    objective = make_objective("rao", **rao)
     train = training_rewards(reward_annotated, responses_per_prompt)
     groups = dict(zip(reward_annotated.loc[reward_annotated["split"] == "train", "group_id"], train, strict=True))
-    solve = (lambda rewards: float(objective.calibrate(rewards).log_z0)) if objective.log_z0 == "auto" else None
-    if remark := outlier_remark(groups, objective.beta, solve):
+    if remark := outlier_remark(groups, objective):
         logger.warning("%s", remark)
     betas = sorted({*GRID_BETAS, objective.beta})
     grid = target_grid(reward_annotated, betas, rao=rao, responses=responses_per_prompt)

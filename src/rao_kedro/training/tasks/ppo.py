@@ -28,12 +28,13 @@ from rao_kedro.objectives import LogProbBatch, make_objective
 from rao_kedro.objectives.metrics import pair_metrics
 from rao_kedro.objectives.ppo import Rollout
 from rao_kedro.rewards.registry import build_reward
-from rao_kedro.scoring.forward import ForwardPass, group_logps, of_all_processes
-from rao_kedro.scoring.packs import packs, share_of_process
+from rao_kedro.scoring.forward import ForwardPass, gather_scores, score_logps
+from rao_kedro.scoring.packs import fill_packs, share_packs
 from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.loop import train
+from rao_kedro.training.options import disable_dropout
+from rao_kedro.training.remarks import likelihood_remark
 from rao_kedro.training.task import LossOutput, Task
-from rao_kedro.training.tasks.offline import likelihood_remark, without_dropout
 from rao_kedro.workers import worker_main
 
 
@@ -54,7 +55,7 @@ class PPOTask(Task):
         self.reward = build_reward(how.reward)
         self.texts = {group.group_id: group for group in read_prompt_groups(spec.groups_path)}
         self.train_groups, self.eval_groups = (
-            read_groups(spec.groups_path, split, "rewards") for split in ("train", "validation")
+            read_groups(spec.groups_path, split, ["rewards"]) for split in ("train", "validation")
         )
         key = scoring_key(spec.model_dir, spec.groups_path, spec.training.mixed_precision, spec.t0_length)
         refuse_stale(spec.reference_path, key)
@@ -85,8 +86,8 @@ class PPOTask(Task):
                 f"the value network starts as the reward model in {self.spec.reward_model_dir}, whose tokenizer is not "
                 "the policy's: train a reward model from the policy's family (`reward_modeling.start`)"
             )
-        policy = without_dropout(load_causal_lm(self.spec.model_dir, for_engine=True))
-        value = without_dropout(load_reward_model(self.spec.reward_model_dir, for_engine=True))
+        policy = disable_dropout(load_causal_lm(self.spec.model_dir, for_engine=True))
+        value = disable_dropout(load_reward_model(self.spec.reward_model_dir, for_engine=True))
         return PolicyAndTokenValues(LogProbModel(policy, self.spec.rollout.temperature), TokenValues(value))
 
     def prepare(self, module: nn.Module) -> None:
@@ -120,9 +121,9 @@ class PPOTask(Task):
         """Return the rollout of each group by its id, with its mean score, KL and length; whitened over all tokens."""
         mine = {}
         scores = self._rewards(groups)
-        all_packs = packs(groups, self.spec.training.max_tokens_per_batch)
+        all_packs = fill_packs(groups, self.spec.training.max_tokens_per_batch)
         n_processes = self.accelerator.num_processes
-        for pack, counts in share_of_process(all_packs, self.accelerator.process_index, n_processes):
+        for pack, counts in share_packs(all_packs, self.accelerator.process_index, n_processes):
             packed = pack_groups(pack, self.spec.t0_length).to(self.accelerator.device)
             logps, values = module(packed)
             columns = (logps, self.reference.response_tokens(packed), values.float())
@@ -132,7 +133,7 @@ class PPOTask(Task):
                 end = start + len(group.response_ids)
                 mine[group.group_id] = [column[start:end] for column in tokens]
                 start = end
-        order = list(of_all_processes(mine, groups).values())
+        order = list(gather_scores(mine, groups).values())
         logps, reference, values = (
             pad_sequence([x for tokens in order for x in tokens[i]], batch_first=True) for i in range(3)
         )
@@ -179,7 +180,7 @@ class PPOTask(Task):
         training = self.spec.training
         how = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)
         pairs = [replace(group, response_ids=group.response_ids[:2]) for group in groups]
-        logps = group_logps(policy, pairs, how)
+        logps = score_logps(policy, pairs, how)
         batch = LogProbBatch(
             policy=torch.tensor([logps[group.group_id].responses for group in pairs]),
             reference=torch.tensor([self.reference_logps[group.group_id][1][:2] for group in pairs]),
