@@ -27,9 +27,9 @@ from pydantic_core import PydanticUndefined
 
 import rao_kedro
 from rao_kedro.config.globals import GlobalParameters
-from rao_kedro.config.parameters import ProjectParameters
 from rao_kedro.framework.context import StudyConfigLoader
 from rao_kedro.objectives import make_objective, objective_names
+from rao_kedro.pipelines.parameters import ProjectParameters
 
 ROOT = Path(__file__).parents[2]
 # Packages whose API is documented, in the order of the layers, from the science down to the framework.

@@ -5,13 +5,13 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from rao_kedro.config.benchmarks import JudgeServerParameters
 from rao_kedro.config.generation import (
     EngineParameters,
     GenerationParameters,
     SamplingParameters,
     ServedEngineParameters,
 )
+from rao_kedro.config.servers import JudgeServerParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.generation import engine_options as options
 from rao_kedro.generation import replicas

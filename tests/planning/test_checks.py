@@ -5,11 +5,13 @@ from kedro.io import DataCatalog
 from plans import data_parameters, planned_run, planned_step, training_parameters
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.benchmarks import AnsweredBenchmarks, HarnessParameters, JudgeParameters, ServerParameters
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.servers import JudgeParameters, ServerParameters
 from rao_kedro.config.specs import ModelParameters
 from rao_kedro.errors import PlanError
+from rao_kedro.evals.downstream.parameters import HarnessParameters
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.planning import checks, files, judges
 from rao_kedro.planning.steps import Run
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from rao_kedro.config.benchmarks import JudgeServerParameters
+from rao_kedro.config.servers import JudgeServerParameters
 from rao_kedro.errors import InferenceError
 from rao_kedro.generation.engine_options import identity_with
 from rao_kedro.judges.chat_completions import ChatServer

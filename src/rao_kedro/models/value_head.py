@@ -1,7 +1,6 @@
 """Value networks of prompts (DRO) and of response tokens (PPO), each in one module with the policy."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -91,5 +90,4 @@ class PolicyAndTokenValues(nn.Module):
 
 def pack_prompts(groups: Sequence[TokenizedGroup]) -> Pack:
     """Pack prompts without responses: a prompt's last token is packed as its response, at which the head is read."""
-    prompts = [replace(g, prompt_ids=g.prompt_ids[:-1], response_ids=[g.prompt_ids[-1:]], rewards=None) for g in groups]
-    return pack_groups(prompts)
+    return pack_groups([TokenizedGroup(g.group_id, g.prompt_ids[:-1], [g.prompt_ids[-1:]]) for g in groups])

@@ -3,13 +3,14 @@
 from rao_kedro.config.alignment import ReferenceParameters, SeededMethodParameters
 from rao_kedro.config.base import Parameters
 from rao_kedro.config.data_engineering import DataParameters
-from rao_kedro.config.evaluation import EvaluationParameters
+from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_benchmarks import RewardBenchmarksParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
 from rao_kedro.config.specs import ModelParameters
 from rao_kedro.config.studies import LikelihoodStudyParameters, RewardModelStudyParameters
 from rao_kedro.config.training import KLParameters, TrainingParameters
 from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.evals.parameters import EvaluationParameters
 
 
 class ProjectParameters(Parameters):
@@ -31,6 +32,7 @@ class ProjectParameters(Parameters):
         likelihood_study: Of that pipeline.
         reward_model_study: Of that pipeline.
         reward_benchmarks: Of that pipeline.
+        publish: Of that pipeline.
     """
 
     workers: WorkerParameters
@@ -46,3 +48,4 @@ class ProjectParameters(Parameters):
     likelihood_study: LikelihoodStudyParameters
     reward_model_study: RewardModelStudyParameters
     reward_benchmarks: RewardBenchmarksParameters
+    publish: PublishParameters = PublishParameters()
