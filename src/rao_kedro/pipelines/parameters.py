@@ -1,7 +1,7 @@
 """All parameters of the project, which are checked before any node runs."""
 
 from rao_kedro.config.alignment import ReferenceParameters, SeededMethodParameters
-from rao_kedro.config.base import Parameters
+from rao_kedro.config.base import Names, Parameters
 from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_benchmarks import RewardBenchmarksParameters
@@ -24,7 +24,7 @@ class ProjectParameters(Parameters):
         data: Of data_engineering.
         supervised_finetuning: Of that pipeline.
         reward_modeling: Of that pipeline.
-        methods: Names of methods with blanks between: what a run trains and compares.
+        methods: Names of methods: what a run trains and compares.
         reference: The forward pass of the reference model.
         kl_to_reference: How evaluations in training measure it.
         alignment: Methods by their names.
@@ -40,7 +40,7 @@ class ProjectParameters(Parameters):
     data: DataParameters
     supervised_finetuning: TrainingParameters
     reward_modeling: RewardModelingParameters
-    methods: str
+    methods: Names
     reference: ReferenceParameters
     kl_to_reference: KLParameters
     alignment: dict[str, SeededMethodParameters]
