@@ -94,6 +94,8 @@ def judge_methods(
     second_judge: JudgeParameters | None,
     benchmark_files: Path,
     workers: WorkerParameters,
+    *,
+    policies: Sequence[str],
     **tables: pd.DataFrame,
 ) -> tuple[dict[str, list[dict[Hashable, Any]]], pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Let the judge look at what all methods answered.
@@ -104,7 +106,7 @@ def judge_methods(
     """
     how = BenchmarkParameters(alpaca_eval=alpaca_eval, mt_bench=mt_bench, judge=judge, second_judge=second_judge)
     with workers.reserve("judge") as workspace:
-        answers = _joined([*by_policy(tables, "benchmark_answers_").values()])
+        answers = _joined([*by_policy(tables, "benchmark_answers", policies).values()])
         judged = judge_answers(answers, with_collected_files(how, benchmark_files), workspace)
     return model_outputs(answers), *judged
 
@@ -118,6 +120,8 @@ def compare_on_benchmarks(
     annotations: pd.DataFrame,
     judgments: pd.DataFrame,
     comparisons: pd.DataFrame,
+    *,
+    policies: Sequence[str],
     **tables: pd.DataFrame,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare methods on the chosen benchmarks.
@@ -125,8 +129,8 @@ def compare_on_benchmarks(
     Returns:
         Tables of `BenchmarkScoreTable` and `JudgeReportTable`.
     """
-    written = ("downstream_scores_", "downstream_samples_", "benchmark_answers_")
-    tables_of_all = (_joined([*by_policy(tables, kind).values()]) for kind in written)
+    written = ("downstream_scores", "downstream_samples", "benchmark_answers")
+    tables_of_all = (_joined([*by_policy(tables, kind, policies).values()]) for kind in written)
     results = Results(annotations, judgments, comparisons, *tables_of_all).by_run()
     how = with_collected_files(AnsweredBenchmarks(alpaca_eval=alpaca_eval), benchmark_files).alpaca_eval
     length_control = _length_control(how) if "alpaca_eval" in names.split() and limit is None else None
@@ -160,6 +164,8 @@ def write_benchmark_report(
     win_rates: go.Figure,
     categories: go.Figure,
     accuracies: go.Figure,
+    *,
+    policies: Sequence[str],
     **tables: pd.DataFrame,
 ) -> str:
     """Return the HTML report on the chosen benchmarks."""
@@ -173,7 +179,7 @@ def write_benchmark_report(
         "What the judge took": usage,
     }
     answers, samples = (
-        _joined([*by_policy(tables, kind).values()]) for kind in ("benchmark_answers_", "downstream_samples_")
+        _joined([*by_policy(tables, kind, policies).values()]) for kind in ("benchmark_answers", "downstream_samples")
     )
     return benchmark_report(
         scores,

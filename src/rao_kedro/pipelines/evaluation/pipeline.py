@@ -160,7 +160,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                 name="answer_with_served_models",
             ),
             Node(
-                judge_methods,
+                bind(judge_methods, policies=methods),
                 inputs={
                     **_parameters("evaluation.benchmarks", "alpaca_eval", "mt_bench", "judge", "second_judge"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
@@ -171,7 +171,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                 name="judge_methods",
             ),
             Node(
-                compare_on_benchmarks,
+                bind(compare_on_benchmarks, policies=methods),
                 inputs={
                     **_parameters("evaluation.benchmarks", "names", "limit", "alpaca_eval", "seed"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
@@ -183,7 +183,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
             ),
             Node(plot_benchmarks, inputs="benchmark_scores", outputs=[*figures.values()], name="plot_benchmarks"),
             Node(
-                write_benchmark_report,
+                bind(write_benchmark_report, policies=methods),
                 inputs={
                     **_parameters("evaluation", "examples"),
                     "scores": "benchmark_scores",
@@ -203,17 +203,22 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
 def _comparison(runs: Sequence[str]) -> Pipeline:
     policies = [BASELINE, *runs]
     scored, held_out = _of_each(policies, "scored_generations"), _of_each(policies, "held_out_logps")
-    logs = {name: name for name in (f"training_log_{run}" for run in runs)}
+    logs = _of_each(runs, "training_log")
     return Pipeline(
         [
             Node(
-                compare_methods,
+                bind(compare_methods, runs=list(runs)),
                 inputs={**_parameters("evaluation", "seed", "generation"), **scored, **held_out, **logs},
                 outputs="leaderboard",
                 name="compare_methods",
             ),
             Node(scores_by_method, inputs="leaderboard", outputs="scores_by_method", name="plot_scores"),
-            Node(plot_training, inputs=logs, outputs="training_dynamics", name="plot_training"),
+            Node(
+                plot_training,
+                inputs={run: f"training_log_{run}" for run in runs},
+                outputs="training_dynamics",
+                name="plot_training",
+            ),
             Node(
                 write_report,
                 inputs={
@@ -224,7 +229,7 @@ def _comparison(runs: Sequence[str]) -> Pipeline:
                     "calibration": "reward_calibration",
                     "reward_report": "reward_report",
                     "data_report": "data_report",
-                    **scored,
+                    **{policy: f"scored_generations_{policy}" for policy in policies},
                 },
                 outputs="report",
                 name="write_report",
