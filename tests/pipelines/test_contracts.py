@@ -183,7 +183,10 @@ def served(*names):
         ({"alignment": {"rao": {"objective": "roa"}}}, "unknown objective 'roa': choose one of rao, dpo"),
         ({"alignment": {"rao": {"parameters": {"betta": 1}}}}, "objective 'rao' has no parameter betta; it takes beta"),
         ({"alignment": {"dpo": {"training": {"learning_rate": "fast"}}}}, "learning_rate"),
-        ({"alignment": {"dpo": {"rollout": {"max_new_tokens": 5}}}}, "objective dpo: rollout is for ppo"),
+        (
+            {"alignment": {"dpo": {"rollout": {"max_new_tokens": 5}}}},
+            "objective dpo samples no responses: leave rollout out",
+        ),
         ({"alignment": {"dpo": {"trainings": {}}}}, "trainings"),
         ({"likelihood_study": {"panels": {"x": ["roa"]}}}, "names runs that are not there: roa"),
         ({"likelihood_study": {"only": "rao roa"}}, "likelihood_study.only names runs that are not there: roa"),
@@ -334,7 +337,15 @@ def test_all_methods_have_the_same_shape():
         for method in METHODS
     }
     assert len(set(map(tuple, shapes.values()))) == 1
-    assert shapes["rao"] == ["generate", "plot_training", "score", "train"]
+    assert shapes["rao"] == [
+        "assemble_model",
+        "generate",
+        "plot_training",
+        "push",
+        "score",
+        "train",
+        "write_model_card",
+    ]
 
 
 def test_the_default_pipeline_is_the_study_with_two_methods():

@@ -67,7 +67,7 @@ def test_a_policy_trained_with_lora_is_published_as_a_plain_checkpoint(tmp_path,
     # What was evaluated last is what was saved.
     from rao_kedro.data.token_tables import read_groups, read_reference
 
-    held_out = read_groups(groups_path, "validation", None)
+    held_out = read_groups(groups_path, "validation")
     known = read_reference(spec.reference_path, groups_path)
     policy = LogProbModel(load_causal_lm(spec.workspace / "model"))
     with torch.no_grad():

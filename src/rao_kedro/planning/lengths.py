@@ -13,6 +13,7 @@ from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.benchmarks import AnsweredBenchmarks
 from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.generation import GenerationParameters
+from rao_kedro.objectives import get_requirements
 from rao_kedro.planning import models
 from rao_kedro.planning.steps import Run, Step
 
@@ -91,12 +92,10 @@ def _of_method(name: str, method: MethodParameters) -> Pass:
 
 def responses_read(method: MethodParameters) -> int | None:
     """Return how many responses of a group a method reads; None for all."""
-    from rao_kedro.objectives import make_objective
-
-    if method.objective == "ppo":  # evaluations read all; rollouts have no responses yet
+    reads = get_requirements(method.objective).reads
+    if reads == "rollouts":  # rollouts have no responses yet; evaluations read all
         return None
-    pairwise = getattr(make_objective(method.objective, **method.parameters), "pairwise", False)
-    return 2 if pairwise and method.pairs == "one" else method.responses_per_prompt
+    return 2 if reads == "pairs" and method.pairs == "one" else method.responses_per_prompt
 
 
 def table_of(run: Run, step: Step) -> Path | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from kedro.pipeline import Node, Pipeline
 
-from rao_kedro.pipelines.methods import ON_POLICY
+from rao_kedro.objectives import get_requirements
 from rao_kedro.pipelines.runs import LIKELIHOOD_STUDY, bind, study_namespace
 from rao_kedro.pipelines.studies.likelihood.nodes import collect_logs, plot_runs, summarise_runs, train_run
 
@@ -48,7 +48,7 @@ def _run(run: str, objective: str) -> Pipeline:
         "sft_model": "sft_model",
         "reward_annotated": "reward_annotated@path",
         "reference_logprobs": "reference_logprobs@path",
-        **({"reward_model": "reward_model"} if objective in ON_POLICY else {}),
+        **({"reward_model": "reward_model"} if get_requirements(objective).reads == "rollouts" else {}),
     }
     shared = {"kl": "params:kl_to_reference", "t0_length": "params:data.t0_length", "workers": "params:workers"}
     return Pipeline(
