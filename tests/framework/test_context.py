@@ -13,7 +13,7 @@ from rao_kedro.config.globals import GlobalParameters
 from rao_kedro.config.parameters import ProjectParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.session import StudySession
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import METHODS
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "llama3_8b", "qwen2_5_7b", "eurollm_9b"]

@@ -24,7 +24,7 @@ from rao_kedro.config.parameters import ProjectParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.runs import choose_runs
 from rao_kedro.pipeline_registry import build_pipelines
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import METHODS
 
 RUNTIME = Path("--params")  # where a value came from, beside the files of globals
 SHIPPED = Path(__file__).parents[1] / "shipped"  # only a wheel has it: the project's own conf and prompts

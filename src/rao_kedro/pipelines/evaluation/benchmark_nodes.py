@@ -34,7 +34,7 @@ from rao_kedro.evals.scores import (
 )
 from rao_kedro.evals.tables import BenchmarkAnswerTable
 from rao_kedro.pipelines.evaluation.nodes import by_policy
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import METHODS
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.reporting.benchmark_report import benchmark_report
 from rao_kedro.workers import launch
