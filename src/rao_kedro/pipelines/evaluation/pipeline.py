@@ -25,14 +25,14 @@ from rao_kedro.pipelines.evaluation.nodes import (
 from rao_kedro.pipelines.runs import bind
 from rao_kedro.reporting.figures import scores_by_method
 
-BENCHMARKS = "benchmarks"  # the tag of the nodes that judge and compare
-BENCHMARK_FILES = "benchmark_files"  # what the first of them makes
+BENCHMARKS = "benchmarks"  # tag of the nodes that judge and compare
+BENCHMARK_FILES = "benchmark_files"  # output of the first of these nodes
 SCORED = ("scored_generations", "held_out_logps")  # tables of a policy that comparisons read
 ANSWERS = ("benchmark_answers", "downstream_scores", "downstream_samples")  # its tables of a run with benchmarks
 
 
 def _parameters(block: str, *names: str) -> dict[str, str]:
-    """Return inputs that are called as the parameters of a block are: a node is given what it reads, and no more."""
+    """Return the inputs for parameters of a block, with arguments that have the parameters' names."""
     return {name: f"params:{block}.{name}" for name in names}
 
 
@@ -56,7 +56,7 @@ def create_pipeline(runs: Sequence[str], benchmarks: bool) -> Pipeline:
 
     Args:
         runs: Names of the runs that are compared with each other and with SFT.
-        benchmarks: Whether to judge and compare what the policies answer to benchmarks.
+        benchmarks: Whether policies respond to benchmarks, and are judged and compared on them.
     """
     policies = [BASELINE, *runs]
     compared = _comparison(runs) + _benchmarks(policies) if benchmarks else _comparison(runs)
@@ -118,7 +118,7 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
 
 
 def _of_each(policies: Sequence[str], *tables: str) -> dict[str, str]:
-    """Return inputs that are called as the datasets are."""
+    """Return the inputs for the tables of each policy, with arguments that have the datasets' names."""
     return {f"{table}_{policy}": f"{table}_{policy}" for table in tables for policy in policies}
 
 
