@@ -310,8 +310,7 @@ def test_a_model_directory_without_a_chat_template_is_refused_by_name(project, t
 def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project, monkeypatch):
     import lm_eval.tasks
 
-    from rao_kedro.evals import files as reading
-    from rao_kedro.evals import policy_answers
+    from rao_kedro.evals import locations, policy_answers
     from rao_kedro.evals.downstream import named_tasks
     from rao_kedro.generation import generators
 
@@ -327,9 +326,9 @@ def test_policies_are_measured_on_benchmarks_with_one_engine_start_each(project,
         return generators.make_generator(*model, **how)
 
     monkeypatch.setattr(policy_answers.main, "__defaults__", (counted,))
-    opened, open_file = Counter(), reading._opened
+    opened, open_file = Counter(), locations.open_location
     monkeypatch.setattr(
-        reading, "_opened", lambda location, *how: opened.update([Path(location)]) or open_file(location, *how)
+        locations, "open_location", lambda location, *how: opened.update([Path(location)]) or open_file(location, *how)
     )
 
     def answer(request, number):

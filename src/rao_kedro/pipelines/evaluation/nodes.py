@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from rao_kedro.config.benchmarks import AnsweredBenchmarks, PolicyAnswersSpec
 from rao_kedro.config.generation import GenerationParameters, GenerationSpec
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import PolicyScoringSpec
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.evals.leaderboard import BASELINE, leaderboard
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.evals.policies import scored_generations
+from rao_kedro.evals.specs import PolicyAnswersSpec
 from rao_kedro.reporting.figures import training_dynamics
 from rao_kedro.reporting.report import html_report
 from rao_kedro.workers import launch

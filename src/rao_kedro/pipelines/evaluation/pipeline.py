@@ -5,12 +5,18 @@ from collections.abc import Sequence
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.runs import method_of
+from rao_kedro.evals import registry
 from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.pipelines.evaluation.benchmark_nodes import (
+    JUDGE_USAGE,
     answer_with_served_models,
     collect_benchmark_files,
     compare_on_benchmarks,
+    figure_datasets,
     judge_methods,
+    judged_datasets,
+    judgment_datasets,
     plot_benchmarks,
     write_benchmark_report,
 )
@@ -36,19 +42,12 @@ def _parameters(block: str, *names: str) -> dict[str, str]:
     return {name: f"params:{block}.{name}" for name in names}
 
 
-COLLECTED = ("names", "limit", "alpaca_eval", "mt_bench", "harness", "sources")
-ANSWERED = _parameters(
-    "evaluation.benchmarks",
-    "names",
-    "limit",
-    "max_model_len",
-    "alpaca_eval",
-    "mt_bench",
-    "chain_of_thought",
-    "harness",
-    "sources",
-    "seed",
-)
+def _collected() -> dict[str, str]:
+    return _parameters("evaluation.benchmarks", "names", "limit", *registry.BENCHMARKS, "harness", "sources")
+
+
+def _answered() -> dict[str, str]:
+    return _parameters("evaluation.benchmarks", *AnsweredBenchmarks.model_fields)
 
 
 def create_pipeline(runs: Sequence[str], benchmarks: bool) -> Pipeline:
@@ -83,7 +82,7 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
                 "prompts": "evaluation_prompts@path",
                 **_parameters("evaluation", "generation"),
                 "workers": "params:workers",
-                **(files | ANSWERED if benchmarks else {}),
+                **(files | _answered() if benchmarks else {}),
             },
             outputs=["generations@pandas", "generation_settings", *(ANSWERS if benchmarks else ())],
             name="generate",
@@ -125,24 +124,15 @@ def _of_each(policies: Sequence[str], *tables: str) -> dict[str, str]:
 def _benchmarks(policies: Sequence[str]) -> Pipeline:
     answers, samples = "benchmark_answers", "downstream_samples"
     served = [f"{table}_served" for table in (answers, "downstream_scores", samples)]
-    judgments = {
-        "annotations": "alpaca_eval_annotations",
-        "judgments": "mt_bench_judgments",
-        "comparisons": "mt_bench_comparisons",
-        "usage": "judge_usage",
-    }
-    figures = {
-        "win_rates": "alpaca_eval_win_rates",
-        "categories": "mt_bench_categories",
-        "accuracies": "downstream_accuracies",
-    }
+    judgments = {dataset: dataset for dataset in judgment_datasets()}
+    figures = {dataset: dataset for dataset in figure_datasets().values()}
     methods = [*policies, "served"]
     return Pipeline(
         [
             Node(
                 collect_benchmark_files,
                 inputs={
-                    **_parameters("evaluation.benchmarks", *COLLECTED),
+                    **_collected(),
                     "workers": "params:workers",
                 },
                 outputs=BENCHMARK_FILES,
@@ -151,7 +141,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
             Node(
                 answer_with_served_models,
                 inputs={
-                    **ANSWERED,
+                    **_answered(),
                     **_parameters("evaluation.benchmarks", "served_models"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
                     "workers": "params:workers",
@@ -160,35 +150,34 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                 name="answer_with_served_models",
             ),
             Node(
-                bind(judge_methods, policies=methods),
+                judge_methods,
                 inputs={
-                    **_parameters("evaluation.benchmarks", "alpaca_eval", "mt_bench", "judge", "second_judge"),
+                    **_parameters("evaluation.benchmarks", *registry.BENCHMARKS, "judge", "second_judge"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
                     "workers": "params:workers",
                     **_of_each(methods, answers),
                 },
-                outputs=["alpaca_eval_outputs", *judgments.values()],
+                outputs={dataset: dataset for dataset in judged_datasets()},
                 name="judge_methods",
             ),
             Node(
-                bind(compare_on_benchmarks, policies=methods),
+                compare_on_benchmarks,
                 inputs={
-                    **_parameters("evaluation.benchmarks", "names", "limit", "alpaca_eval", "seed"),
+                    **_parameters("evaluation.benchmarks", "limit", *registry.BENCHMARKS, "seed"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
-                    **{name: judgments[name] for name in ("annotations", "judgments", "comparisons")},
+                    **judgments,
                     **_of_each(methods, answers, "downstream_scores", samples),
                 },
                 outputs=["benchmark_scores", "judge_report"],
                 name="compare_on_benchmarks",
             ),
-            Node(plot_benchmarks, inputs="benchmark_scores", outputs=[*figures.values()], name="plot_benchmarks"),
+            Node(plot_benchmarks, inputs="benchmark_scores", outputs=figures, name="plot_benchmarks"),
             Node(
-                bind(write_benchmark_report, policies=methods),
+                write_benchmark_report,
                 inputs={
                     **_parameters("evaluation", "examples"),
-                    "scores": "benchmark_scores",
-                    "judged": "judge_report",
-                    **{name: judgments[name] for name in ("annotations", "judgments", "usage")},
+                    **{name: name for name in ("benchmark_scores", "judge_report", JUDGE_USAGE)},
+                    **judgments,
                     **figures,
                     **_of_each(methods, answers, samples),
                 },
