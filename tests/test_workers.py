@@ -141,7 +141,7 @@ def test_nothing_is_launched_where_another_run_is_at_work(tmp_path, role):
 def test_judges_are_not_asked_twice_at_a_time(tmp_path):
     workers = workers_in(tmp_path)
     with workers.reserve("judge"), pytest.raises(BusyError):
-        judge_methods(AlpacaEvalParameters(), MTBenchParameters(), None, None, tmp_path, workers)
+        judge_methods(AlpacaEvalParameters(), MTBenchParameters(), None, None, tmp_path, workers, policies=[])
 
 
 @pytest.mark.parametrize(("rank", "status"), [("0", 1), ("1", 0)])
