@@ -101,9 +101,9 @@ def judge_methods(
     Returns:
         The datasets of `judged_datasets`, by name.
     """
-    answers = _join(inputs, "benchmark_answers")
-    parameters = BenchmarkParameters(judge=judge, second_judge=second_judge, **_blocks(inputs))
     with workers.reserve("judge") as workspace:
+        answers = _join(inputs, "benchmark_answers")
+        parameters = BenchmarkParameters(judge=judge, second_judge=second_judge, **_blocks(inputs))
         found = judge_answers(answers, with_collected_files(parameters, benchmark_files), workspace)
     exports = {
         dataset: export(answers[answers["benchmark"] == name])
