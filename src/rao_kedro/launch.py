@@ -19,7 +19,7 @@ import pandas as pd
 from rao_kedro.config.specs import AnnotationSpec, PolicyScoringSpec, ScoringSpec, TrainingSpec, WorkerSpec
 from rao_kedro.errors import RaoKedroError, TrainingError
 from rao_kedro.files import write_text
-from rao_kedro.identity import combined_hash, flattened, named_files, path_hash
+from rao_kedro.identity import combined_hash, flatten, named_files, path_hash
 from rao_kedro.workers import launching, run_worker
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def _run_on_every_process(task: str, module: str, spec_path: Path, accelerate_co
 
 def _key(task: str, spec: WorkerSpec) -> str:
     """Return a hash of all that a run depends on: its parameters, the content of its inputs, this package's version."""
-    inputs = named_files(flattened(spec.model_dump(mode="json")), but=WRITTEN)
+    inputs = named_files(flatten(spec.model_dump(mode="json")), but=WRITTEN)
     return combined_hash(task, spec.model_dump_json(), json.dumps(inputs), version("rao_kedro"))
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from rao_kedro.config.generation import CHANGE_WHAT_IS_COMPUTED
 from rao_kedro.datasets import WorkspaceDataset
 from rao_kedro.files import write_text
-from rao_kedro.identity import flattened, named_files, path_hash
+from rao_kedro.identity import flatten, named_files, path_hash
 
 RECORDS = ".made_from"
 NOT_KEPT = "is not kept in a plain file here"  # the identity of what nothing can be said of
@@ -150,7 +150,7 @@ def _inputs(node: Node, catalog: CatalogProtocol) -> list[str]:
 
 def _parameters(node: Node, catalog: CatalogProtocol) -> dict[str, Any]:
     given = {name.removeprefix("params:"): catalog[name].load() for name in node.inputs if _is_parameter(name)}
-    leaves = {leaf: value for name, block in given.items() for leaf, value in flattened(_plain(block), name).items()}
+    leaves = {leaf: value for name, block in given.items() for leaf, value in flatten(_plain(block), name).items()}
     return {
         leaf: value for leaf, value in leaves.items() if ENGINE not in leaf or leaf.rpartition(".")[2] in ENGINE_INPUTS
     }
@@ -163,8 +163,8 @@ def _defaults(node: Node, catalog: CatalogProtocol) -> set[str]:
         block = catalog[name].load()
         if isinstance(block, BaseModel):
             prefix = name.removeprefix("params:")
-            every = flattened(_plain(block), prefix)
-            found |= {*every} - {*flattened(block.model_dump(mode="json", exclude_defaults=True), prefix)}
+            every = flatten(_plain(block), prefix)
+            found |= {*every} - {*flatten(block.model_dump(mode="json", exclude_defaults=True), prefix)}
     return found
 
 

@@ -32,7 +32,7 @@ from rich.text import Text
 
 from rao_kedro.errors import RaoKedroError
 from rao_kedro.framework.summary import shown_path, summary
-from rao_kedro.progress import Pace, Progress, ProgressLines, duration, in_words, progress_heard_by
+from rao_kedro.progress import Pace, Progress, ProgressLines, duration, in_words, listen_to_progress
 
 PACKAGE = "rao_kedro"
 CLI = f"{PACKAGE}.cli"
@@ -81,7 +81,7 @@ class RunConsole:
                 columns = (TextColumn("{task.description}"), BarColumn(None), _StateColumn(Column(no_wrap=True)))
                 self.bars = Bars(*columns, console=self.console, transient=True, expand=True, redirect_stderr=False)
                 stack.enter_context(self.bars)
-            stack.enter_context(progress_heard_by(self.hear))
+            stack.enter_context(listen_to_progress(self.hear))
             yield
         self.bars = None
 
