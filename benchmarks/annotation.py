@@ -26,13 +26,13 @@ from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.data.formats import read_rated
 from rao_kedro.data.readers import read_rows
 from rao_kedro.files import write_text
-from rao_kedro.launch import CPU_MEMORY_SETTINGS
 from rao_kedro.models.chat import prompt_token_ids, response_token_ids
 from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
 from rao_kedro.models.loading import load_reward_model, new_reward_model, save_checkpoint
 from rao_kedro.models.reward_head import padding_token_id
 from rao_kedro.rewards import PromptGroup, make_reward
+from rao_kedro.workers import CPU_MEMORY_SETTINGS
 
 HERE = Path(__file__).parent
 CONFIGURATIONS: dict[str, dict[str, Any]] = {

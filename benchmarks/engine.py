@@ -22,13 +22,13 @@ import torch
 from engine_report import machine, summary, write_report
 from engine_rows import rated_groups, synthetic_groups, ultrafeedback_groups
 
-from rao_kedro.launch import CPU_MEMORY_SETTINGS
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel, padded_logps
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.objectives import LogProbBatch, make_objective
+from rao_kedro.workers import CPU_MEMORY_SETTINGS
 
 HERE = Path(__file__).parent
 BATCH_SIZE = 4

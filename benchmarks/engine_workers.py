@@ -26,8 +26,9 @@ def ours(
     """Train through `launch`, as a node does: a step to warm up, then the table in its order, in small packs."""
     from rao_kedro.config.specs import AlignmentSpec, ScoringSpec
     from rao_kedro.config.training import KLParameters, TrainingParameters
-    from rao_kedro.launch import launch, read_training_log
+    from rao_kedro.config.workers import WorkerParameters
     from rao_kedro.training import loop
+    from rao_kedro.workers import launch
 
     groups = pd.read_parquet(groups_path)
     useful = [len(p) + sum(map(len, r)) for p, r in zip(groups["prompt_ids"], groups["response_ids"], strict=True)]
@@ -39,12 +40,13 @@ def ours(
     loop.epoch_steps = steps_in_order
     with tempfile.TemporaryDirectory() as directory:
         common = {"model_dir": model_dir, "groups_path": groups_path, "workspace": Path(directory)}
+        workers = WorkerParameters(accelerate_config=Path(), in_process=True, workspaces=Path(directory))
         reference = Path(directory) / "reference.parquet"
         scoring = ScoringSpec(
             **common, output_path=reference, max_tokens_per_batch=max(useful), mixed_precision=mixed_precision
         )
         started = time.perf_counter()
-        launch("reference", scoring, None)
+        launch(scoring, workers)
         reference_seconds = time.perf_counter() - started
         training = TrainingParameters(
             learning_rate=LEARNING_RATE,
@@ -64,8 +66,8 @@ def ours(
             training=training,
             kl=KLParameters(prompts=0),
         )
-        launch("alignment", spec, None)
-        log = read_training_log(Path(directory))
+        launch(spec, workers)
+        log = pd.read_json(spec.log_path, lines=True)
         steps = log[log["loss"].notna()].iloc[1:]
         of_step = [sum(useful[i : i + batch_size]) for i in range(0, len(useful), batch_size)]
         seconds = [n / speed for n, speed in zip(of_step, steps["useful_tokens_per_second"], strict=True)]

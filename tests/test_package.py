@@ -61,7 +61,8 @@ def installed(wheel, tmp_path, monkeypatch):
 def files_of(conf_source, env=None):
     """Return where the accelerate file and the prompts are with a configuration."""
     loader = StudyConfigLoader(str(conf_source), env, base_env="base", default_run_env="local")
-    return [Path(loader["catalog"][name]["filepath"]) for name in ("accelerate_config", "prompts")]
+    workers, prompts = loader["parameters"]["workers"], loader["catalog"]["prompts"]
+    return [Path(workers["accelerate_config"]), Path(prompts["filepath"])]
 
 
 def test_without_a_configuration_that_of_the_package_is_used(installed):

@@ -8,8 +8,8 @@ import pytest
 
 from rao_kedro import progress
 from rao_kedro.errors import RaoKedroError
+from rao_kedro.processes import run_program
 from rao_kedro.progress import Progress, ProgressLines, duration, listen_to_progress, progress_of, report_progress
-from rao_kedro.workers import run_worker
 
 
 @pytest.fixture
@@ -70,13 +70,13 @@ from rao_kedro.errors import DataError
 from rao_kedro.judges import judge
 from rao_kedro.workers import worker_main
 from rao_kedro.progress import report_progress
-from rao_kedro import launch
+from rao_kedro import processes
 
 def main(spec):
     report_progress("training", 1, 2, "steps", 10.0)
-    launch.logger.info("a detail")
+    processes.logger.info("a detail")
     judge.logger.info("judging with j: 2 requests")
-    launch.logger.warning("two\\nlines")
+    processes.logger.warning("two\\nlines")
     logging.getLogger(__name__).warning("of the worker itself")
     raise DataError("row 3 is bad\\nrow 4 is bad")
 
@@ -90,7 +90,7 @@ def test_progress_warnings_and_errors_of_a_worker_reach_its_launcher_whole(tmp_p
     heard = []
     command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path / "spec.json")]
     with caplog.at_level(logging.INFO), listen_to_progress(heard.append), pytest.raises(RaoKedroError) as failed:
-        run_worker(command, os.environ | {"PYTHONUNBUFFERED": "1"})
+        run_program(command, os.environ | {"PYTHONUNBUFFERED": "1"})
     assert str(failed.value) == "row 3 is bad\nrow 4 is bad"
     assert heard == [Progress("training", 1, 2, "steps", 10.0)]
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]

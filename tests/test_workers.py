@@ -1,5 +1,6 @@
-"""One run at a time in a directory: launchers, workers and nodes refuse where another one is at work."""
+"""Workers and their specs, and one run at a time in a directory."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from launching import IN_PROCESS, workers_in
 
+from rao_kedro import workers
 from rao_kedro.config.benchmarks import (
     AlpacaEvalParameters,
     BenchmarkParameters,
@@ -19,14 +22,50 @@ from rao_kedro.config.benchmarks import (
 )
 from rao_kedro.config.generation import GenerationSpec, SamplingParameters
 from rao_kedro.config.rewards import RewardParameters
-from rao_kedro.config.specs import AnnotationSpec, ModelParameters, PolicyScoringSpec, ScoringSpec
-from rao_kedro.errors import BusyError
-from rao_kedro.evals.launch import answer
+from rao_kedro.config.specs import AnnotationSpec, ModelImportSpec, ModelParameters, PolicyScoringSpec, ScoringSpec
+from rao_kedro.errors import BusyError, ModelError, RaoKedroError
 from rao_kedro.files import only_one_in, write_text
-from rao_kedro.generation.launch import generate
-from rao_kedro.launch import launch
-from rao_kedro.models.launch import import_model
 from rao_kedro.pipelines.evaluation.benchmark_nodes import judge_methods
+from rao_kedro.workers import Spec, launch
+
+STARTED = IN_PROCESS.model_copy(update={"in_process": False})
+
+
+def every_spec(kind=Spec):
+    return {kind} | {spec for sub in kind.__subclasses__() for spec in every_spec(sub)}
+
+
+def test_every_spec_names_a_worker_and_its_error():
+    named = {spec for spec in every_spec() if hasattr(spec, "worker")}
+    assert len(named) == 11 and {spec.__name__ for spec in every_spec() - named} == {
+        *("Spec", "GroupsSpec", "ModelSpec", "AnswersSpec")
+    }
+    for spec in named:
+        assert callable(importlib.import_module(spec.worker).main) and issubclass(spec.error, RaoKedroError)
+
+
+def test_only_workers_on_groups_are_started_by_accelerate_and_the_users_environment_wins(tmp_path, monkeypatch):
+    started = {}
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    monkeypatch.setattr(workers, "run_program", lambda command, environment: started.update({command[-2]: environment}))
+    commands = []
+    monkeypatch.setattr(workers.shlex, "split", lambda text: commands.append(text) or [])
+    for spec in specs_in(tmp_path).values():
+        monkeypatch.setattr(type(spec), "outputs", ())
+        launch(spec, STARTED, metric_prefix="rao.")
+    assert len(commands) == 3 and len(started) == 7
+    memory = {worker: "MALLOC_TOP_PAD_" in environment for worker, environment in started.items()}
+    assert {worker for worker, has in memory.items() if has} == {
+        *("rao_kedro.scoring.reference", "rao_kedro.rewards.annotate", "rao_kedro.evals.score_policy")
+    }
+    assert started["rao_kedro.evals.policy_answers"]["TQDM_DISABLE"] == "0"
+    assert {environment["RAO_KEDRO_METRIC_PREFIX"] for environment in started.values()} == {"rao."}
+
+
+def test_a_worker_that_fails_raises_the_error_of_its_spec_with_its_own_words(tmp_path):
+    model = ModelParameters(source="checkpoint", name=str(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match=r"^base model: .*nowhere"):
+        launch(ModelImportSpec(model=model, output_dir=tmp_path / "model"), STARTED)
 
 
 def generation_spec(directory, model_dir=Path("model"), n_prompts=0):
@@ -54,7 +93,7 @@ def test_a_second_generation_into_a_workspace_is_refused_and_the_first_one_ends(
     first.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(BusyError, match=f"another run is at work in {tmp_path}: wait for it, or stop it"):
-            generate(spec)
+            launch(spec, STARTED)
         second = subprocess.run(command, capture_output=True, text=True)
         assert second.returncode == 1
         assert second.stdout.startswith(f"rao_kedro error: another run is at work in {tmp_path}")
@@ -65,8 +104,8 @@ def test_a_second_generation_into_a_workspace_is_refused_and_the_first_one_ends(
     assert len(pd.read_parquet(spec.output_path)) == 3
 
 
-def launches(directory):
-    """Return everything that starts a worker in a directory, or asks judges with their answers kept there."""
+def specs_in(directory):
+    """Return a spec of every kind whose worker uses a directory."""
     benchmarks, model = BenchmarkParameters(), directory / "model"
     groups, output, reward = directory / "groups", directory / "output", RewardParameters()
     common = {"workspace": directory, "groups_path": groups, "output_path": output}
@@ -83,28 +122,29 @@ def launches(directory):
     server = ServerParameters(model="m", base_url="http://127.0.0.1:9/v1")
     about = {"method": "x", "benchmarks": benchmarks, "workspace": directory}
     return {
-        "generation": lambda: generate(held_out),
-        "policy answers": lambda: answer(PolicyAnswersSpec(**about, held_out=held_out)),
-        "served answers": lambda: answer(ServedAnswersSpec(**about, server=server)),
-        "import": lambda: import_model(ModelParameters(source="tiny_random", name="x"), directory),
-        "reference": lambda: launch("reference", scoring, Path("cpu.yaml")),
-        "annotation": lambda: launch("annotate", AnnotationSpec(**common, reward=reward), Path("cpu.yaml")),
-        "scoring": lambda: launch("score_policy", policy, Path("cpu.yaml")),
+        "generation": held_out,
+        "policy answers": PolicyAnswersSpec(**about, held_out=held_out),
+        "served answers": ServedAnswersSpec(**about, server=server),
+        "import": ModelImportSpec(model=ModelParameters(source="tiny_random", name="x"), output_dir=model),
+        "reference": scoring,
+        "annotation": AnnotationSpec(**common, reward=reward),
+        "scoring": policy,
     }
 
 
 @pytest.mark.parametrize("role", ["worker", "launcher"])
 def test_nothing_is_launched_where_another_run_is_at_work(tmp_path, role):
-    for name, start in launches(tmp_path).items():
+    for name, spec in specs_in(tmp_path).items():
         with only_one_in(tmp_path, role), pytest.raises(BusyError, match="another run is at work in"):
-            start()
+            launch(spec, STARTED)
             pytest.fail(f"{name} was launched")
     assert not list(tmp_path.glob("*.json"))  # the spec of the other run is as it was
 
 
 def test_judges_are_not_asked_twice_at_a_time(tmp_path):
-    with only_one_in(tmp_path, "node"), pytest.raises(BusyError):
-        judge_methods(AlpacaEvalParameters(), MTBenchParameters(), None, None, tmp_path, tmp_path)
+    workers = workers_in(tmp_path)
+    with workers.reserve("judge"), pytest.raises(BusyError):
+        judge_methods(AlpacaEvalParameters(), MTBenchParameters(), None, None, tmp_path, workers)
 
 
 @pytest.mark.parametrize(("rank", "status"), [("0", 1), ("1", 0)])

@@ -7,12 +7,10 @@ replaced: an imported checkpoint consists of links to files that belong to someb
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from rao_kedro.errors import BusyError
@@ -20,9 +18,6 @@ from rao_kedro.errors import BusyError
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @contextmanager
@@ -111,18 +106,3 @@ def only_one_in(directory: Path, role: str = "worker") -> Iterator[None]:
         except BlockingIOError as error:
             raise BusyError(f"another run is at work in {directory}: wait for it, or stop it") from error
         yield
-
-
-def alone_in_workspace(node: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a node that writes into its parameter `workspace`: it locks that directory while it runs.
-
-    Launchers and workers take locks of their own.
-    """
-
-    @wraps(node)
-    def alone(*args: P.args, **kwargs: P.kwargs) -> T:
-        workspace: Path = signature(node).bind(*args, **kwargs).arguments["workspace"]
-        with only_one_in(workspace, "node"):
-            return node(*args, **kwargs)
-
-    return alone

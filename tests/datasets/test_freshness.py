@@ -13,7 +13,8 @@ from kedro_datasets.partitions import PartitionedDataset
 from pluggy import PluginManager
 from pydantic import BaseModel
 
-from rao_kedro.datasets import PathDataset, WorkspaceDataset
+from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.datasets import PathDataset
 from rao_kedro.datasets.freshness import described, edited, stale_nodes
 from rao_kedro.framework.hooks import FreshnessHooks
 
@@ -23,7 +24,7 @@ class Block(BaseModel):
     limit: int = 3
 
 
-def read(block, table, other, workspace):
+def read(block, table, other, workers):
     return table.assign(limit=block.limit)
 
 
@@ -33,7 +34,7 @@ def split(table):
 
 PIPELINE = Pipeline(
     [
-        Node(read, ["params:block", "table@pandas", "other", "workspace"], "read", name="read"),
+        Node(read, ["params:block", "table@pandas", "other", "params:workers"], "read", name="read"),
         Node(split, "read", "parts", name="split"),
     ]
 )
@@ -51,7 +52,9 @@ def catalog(tmp_path, monkeypatch):
             "table@pandas": CSVDataset(filepath=str(tmp_path / "table.csv"), **csv),
             "table@path": PathDataset(filepath=str(tmp_path / "table.csv")),
             "other": MemoryDataset(data=None),
-            "workspace": WorkspaceDataset(filepath=str(tmp_path / "work")),
+            "params:workers": MemoryDataset(
+                WorkerParameters(accelerate_config="cpu.yaml", workspaces=tmp_path / "work")
+            ),
             "read": CSVDataset(filepath=str(tmp_path / "read.csv"), **csv),
             "parts": PartitionedDataset(
                 path=str(tmp_path / "parts"), dataset=CSVDataset, filename_suffix=".csv", overwrite=True
@@ -120,7 +123,8 @@ def test_whatever_changed_is_named_and_what_depends_on_it_is_stale_too(finished,
 
 
 def test_what_does_not_matter_makes_nothing_stale(finished, tmp_path):
-    (tmp_path / "work/state").write_text("changed")
+    others = WorkerParameters(accelerate_config="ddp.yaml", in_process=True, workspaces=tmp_path / "elsewhere")
+    finished["params:workers"] = MemoryDataset(others)
     os.utime(tmp_path / "table.csv")
     record = tmp_path / ".made_from/read.csv.json"
     old = json.loads(record.read_text())
@@ -147,12 +151,12 @@ def test_what_is_only_in_memory_is_never_taken_for_fresh(catalog):
 
 
 def test_a_node_that_fails_or_is_edited_under_leaves_no_record_that_is_wrong(finished, tmp_path):
-    def edit_and_read(block, table, other, workspace):
+    def edit_and_read(block, table, other, workers):
         (tmp_path / "table.csv").write_text("x\n5\n6\n")
         return table
 
     # Edited while the node runs: it was made from what it was given.
-    names = ["params:block", "table@pandas", "other", "workspace"]
+    names = ["params:block", "table@pandas", "other", "params:workers"]
     pipeline = Pipeline([Node(edit_and_read, names, "read", name="read")])
     run(finished, pipeline)
     assert stale_nodes(pipeline, finished) == {"read": ["input table changed"]}

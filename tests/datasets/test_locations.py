@@ -22,7 +22,6 @@ from rao_kedro.datasets import (
     PathDataset,
     TableDataset,
     TextDataset,
-    WorkspaceDataset,
     remote,
 )
 from rao_kedro.datasets.locations import refuse_unusable_locations
@@ -232,8 +231,6 @@ def test_no_protocol_becomes_a_local_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for dataset in (PathDataset, CheckpointDataset):
         assert not dataset(filepath="memory://bucket/nowhere/rao").exists()
-    with pytest.raises(DatasetError, match=r"s3://bucket/work is not on this machine.*set `workspaces`"):
-        WorkspaceDataset(filepath="s3://bucket/work")
     assert [*tmp_path.iterdir()] == []
 
 
@@ -241,9 +238,7 @@ def test_entries_that_cannot_be_used_are_refused_by_name(monkeypatch, tmp_path):
     ours = "rao_kedro.datasets."
     monkeypatch.setattr(os.path, "ismount", lambda path: str(path) == str(tmp_path / "disk"))
     catalog = {
-        "{method}.workspace": {"type": f"{ours}WorkspaceDataset", "filepath": "gs://b/{method}"},
-        "b_workspace": {"type": f"{ours}WorkspaceDataset", "filepath": "data/w", "versioned": True},
-        "c_workspace": {"type": f"{ours}WorkspaceDataset", "filepath": "data/w", "credentials": "aws"},
+        "{method}.policy": {"type": f"{ours}CheckpointDataset", "filepath": "nothing://b/{method}"},
         "d": {"type": "pandas.CSVDataset", "filepath": "nothing://b/x.csv"},
         "e": {"type": f"{ours}CheckpointDataset", "filepath": str(tmp_path / "disk")},
         "t@pandas": {"type": f"{ours}TableDataset", "filepath": "data/t", "versioned": True},
@@ -257,13 +252,12 @@ def test_entries_that_cannot_be_used_are_refused_by_name(monkeypatch, tmp_path):
         refuse_unusable_locations(catalog)
     lines = [line.removeprefix("catalog entry ").split(": ", 1) for line in str(refused.value).splitlines()]
     said = dict(lines)
-    assert list(said) == ["b_workspace", "c_workspace", "d", "e", "t@path", "{method}.workspace"]
-    assert "gcsfs" in said["{method}.workspace"] or "not on this machine" in said["{method}.workspace"]
-    assert "has no versions" in said["b_workspace"] and "needs no credentials" in said["c_workspace"]
+    assert list(said) == ["d", "e", "t@path", "{method}.policy"]
+    assert "no file system called nothing" in said["{method}.policy"]
     assert "no file system called nothing" in said["d"] and "choose a directory in it" in said["e"]
     assert "its versioned is None, and that of t@pandas, which is the same file, is True" in said["t@path"]
     monkeypatch.setattr("rao_kedro.datasets.locations.SHOWN", 2)
-    with pytest.raises(ParameterError, match=r"(?s)b_workspace.*c_workspace.*\nand 4 more entries$"):
+    with pytest.raises(ParameterError, match=r"(?s)entry d: .*entry e: .*\nand 2 more entries$"):
         refuse_unusable_locations(catalog)
 
 

@@ -6,10 +6,11 @@ import pytest
 from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
+from rao_kedro.config.generation import GenerationSpec
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.framework.tracking import TrackingHooks, in_project, metrics
-from rao_kedro.launch import _environment
 from rao_kedro.training.progress import MetricsLog
+from rao_kedro.workers import _environment
 
 
 class Node:
@@ -54,7 +55,8 @@ def test_every_leaf_of_a_parameter_is_logged_by_its_name_cut_to_mlflows_length_a
 
 
 def test_workers_log_to_the_projects_store_from_wherever_they_are(hooks, project, tmp_path, monkeypatch):
-    environment = _environment("rao.")
+    spec = GenerationSpec(model_dir=tmp_path, prompts_path=tmp_path, output_path=tmp_path)
+    environment = _environment(spec, "rao.")
     assert environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{project}/mlflow.db"
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "RAO_KEDRO_METRIC_PREFIX"):

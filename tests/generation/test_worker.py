@@ -7,12 +7,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from launching import IN_PROCESS
 
 from rao_kedro.config.generation import EngineParameters
 from rao_kedro.errors import DataError, InferenceError, ParameterError
-from rao_kedro.generation import GenerationSpec, SamplingParameters, generate, worker
+from rao_kedro.generation import GenerationSpec, SamplingParameters, worker
 from rao_kedro.generation.base import Completion
 from rao_kedro.models.chat_format import load_tokenizer
+from rao_kedro.workers import launch
 
 PROMPTS = [
     {"prompt_id": f"p{i}", "messages": [{"role": "user", "content": "fox " * i}], "requirements": "[]"}
@@ -60,7 +62,8 @@ def run(spec, generator):
 
 
 def test_the_table_has_a_row_per_prompt_and_sample_whose_tokens_spell_its_text(spec):
-    table = pd.read_parquet(generate(spec, in_process=True))
+    launch(spec, IN_PROCESS)
+    table = pd.read_parquet(spec.output_path)
     assert list(table["prompt_id"]) == [f"p{i}" for i in range(1, 6) for _ in range(2)]
     assert list(table["sample"]) == [0, 1] * 5
     assert (table["n_tokens"] == table["response_ids"].map(len)).all() and (table["n_tokens"] <= 8).all()
@@ -197,8 +200,9 @@ def test_a_prompt_that_leaves_no_room_is_named(spec):
 
 
 def test_a_failing_worker_process_says_why_in_one_error(spec):
-    with pytest.raises(InferenceError, match=r"holds no .*safetensors file"):
-        generate(spec.model_copy(update={"model_dir": spec.output_path.parent}))
+    workers = IN_PROCESS.model_copy(update={"in_process": False})
+    with pytest.raises(InferenceError, match=r"(?s)text generation with .*: .* holds no .*safetensors file.*are kept"):
+        launch(spec.model_copy(update={"model_dir": spec.output_path.parent}), workers)
 
 
 def test_a_prompt_that_the_template_refuses_is_named(spec, tmp_path, tiny_checkpoint):

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,10 +15,10 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from kedro.framework.project import configure_project
 from kedro.framework.startup import bootstrap_project
+from launching import workers_in
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from rao_kedro.datasets import PathDataset
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.context import StudyConfigLoader
 from rao_kedro.framework.selection import combine
@@ -60,7 +59,7 @@ def test_every_dataset_of_every_pipeline_is_catalogued(env):
     names = datasets()
     uncatalogued = [name for name in names if catalog.get(name) is None]
     assert uncatalogued == []
-    assert "MemoryDataset" not in {type(catalog.get(n)).__name__ for n in names - {"accelerate_config"}}
+    assert "MemoryDataset" not in {type(catalog.get(name)).__name__ for name in names}
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
@@ -105,15 +104,14 @@ def test_data_may_lie_elsewhere_if_the_workspaces_do_not(tmp_path):
     settings.write_text("data_root: memory://bucket/study")
     with StudySession.create(tmp_path) as session, pytest.raises(ParameterError) as refused:
         _ = session.load_context().catalog
-    first, *_, last = str(refused.value).splitlines()
-    assert first.startswith(
-        "catalog entry annotation_workspace: memory://bucket/study/06_models/workspaces/annotation is"
-    )
-    assert "set `workspaces` in globals.yml" in first and re.fullmatch(r"and \d+ more entries", last)
+    said = str(refused.value)
+    assert said.startswith("parameter workers.workspaces: ") and len(said.splitlines()) == 1
+    assert "memory://bucket/study/workspaces is not on this machine" in said and "set `workspaces` in globals" in said
     settings.write_text("data_root: memory://bucket/study\nworkspaces: work")
     with StudySession.create(tmp_path) as session:
-        catalog = session.load_context().catalog
-    assert catalog.get("rao.workspace")._filepath == tmp_path / "work/06_models/workspaces/rao"
+        loaded = session.load_context()
+    assert loaded.params["workers"].workspaces == tmp_path / "work"
+    catalog = loaded.catalog
     assert catalog.get("rao.policy")._protocol == catalog.get("leaderboard")._protocol == "memory"
     assert not catalog.exists("rao.policy")
 
@@ -121,9 +119,7 @@ def test_data_may_lie_elsewhere_if_the_workspaces_do_not(tmp_path):
 @pytest.mark.parametrize("env", PAPER)
 def test_a_paper_environment_names_its_model_data_and_a_sharded_launch(env):
     loaded = context(env)
-    accelerate = loaded.catalog.get("accelerate_config")
-    assert isinstance(accelerate, PathDataset)
-    launch = load_config_from_file(str(ROOT / accelerate._filepath))
+    launch = load_config_from_file(str(loaded.params["workers"].accelerate_config))
     assert launch.fsdp_config["fsdp_version"] == 2 and launch.num_processes == 8
     model, data, rao = loaded.params["model"], loaded.params["data"], loaded.params["alignment"]["rao"]
     assert model.source == "checkpoint" and "/" in model.name
@@ -303,7 +299,7 @@ def test_tasks_of_the_harness_alone_are_benchmarks():
 def test_a_served_model_cannot_be_called_as_a_method_is(tmp_path, name):
     evaluation = context("base", **served(name)).params["evaluation"]
     with pytest.raises(ParameterError, match=f"{name} is the name of a method"):
-        answer_with_served_models(evaluation.benchmarks.served_models, tmp_path, None, tmp_path)
+        answer_with_served_models(evaluation.benchmarks.served_models, tmp_path, workers_in(tmp_path))
 
 
 def test_keys_of_the_credentials_reach_the_environment_and_set_ones_stay(tmp_path, monkeypatch):

@@ -99,7 +99,9 @@ def test_a_missing_input_and_a_missing_file_are_said_together(project):
 
 
 def test_an_accelerate_file_is_named_with_the_nearest(project):
-    with pytest.raises(PlanError, match=r"no file .*ddpp.yaml, which the global accelerate names: did you mean ddp\?"):
+    with pytest.raises(
+        PlanError, match=r"no accelerate file .*ddpp\.yaml, which the global accelerate names: did you mean ddp\?"
+    ):
         run(project, env="base", params={"accelerate": "ddpp"}, dry_run=True)
 
 
@@ -163,7 +165,7 @@ def test_groups_that_turn_out_too_long_stop_a_run_before_anything_is_trained(pro
         run(project, *chain, params=params)
     data = project / "data/test"
     assert (data / "05_model_input/tokenized_groups.parquet").exists()
-    assert not (data / "06_models/workspaces/sft/spec.json").exists()
+    assert not (data / "workspaces/sft/spec.json").exists()
     with pytest.raises(PlanError, match=r"train_reward_model: group"):  # known now: at once
         run(project, *chain[1:], params=params, dry_run=True)
     with StudySession.create(project, env="test", runtime_params=params) as session:

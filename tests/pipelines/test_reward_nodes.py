@@ -1,6 +1,7 @@
 """The nodes that train reward models: which part of the data they train on, evaluate on, and report."""
 
 import pandas as pd
+from launching import workers_in
 
 from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.rewards import RewardParameters
@@ -41,7 +42,7 @@ def test_the_study_trains_with_the_validation_groups_and_measures_on_the_test_gr
     dpo = {"objective": "dpo", "training": TRAINING}
     study = RewardModelStudyParameters(forms="sft", sizes={"all": None}, seeds=1, training=TRAINING, dpo=dpo)
     models = (tiny_checkpoint, tiny_checkpoint)
-    outcomes = study_nodes.measure_runs(*models, tokenized(), study, DATA.t0_length, None, tmp_path)
+    outcomes = study_nodes.measure_runs(*models, tokenized(), study, DATA.t0_length, workers_in(tmp_path))
     assert sorted(seen["training"]) == ["train", "train", "validation"] and seen["scored"] == ["test"]
     assert set(outcomes["group_id"]) == {"test3"}
 
@@ -69,12 +70,12 @@ def test_a_reward_model_of_another_family_trains_on_the_parts_that_the_policy_ha
     parts = pd.DataFrame({"group_id": ["a", "b", "c"], "split": ["train", "validation", "test"]})
     parts.to_parquet(tmp_path / "tokenized.parquet")
     specs = []
-    monkeypatch.setattr(nodes, "launch", lambda task, spec, *_, **__: specs.append(spec))
-    monkeypatch.setattr(nodes, "read_training_log", lambda _: None)
+    monkeypatch.setattr(nodes, "launch", lambda spec, *_, **__: specs.append(spec))
+    monkeypatch.setattr(nodes.pd, "read_json", lambda *_, **__: None)
     paths = (tiny_checkpoint, tiny_checkpoint, tmp_path / "tokenized.parquet")
     how = {"start": str(other), "centering": 0.01, "margin": 0.0, "training": TrainingParameters(**TRAINING)}
     how |= DATA.model_dump(include={"max_prompt_tokens", "max_response_tokens", "pairing", "seed"})
-    nodes.train_reward_model(*paths, groups, **how, accelerate_config=None, workspace=tmp_path)
+    nodes.train_reward_model(*paths, groups, **how, workers=workers_in(tmp_path))
     found = pd.read_parquet(specs[0].groups_path)
     assert dict(zip(found["group_id"], found["split"], strict=True)) == {"a": "train", "b": "validation", "c": "test"}
 

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from groups import alignment_spec, parameters, reference, write_groups
+from launching import IN_PROCESS
 
 from rao_kedro.config.alignment import ReferenceParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.errors import ModelError, TrainingError
-from rao_kedro.launch import launch
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup
@@ -25,6 +25,7 @@ from rao_kedro.rewards.bradley_terry import BradleyTerry
 from rao_kedro.scoring import forward as scoring
 from rao_kedro.scoring.reference_cache import cached_reference_logprobs, scoring_key
 from rao_kedro.shards import Shards
+from rao_kedro.workers import launch
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_killed_scoring_goes_on_from_its_last_shard_to_the_same_bytes(
 ):
     make, model = (annotation_spec, tiny_reward_model) if task == "annotate" else (scoring_spec, tiny_checkpoint)
     whole, killed = (make(tmp_path / name, model, groups_path) for name in ("whole", "killed"))
-    launch(task, whole, None)
+    launch(whole, IN_PROCESS)
     write, written = Shards.write, []
 
     def dies(shards, key, table):
@@ -70,9 +71,9 @@ def test_a_killed_scoring_goes_on_from_its_last_shard_to_the_same_bytes(
 
     monkeypatch.setattr(Shards, "write", dies)
     with pytest.raises(KeyboardInterrupt):
-        launch(task, killed, None)
+        launch(killed, IN_PROCESS)
     monkeypatch.setattr(Shards, "write", lambda *of: (written.append(len(of[2])), write(*of)))
-    launch(task, killed, None)
+    launch(killed, IN_PROCESS)
     assert written == [5, 5, 2]
     assert killed.output_path.read_bytes() == whole.output_path.read_bytes()
     assert not (killed.workspace / "shards").exists()
@@ -91,7 +92,7 @@ def killed_after_the_first_shard(spec, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(BradleyTerry, "annotate", dies)
         with pytest.raises(KeyboardInterrupt):
-            launch("annotate", spec, None)
+            launch(spec, IN_PROCESS)
 
 
 def test_a_killed_scoring_that_goes_on_with_other_shards_has_every_group_once(
@@ -99,7 +100,7 @@ def test_a_killed_scoring_that_goes_on_with_other_shards_has_every_group_once(
 ):
     spec = annotation_spec(tmp_path / "work", tiny_reward_model, groups_path)
     killed_after_the_first_shard(spec, monkeypatch)
-    launch("annotate", spec.model_copy(update={"groups_per_shard": 3}), None)
+    launch(spec.model_copy(update={"groups_per_shard": 3}), IN_PROCESS)
     names = pd.read_parquet(spec.output_path)["group_id"].tolist()
     assert names == pq.read_table(groups_path)["group_id"].to_pylist()
 
@@ -111,7 +112,7 @@ def test_a_worker_killed_while_it_annotates_leaves_what_the_next_one_finishes_to
     whole, killed = (annotation_spec(tmp_path / name, tiny_reward_model, groups_path) for name in ("whole", "killed"))
     killed = killed.model_copy(update={"groups_per_shard": 1})
     whole = whole.model_copy(update={"groups_per_shard": 1})
-    launch("annotate", whole, None)
+    launch(whole, IN_PROCESS)
     killed.workspace.mkdir()
     (killed.workspace / "spec.json").write_text(killed.model_dump_json())
     command = [sys.executable, "-m", "rao_kedro.rewards.annotate", str(killed.workspace / "spec.json")]
@@ -121,7 +122,7 @@ def test_a_worker_killed_while_it_annotates_leaves_what_the_next_one_finishes_to
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     assert not killed.output_path.exists()
-    launch("annotate", killed, None)
+    launch(killed, IN_PROCESS)
     assert killed.output_path.read_bytes() == whole.output_path.read_bytes()
 
 
@@ -158,7 +159,7 @@ def test_a_stale_reference_is_refused(tmp_path, tiny_checkpoint, groups_path, ch
             changes = {"t0_length": 2}
     spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, log_z0=0.0).model_copy(update=changes)
     with pytest.raises(TrainingError, match="belong to other weights, tokens, t_0 or another precision"):
-        launch("alignment", spec, None)
+        launch(spec, IN_PROCESS)
 
 
 def group(n, *responses):
@@ -192,18 +193,18 @@ def test_a_reward_model_that_has_learnt_nothing_annotates_no_table(
     save_checkpoint(model, load_tokenizer(tiny_reward_model), tmp_path / "flat")
     spec = annotation_spec(tmp_path / "work", tmp_path / "flat", groups_path)
     with pytest.raises(ModelError, match="15 different responses are all 0: it has learnt nothing"):
-        launch("annotate", spec, None)
+        launch(spec, IN_PROCESS)
     assert not spec.output_path.exists()
     same = {"policy_dir": str(tiny_checkpoint), "reference_dir": str(tiny_checkpoint), "mixed_precision": "no"}
     spec = spec.model_copy(update={"reward": RewardParameters(name="implicit", parameters=same)})
     with pytest.raises(ModelError, match="15 different responses are all 0"):
-        launch("annotate", spec, None)
+        launch(spec, IN_PROCESS)
 
 
 def test_cached_reference_log_probs_that_are_not_what_was_written_are_computed_again(tmp_path, tiny_checkpoint):
     groups = write_groups(tmp_path / "groups.parquet", 4)
     how = ReferenceParameters(mixed_precision="no")
-    ask = partial(cached_reference_logprobs, tiny_checkpoint, groups, how, 1, None, tmp_path / "cache")
+    ask = partial(cached_reference_logprobs, tiny_checkpoint, groups, how, 1, IN_PROCESS, tmp_path / "cache")
     right = ask()
     (kept,) = (tmp_path / "cache").glob("*.parquet")
     right.assign(prompt_logp=-1.0).to_parquet(kept)

@@ -1,6 +1,6 @@
 """Runs tasks one after another as one of several processes: `python -m distributed_worker TASKS`.
 
-TASKS is a JSON list of `[task, spec path, stop after a step]`. A task that is refused with a sentence writes it to
+TASKS is a JSON list of `[worker, spec path, stop after a step]`. A task that is refused with a sentence writes it to
 `refused.txt` in its workspace. On CPUs too FSDP2 and DeepSpeed are used where they are asked for; accelerate itself has
 them for GPUs only.
 """
@@ -33,11 +33,11 @@ def initialize_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
 
 def main(tasks_path):
     kind, environment = process_state().distributed_type, dict(os.environ)
-    for task, spec_path, stops in json.loads(Path(tasks_path).read_text()):
+    for worker, spec_path, stops in json.loads(Path(tasks_path).read_text()):
         process_state().print(f"begins: {spec_path}", flush=True)
         Interruption.requested = (lambda self, accelerator: True) if stops else requested
         try:
-            importlib.import_module(f"rao_kedro.training.{task}").main(spec_path)
+            importlib.import_module(worker).main(spec_path)
         except RaoKedroError as error:
             if process_state().is_main_process:
                 Path(spec_path).with_name("refused.txt").write_text(str(error))

@@ -5,10 +5,11 @@ import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from launching import IN_PROCESS
 
 from rao_kedro.config.specs import AlignmentSpec, ScoringSpec
 from rao_kedro.config.training import KLParameters, TrainingParameters
-from rao_kedro.launch import launch
+from rao_kedro.workers import launch
 
 
 def write_groups(path, n_groups):
@@ -60,7 +61,7 @@ def reference(tmp_path, tiny_checkpoint, groups_path, model_dir=None):
         output_path=tmp_path / "reference.parquet",
         mixed_precision="no",
     )
-    launch("reference", spec, None)
+    launch(spec, IN_PROCESS)
     return spec.output_path
 
 

@@ -3,15 +3,16 @@
 import pytest
 import torch
 from groups import alignment_spec, log_of, parameters, reference, write_groups
+from launching import IN_PROCESS
 
 from rao_kedro.errors import ParameterError, TrainingError
-from rao_kedro.launch import launch
 from rao_kedro.models.loading import load_causal_lm, new_reward_model
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.models.value_head import ValueNetwork, pack_prompts
 from rao_kedro.objectives import make_objective, objective_names
 from rao_kedro.training.tasks.kto import mismatched
 from rao_kedro.training.tasks.offline import target_remark
+from rao_kedro.workers import launch
 
 # The loss before the first update, where h = 0, D = 0; rewards of the tests' groups are (1, -1, 0), the chosen first.
 AT_STEP_0 = {
@@ -50,7 +51,7 @@ def test_an_objective_starts_at_its_known_loss_and_learns(name, workspace, tiny_
     training = parameters(epochs=10, learning_rate=3e-4, eval_every_epochs=10, keep="last")
     groups = workspace / "groups.parquet"
     spec = alignment_spec(workspace, tiny_checkpoint, groups, name, training=training, **chosen)
-    launch("alignment", spec, None)
+    launch(spec, IN_PROCESS)
     steps, evaluations = log_of(spec.workspace)
     if loss is not None:
         assert steps[0]["loss"] == pytest.approx(loss, abs=2e-3)
@@ -70,7 +71,7 @@ def test_an_objective_without_a_reference_trains_the_same_and_still_measures_log
     for name in ("with", "without"):
         spec = alignment_spec(workspace / name, tiny_checkpoint, workspace / "groups.parquet", "simpo", parameters())
         known = workspace / "reference.parquet" if name == "with" else None
-        launch("alignment", spec.model_copy(update={"reference_path": known}), None)
+        launch(spec.model_copy(update={"reference_path": known}), IN_PROCESS)
         logs.append(log_of(spec.workspace))
     (steps, evaluations), (steps_without, evaluations_without) = logs
     assert [step["loss"] for step in steps_without] == [step["loss"] for step in steps]
@@ -81,7 +82,7 @@ def test_an_objective_without_a_reference_trains_the_same_and_still_measures_log
     assert abs(evaluations_without[-1]["eval_log_ratio_chosen"]) > 1e-3
     spec = alignment_spec(workspace / "none", tiny_checkpoint, workspace / "groups.parquet")
     with pytest.raises(ParameterError, match="objective rao needs reference log-probs"):
-        launch("alignment", spec.model_copy(update={"reference_path": None}), None)
+        launch(spec.model_copy(update={"reference_path": None}), IN_PROCESS)
 
 
 @pytest.mark.parametrize("prompt_term", ["attached", "none"])
@@ -90,7 +91,7 @@ def test_rao_learns_with_every_prompt_term(prompt_term, workspace, tiny_checkpoi
     spec = alignment_spec(
         workspace, tiny_checkpoint, workspace / "groups.parquet", training=training, log_z0=0.0, prompt_term=prompt_term
     )
-    launch("alignment", spec, None)
+    launch(spec, IN_PROCESS)
     steps, _ = log_of(spec.workspace)
     assert steps[-1]["loss"] < steps[0]["loss"]
 
@@ -102,7 +103,7 @@ def test_kto_does_not_depend_on_how_a_step_is_cut_into_packs(tmp_path, workspace
         training = parameters(epochs=3, learning_rate=1e-3, keep="last", max_tokens_per_batch=max_tokens)
         spec = alignment_spec(tmp_path, tiny_checkpoint, workspace / "groups.parquet", "kto", training=training, beta=2)
         spec = spec.model_copy(update={"reference_path": workspace / "reference.parquet"})
-        launch("alignment", spec, None)
+        launch(spec, IN_PROCESS)
         last.append(log_of(spec.workspace)[0][-1]["loss"])
     assert last[0] == pytest.approx(last[1], rel=1e-4)
 
@@ -141,7 +142,7 @@ def test_a_run_that_lowers_the_chosen_likelihood_says_so(workspace, tiny_checkpo
     spec = alignment_spec(
         workspace, tiny_checkpoint, workspace / "groups.parquet", "rao", training=training, beta=1.0, log_z0=20.0
     )
-    launch("alignment", spec, None)
+    launch(spec, IN_PROCESS)
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "log_z0 = 20 nats asks for chosen responses that are less likely" in said[0]
     assert "rao pushes the chosen responses down" in said[-1] and "log_z0 <= 1.00 nats" in said[-1]

@@ -7,13 +7,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from groups import alignment_spec, log_of, parameters, reference, write_groups
+from launching import IN_PROCESS
 from torch._dynamo.utils import counters
 from transformers import BertConfig, BertForSequenceClassification
 
 from rao_kedro.config.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.config.training import LoRAParameters
 from rao_kedro.errors import ParameterError, TrainingError
-from rao_kedro.launch import launch
 from rao_kedro.models.adapters import add_lora, merged
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, new_reward_model
 from rao_kedro.models.logprobs import LogProbModel
@@ -22,6 +22,7 @@ from rao_kedro.models.reward_head import reward_module
 from rao_kedro.models.value_head import TokenValues, ValueNetwork, pack_prompts
 from rao_kedro.training import options
 from rao_kedro.training.options import prepared
+from rao_kedro.workers import launch
 
 LORA = LoRAParameters(rank=4, alpha=8)
 GROUP = TokenizedGroup("a", [1, 50, 60], [[70, 71, 2], [80, 2]])
@@ -56,7 +57,7 @@ def test_a_policy_trained_with_lora_is_published_as_a_plain_checkpoint(tmp_path,
     training = parameters(epochs=10, learning_rate=1e-2, lora=LORA, eval_every_epochs=10, keep="last")
     chosen = {"dpo": {"beta": 0.5}, "rao": {"beta": 1.0, "log_z0": "auto"}, "dro": {"tau": 1.0}}[name]
     spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, name, training=training, **chosen)
-    launch("alignment", spec, None)
+    launch(spec, IN_PROCESS)
     steps, evaluations = log_of(spec.workspace)
     assert abs(steps[0]["log_ratio_chosen"]) < 1e-3 and steps[-1]["loss"] < steps[0]["loss"]
     before, after = load_causal_lm(tiny_checkpoint).state_dict(), load_causal_lm(spec.workspace / "model").state_dict()
@@ -81,7 +82,7 @@ def test_a_reward_model_with_lora_trains_its_head_too(tmp_path, tiny_checkpoint)
         groups_path=write_groups(tmp_path / "groups.parquet", 300),
         training=parameters(epochs=3, learning_rate=1e-2, lora=LORA),
     )
-    launch("reward", spec, None)
+    launch(spec, IN_PROCESS)
     steps, _ = log_of(spec.workspace)
     assert steps[-1]["accuracy"] > 0.9
     assert load_reward_model(spec.workspace / "model").score.weight.abs().sum() > 0
@@ -126,7 +127,7 @@ def test_activation_checkpointing_trains_the_same_weights(tmp_path, tiny_checkpo
         spec = TrainingSpec(
             workspace=tmp_path / str(on), model_dir=tiny_checkpoint, groups_path=groups_path, training=training
         )
-        launch("sft", spec, None)
+        launch(spec, IN_PROCESS)
         found.append(load_causal_lm(spec.workspace / "model").state_dict())
     for name, weights in found[0].items():
         torch.testing.assert_close(weights, found[1][name])
@@ -147,7 +148,7 @@ def test_compiled_layers_train_the_same_weights(tmp_path, tiny_checkpoint, group
         shutil.copy(tmp_path / "reference.parquet", directory)
         spec = alignment_spec(directory, tiny_checkpoint, groups_path, training=training, beta=1.0, log_z0=0.0)
         before = counters["stats"]["unique_graphs"]
-        launch("alignment", spec, None)
+        launch(spec, IN_PROCESS)
         graphs = counters["stats"]["unique_graphs"] - before
         assert 0 < graphs < 16 if compiled else graphs == 0  # packs of every shape share their graphs
         found.append(load_causal_lm(spec.workspace / "model").state_dict())
@@ -162,7 +163,7 @@ def test_compiling_without_a_compiler_is_refused_at_the_start(tmp_path, tiny_che
     spec = TrainingSpec(workspace=tmp_path / "x", model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
     if not torch.cuda.is_available():
         with pytest.raises(TrainingError, match="needs a C\\+\\+ compiler on a CPU, and no-such-compiler is not here"):
-            launch("sft", spec, None)
+            launch(spec, IN_PROCESS)
 
 
 def test_a_model_that_does_not_name_its_layers_cannot_be_compiled(tiny_checkpoint, monkeypatch):
@@ -193,4 +194,4 @@ def test_an_optimizer_that_does_not_run_here_is_refused_at_the_start(tmp_path, t
     spec = TrainingSpec(workspace=tmp_path / "x", model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
     if not torch.cuda.is_available():
         with pytest.raises(TrainingError, match="adamw_8bit needs CUDA and bitsandbytes; this is cpu"):
-            launch("sft", spec, None)
+            launch(spec, IN_PROCESS)

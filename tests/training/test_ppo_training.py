@@ -7,17 +7,18 @@ import shutil
 import pytest
 import torch
 from groups import log_of, parameters, reference, write_groups
+from launching import IN_PROCESS
 
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import PPOSpec
 from rao_kedro.config.training import RolloutParameters
 from rao_kedro.errors import DataError, TrainingError
-from rao_kedro.launch import launch
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.value_head import PolicyAndTokenValues, TokenValues
+from rao_kedro.workers import launch
 
 
 def ppo_spec(directory, tiny_checkpoint, reward_model, training=None, **rollout):
@@ -49,7 +50,7 @@ def test_ppo_raises_the_score_and_leaves_reference_and_reward_model_alone(tmp_pa
     training = parameters(epochs=20, batch_size=8, max_tokens_per_batch=2000, eval_every_epochs=20, keep="last")
     reward = RewardParameters(name="rules", parameters={"function": f"{__name__}:share_of_letters"})
     spec = ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model, training, samples_per_prompt=16, reward=reward)
-    launch("ppo", spec, None)
+    launch(spec, IN_PROCESS)
     steps, evaluations = log_of(spec.workspace)
     assert len(steps) == 20 * 1 * 4  # epochs, rollouts of 8 prompts, passes over each
     first = steps[0]
@@ -71,7 +72,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, tiny_checkpoint, tiny
     for directory in (whole, killed):
         directory.mkdir()
     spec = ppo_spec(whole, tiny_checkpoint, tiny_reward_model, training)
-    launch("ppo", spec, None)
+    launch(spec, IN_PROCESS)
     report = Progress.report
 
     def dies(self, step, **kwargs):
@@ -82,9 +83,9 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, tiny_checkpoint, tiny
     spec = ppo_spec(killed, tiny_checkpoint, tiny_reward_model, training)
     monkeypatch.setattr(Progress, "report", dies)
     with pytest.raises(KeyboardInterrupt):
-        launch("ppo", spec, None)
+        launch(spec, IN_PROCESS)
     monkeypatch.setattr(Progress, "report", report)
-    launch("ppo", spec, None)
+    launch(spec, IN_PROCESS)
     assert hash_of(whole / "ppo/model") == hash_of(killed / "ppo/model")
 
 
@@ -110,7 +111,7 @@ def test_a_sharded_policy_is_refused(tmp_path, tiny_checkpoint, tiny_reward_mode
 
     monkeypatch.setattr(distributed, "AcceleratorState", Sharded)
     with pytest.raises(TrainingError, match="ppo samples from the policy, which FSDP would shard"):
-        launch("ppo", ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model), None)
+        launch(ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model), IN_PROCESS)
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused_as_the_value_network(
@@ -121,25 +122,25 @@ def test_a_reward_model_of_another_tokenizer_is_refused_as_the_value_network(
     shutil.copytree(tiny_reward_model, tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")
     with pytest.raises(TrainingError, match=r"whose tokenizer is not the policy's: train a reward model"):
-        launch("ppo", ppo_spec(tmp_path, tiny_checkpoint, tmp_path / "other"), None)
+        launch(ppo_spec(tmp_path, tiny_checkpoint, tmp_path / "other"), IN_PROCESS)
 
 
 def test_ppo_learns_from_rules_and_stops_where_they_do_not_apply(tmp_path, tiny_checkpoint, tiny_reward_model):
     rules = RewardParameters(name="rules", parameters={"requirements": [{"check": "max_words", "limit": 1}]})
     training = parameters(max_tokens_per_batch=200, keep="last")
     spec = ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model, training, reward=rules)
-    launch("ppo", spec, None)
+    launch(spec, IN_PROCESS)
     steps, _ = log_of(spec.workspace)
     assert all(0 <= step["score"] <= 1 for step in steps)
     none = ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model, training, reward=RewardParameters(name="rules"))
     with pytest.raises(DataError, match=r"a response to group g.* got no reward: the prompt has no requirements"):
-        launch("ppo", none, None)
+        launch(none, IN_PROCESS)
 
 
 def test_the_log_is_one_json_object_per_step(tmp_path, tiny_checkpoint, tiny_reward_model):
     training = parameters(epochs=1, max_tokens_per_batch=100, keep="best")
     spec = ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model, training, samples_per_prompt=1, ppo_epochs=1)
-    launch("ppo", spec, None)
+    launch(spec, IN_PROCESS)
     rows = [json.loads(line) for line in (spec.workspace / "training_log.jsonl").read_text().splitlines()]
     wanted = {"score", "kl_to_reference", "response_tokens", "policy_loss", "value_loss", "clipped_share"}
     assert all(wanted <= {name.removeprefix("eval_") for name in row} for row in rows)

@@ -6,13 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from groups import alignment_spec, log_of, parameters, reference, write_groups
+from launching import IN_PROCESS
 from pydantic import ValidationError
 
 from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.data.token_tables import read_groups
 from rao_kedro.errors import ParameterError
-from rao_kedro.launch import launch
 from rao_kedro.training.tasks.offline import OfflineAlignment, likelihood_remark, reward_remark
+from rao_kedro.workers import launch
 
 TRAINING = parameters(epochs=1, learning_rate=3e-4, keep="last", max_tokens_per_batch=200)
 
@@ -54,7 +55,7 @@ def test_a_method_that_reads_all_responses_can_be_given_two(name, workspace, tin
     seen = {}
     for limit in (None, 2):
         spec = spec_of(workspace, tiny_checkpoint, name, responses_per_prompt=limit)
-        launch("alignment", spec, None)
+        launch(spec, IN_PROCESS)
         steps, evaluations = log_of(spec.workspace)
         assert abs(steps[0]["log_ratio_chosen"]) < 1e-3 and evaluations
         seen[limit] = {step["responses_per_prompt"] for step in steps}
@@ -83,7 +84,7 @@ def test_a_pairwise_method_can_take_all_pairs(name, workspace, tiny_checkpoint):
     two = spec_of(workspace, tiny_checkpoint, name, pairs="all", responses_per_prompt=2)
     steps = {}
     for how, spec in {"one": one, "all": every, "all of two": two}.items():
-        launch("alignment", spec, None)
+        launch(spec, IN_PROCESS)
         steps[how], evaluations = log_of(spec.workspace)
         assert evaluations[-1]["eval_loss"] > -1e9
     assert abs(steps["all"][0]["log_ratio_chosen"]) < 1e-3
@@ -144,7 +145,7 @@ def test_a_run_on_rewards_with_an_outlier_says_so_and_a_pairwise_one_does_not(wo
     assert reward_remark(task.spec, task.objective, task.train_groups) is None
     spec = spec_of(workspace, tiny_checkpoint, "rao", groups_path=path, objective={"log_z0": "auto"})
     caplog.clear()
-    launch("alignment", spec, None)
+    launch(spec, IN_PROCESS)
     said = [line for line in caplog.messages if line.startswith("1 of 28")]
     assert len(said) == 1 and "g3 (1e+06)" in said[0] and "log_z0: auto solves to" in said[0]
     task = OfflineAlignment(spec_of(workspace, tiny_checkpoint, "dpo", groups_path=path))

@@ -8,15 +8,16 @@ import pandas as pd
 import pytest
 import torch
 from groups import log_of, parameters, write_groups
+from launching import IN_PROCESS
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from rao_kedro.config.specs import RewardTrainingSpec
 from rao_kedro.config.training import LoRAParameters
-from rao_kedro.launch import launch
 from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_reward_model, save_checkpoint
 from rao_kedro.rewards import PromptGroup, make_reward
 from rao_kedro.training.tasks.reward_model import bradley_terry
+from rao_kedro.workers import launch
 
 TINY_BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 GROUP = PromptGroup("g", [{"role": "user", "content": "the fox"}], ["the dog", "a lazy dog jumps"])
@@ -42,7 +43,7 @@ def shuffled(path):
 
 
 def held_out_accuracy(spec):
-    launch("reward", spec, None)
+    launch(spec, IN_PROCESS)
     return max(row["eval_accuracy"] for row in log_of(spec.workspace)[1][1:])
 
 
@@ -80,7 +81,7 @@ def plain_scores(model_dir):
 def test_what_is_saved_is_scored_alike_by_the_project_and_by_plain_transformers(tmp_path, tiny_checkpoint, lora):
     groups = write_groups(tmp_path / "groups.parquet", 12)
     spec = reward_spec(tmp_path, tiny_checkpoint, groups, lora=lora, learning_rate=1e-2)
-    launch("reward", spec, None)
+    launch(spec, IN_PROCESS)
     directory = spec.workspace / "model"
     scores = make_reward("bradley_terry", model_dir=directory, mixed_precision="no").score([GROUP])[0]
     assert scores == pytest.approx(plain_scores(directory), abs=1e-5)
@@ -92,7 +93,7 @@ def test_a_reward_model_keeps_the_end_of_turn_tokens_of_the_model_that_it_starts
     tokens = {"bos_token_id": 1, "eos_token_id": [0, 2], "pad_token_id": 0}
     (tmp_path / "start/generation_config.json").write_text(json.dumps(tokens))
     spec = reward_spec(tmp_path, tmp_path / "start", write_groups(tmp_path / "groups.parquet", 6))
-    launch("reward", spec, None)
+    launch(spec, IN_PROCESS)
     saved = load_chat_format(spec.workspace / "model")
     assert saved.end_of_turn_ids == load_chat_format(tmp_path / "start").end_of_turn_ids == (0, 2)
     assert saved.tokenizer.pad_token_id not in saved.end_of_turn_ids
@@ -105,7 +106,7 @@ def test_an_encoder_is_trained_on_padded_rows(tmp_path, tiny_checkpoint):
     save_checkpoint(BertForSequenceClassification(config), tokenizer, tmp_path / "bert")
     groups = write_groups(tmp_path / "groups.parquet", 60)
     spec = reward_spec(tmp_path, tmp_path / "bert", groups, epochs=4, max_tokens_per_batch=200)
-    launch("reward", spec, None)
+    launch(spec, IN_PROCESS)
     steps, _ = log_of(spec.workspace)
     assert steps[-1]["loss"] < 0.8 * steps[0]["loss"]
     scores = make_reward("bradley_terry", model_dir=spec.workspace / "model", mixed_precision="no").score([GROUP])[0]
@@ -115,7 +116,7 @@ def test_an_encoder_is_trained_on_padded_rows(tmp_path, tiny_checkpoint):
 def test_training_from_a_reward_model_starts_with_its_head(tmp_path, tiny_reward_model):
     groups = write_groups(tmp_path / "groups.parquet", 12)
     spec = reward_spec(tmp_path, tiny_reward_model, groups, learning_rate=1e-9)
-    launch("reward", spec, None)
+    launch(spec, IN_PROCESS)
     before, after = (load_reward_model(m).score.weight for m in (tiny_reward_model, spec.workspace / "model"))
     torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
 
@@ -134,7 +135,7 @@ def test_a_model_that_is_trained_here_says_where_it_is_read_whatever_it_started_
     """So does one that plain transformers opened and saved; what is asked for counts more."""
     groups = write_groups(tmp_path / "groups.parquet", 12)
     spec = reward_spec(tmp_path, foreign_reward_model, groups)
-    launch("reward", spec, None)
+    launch(spec, IN_PROCESS)
     trained, again = spec.workspace / "model", tmp_path / "again"
     shutil.copytree(trained, again)
     AutoModelForSequenceClassification.from_pretrained(trained).save_pretrained(again)

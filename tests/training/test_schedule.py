@@ -3,12 +3,13 @@
 import pytest
 import torch
 from groups import log_of, parameters, write_groups
+from launching import IN_PROCESS
 from transformers import get_scheduler
 
 from rao_kedro.config.specs import TrainingSpec
-from rao_kedro.launch import launch
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.training.schedule import make_schedule, warmup_remark
+from rao_kedro.workers import launch
 
 SCHEDULERS = ["linear", "cosine", "constant_with_warmup"]
 
@@ -64,7 +65,7 @@ def test_a_run_of_one_step_changes_the_weights(tmp_path, tiny_checkpoint, schedu
         groups_path=write_groups(tmp_path / "groups.parquet", 12),
         training=parameters(batch_size=64, lr_scheduler=scheduler, max_tokens_per_batch=200),
     )
-    launch("sft", spec, None)
+    launch(spec, IN_PROCESS)
     (step,), _ = log_of(spec.workspace)
     assert step["learning_rate"] == pytest.approx(3e-3 / 2)
     before, after = (load_causal_lm(path).state_dict() for path in (tiny_checkpoint, spec.workspace / "model"))

@@ -14,16 +14,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 from groups import alignment_spec, log_of, parameters, reference, write_groups
+from launching import IN_PROCESS
 
-from rao_kedro import launch as launching
+from rao_kedro import shards
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, PolicyScoringSpec, TrainingSpec
 from rao_kedro.errors import BusyError, TrainingError
 from rao_kedro.files import only_one_in, write_text
-from rao_kedro.launch import launch
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.rewards.bradley_terry import BradleyTerry
 from rao_kedro.training.progress import Progress
+from rao_kedro.workers import launch
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def groups_path(tmp_path):
 @pytest.fixture
 def uninterrupted(tmp_path, tiny_checkpoint, groups_path):
     """The weights of a run that nothing happens to."""
-    launch("sft", resumable_spec(tmp_path / "whole", tiny_checkpoint, groups_path), None)
+    launch(resumable_spec(tmp_path / "whole", tiny_checkpoint, groups_path), IN_PROCESS)
     return weights_of(tmp_path / "whole")
 
 
@@ -72,10 +73,10 @@ def resumable_spec(workspace, tiny_checkpoint, groups_path, **training):
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, tiny_checkpoint, groups_path, killed_at_step_4):
     spec = resumable_spec(tmp_path / "killed", tiny_checkpoint, groups_path)
     with pytest.raises(KeyboardInterrupt):
-        launch("sft", spec, None)
-    launch("sft", spec, None)
+        launch(spec, IN_PROCESS)
+    launch(spec, IN_PROCESS)
     assert killed_at_step_4 == [1, 2, 3, 4, 4, 5, 6]
-    launch("sft", resumable_spec(tmp_path / "whole", tiny_checkpoint, groups_path), None)
+    launch(resumable_spec(tmp_path / "whole", tiny_checkpoint, groups_path), IN_PROCESS)
     assert_same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"))
     assert len(log_of(tmp_path / "killed")[0]) == 6
 
@@ -90,8 +91,8 @@ def test_a_resumed_run_without_a_reference_still_compares_with_the_policy_before
         spec = spec.model_copy(update={"reference_path": None})
         if name == "killed":
             with pytest.raises(KeyboardInterrupt):
-                launch("alignment", spec, None)
-        launch("alignment", spec, None)
+                launch(spec, IN_PROCESS)
+        launch(spec, IN_PROCESS)
         logs.append(log_of(spec.workspace)[1])
     killed, whole = logs
     assert abs(whole[-1]["eval_log_ratio_chosen"]) > 0.1
@@ -101,11 +102,11 @@ def test_a_resumed_run_without_a_reference_still_compares_with_the_policy_before
 @pytest.mark.parametrize("changed", ["parameters", "data"])
 def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, tiny_checkpoint, groups_path, killed_at_step_4, changed):
     with pytest.raises(KeyboardInterrupt):
-        launch("sft", resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path), None)
+        launch(resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path), IN_PROCESS)
     if changed == "data":
         write_groups(groups_path, 13)
     changes = {"learning_rate": 1e-3} if changed == "parameters" else {}
-    launch("sft", resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path, **changes), None)
+    launch(resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path, **changes), IN_PROCESS)
     assert killed_at_step_4 == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6]
 
 
@@ -114,10 +115,10 @@ def test_the_last_checkpoints_are_kept_and_a_finished_run_leaves_none(
 ):
     spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path, checkpoints_kept=2)
     with pytest.raises(KeyboardInterrupt):
-        launch("sft", spec, None)
+        launch(spec, IN_PROCESS)
     found = sorted(path.name for path in (spec.workspace / "checkpoints").iterdir())
     assert found == ["step-000000002", "step-000000003"]
-    launch("sft", spec, None)
+    launch(spec, IN_PROCESS)
     assert not (spec.workspace / "checkpoints").exists()
 
 
@@ -140,7 +141,7 @@ def test_a_finished_run_is_not_trained_again_unless_its_inputs_or_outputs_are_ot
 ):
     start = shutil.copytree(tiny_checkpoint, tmp_path / "start")
     spec = resumable_spec(tmp_path / "run", start, groups_path)
-    launch("sft", spec, None)
+    launch(spec, IN_PROCESS)
     steps.clear()
     match changed:
         case "parameters":
@@ -154,7 +155,7 @@ def test_a_finished_run_is_not_trained_again_unless_its_inputs_or_outputs_are_ot
         case "log":
             (spec.workspace / "training_log.jsonl").unlink()
     with caplog.at_level("INFO"):
-        launch("sft", spec, None)
+        launch(spec, IN_PROCESS)
     assert steps == ([] if changed == "nothing" else [1, 2, 3, 4, 5, 6])
     assert ("sft is finished in" in caplog.text) == (changed == "nothing")
 
@@ -170,10 +171,10 @@ def test_a_kill_before_the_end_of_a_run_is_noted_repeats_its_last_steps_only(
         write_text(path, text)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(launching, "write_text", killed)
-        launch("sft", spec, None)
+        patched.setattr(shards, "write_text", killed)
+        launch(spec, IN_PROCESS)
     steps.clear()
-    launch("sft", spec, None)
+    launch(spec, IN_PROCESS)
     assert steps == [6] and not (spec.workspace / "checkpoints").exists()
     assert_same(uninterrupted, weights_of(spec.workspace))
 
@@ -209,16 +210,16 @@ def test_finished_annotations_and_policy_scores_are_not_computed_again(
             held_out_path=tmp_path / "held_out.parquet",
         ),
     }
-    for task, spec in specs.items():
-        launch(task, spec, None)
+    for spec in specs.values():
+        launch(spec, IN_PROCESS)
     scored = []
     annotate = BradleyTerry.annotate
     monkeypatch.setattr(BradleyTerry, "annotate", lambda *args: scored.append(1) or annotate(*args))
-    for task, spec in specs.items():
-        launch(task, spec, None)
+    for spec in specs.values():
+        launch(spec, IN_PROCESS)
     assert not scored
     specs["score_policy"].held_out_path.unlink()
-    launch("score_policy", specs["score_policy"], None)
+    launch(specs["score_policy"], IN_PROCESS)
     assert len(scored) == 1 and specs["score_policy"].held_out_path.exists()
 
 
@@ -228,7 +229,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 ):
     spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path)
     with pytest.raises(KeyboardInterrupt):
-        launch("sft", spec, None)
+        launch(spec, IN_PROCESS)
     newest = spec.workspace / "checkpoints/step-000000003"
     match damage:
         case "flipped byte":
@@ -241,7 +242,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
             (newest / "manifest.json").unlink()
         case "half-written":
             newest.rename(newest.with_name("step-000000003.partial"))
-    launch("sft", spec, None)
+    launch(spec, IN_PROCESS)
     assert killed_at_step_4 == [1, 2, 3, 4, 3, 4, 5, 6]
     assert ("is passed over" in caplog.text) == (damage != "half-written")
     assert_same(uninterrupted, weights_of(spec.workspace))
@@ -260,9 +261,9 @@ def test_sigterm_saves_a_checkpoint_and_stops_with_a_sentence(
     monkeypatch.setattr(Progress, "report", terminated)
     for step in (1, 2):  # the second is the last of its epoch
         with pytest.raises(TrainingError, match=f"stopped by SIGTERM after step {step}; the same command goes on"):
-            launch("sft", spec, None)
+            launch(spec, IN_PROCESS)
     monkeypatch.setattr(Progress, "report", report)
-    launch("sft", spec, None)
+    launch(spec, IN_PROCESS)
     assert_same(uninterrupted, weights_of(spec.workspace))
     assert len(log_of(spec.workspace)[0]) == 6
 
@@ -280,11 +281,11 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path)
     monkeypatch.setattr(Accelerator, "save_state", full)
     with pytest.raises(TrainingError, match=r"checkpoint of step 3 could not be written .*No space left"):
-        launch("sft", spec, None)
+        launch(spec, IN_PROCESS)
     found = sorted(path.name for path in (spec.workspace / "checkpoints").iterdir())
     assert found == ["step-000000001", "step-000000002"]
     monkeypatch.setattr(Accelerator, "save_state", save)
-    launch("sft", spec, None)
+    launch(spec, IN_PROCESS)
     assert_same(uninterrupted, weights_of(spec.workspace))
 
 
@@ -296,7 +297,7 @@ def test_two_runs_do_not_work_in_one_workspace(tmp_path, tiny_checkpoint, groups
             only_one_in(spec.workspace, role),
             pytest.raises(BusyError, match=r"another run is at work in .*run"),
         ):
-            launch("sft", spec, None)
+            launch(spec, IN_PROCESS)
 
 
 @pytest.mark.slow

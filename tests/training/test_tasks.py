@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from groups import alignment_spec, log_of, parameters, reference, write_groups
+from launching import IN_PROCESS
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rao_kedro.config.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.config.training import KLParameters
 from rao_kedro.data.tokenize import TokenLimits, tokenize_groups
 from rao_kedro.errors import ModelError, ParameterError, TrainingError
-from rao_kedro.launch import launch
 from rao_kedro.models.chat import prompt_token_ids, response_token_ids
 from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
@@ -23,6 +23,7 @@ from rao_kedro.models.reward_head import RewardModel, padded_rewards
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.training.tasks.offline import OfflineAlignment
 from rao_kedro.training.tasks.reward_model import bradley_terry
+from rao_kedro.workers import launch
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_sft_lowers_the_loss_and_saves_a_plain_checkpoint(tmp_path, tiny_checkpo
     spec = TrainingSpec(
         workspace=tmp_path / "sft", model_dir=tiny_checkpoint, groups_path=groups_path, training=parameters(epochs=4)
     )
-    launch("sft", spec, None)
+    launch(spec, IN_PROCESS)
     steps, evaluations = log_of(spec.workspace)
     assert len(steps) == 8 and len(evaluations) == 5
     assert steps[-1]["loss"] < steps[0]["loss"]
@@ -71,7 +72,7 @@ def test_sft_learns_no_end_from_a_response_that_was_cut(tmp_path, tiny_checkpoin
             groups_path=path,
             training=parameters(epochs=8, learning_rate=1e-2, keep="last", max_tokens_per_batch=200),
         )
-        launch("sft", spec, None)
+        launch(spec, IN_PROCESS)
         end_logps[finished] = logp_of_end(chat, spec.workspace / "model", messages["train"])
     assert end_logps[True] > end_logps["before"] + 1
     assert end_logps[False] < end_logps["before"]
@@ -91,7 +92,7 @@ def test_reward_model_learns_a_separable_rule_and_scores_as_plain_transformers(t
         groups_path=write_groups(tmp_path / "groups.parquet", 300),
         training=parameters(epochs=4),
     )
-    launch("reward", spec, None)
+    launch(spec, IN_PROCESS)
     steps, evaluations = log_of(spec.workspace)
     assert steps[-1]["accuracy"] > 0.9 and max(e["eval_accuracy"] for e in evaluations) > 0.8
     model = load_reward_model(spec.workspace / "model")
@@ -105,7 +106,7 @@ def test_rao_moves_log_ratios_to_their_targets(tmp_path, tiny_checkpoint, groups
     reference(tmp_path, tiny_checkpoint, groups_path)
     training = parameters(epochs=15, learning_rate=3e-4, keep="last")
     spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, training=training, beta=1.0, log_z0="auto")
-    launch("alignment", spec, None)
+    launch(spec, IN_PROCESS)
     steps, _ = log_of(spec.workspace)
     assert abs(steps[0]["log_ratio_chosen"]) < 1e-3 and abs(steps[0]["prompt_log_ratio"]) < 1e-3
     assert steps[0]["loss"] == pytest.approx(2 / 3, abs=1e-3)  # mean of (1, 0, 1) for rewards (-1, 0, 1), log_z0 = 0
@@ -139,7 +140,7 @@ def test_a_sharded_policy_is_trained_without_that_measure(tmp_path, tiny_checkpo
     reference(tmp_path, tiny_checkpoint, groups_path)
     monkeypatch.setattr("rao_kedro.training.tasks.offline.sharding", lambda: "FSDP")
     spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, training=parameters())
-    launch("alignment", spec, None)
+    launch(spec, IN_PROCESS)
     _, evaluations = log_of(spec.workspace)
     assert all("eval_kl_to_reference" not in evaluated for evaluated in evaluations)
 
@@ -147,7 +148,7 @@ def test_a_sharded_policy_is_trained_without_that_measure(tmp_path, tiny_checkpo
 def test_dpo_starts_at_ln_2_and_learns(tmp_path, tiny_checkpoint, groups_path):
     reference(tmp_path, tiny_checkpoint, groups_path)
     spec = alignment_spec(tmp_path, tiny_checkpoint, groups_path, "dpo", beta=0.5)
-    launch("alignment", spec, None)
+    launch(spec, IN_PROCESS)
     steps, _ = log_of(spec.workspace)
     assert steps[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
     assert steps[-1]["margin"] > 0.2
@@ -160,13 +161,13 @@ def test_log_ratios_that_are_not_0_stop_before_the_first_update(tmp_path, tiny_c
     shifted = [{**row, "response_logps": [logp - 1.0 for logp in row["response_logps"]]} for row in rows]
     pq.write_table(pa.Table.from_pylist(shifted), path)
     with pytest.raises(TrainingError, match=r"before the first update log_ratio_chosen is 1\.000 nats instead of 0"):
-        launch("alignment", alignment_spec(tmp_path, tiny_checkpoint, groups_path, log_z0=0.0), None)
+        launch(alignment_spec(tmp_path, tiny_checkpoint, groups_path, log_z0=0.0), IN_PROCESS)
 
 
 def test_an_unknown_objective_parameter_is_named(tmp_path, tiny_checkpoint, groups_path):
     reference(tmp_path, tiny_checkpoint, groups_path)
     with pytest.raises(ParameterError, match="has no parameter gamma"):
-        launch("alignment", alignment_spec(tmp_path, tiny_checkpoint, groups_path, gamma=1.0), None)
+        launch(alignment_spec(tmp_path, tiny_checkpoint, groups_path, gamma=1.0), IN_PROCESS)
 
 
 def test_the_policy_has_no_dropout_since_the_reference_had_none(tmp_path, tiny_checkpoint, groups_path):
@@ -174,7 +175,7 @@ def test_the_policy_has_no_dropout_since_the_reference_had_none(tmp_path, tiny_c
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, config=config)
     save_checkpoint(model, load_tokenizer(tiny_checkpoint), with_dropout := tmp_path / "with_dropout")
     reference(tmp_path, tiny_checkpoint, groups_path, with_dropout)
-    launch("alignment", spec := alignment_spec(tmp_path, with_dropout, groups_path, "dpo", beta=1.0), None)
+    launch(spec := alignment_spec(tmp_path, with_dropout, groups_path, "dpo", beta=1.0), IN_PROCESS)
     first_step = log_of(spec.workspace)[0][0]
     assert abs(first_step["log_ratio_chosen"]) < 1e-3
 
@@ -187,7 +188,7 @@ def test_group_longer_than_a_batch_is_named(tmp_path, tiny_checkpoint, groups_pa
         training=parameters(max_tokens_per_batch=5),
     )
     with pytest.raises(TrainingError, match=r"group g\d+ has \d+ tokens, more than max_tokens_per_batch = 5"):
-        launch("sft", spec, None)
+        launch(spec, IN_PROCESS)
 
 
 def test_bradley_terry_equals_hand_arithmetic():
@@ -210,12 +211,12 @@ def test_rows_beyond_the_rotary_limit_end_training_before_its_first_step(tmp_pat
     tight = build_tiny_checkpoint(tmp_path / "tight", rope_parameters=DYNAMIC, max_position_embeddings=9)
     spec = TrainingSpec(workspace=tmp_path / "a", model_dir=tight, groups_path=groups_path, training=parameters())
     with pytest.raises(ModelError, match="the longest row of group g0, a prompt and a response, has 10 tokens"):
-        launch("sft", spec, None)
+        launch(spec, IN_PROCESS)
     fitting = build_tiny_checkpoint(tmp_path / "fitting", rope_parameters=DYNAMIC, max_position_embeddings=11)
     reference(tmp_path, fitting, groups_path)
     spec = alignment_spec(tmp_path, fitting, groups_path, training=parameters())
     with pytest.raises(ModelError, match="a prompt of 5 tokens with 7 to write has 12 tokens, and beyond 11"):
-        launch("alignment", spec.model_copy(update={"kl": KLParameters(max_new_tokens=7)}), None)
-    launch("alignment", spec, None)
+        launch(spec.model_copy(update={"kl": KLParameters(max_new_tokens=7)}), IN_PROCESS)
+    launch(spec, IN_PROCESS)
     assert all((spec.workspace / name).exists() for name in ("model", "training_log.jsonl"))
     assert not (tmp_path / "a/model").exists()

@@ -19,6 +19,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from groups import alignment_spec, log_of, parameters, write_groups
+from launching import IN_PROCESS
 from safetensors.torch import load_file
 
 from rao_kedro.config.rewards import RewardParameters
@@ -31,9 +32,10 @@ from rao_kedro.config.specs import (
     TrainingSpec,
 )
 from rao_kedro.config.training import LoRAParameters, RolloutParameters
-from rao_kedro.launch import launch
+from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
+from rao_kedro.workers import launch
 
 PROJECT = Path(__file__).parents[2]
 ON_CPUS = {"ACCELERATE_USE_CPU": "true"}
@@ -86,25 +88,24 @@ class Inputs:
         return RewardParameters(parameters=parameters)
 
     def task(self, name, directory):
-        """Return the worker of a task, and its spec with a workspace in `directory`."""
+        """Return the spec of a task, whose workspace is in `directory`."""
         workspace = directory / name
         common = {"workspace": workspace, "groups_path": self.groups}
         scoring = {"model_dir": self.model, "max_tokens_per_batch": 40, "mixed_precision": "no"}
         match name:
             case "reference":
-                spec = ScoringSpec(**common, **scoring, output_path=workspace / "scores.parquet", groups_per_shard=5)
-                return name, spec
+                return ScoringSpec(**common, **scoring, output_path=workspace / "scores.parquet", groups_per_shard=5)
             case "annotate":
                 output = workspace / "scores.parquet"
-                return name, AnnotationSpec(**common, reward=self.reward, output_path=output, groups_per_shard=5)
+                return AnnotationSpec(**common, reward=self.reward, output_path=output, groups_per_shard=5)
             case "annotate_implicit":
                 models = {"policy_dir": str(self.other_model), "reference_dir": str(self.model)}
                 how = {"mixed_precision": "no", "max_tokens_per_batch": 60}
                 reward = RewardParameters(name="implicit", parameters=models | how)
                 output = workspace / "scores.parquet"
-                return "annotate", AnnotationSpec(**common, reward=reward, output_path=output, groups_per_shard=5)
+                return AnnotationSpec(**common, reward=reward, output_path=output, groups_per_shard=5)
             case "score_policy":
-                spec = PolicyScoringSpec(
+                return PolicyScoringSpec(
                     **common,
                     **scoring | {"model_dir": self.other_model},
                     output_path=workspace / "scores.parquet",
@@ -114,7 +115,6 @@ class Inputs:
                     reward=self.reward,
                     held_out_path=workspace / "held_out.parquet",
                 )
-                return name, spec
         method, *options = name.split("_with_")
         training = TRAINING.model_copy(
             update={"bf16": {"mixed_precision": "bf16"}, "lora": LORA, "lora_compiled": LORA | {"compile": True}}[
@@ -125,22 +125,21 @@ class Inputs:
         )
         common |= {"model_dir": self.model, "training": training}
         if method == "sft":
-            return method, TrainingSpec(**common)
+            return TrainingSpec(**common)
         if method == "reward":
-            return method, RewardTrainingSpec(**common)
+            return RewardTrainingSpec(**common)
         if method == "ppo":
             rollout = RolloutParameters(max_new_tokens=6, samples_per_prompt=2, ppo_epochs=2, reward=self.reward)
-            spec = PPOSpec(
+            return PPOSpec(
                 **common | {"training": training.model_copy(update={"max_tokens_per_batch": 40})},
                 reference_path=self.directory / "reference.parquet",
                 reward_model_dir=self.reward_model,
                 objective_parameters={"beta": 0.01},
                 rollout=rollout,
             )
-            return method, spec
         spec = alignment_spec(self.directory, self.model, self.groups, method, training=training, **OBJECTIVES[method])
         without = {"reference_path": None} if method == "simpo" else {}
-        return "alignment", spec.model_copy(update={"workspace": workspace, **without})
+        return spec.model_copy(update={"workspace": workspace, **without})
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +174,8 @@ def inputs(tmp_path_factory, tiny_checkpoint, tiny_reward_model):
         write_groups(directory / "groups.parquet", 12),
         directory / "generations.parquet",
     )
-    _, spec = made.task("reference", directory)
-    launch("reference", spec.model_copy(update={"output_path": directory / "reference.parquet"}), None)
+    spec = made.task("reference", directory)
+    launch(spec.model_copy(update={"output_path": directory / "reference.parquet"}), IN_PROCESS)
     return made
 
 
@@ -188,10 +187,10 @@ def alone(inputs):
     """
 
     def run(name):
-        worker, spec = inputs.task(name, inputs.directory / "one")
+        spec = inputs.task(name, inputs.directory / "one")
         if not spec.workspace.exists():
             AcceleratorState._reset_state()  # it remembers the precision of the task before
-            launch(worker, spec, None)
+            launch(spec, IN_PROCESS)
             AcceleratorState._reset_state()
         return spec.workspace
 
@@ -206,7 +205,7 @@ def launched(engine, tasks, directory):
 
     Args:
         engine: Whose accelerate file; the number of processes, the device and the port are replaced.
-        tasks: A worker, a spec, and whether it is stopped after a step.
+        tasks: A spec, and whether its worker is stopped after a step.
         directory: Where to put the files that say so.
     """
     file, environment, _ = ENGINES[engine]
@@ -214,10 +213,10 @@ def launched(engine, tasks, directory):
     config |= {"num_processes": 2, "main_process_port": free_port()}
     (directory / "accelerate.yaml").write_text(yaml.safe_dump(config))
     listed = []
-    for worker, spec, stops in tasks:
+    for spec, stops in tasks:
         spec.workspace.mkdir(parents=True, exist_ok=True)
         (path := spec.workspace / "spec.json").write_text(spec.model_dump_json())
-        listed.append([worker, str(path), stops])
+        listed.append([spec.worker, str(path), stops])
     (directory / "tasks.json").write_text(json.dumps(listed))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(directory / "accelerate.yaml")]
     paths = os.pathsep.join([str(PROJECT / "tests/support"), str(PROJECT / "src"), os.environ.get("PYTHONPATH", "")])
@@ -241,8 +240,8 @@ def together(inputs):
             names = [*SCORERS, *TRAINERS, *(f"{name}_with_lora" for name in WITH_LORA)]
             if engine == "fsdp2":
                 names += ["sft_with_bf16"] + ["rao_with_lora_compiled"] * COMPILES
-            tasks = [(*inputs.task(name, directory), False) for name in names]
-            tasks += [(*inputs.task("rao", directory / "stopped"), stops) for stops in (True, False)]
+            tasks = [(inputs.task(name, directory), False) for name in names]
+            tasks += [(inputs.task("rao", directory / "stopped"), stops) for stops in (True, False)]
             done[engine] = directory, launched(engine, tasks, directory)
         directory, ended = done[engine]
         assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-8000:]
@@ -345,8 +344,9 @@ def test_a_slurm_job_of_two_nodes_trains_the_same_weights_as_one_process(inputs,
     monkeypatch.setenv("SLURM_JOB_NODELIST", "node[1-2]")
     monkeypatch.setenv("RAO_KEDRO_LAUNCHER", str(PROJECT / "conf/accelerate/slurm_launcher.sh"))
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    worker, spec = inputs.task("sft", tmp_path)
-    launch(worker, spec, tmp_path / "two.yaml")
+    spec = inputs.task("sft", tmp_path)
+    workers = WorkerParameters(accelerate_config=tmp_path / "two.yaml", workspaces=tmp_path)
+    launch(spec, workers)
     assert "of each of 2 processes" in caplog.text
     assert_same_training(spec.workspace, expected)
 

@@ -4,13 +4,15 @@ A location is a local path, or an address that fsspec opens: `https://...`, `hf:
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rao_kedro.config.base import DIFFERENT_NAMES, FileName, Parameters
 from rao_kedro.config.generation import GenerationSpec, ServedEngineParameters
 from rao_kedro.config.servers import AskedParameters, checked_url
+from rao_kedro.errors import InferenceError
+from rao_kedro.workers import Spec
 
 JUDGED = ("alpaca_eval", "mt_bench")
 HARNESS = "lm_eval/"  # before the names of tasks of lm-evaluation-harness itself, in tables
@@ -275,8 +277,8 @@ class BenchmarkParameters(AnsweredBenchmarks):
         return self
 
 
-class AnswersSpec(BaseModel):
-    """All that one model writes for the benchmarks.
+class AnswersSpec(Spec):
+    """Lets one model answer the benchmarks.
 
     Attributes:
         method: What tables call it.
@@ -285,12 +287,22 @@ class AnswersSpec(BaseModel):
         workspace: The worker's own directory.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    error = InferenceError
+    advice = "Finished answers are kept: running again goes on from there."
+    environment: ClassVar = {"TQDM_DISABLE": "1"}  # lm-evaluation-harness has a bar per subject of MMLU
 
     method: str
     benchmarks: AnsweredBenchmarks
     files: Path | None = None
     workspace: Path
+
+    @property
+    def title(self) -> str:  # noqa: D102
+        return f"answers of {self.method}"
+
+    @property
+    def spec_path(self) -> Path:  # noqa: D102
+        return self.workspace / f"{self.worker.rpartition('.')[2]}.json"
 
     @property
     def answers_path(self) -> Path:
@@ -314,11 +326,13 @@ class AnswersSpec(BaseModel):
 
 
 class PolicyAnswersSpec(AnswersSpec):
-    """All that a policy writes for the evaluation.
+    """Lets a policy answer the held-out prompts and the benchmarks.
 
     Attributes:
         held_out: Responses to the held-out prompts; its model, backend and precision are those of the benchmarks too.
     """
+
+    worker = "rao_kedro.evals.policy_answers"
 
     held_out: GenerationSpec
 
@@ -329,10 +343,12 @@ class PolicyAnswersSpec(AnswersSpec):
 
 
 class ServedAnswersSpec(AnswersSpec):
-    """All that a model behind a server writes for the benchmarks.
+    """Lets a model behind a server answer the benchmarks.
 
     Attributes:
         server: The model.
     """
+
+    worker = "rao_kedro.evals.served_answers"
 
     server: ServerParameters

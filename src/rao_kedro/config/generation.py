@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from rao_kedro.errors import InferenceError
+from rao_kedro.workers import Spec
+
 # Options of an engine that say what is computed; all others say where and how fast.
 CHANGE_WHAT_IS_COMPUTED = ("quantization", "kv_cache_dtype", "lora_path")
 
@@ -169,8 +172,8 @@ def _default(model: BaseModel, name: str) -> Any:
     return type(model).model_fields[name].default
 
 
-class GenerationSpec(GenerationParameters):
-    """One table of generations.
+class GenerationSpec(Spec, GenerationParameters):
+    """Generates one table of responses.
 
     Attributes:
         model_dir: Checkpoint directory with its tokenizer.
@@ -178,9 +181,21 @@ class GenerationSpec(GenerationParameters):
         output_path: Parquet to write, one row per prompt and sample.
     """
 
+    worker = "rao_kedro.generation.worker"
+    error = InferenceError
+    advice = "Finished shards are kept: running again goes on from there."
+
     model_dir: Path
     prompts_path: Path
     output_path: Path
+
+    @property
+    def title(self) -> str:  # noqa: D102
+        return f"text generation with {self.model_dir}"
+
+    @property
+    def spec_path(self) -> Path:  # noqa: D102
+        return self.output_path.with_name("generation.json")
 
     @property
     def shards_dir(self) -> Path:

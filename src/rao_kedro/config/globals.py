@@ -13,7 +13,7 @@ class GlobalParameters(BaseModel):
 
     Attributes:
         data_root: Root of everything that a run writes: a directory, or an address that fsspec opens.
-        workspaces: Root of the workspaces, on this machine, where it is not `data_root`.
+        workspaces: Local root of the workspaces; `workspaces` in `data_root` if not set, which must be local then.
         accelerate: A file of conf/accelerate, without its ending.
         model: Where the base model comes from.
         t0_length: Tokens of the prefix t_0 that all prompts share.

@@ -9,6 +9,7 @@ from rao_kedro.config.reward_modeling import RewardModelingParameters
 from rao_kedro.config.specs import ModelParameters
 from rao_kedro.config.studies import LikelihoodStudyParameters, RewardModelStudyParameters
 from rao_kedro.config.training import KLParameters, TrainingParameters
+from rao_kedro.config.workers import WorkerParameters
 
 
 class ProjectParameters(Parameters):
@@ -17,6 +18,7 @@ class ProjectParameters(Parameters):
     A method with several seeds is one block here; nodes and `context.params` have a block for each of its runs.
 
     Attributes:
+        workers: How nodes start workers.
         model: Where the base model comes from.
         data: Of data_engineering.
         supervised_finetuning: Of that pipeline.
@@ -31,6 +33,7 @@ class ProjectParameters(Parameters):
         reward_benchmarks: Of that pipeline.
     """
 
+    workers: WorkerParameters
     model: ModelParameters
     data: DataParameters
     supervised_finetuning: TrainingParameters

@@ -1,12 +1,14 @@
-"""What a node tells a worker: one JSON file per run of a worker."""
+"""What nodes tell the workers that train and score models."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.training import KLParameters, RolloutParameters, TrainingParameters
+from rao_kedro.errors import ModelError, TrainingError
+from rao_kedro.workers import CPU_MEMORY_SETTINGS, Spec
 
 
 class ModelParameters(BaseModel):
@@ -28,36 +30,52 @@ class ModelParameters(BaseModel):
     chat_template: Path | None = None
 
 
-class ModelImportSpec(BaseModel):
-    """Making a checkpoint of the base model.
+class ModelImportSpec(Spec):
+    """Writes a checkpoint of the base model.
 
     Attributes:
-        model: Where it comes from.
+        model: Where the model comes from.
         output_dir: The checkpoint to write.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    worker = "rao_kedro.models.importing"
+    error = ModelError
 
     model: ModelParameters
     output_dir: Path
 
+    @property
+    def title(self) -> str:  # noqa: D102
+        return "base model"
 
-class WorkerSpec(BaseModel):
-    """Common to all workers.
+    @property
+    def spec_path(self) -> Path:  # noqa: D102
+        return self.output_dir.with_name("spec.json")
+
+
+class GroupsSpec(Spec):
+    """Common to workers that compute on prompt groups, in the processes of `accelerate launch`.
 
     Attributes:
-        workspace: The worker's own directory; it resumes from what is there.
+        workspace: The worker's own directory, from which a killed run resumes.
         groups_path: Parquet of tokenised groups.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    error = TrainingError
+    accelerated = True
+    # Checkpoints are local: progress bars of loading them would only fill the log.
+    environment: ClassVar = CPU_MEMORY_SETTINGS | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
     workspace: Path
     groups_path: Path
 
+    @property
+    def spec_path(self) -> Path:  # noqa: D102
+        return self.workspace / "spec.json"
 
-class AnnotationSpec(WorkerSpec):
-    """Rewards of every response.
+
+class AnnotationSpec(GroupsSpec):
+    """Scores every response with a reward.
 
     Attributes:
         reward: What scores.
@@ -65,16 +83,22 @@ class AnnotationSpec(WorkerSpec):
         groups_per_shard: Groups that are scored before their rows are written.
     """
 
+    worker = "rao_kedro.rewards.annotate"
+
     reward: RewardParameters
     output_path: Path
     groups_per_shard: int = Field(1024, ge=1)
 
+    @property
+    def outputs(self) -> tuple[Path, ...]:  # noqa: D102
+        return (self.output_path,)
 
-class ModelSpec(WorkerSpec):
+
+class ModelSpec(GroupsSpec):
     """Common to workers that compute with a policy or train a model.
 
     Attributes:
-        model_dir: The checkpoint it starts from.
+        model_dir: The checkpoint that the worker starts from.
         t0_length: Tokens of the prefix t_0 that all prompts share.
     """
 
@@ -83,29 +107,47 @@ class ModelSpec(WorkerSpec):
 
 
 class TrainingSpec(ModelSpec):
-    """Supervised fine-tuning.
+    """Trains a model; this one by supervised fine-tuning.
 
     Attributes:
         training: Parameters of the loop.
     """
 
+    worker = "rao_kedro.training.tasks.sft"
+
     training: TrainingParameters
+
+    @property
+    def trained_dir(self) -> Path:
+        """The checkpoint of the trained model."""
+        return self.workspace / "model"
+
+    @property
+    def log_path(self) -> Path:
+        """JSON lines: one for each optimizer step, and one with `eval_*` values for each evaluation."""
+        return self.workspace / "training_log.jsonl"
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:  # noqa: D102
+        return self.trained_dir, self.log_path
 
 
 class RewardTrainingSpec(TrainingSpec):
-    """A Bradley-Terry reward model.
+    """Trains a Bradley-Terry reward model.
 
     Attributes:
         centering: Weight c of `c (r_w + r_l)^2`, which keeps the additive constant of the rewards near 0.
         margin: The better response is to lead by this much reward per unit of rating between the two.
     """
 
+    worker = "rao_kedro.training.tasks.reward_model"
+
     centering: float = Field(0.01, ge=0)
     margin: float = Field(0.0, ge=0)
 
 
 class AlignmentSpec(TrainingSpec):
-    """A policy.
+    """Trains a policy on annotated responses.
 
     Attributes:
         reference_path: Parquet of reference log-probs; None for an objective that needs none.
@@ -116,6 +158,8 @@ class AlignmentSpec(TrainingSpec):
         kl: How evaluations measure how far the policy is from the reference.
     """
 
+    worker = "rao_kedro.training.tasks.alignment"
+
     reference_path: Path | None
     objective: str
     objective_parameters: dict[str, float | str | bool]
@@ -125,7 +169,7 @@ class AlignmentSpec(TrainingSpec):
 
 
 class PPOSpec(TrainingSpec):
-    """A policy that learns from its own rollouts on the prompts of `groups_path`.
+    """Trains a policy on its own rollouts, on the prompts of `groups_path`.
 
     Attributes:
         reward_model_dir: Where the value network starts.
@@ -134,6 +178,8 @@ class PPOSpec(TrainingSpec):
         rollout: What is sampled, and what scores it.
     """
 
+    worker = "rao_kedro.training.tasks.ppo"
+
     reward_model_dir: Path
     reference_path: Path
     objective_parameters: dict[str, float | str | bool]
@@ -141,7 +187,7 @@ class PPOSpec(TrainingSpec):
 
 
 class ScoringSpec(ModelSpec):
-    """A forward pass over groups: log-probs.
+    """Computes the reference log-probs of groups in a forward pass.
 
     Attributes:
         output_path: Parquet to write.
@@ -150,26 +196,38 @@ class ScoringSpec(ModelSpec):
         groups_per_shard: Groups that are scored before their rows are written.
     """
 
+    worker = "rao_kedro.scoring.reference"
+
     output_path: Path
     max_tokens_per_batch: int = Field(2048, ge=1)
     mixed_precision: str = "bf16"
     groups_per_shard: int = Field(1024, ge=1)
 
+    @property
+    def outputs(self) -> tuple[Path, ...]:  # noqa: D102
+        return (self.output_path,)
+
 
 class PolicyScoringSpec(ScoringSpec):
-    """Everything that the evaluation asks of models about one policy.
+    """Scores what a policy generated, and computes its log-probs of held-out responses.
 
     Attributes:
-        output_path: Parquet of its generations' scores, one row per prompt.
-        generations_path: Parquet of its generations.
+        output_path: Parquet to write: scores of the policy's generations, one row per prompt.
+        generations_path: Parquet of the policy's generations.
         reference_dir: The reference model.
-        reference_path: Parquet of its log-probs on the groups of `groups_path`.
+        reference_path: Parquet of the reference model's log-probs on the groups of `groups_path`.
         reward: Scores the generations.
         held_out_path: Parquet to write: the policy's log-probs on the `test` groups of `groups_path`.
     """
+
+    worker = "rao_kedro.evals.score_policy"
 
     generations_path: Path
     reference_dir: Path
     reference_path: Path
     reward: RewardParameters
     held_out_path: Path
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:  # noqa: D102
+        return self.output_path, self.held_out_path

@@ -1,8 +1,8 @@
-"""Kedro datasets: checkpoints, tables, paths for workers, resumable workspaces, and Kedro's own with atomic writes."""
+"""Kedro datasets: checkpoints, tables, paths for workers, and Kedro's own with atomic writes."""
 
 from rao_kedro.datasets.atomic import CSVDataset, JSONDataset, PartitionedDataset, TextDataset
 from rao_kedro.datasets.checkpoint import CheckpointDataset, DirectoryDataset
-from rao_kedro.datasets.paths import PathDataset, WorkspaceDataset
+from rao_kedro.datasets.paths import PathDataset
 from rao_kedro.datasets.table import TableDataset
 
 __all__ = [
@@ -14,5 +14,4 @@ __all__ = [
     "PathDataset",
     "TableDataset",
     "TextDataset",
-    "WorkspaceDataset",
 ]

@@ -16,7 +16,6 @@ from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
 from rao_kedro.config.generation import CHANGE_WHAT_IS_COMPUTED
-from rao_kedro.datasets import WorkspaceDataset
 from rao_kedro.files import write_text
 from rao_kedro.identity import flatten, named_files, path_hash
 
@@ -24,8 +23,8 @@ RECORDS = ".made_from"
 NOT_KEPT = "is not kept in a plain file here"  # the identity of what nothing can be said of
 MADE_AGAIN = "is made again"  # the reason of what depends on something stale
 REASONS_SHOWN = 3
-# How many processes compute, which does not change what they compute.
-NO_INPUTS = ("accelerate_config",)
+# How workers are started and where they keep unfinished work, which changes no result.
+NO_INPUTS = ("params:workers",)
 # The same of the engines of text generation: of their options, only these change what is computed.
 ENGINE, ENGINE_INPUTS = ".engine.", (*CHANGE_WHAT_IS_COMPUTED, "dtype")
 
@@ -49,7 +48,7 @@ class MadeFrom(NamedTuple):
 def made_from(node: Node, catalog: CatalogProtocol) -> MadeFrom:
     """Return what a node's artefacts would be made from now."""
     parameters = _parameters(node, catalog)
-    inputs = {_stem(name): _identity(name, catalog) for name in _inputs(node, catalog)}
+    inputs = {_stem(name): _identity(name, catalog) for name in node.inputs if not _is_parameter(name)}
     return MadeFrom(node.name, inputs, parameters, named_files(parameters))
 
 
@@ -142,24 +141,22 @@ def _differences(then: Mapping[str, Any], now: MadeFrom, defaults: set[str]) -> 
     return reasons
 
 
-def _inputs(node: Node, catalog: CatalogProtocol) -> list[str]:
-    """Return the datasets that a node's artefacts depend on: neither parameters nor workspaces."""
-    names = (name for name in node.inputs if not _is_parameter(name) and name not in NO_INPUTS)
-    return [name for name in names if not isinstance(catalog.get(name), WorkspaceDataset)]
-
-
 def _parameters(node: Node, catalog: CatalogProtocol) -> dict[str, Any]:
-    given = {name.removeprefix("params:"): catalog[name].load() for name in node.inputs if _is_parameter(name)}
+    given = {name.removeprefix("params:"): catalog[name].load() for name in _parameters_that_matter(node)}
     leaves = {leaf: value for name, block in given.items() for leaf, value in flatten(_plain(block), name).items()}
     return {
         leaf: value for leaf, value in leaves.items() if ENGINE not in leaf or leaf.rpartition(".")[2] in ENGINE_INPUTS
     }
 
 
+def _parameters_that_matter(node: Node) -> list[str]:
+    return [name for name in node.inputs if _is_parameter(name) and name not in NO_INPUTS]
+
+
 def _defaults(node: Node, catalog: CatalogProtocol) -> set[str]:
     """Return the parameters of a node's blocks that have their default values."""
     found: set[str] = set()
-    for name in filter(_is_parameter, node.inputs):
+    for name in _parameters_that_matter(node):
         block = catalog[name].load()
         if isinstance(block, BaseModel):
             prefix = name.removeprefix("params:")

@@ -10,7 +10,6 @@ from kedro.io import DatasetError
 from kedro.io.core import get_protocol_and_path, parse_dataset_definition
 
 from rao_kedro.datasets.checkpoint import DirectoryDataset
-from rao_kedro.datasets.paths import WorkspaceDataset, workspace_problem
 from rao_kedro.errors import ParameterError
 
 SAME_FILE = ("filepath", "versioned", "credentials", "fs_args")  # of all names that one file has
@@ -59,14 +58,8 @@ def _problem(entry: Mapping[str, Any], location: str) -> str | None:
         return f"{location}: there is no file system called {protocol} ({error})"
     except ImportError as error:
         return f"{location}: {error}"
-    versioned, credentials = bool(entry.get("versioned")), entry.get("credentials") is not None
     mounted = protocol == "file" and os.path.ismount(os.path.realpath(path))
-    if protocol == "file" and not (versioned or credentials or mounted):
-        return None  # as nearly all are: their classes need not be imported
-    kind = _class_of(entry)
-    if issubclass(kind, WorkspaceDataset):
-        return workspace_problem(location, versioned, credentials)
-    if issubclass(kind, DirectoryDataset) and mounted:
+    if mounted and issubclass(_class_of(entry), DirectoryDataset):  # classes of other entries need not be imported
         return f"{location} is where a file system is mounted, which cannot be renamed: choose a directory in it"
     return None
 

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
-from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
+from kedro.io import AbstractVersionedDataset, DatasetError, Version
 from kedro.io.core import get_filepath_str, get_protocol_and_path
 
 from rao_kedro.datasets.remote import fetch
@@ -72,62 +72,3 @@ class PathDataset(AbstractVersionedDataset[Any, Path]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._filepath, "protocol": self._protocol, "version": self._version}
-
-
-class WorkspaceDataset(AbstractDataset[Any, Path]):
-    """A directory for a worker's own resumable state, on this machine; created when it is first loaded."""
-
-    def __init__(
-        self,
-        *,
-        filepath: str,
-        version: Version | None = None,
-        credentials: dict[str, Any] | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
-        """Point at a directory.
-
-        Args:
-            filepath: Where it is.
-            version: Refused.
-            credentials: Refused.
-            metadata: Ignored here; kedro-viz reads it.
-
-        Raises:
-            DatasetError: It is not on this machine, or kept in versions.
-        """
-        if problem := workspace_problem(filepath, version is not None, credentials is not None):
-            raise DatasetError(problem)
-        self._filepath = Path(get_protocol_and_path(filepath)[1])
-        self.metadata = metadata
-
-    def load(self) -> Path:
-        """Return the directory, creating it if needed."""
-        self._filepath.mkdir(parents=True, exist_ok=True)
-        return self._filepath
-
-    def save(self, data: Any) -> None:
-        """Refuse: a worker writes into it.
-
-        Raises:
-            DatasetError: Always.
-        """
-        raise DatasetError("a WorkspaceDataset is only read; a worker writes into the directory")
-
-    def _exists(self) -> bool:
-        return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._filepath}
-
-
-def workspace_problem(filepath: str, versioned: bool, credentials: bool) -> str | None:
-    """Return what is wrong with the location of a workspace, if anything."""
-    if get_protocol_and_path(filepath)[0] != "file":
-        return (
-            f"{filepath} is not on this machine, and workers write into a workspace file by file: give it a local "
-            "`filepath` (for all of them at once, set `workspaces` in globals.yml)"
-        )
-    if versioned:
-        return f"{filepath} is a workspace, which one run leaves to the next: it has no versions, leave `versioned` out"
-    return f"{filepath} is on this machine and needs no credentials: leave them out" if credentials else None

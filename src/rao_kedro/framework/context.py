@@ -147,7 +147,8 @@ class StudyContext(KedroContext):
         if wrong := [*wrong, *_unknown_methods({*checked.alignment}).values()]:
             raise ParameterError("\n".join(wrong))
         runs = {name: run for method, block in checked.alignment.items() for name, run in block.runs(method).items()}
-        return {name: getattr(checked, name) for name in ProjectParameters.model_fields} | {"alignment": runs}
+        derived = {"alignment": runs, "workers": checked.workers.in_project(Path(self.project_path))}
+        return {name: getattr(checked, name) for name in ProjectParameters.model_fields} | derived
 
     def _wrong_globals(self) -> tuple[list[ErrorDetails], list[str]]:
         """Return what is wrong with globals, as pydantic says it and in sentences."""

@@ -6,8 +6,6 @@ what its artefacts were made from, or, where it failed because no row was left, 
 
 import os
 import time
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from kedro.config import MissingConfigException
@@ -23,7 +21,7 @@ from rao_kedro.data.report import quarantine_report
 from rao_kedro.datasets.freshness import MadeFrom, forget, made_from, note
 from rao_kedro.datasets.locations import refuse_unusable_locations
 from rao_kedro.errors import ParameterError, PlanError
-from rao_kedro.planning.checks import ACCELERATE, problems, problems_of_made
+from rao_kedro.planning.checks import problems, problems_of_made
 
 
 class CredentialsHooks:
@@ -170,11 +168,6 @@ def _missing(dataset: str, catalog: CatalogProtocol) -> str:
     if makers:
         return f"{dataset} does not exist: run `kedro run --pipelines {makers[0]}` first (in the same --env)"
     path = getattr(catalog.get(dataset), "_filepath", None)
-    if dataset == ACCELERATE and path is not None:
-        there = sorted(file.stem for file in Path(path).parent.glob("*.yaml"))
-        close = get_close_matches(Path(path).stem, there, 1)
-        meant = f"did you mean {close[0]}?" if close else f"choose of {', '.join(there)}"
-        return f"{dataset} does not exist: there is no file {path}, which the global accelerate names: {meant}"
     return f"{dataset} does not exist: no pipeline makes it: put the file where the catalog expects it ({path})"
 
 

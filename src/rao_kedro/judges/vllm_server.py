@@ -20,7 +20,7 @@ from rao_kedro.config.generation import ServedEngineParameters
 from rao_kedro.errors import InferenceError
 from rao_kedro.generation.engine_options import refuse_impossible, server_flags
 from rao_kedro.generation.generators import resolve_backend
-from rao_kedro.workers import stopped
+from rao_kedro.processes import stop_at_end
 
 CPU_KV_CACHE = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}  # GiB
 
@@ -88,7 +88,7 @@ def serve(
         process = subprocess.Popen(
             command, env=CPU_KV_CACHE | os.environ, stdout=said, stderr=said, start_new_session=True
         )
-        with stopped(process):
+        with stop_at_end(process):
             deadline = time.monotonic() + patience
             while not _healthy(port):
                 if process.poll() is not None or time.monotonic() > deadline:

@@ -24,7 +24,6 @@ from rao_kedro.planning.steps import Run, Step, steps_of
 
 logger = logging.getLogger(__name__)
 
-ACCELERATE = "accelerate_config"
 # Functions of nodes that accelerate runs; other workers are single processes.
 _LAUNCHED = (
     *("train_sft", "train_reward_model", "annotate_responses", "score_reference", "align", "score_responses"),
@@ -172,14 +171,13 @@ def _rewards(step: Step) -> Iterator[tuple[str, RewardParameters]]:
 
 def _of_launches(run: Run) -> Iterator[str]:
     """Yield what is wrong with the accelerate file, and with training under it."""
-    asked = any(ACCELERATE in step.datasets for step in run.steps)
-    path = run.path(ACCELERATE) if asked else None
-    launch = None if path is None else machine.read_launch(path)
+    workers = run.workers()
+    launch = None if workers is None else machine.launch_of(workers)
     if isinstance(launch, str):
         yield launch
         return
-    if path is not None and launch is not None and any(step.function in _LAUNCHED for step in run.steps):
-        yield from machine.launch_problems(path, launch)
+    if workers is not None and launch is not None and any(step.function in _LAUNCHED for step in run.steps):
+        yield from machine.launch_problems(workers.accelerate_config, launch)
     known = models.facts(run)
     for step in run.steps:
         for parameter, training, ppo in trainings(step):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from rao_kedro.config.training import ADAM_BYTES, GRADIENT_BYTES, WEIGHT_BYTES, TrainingParameters
+from rao_kedro.config.workers import WorkerParameters
 
 _ON_GPUS = ("MULTI_GPU", "FSDP", "DEEPSPEED")
 _SHARDED = ("FSDP", "DEEPSPEED")
@@ -48,8 +50,18 @@ class Launch(NamedTuple):
         return bool(fsdp.get("fsdp_offload_params")) or any(device not in (None, "none") for device in devices)
 
 
+def launch_of(workers: WorkerParameters) -> Launch | str | None:
+    """Return how workers are launched, in a sentence why they cannot be, or None where they run in this process."""
+    return None if workers.in_process else read_launch(workers.accelerate_config)
+
+
 def read_launch(path: Path) -> Launch | str:
     """Return what an accelerate file says, or in a sentence why it cannot be read."""
+    if not path.exists():
+        there = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        close = get_close_matches(path.stem, there, 1)
+        meant = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(there)}"
+        return f"there is no accelerate file {path}, which the global accelerate names: {meant}"
     try:
         options = yaml.safe_load(path.read_text())
         kind = str(options["distributed_type"])

@@ -9,6 +9,8 @@ from typing import Any
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Node, Pipeline
 
+from rao_kedro.config.workers import WorkerParameters
+
 _PARAMETERS = "params:"
 
 
@@ -50,6 +52,10 @@ class Run:
     def parameter(self, name: str) -> Any:
         """Return a parameter by its dotted name, whichever node reads it."""
         return self.catalog[f"{_PARAMETERS}{name}"].load()
+
+    def workers(self) -> WorkerParameters | None:
+        """Return how the workers of the run are started; None where no step starts one."""
+        return next((step.given["workers"] for step in self.steps if "workers" in step.given), None)
 
     def makes(self, dataset: str) -> bool:
         """Return whether a step makes a dataset anew, so that what is there now does not count."""

@@ -6,7 +6,6 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
 from rao_kedro.planning import machine, models
-from rao_kedro.planning.checks import ACCELERATE
 from rao_kedro.planning.size import Size, bytes_on_disk, size_of
 from rao_kedro.planning.steps import Run, Step, steps_of
 
@@ -49,8 +48,8 @@ def plan_table(pipeline: Pipeline, catalog: CatalogProtocol, stale: Mapping[str,
 
 
 def _launch(run: Run) -> machine.Launch | None:
-    path = run.path(ACCELERATE)
-    found = None if path is None else machine.read_launch(path)
+    workers = run.workers()
+    found = None if workers is None else machine.launch_of(workers)
     return None if isinstance(found, str) else found
 
 

@@ -15,8 +15,8 @@ from rao_kedro.config.alignment import ReferenceParameters
 from rao_kedro.config.specs import ScoringSpec
 from rao_kedro.errors import TrainingError
 from rao_kedro.identity import combined_hash, content_hash
-from rao_kedro.launch import launch
 from rao_kedro.shards import is_finished, mark_finished
+from rao_kedro.workers import Workers, launch
 
 
 def cached_reference_logprobs(
@@ -24,7 +24,7 @@ def cached_reference_logprobs(
     groups_path: Path,
     parameters: ReferenceParameters,
     t0_length: int,
-    accelerate_config: Path | None,
+    workers: Workers,
     cache: Path,
 ) -> pd.DataFrame:
     """Return the table of `ReferenceLogProbTable` of a model on tokenised groups, computing it if it is not cached.
@@ -34,7 +34,7 @@ def cached_reference_logprobs(
         groups_path: Parquet with `group_id`, `prompt_ids`, `response_ids`.
         parameters: Precision and batch size of the forward pass.
         t0_length: Tokens of the prefix t_0.
-        accelerate_config: The accelerate file of the worker; None computes in this process.
+        workers: How the worker that computes it is started.
         cache: Directory of the cached tables. One that is not what was written there is computed again.
     """
     key = scoring_key(model_dir, groups_path, parameters.mixed_precision, t0_length)
@@ -49,7 +49,7 @@ def cached_reference_logprobs(
             max_tokens_per_batch=parameters.max_tokens_per_batch,
             mixed_precision=parameters.mixed_precision,
         )
-        launch("reference", spec, accelerate_config)
+        launch(spec, workers)
         mark_finished(marker, key, [path])
     return pd.read_parquet(path)
 

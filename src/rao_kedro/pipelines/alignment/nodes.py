@@ -7,9 +7,10 @@ import pandas as pd
 from rao_kedro.config.alignment import MethodParameters, ReferenceParameters
 from rao_kedro.config.specs import AlignmentSpec, PPOSpec
 from rao_kedro.config.training import KLParameters
+from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.errors import ParameterError
-from rao_kedro.launch import launch, read_training_log
 from rao_kedro.scoring.reference_cache import cached_reference_logprobs
+from rao_kedro.workers import launch
 
 
 def score_reference(
@@ -17,11 +18,11 @@ def score_reference(
     reward_annotated: Path,
     parameters: ReferenceParameters,
     t0_length: int,
-    accelerate_config: Path,
-    cache: Path,
+    workers: WorkerParameters,
 ) -> pd.DataFrame:
     """Return the log-probs of all responses and prompts under the SFT model, computed once per content."""
-    return cached_reference_logprobs(sft_model, reward_annotated, parameters, t0_length, accelerate_config, cache)
+    cache = workers.workspace("reference")
+    return cached_reference_logprobs(sft_model, reward_annotated, parameters, t0_length, workers, cache)
 
 
 def align(
@@ -30,10 +31,11 @@ def align(
     method: MethodParameters,
     kl: KLParameters,
     t0_length: int,
-    accelerate_config: Path,
-    workspace: Path,
+    workers: WorkerParameters,
     reference_logprobs: Path | None = None,
     reward_model: Path | None = None,
+    *,
+    run: str,
 ) -> tuple[Path, pd.DataFrame]:
     """Train a policy with one method: on annotated responses, or on rollouts that a reward scores.
 
@@ -43,14 +45,15 @@ def align(
         method: The method.
         kl: How evaluations measure the KL divergence.
         t0_length: Tokens of the prefix t_0.
-        accelerate_config: None trains in this process.
-        workspace: The run's own directory.
+        workers: How the worker is started.
         reference_logprobs: Parquet of `ReferenceLogProbTable`; None for an objective that needs none.
         reward_model: Of an on-policy method.
+        run: Name of the run's workspace, whose last part stands before its metrics in MLflow.
 
     Returns:
         The finished checkpoint's directory and the training log.
     """
+    workspace = workers.workspace(run)
     common = {
         "workspace": workspace,
         "model_dir": sft_model,
@@ -71,6 +74,5 @@ def align(
     else:
         seen = {"responses_per_prompt": method.responses_per_prompt, "pairs": method.pairs}
         spec = AlignmentSpec(**common, **seen, objective=method.objective, kl=kl)
-    task = "alignment" if method.rollout is None else "ppo"
-    launch(task, spec, accelerate_config, metric_prefix=f"{workspace.name}.")
-    return workspace / "model", read_training_log(workspace)
+    launch(spec, workers, metric_prefix=f"{workspace.name}.")
+    return spec.trained_dir, pd.read_json(spec.log_path, lines=True)

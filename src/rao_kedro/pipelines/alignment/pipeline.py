@@ -6,7 +6,7 @@ from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.runs import method_of
 from rao_kedro.pipelines.alignment.nodes import align, score_reference
-from rao_kedro.pipelines.methods import ON_POLICY, WITHOUT_REFERENCE
+from rao_kedro.pipelines.methods import ON_POLICY, WITHOUT_REFERENCE, of_run
 from rao_kedro.reporting.figures import training_dynamics_of_one
 
 
@@ -23,8 +23,7 @@ def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:
             "reward_annotated": "reward_annotated@path",
             "parameters": "params:reference",
             "t0_length": "params:data.t0_length",
-            "accelerate_config": "accelerate_config",
-            "cache": "reference_cache",
+            "workers": "params:workers",
         },
         outputs="reference_logprobs@pandas",
         name="score_reference",
@@ -33,7 +32,7 @@ def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:
 
 
 def _run(name: str, objective: str) -> Pipeline:
-    shared = ["sft_model", "reward_annotated@path", "accelerate_config"]
+    shared = ["sft_model", "reward_annotated@path"]
     needed = {}  # last: Kedro matches what a node reads with the names of its function by their order
     if objective not in WITHOUT_REFERENCE:
         needed["reference_logprobs"] = "reference_logprobs@path"
@@ -42,15 +41,14 @@ def _run(name: str, objective: str) -> Pipeline:
     return Pipeline(
         [
             Node(
-                align,
+                of_run(align, name),
                 inputs={
                     "sft_model": "sft_model",
                     "reward_annotated": "reward_annotated@path",
                     "method": "params:method",
                     "kl": "params:kl_to_reference",
                     "t0_length": "params:data.t0_length",
-                    "accelerate_config": "accelerate_config",
-                    "workspace": "workspace",
+                    "workers": "params:workers",
                     **needed,
                 },
                 outputs=["policy", "training_log"],
@@ -63,5 +61,5 @@ def _run(name: str, objective: str) -> Pipeline:
         inputs={dataset: dataset for dataset in (*shared, *needed.values())},
         outputs={"training_log": f"training_log_{name}"},
         parameters={"params:method": f"params:alignment.{name}"}
-        | {shared: shared for shared in ("params:kl_to_reference", "params:data.t0_length")},
+        | {shared: shared for shared in ("params:kl_to_reference", "params:data.t0_length", "params:workers")},
     )

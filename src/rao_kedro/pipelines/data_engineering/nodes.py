@@ -5,7 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from rao_kedro.config.data_engineering import PreferenceFiles, SampledResponses
-from rao_kedro.config.specs import ModelParameters
+from rao_kedro.config.generation import GenerationSpec
+from rao_kedro.config.specs import ModelImportSpec, ModelParameters
+from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
 from rao_kedro.data.report import data_report
@@ -17,18 +19,18 @@ from rao_kedro.data.splits import (
     require_every_part,
 )
 from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
-from rao_kedro.files import alone_in_workspace, write_parquet
-from rao_kedro.generation import GenerationSpec, generate
+from rao_kedro.files import write_parquet
 from rao_kedro.models.chat_format import load_chat_format
-from rao_kedro.models.launch import import_model
+from rao_kedro.workers import launch
 
 
-def prepare_base_model(model: ModelParameters, accelerate_config: Path | None, workspace: Path) -> Path:
+def prepare_base_model(model: ModelParameters, workers: WorkerParameters) -> Path:
     """Return a plain checkpoint of the base model."""
-    return import_model(model, workspace, in_process=accelerate_config is None)
+    spec = ModelImportSpec(model=model, output_dir=workers.workspace("base_model") / "model")
+    launch(spec, workers)
+    return spec.output_dir
 
 
-@alone_in_workspace
 def collect_preferences(
     source: str,
     sampled: SampledResponses | None,
@@ -36,8 +38,7 @@ def collect_preferences(
     n_evaluation_prompts: int,
     prompts: pd.DataFrame,
     base_model: Path,
-    accelerate_config: Path | None,
-    workspace: Path,
+    workers: WorkerParameters,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Sample and rate responses, or read preference data.
 
@@ -50,14 +51,16 @@ def collect_preferences(
     assert sampled is not None
     chat = load_chat_format(base_model)
     chosen = divide_prompts(prompts, sampled, n_evaluation_prompts, chat).to_sample
-    write_parquet(workspace / "prompts.parquet", chosen)
-    spec = GenerationSpec(
-        model_dir=base_model,
-        prompts_path=workspace / "prompts.parquet",
-        output_path=workspace / "generations.parquet",
-        **sampled.generation.model_dump(),
-    )
-    generations = pd.read_parquet(generate(spec, in_process=accelerate_config is None))
+    with workers.reserve("collection") as workspace:
+        write_parquet(workspace / "prompts.parquet", chosen)
+        spec = GenerationSpec(
+            model_dir=base_model,
+            prompts_path=workspace / "prompts.parquet",
+            output_path=workspace / "generations.parquet",
+            **sampled.generation.model_dump(),
+        )
+        launch(spec, workers)
+        generations = pd.read_parquet(spec.output_path)
     return rate_by_rules(chosen, generations, chat.end_of_turn_ids)
 
 

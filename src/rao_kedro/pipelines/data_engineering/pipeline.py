@@ -11,7 +11,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 prepare_base_model,
-                inputs=["params:model", "accelerate_config", "base_model_workspace"],
+                inputs=["params:model", "params:workers"],
                 outputs="base_model",
                 name="prepare_base_model",
             ),
@@ -24,8 +24,7 @@ def create_pipeline() -> Pipeline:
                     "params:data.evaluation_prompts",
                     "prompts",
                     "base_model",
-                    "accelerate_config",
-                    "collection_workspace",
+                    "params:workers",
                 ],
                 outputs=["preference_groups", "unreadable_rows"],
                 name="collect_preferences",

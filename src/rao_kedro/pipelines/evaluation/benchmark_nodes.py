@@ -17,12 +17,12 @@ from rao_kedro.config.benchmarks import (
     ServerParameters,
 )
 from rao_kedro.config.runs import method_of
+from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.evals.alpaca_eval.win_rates import model_outputs
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.files import collect_files, read_csv, with_collected_files
 from rao_kedro.evals.judging import judge_answers
-from rao_kedro.evals.launch import answer
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.evals.metrics import LengthControl, Results
 from rao_kedro.evals.scores import (
@@ -33,15 +33,14 @@ from rao_kedro.evals.scores import (
     preference_table,
 )
 from rao_kedro.evals.tables import BenchmarkAnswerTable
-from rao_kedro.files import alone_in_workspace
 from rao_kedro.pipelines.evaluation.nodes import by_policy
 from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.reporting.benchmark_report import benchmark_report
+from rao_kedro.workers import launch
 
 
-@alone_in_workspace
-def collect_benchmark_files(workspace: Path, **benchmarks: Any) -> Path:
+def collect_benchmark_files(workers: WorkerParameters, **benchmarks: Any) -> Path:
     """Read the files of the chosen benchmarks, which are fields of `AnsweredBenchmarks`, once for all models.
 
     The rows of lm-evaluation-harness's own tasks are left in its cache: that they can be had is seen here.
@@ -49,21 +48,20 @@ def collect_benchmark_files(workspace: Path, **benchmarks: Any) -> Path:
     Returns:
         The directory of the files, with a manifest: where each came from, its revision, hash and number of rows.
     """
-    directory = workspace / "files"
     chosen = AnsweredBenchmarks(**benchmarks)
     if chosen.harness.tasks.split():
         from rao_kedro.evals.downstream.named_tasks import load_tasks
 
         load_tasks(chosen.harness)
-    collect_files(chosen, directory)
-    return directory
+    with workers.reserve("benchmark_files") as workspace:
+        collect_files(chosen, workspace / "files")
+    return workspace / "files"
 
 
 def answer_with_served_models(
     served_models: Mapping[str, ServerParameters],
     benchmark_files: Path,
-    accelerate_config: Path | None,
-    workspace: Path,
+    workers: WorkerParameters,
     **benchmarks: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Let served models answer the chosen benchmarks, which are fields of `AnsweredBenchmarks`.
@@ -81,22 +79,21 @@ def answer_with_served_models(
     ]
     asked = AnsweredBenchmarks(**benchmarks)
     for name, server in served_models.items():
-        about = {"benchmarks": asked, "files": benchmark_files, "workspace": workspace / name}
+        about = {"benchmarks": asked, "files": benchmark_files, "workspace": workers.workspace(f"served_models/{name}")}
         spec = ServedAnswersSpec(method=name, server=server, **about)
-        answer(spec, in_process=accelerate_config is None)
+        launch(spec, workers)
         written.append([pd.read_parquet(path) for path in spec.paths])
     answers, scores, samples = map(_joined, zip(*written, strict=True))
     return answers, scores, samples
 
 
-@alone_in_workspace
 def judge_methods(
     alpaca_eval: AlpacaEvalParameters,
     mt_bench: MTBenchParameters,
     judge: JudgeParameters | None,
     second_judge: JudgeParameters | None,
     benchmark_files: Path,
-    workspace: Path,
+    workers: WorkerParameters,
     **tables: pd.DataFrame,
 ) -> tuple[dict[str, list[dict[Hashable, Any]]], pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Let the judge look at what all methods answered.
@@ -105,9 +102,11 @@ def judge_methods(
         AlpacaEval's outputs in its own format by method, and tables of `AlpacaEvalAnnotationTable`,
         `MTBenchJudgmentTable`, `MTBenchComparisonTable` and `JudgeUsageTable`.
     """
-    answers = _joined([*by_policy(tables, "benchmark_answers_").values()])
     how = BenchmarkParameters(alpaca_eval=alpaca_eval, mt_bench=mt_bench, judge=judge, second_judge=second_judge)
-    return model_outputs(answers), *judge_answers(answers, with_collected_files(how, benchmark_files), workspace)
+    with workers.reserve("judge") as workspace:
+        answers = _joined([*by_policy(tables, "benchmark_answers_").values()])
+        judged = judge_answers(answers, with_collected_files(how, benchmark_files), workspace)
+    return model_outputs(answers), *judged
 
 
 def compare_on_benchmarks(

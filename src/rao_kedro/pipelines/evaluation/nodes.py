@@ -10,16 +10,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rao_kedro.config.benchmarks import AnsweredBenchmarks, PolicyAnswersSpec
-from rao_kedro.config.generation import GenerationParameters
+from rao_kedro.config.generation import GenerationParameters, GenerationSpec
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import PolicyScoringSpec
-from rao_kedro.evals.launch import answer
+from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.evals.leaderboard import leaderboard
 from rao_kedro.evals.policies import scored_generations
-from rao_kedro.generation import GenerationSpec
-from rao_kedro.launch import launch
 from rao_kedro.reporting.figures import training_dynamics
 from rao_kedro.reporting.report import html_report
+from rao_kedro.workers import launch
 
 logger = logging.getLogger(__name__)
 
@@ -28,26 +27,28 @@ def generate_responses(
     policy: Path,
     prompts: Path,
     generation: GenerationParameters,
-    accelerate_config: Path | None,
-    workspace: Path,
+    workers: WorkerParameters,
     benchmark_files: Path | None = None,
+    *,
+    run: str,
     **benchmarks: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Let a policy, after which the workspace is named, answer the held-out prompts and the chosen benchmarks.
+    """Let a policy answer the held-out prompts and the chosen benchmarks.
 
     Args:
         policy: Its checkpoint.
         prompts: Table of `EvaluationPromptTable`.
         generation: How it answers the held-out prompts.
-        accelerate_config: None works inside this process.
-        workspace: The worker's own directory.
+        workers: How the worker is started.
         benchmark_files: What `collect_benchmark_files` read; None where no benchmark is chosen.
+        run: Name of the policy.
         **benchmarks: Fields of `AnsweredBenchmarks`.
 
     Returns:
         Tables of `GenerationTable`, `BenchmarkAnswerTable`, `DownstreamScoreTable` and `DownstreamSampleTable`; and how
         they were written: model, chat template, sampling, stop tokens, versions.
     """
+    workspace = _workspace(run, workers)
     held_out = GenerationSpec(
         model_dir=policy,
         prompts_path=prompts,
@@ -56,8 +57,8 @@ def generate_responses(
     )
     asked = AnsweredBenchmarks(**benchmarks)
     about = {"benchmarks": asked, "files": benchmark_files, "workspace": workspace}
-    spec = PolicyAnswersSpec(method=workspace.name, held_out=held_out, **about)
-    answer(spec, in_process=accelerate_config is None)
+    spec = PolicyAnswersSpec(method=run, held_out=held_out, **about)
+    launch(spec, workers)
     generations, answers, scores, samples = map(pd.read_parquet, (held_out.output_path, *spec.paths))
     return generations, answers, scores, samples, json.loads(spec.settings_path.read_text())
 
@@ -74,14 +75,16 @@ def score_responses(
     mixed_precision: str,
     max_tokens_per_batch: int,
     t0_length: int,
-    accelerate_config: Path | None,
-    workspace: Path,
+    workers: WorkerParameters,
+    *,
+    run: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score what a policy wrote, and its log-probs of held-out responses.
 
     Returns:
         Tables of `ScoredGenerationTable` and `HeldOutLogProbTable`.
     """
+    workspace = _workspace(run, workers)
     spec = PolicyScoringSpec(
         workspace=workspace,
         model_dir=policy,
@@ -96,9 +99,13 @@ def score_responses(
         reward=reward.with_defaults(reward_model, sft_model, mixed_precision, workspace),
         held_out_path=workspace / "held_out.parquet",
     )
-    launch("score_policy", spec, accelerate_config)
+    launch(spec, workers)
     scores, held_out = pd.read_parquet(spec.output_path), pd.read_parquet(spec.held_out_path)
     return scored_generations(generations, scores), held_out
+
+
+def _workspace(run: str, workers: WorkerParameters) -> Path:
+    return workers.workspace(f"evaluation/{run}")
 
 
 def compare_methods(seed: int, generation: GenerationParameters, **tables: pd.DataFrame) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from rao_kedro.pipelines.evaluation.nodes import (
     score_responses,
     write_report,
 )
+from rao_kedro.pipelines.methods import of_run
 from rao_kedro.reporting.figures import scores_by_method
 
 BENCHMARKS = "benchmarks"  # the tag of the nodes that judge and compare
@@ -73,7 +74,6 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
         "evaluation_prompts@path",
         "reward_annotated@path",
         "reference_logprobs@path",
-        "accelerate_config",
     ]
     files = {BENCHMARK_FILES: BENCHMARK_FILES} if benchmarks else {}
     inputs = {dataset: dataset for dataset in (*shared, *files)}
@@ -81,14 +81,13 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
         inputs["policy"] = "sft_model"
     nodes = [
         Node(
-            generate_responses,
+            of_run(generate_responses, name),
             inputs={
                 "policy": "policy",
                 "prompts": "evaluation_prompts@path",
                 **_parameters("evaluation", "generation"),
                 **ANSWERED,
-                "accelerate_config": "accelerate_config",
-                "workspace": "evaluation_workspace",
+                "workers": "params:workers",
                 **files,
             },
             outputs=[
@@ -101,7 +100,7 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
             name="generate",
         ),
         Node(
-            score_responses,
+            of_run(score_responses, name),
             inputs={
                 "policy": "policy",
                 "sft_model": "sft_model",
@@ -112,8 +111,7 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
                 "reference_logprobs": "reference_logprobs@path",
                 **_parameters("evaluation", "reward", "mixed_precision", "max_tokens_per_batch"),
                 **_parameters("data", "t0_length"),
-                "accelerate_config": "accelerate_config",
-                "workspace": "evaluation_workspace",
+                "workers": "params:workers",
             },
             outputs=["scored_generations", "held_out_logps"],
             name="score",
@@ -156,7 +154,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                 collect_benchmark_files,
                 inputs={
                     **_parameters("evaluation.benchmarks", *COLLECTED),
-                    "workspace": "benchmark_files_workspace",
+                    "workers": "params:workers",
                 },
                 outputs=BENCHMARK_FILES,
                 name="collect_benchmark_files",
@@ -167,8 +165,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                     **ANSWERED,
                     **_parameters("evaluation.benchmarks", "served_models"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
-                    "accelerate_config": "accelerate_config",
-                    "workspace": "served_models_workspace",
+                    "workers": "params:workers",
                 },
                 outputs=served,
                 name="answer_with_served_models",
@@ -178,7 +175,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                 inputs={
                     **_parameters("evaluation.benchmarks", "alpaca_eval", "mt_bench", "judge", "second_judge"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
-                    "workspace": "judge_workspace",
+                    "workers": "params:workers",
                     **_of_each(methods, answers),
                 },
                 outputs=["alpaca_eval_outputs", *judgments.values()],

@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, RewardTrainingSpec
 from rao_kedro.config.training import TrainingParameters
+from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
-from rao_kedro.files import alone_in_workspace, write_parquet
-from rao_kedro.launch import launch, read_training_log
+from rao_kedro.files import write_parquet
 from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
@@ -27,11 +27,11 @@ from rao_kedro.rewards.calibration import (
     training_rewards,
 )
 from rao_kedro.rewards.outliers import outlier_remark
+from rao_kedro.workers import launch
 
 logger = logging.getLogger(__name__)
 
 
-@alone_in_workspace
 def train_reward_model(
     base_model: Path,
     sft_model: Path,
@@ -45,8 +45,7 @@ def train_reward_model(
     max_response_tokens: int,
     pairing: Pairing,
     seed: int,
-    accelerate_config: Path,
-    workspace: Path,
+    workers: WorkerParameters,
 ) -> tuple[Path, pd.DataFrame]:
     """Train a Bradley-Terry reward model from the SFT model, the base model, or another one.
 
@@ -54,27 +53,28 @@ def train_reward_model(
         The finished checkpoint's directory and the training log.
     """
     model_dir = {"sft_model": sft_model, "base_model": base_model}.get(start)
-    if model_dir is None:
-        model_dir = local_checkpoint(start)
-        check_settings(model_dir)
-        chat = load_chat_format(model_dir)
-        check_tokens(chat.tokenizer, model_dir)
-        # In the parts that they have for the policy.
-        parts = pd.read_parquet(tokenized_groups, columns=["group_id", "split"])
-        groups = preference_groups.drop(columns="split").merge(parts, on="group_id", validate="one_to_one")
-        limits = TokenLimits(max_prompt_tokens, max_response_tokens)
-        tokenized_groups = workspace / "groups.parquet"
-        write_parquet(tokenized_groups, tokenize_groups(groups, chat, limits, pairing, seed)[0])
-    spec = RewardTrainingSpec(
-        workspace=workspace,
-        model_dir=model_dir,
-        groups_path=tokenized_groups,
-        training=training,
-        centering=centering,
-        margin=margin,
-    )
-    launch("reward", spec, accelerate_config, metric_prefix="reward_model.")
-    return workspace / "model", read_training_log(workspace)
+    with workers.reserve("reward_model") as workspace:
+        if model_dir is None:
+            model_dir = local_checkpoint(start)
+            check_settings(model_dir)
+            chat = load_chat_format(model_dir)
+            check_tokens(chat.tokenizer, model_dir)
+            # In the parts that they have for the policy.
+            parts = pd.read_parquet(tokenized_groups, columns=["group_id", "split"])
+            groups = preference_groups.drop(columns="split").merge(parts, on="group_id", validate="one_to_one")
+            limits = TokenLimits(max_prompt_tokens, max_response_tokens)
+            tokenized_groups = workspace / "groups.parquet"
+            write_parquet(tokenized_groups, tokenize_groups(groups, chat, limits, pairing, seed)[0])
+        spec = RewardTrainingSpec(
+            workspace=workspace,
+            model_dir=model_dir,
+            groups_path=tokenized_groups,
+            training=training,
+            centering=centering,
+            margin=margin,
+        )
+        launch(spec, workers, metric_prefix="reward_model.")
+    return spec.trained_dir, pd.read_json(spec.log_path, lines=True)
 
 
 def annotate_responses(
@@ -88,19 +88,22 @@ def annotate_responses(
     clip: float | None,
     pairing: Pairing,
     seed: int,
-    accelerate_config: Path,
-    workspace: Path,
+    workers: WorkerParameters,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score every response of every group.
 
     Returns:
         Tables of `AnnotatedGroupTable`, and of `QuarantineTable`: responses that could not be scored.
     """
-    reward = reward.with_defaults(reward_model, sft_model, mixed_precision, workspace)
-    output = workspace / "rewards.parquet"
-    spec = AnnotationSpec(workspace=workspace, groups_path=tokenized_groups_path, reward=reward, output_path=output)
-    launch("annotate", spec, accelerate_config)
-    return annotate(tokenized_groups, pd.read_parquet(output), normalisation, pairing, seed, clip)
+    workspace = workers.workspace("annotation")
+    spec = AnnotationSpec(
+        workspace=workspace,
+        groups_path=tokenized_groups_path,
+        reward=reward.with_defaults(reward_model, sft_model, mixed_precision, workspace),
+        output_path=workspace / "rewards.parquet",
+    )
+    launch(spec, workers)
+    return annotate(tokenized_groups, pd.read_parquet(spec.output_path), normalisation, pairing, seed, clip)
 
 
 def report_rewards(

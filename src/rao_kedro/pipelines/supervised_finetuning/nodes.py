@@ -6,7 +6,8 @@ import pandas as pd
 
 from rao_kedro.config.specs import TrainingSpec
 from rao_kedro.config.training import TrainingParameters
-from rao_kedro.launch import launch, read_training_log
+from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.workers import launch
 
 
 def train_sft(
@@ -14,8 +15,7 @@ def train_sft(
     tokenized_groups: Path,
     training: TrainingParameters,
     t0_length: int,
-    accelerate_config: Path,
-    workspace: Path,
+    workers: WorkerParameters,
 ) -> tuple[Path, pd.DataFrame]:
     """Fine-tune the base model on the chosen responses.
 
@@ -23,11 +23,11 @@ def train_sft(
         The finished checkpoint's directory and the training log.
     """
     spec = TrainingSpec(
-        workspace=workspace,
+        workspace=workers.workspace("sft"),
         model_dir=base_model,
         groups_path=tokenized_groups,
         t0_length=t0_length,
         training=training,
     )
-    launch("sft", spec, accelerate_config, metric_prefix="sft.")
-    return workspace / "model", read_training_log(workspace)
+    launch(spec, workers, metric_prefix="sft.")
+    return spec.trained_dir, pd.read_json(spec.log_path, lines=True)

@@ -9,14 +9,14 @@ import plotly.graph_objects as go
 
 from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.training import KLParameters
+from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.evals.likelihoods import likelihood_summary
-from rao_kedro.files import alone_in_workspace, write_text
+from rao_kedro.files import write_text
 from rao_kedro.identity import combined_hash, content_hash, file_hash
 from rao_kedro.pipelines.alignment.nodes import align
 from rao_kedro.reporting.figures import likelihood_dynamics
 
 
-@alone_in_workspace
 def train_runs(
     sft_model: Path,
     reward_model: Path,
@@ -26,8 +26,7 @@ def train_runs(
     only: str | None,
     kl: KLParameters,
     t0_length: int,
-    accelerate_config: Path,
-    workspace: Path,
+    workers: WorkerParameters,
 ) -> pd.DataFrame:
     """Train every run of the study on the same annotated groups; finished ones are not trained again.
 
@@ -35,17 +34,18 @@ def train_runs(
         The training logs below each other, with a column `run`.
     """
     logs = []
-    for name in runs if only is None else only.split():
-        method = runs[name]
-        settings = (method.model_dump_json(), kl.model_dump_json())
-        key = combined_hash(*settings, content_hash(sft_model), *map(file_hash, (reward_annotated, reference_logprobs)))
-        finished = workspace / f"{name}-{key}.csv"
-        if not finished.exists():
-            how = method, kl, t0_length, accelerate_config, workspace / name
-            _, log = align(sft_model, reward_annotated, *how, reference_logprobs, reward_model)
-            write_text(finished, log.to_csv(index=False))
-            shutil.rmtree(workspace / name)  # a study is about the logs; its policies would fill the disk
-        logs.append(pd.read_csv(finished).assign(run=name))
+    with workers.reserve("likelihood_study") as workspace:
+        for name in runs if only is None else only.split():
+            method = runs[name]
+            settings = (method.model_dump_json(), kl.model_dump_json())
+            inputs = file_hash(reward_annotated), file_hash(reference_logprobs)
+            finished = workspace / f"{name}-{combined_hash(*settings, content_hash(sft_model), *inputs)}.csv"
+            if not finished.exists():
+                read = method, kl, t0_length, workers, reference_logprobs, reward_model
+                _, log = align(sft_model, reward_annotated, *read, run=f"{workspace.name}/{name}")
+                write_text(finished, log.to_csv(index=False))
+                shutil.rmtree(workspace / name)  # a study is about the logs; its policies would fill the disk
+            logs.append(pd.read_csv(finished).assign(run=name))
     return pd.concat(logs, ignore_index=True)
 
 

@@ -1,0 +1,61 @@
+"""How nodes start workers, and where workers keep unfinished work."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator
+
+from rao_kedro.config.base import Parameters
+from rao_kedro.files import only_one_in
+
+
+def _refuse_remote(value: object) -> object:
+    protocol, separator, path = str(value).partition("://")
+    if not separator:
+        return value
+    if protocol == "file":
+        return path
+    raise ValueError(
+        f"{value} is not on this machine, and workers write into their workspaces file by file: set `workspaces` in "
+        "globals.yml to a local directory"
+    )
+
+
+class WorkerParameters(Parameters):
+    """How workers are started; it changes no result.
+
+    Attributes:
+        accelerate_config: YAML file of `accelerate launch`, which says how many processes compute and on what.
+        in_process: Runs every worker inside the process of the pipeline, without accelerate: for tests and debugging.
+        workspaces: Local root of the directories in which workers keep what a killed run resumes from.
+    """
+
+    accelerate_config: Path
+    in_process: bool = False
+    workspaces: Annotated[Path, BeforeValidator(_refuse_remote)]
+
+    def workspace(self, name: str) -> Path:
+        """Return the directory for the unfinished work of a node; it is created where it does not exist."""
+        directory = self.workspaces / name
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    @contextmanager
+    def reserve(self, name: str) -> Iterator[Path]:
+        """Yield a workspace that no other node may reserve until the end.
+
+        For nodes that write into it themselves; launchers and workers take locks of their own.
+
+        Raises:
+            BusyError: Another run has reserved it.
+        """
+        directory = self.workspace(name)
+        with only_one_in(directory, "node"):
+            yield directory
+
+    def in_project(self, project: Path) -> Self:
+        """Return the parameters with relative paths taken from the project's directory, not the current one."""
+        paths = {name: project / getattr(self, name) for name in ("accelerate_config", "workspaces")}
+        return self.model_copy(update=paths)
