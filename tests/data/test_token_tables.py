@@ -10,6 +10,6 @@ def test_rewards_are_told_which_responses_were_cut(tmp_path):
     path = write_groups(tmp_path / "groups.parquet", 6)
     texts = read_prompt_groups(path)
     assert [group.finished for group in texts].count([True, False, True]) == 2
-    for group, text in zip(read_groups(path, None, None), texts, strict=True):
+    for group, text in zip(read_groups(path, None), texts, strict=True):
         chosen, rejected, other = ([*ids][-1] == 2 for ids in group.response_ids)
         assert [rejected, other, chosen] == text.finished

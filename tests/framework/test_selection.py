@@ -11,8 +11,7 @@ from kedro_viz.integrations.kedro.data_loader import load_data
 from rao_kedro.datasets import CheckpointDataset
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.framework.session import StudySession
-from rao_kedro.objectives import make_objective, objective_names
-from rao_kedro.pipelines.methods import METHODS, ON_POLICY, WITHOUT_REFERENCE
+from rao_kedro.pipelines.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 DATA = {"prepare_base_model", "collect_preferences", "tokenize"}
@@ -261,12 +260,6 @@ def test_seeds_belong_to_methods_of_the_alignment_only(empty):
     study = {"likelihood_study": {"runs": {"rao": {"seeds": [0, 1]}}}}
     with pytest.raises(ParameterError, match=r"there is no parameter likelihood_study.runs.rao.seeds"):
         StudySession.create(empty, env="test", runtime_params=study).load_context()
-
-
-def test_pipelines_know_which_objectives_read_what_without_loading_torch():
-    reads = {name: make_objective(name).needs_reference for name in objective_names()}
-    assert {name for name, needed in reads.items() if not needed} == {*WITHOUT_REFERENCE}
-    assert {*ON_POLICY} == {"ppo"}
 
 
 def test_kedro_viz_shows_what_a_run_takes(empty):

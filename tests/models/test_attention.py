@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from padded import padded_logps
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models import attention
 from rao_kedro.models.attention import PACKED, PackLayout
 from rao_kedro.models.loading import _packed, load_causal_lm
-from rao_kedro.models.logprobs import LogProbModel, padded_logps
+from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 
 GROUPS = [

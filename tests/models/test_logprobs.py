@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from padded import padded_logps
 
 from rao_kedro.models.loading import load_causal_lm
-from rao_kedro.models.logprobs import LogProbModel, padded_logps
+from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 
 GROUPS = [

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from padded import padded_rewards
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -9,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from rao_kedro.errors import ModelError
 from rao_kedro.models.loading import _packed, load_reward_model
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
-from rao_kedro.models.reward_head import PaddedRewards, RewardModel, padded_rewards, reward_module
+from rao_kedro.models.reward_head import PaddedRewards, RewardModel, reward_module
 
 GROUPS = [
     TokenizedGroup("a", [1, 10, 11, 12], [[20, 21, 2], [30, 2], [40, 41, 42, 43, 2]]),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rao_kedro.objectives import make_objective
-from rao_kedro.objectives.ppo import Rollout, generalised_advantages, token_rewards, whitened
+from rao_kedro.objectives.ppo import Rollout, estimate_advantages, token_rewards, whiten
 
 
 def test_rewards_are_the_kl_penalty_per_token_and_the_score_at_the_last_one():
@@ -25,7 +25,7 @@ def test_generalised_advantages_equal_a_hand_worked_example():
     A_2 = 3;  A_1 = -1.9 + 0.45 * 3 = -0.55;  A_0 = 1.4 + 0.45 * -0.55 = 1.1525
     The second row ends after one token: A_0 = 1 - 0.5 = 0.5, whatever stands behind it.
     """
-    advantages = generalised_advantages(
+    advantages = estimate_advantages(
         torch.tensor([[1.0, 0.0, 2.0], [1.0, 0.0, 0.0]]),
         torch.tensor([[0.5, 1.0, -1.0], [0.5, 77.0, 77.0]]),
         torch.tensor([[True, True, True], [True, False, False]]),
@@ -36,7 +36,7 @@ def test_generalised_advantages_equal_a_hand_worked_example():
 
 
 def test_whitening_leaves_out_masked_tokens():
-    values = whitened(torch.tensor([[1.0, 3.0, 99.0]]), torch.tensor([[True, True, False]]))
+    values = whiten(torch.tensor([[1.0, 3.0, 99.0]]), torch.tensor([[True, True, False]]))
     torch.testing.assert_close(values, torch.tensor([[-1.0, 1.0, 0.0]]), rtol=1e-4, atol=1e-4)
 
 
@@ -50,7 +50,7 @@ def test_the_clipped_losses_equal_hand_arithmetic():
     rollout = Rollout(logps=torch.zeros(1, 2), values=torch.zeros(1, 2), advantages=ones, returns=ones, mask=mask)
     out = make_objective("ppo")(rollout, torch.tensor([[1.5, 0.5]]).log(), torch.tensor([[1.0, 0.1]]))
     assert out.loss.item() == pytest.approx(-0.81375, abs=1e-6)
-    assert out.metrics["clipped_share"].item() == 1.0
+    assert out.metrics["clip_fraction"].item() == 1.0
 
 
 def test_a_ratio_clipped_on_the_good_side_gets_no_gradient():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rao_kedro.objectives import make_objective, objective_names
-from rao_kedro.objectives.calibration import calibrated_log_z0
+from rao_kedro.objectives.calibration import solve_log_z0
 
 
 def test_rao_equals_hand_arithmetic():
@@ -63,7 +63,8 @@ def test_shifting_rewards_equals_shifting_log_z0(seed, shift, beta, log_z0):
 @given(seed=st.integers(0, 10_000), reduction=st.sampled_from(["prompt_mean", "flat"]))
 def test_rao_equals_an_independent_loop_in_float64(seed, reduction):
     batch = random_batch(seed)
-    out = make_objective("rao", beta=0.3, log_z0=4.0, reduction=reduction)(batch)
+    objective = make_objective("rao", beta=0.3, log_z0=4.0, reduction=reduction)
+    out = objective(batch)
     per_group = []
     for i in range(3):
         squares = [
@@ -82,7 +83,7 @@ def test_rao_equals_an_independent_loop_in_float64(seed, reduction):
     else:
         expected = sum(map(sum, per_group)) / sum(map(len, per_group))
     assert out.loss.item() == pytest.approx(expected, rel=1e-10)
-    assert out.weight.item() == (3 if reduction == "prompt_mean" else 10)
+    assert objective.loss_is_mean_over == ("groups" if reduction == "prompt_mean" else "responses")
 
 
 def test_prompt_gets_gradient_only_when_attached():
@@ -123,7 +124,7 @@ def test_auto_log_z0_is_solved_for_the_reduction_of_the_loss(reduction):
     auto = make_objective("rao", beta=0.2, log_z0="auto", reduction=reduction)
     given = [row[there].tolist() for row, there in zip(batch.rewards, batch.mask, strict=True)]
     solved = auto.calibrate(given)
-    assert auto.solved_log_z0(batch) == pytest.approx(solved.log_z0) and solved.margin == 0
+    assert auto.calibrate_to_batch(batch) == solved and solved.margin == 0
     losses = [replace(solved, log_z0=solved.log_z0 + shift)(batch).loss.item() for shift in (-0.1, 0.0, 0.1)]
     assert losses[1] < min(losses[0], losses[2])
     assert losses[0] == pytest.approx(losses[2], rel=1e-9)
@@ -131,15 +132,21 @@ def test_auto_log_z0_is_solved_for_the_reduction_of_the_loss(reduction):
 
 def test_auto_log_z0_puts_the_mean_target_at_the_margin():
     batch = random_batch(5)
-    log_z0 = calibrated_log_z0(
-        [r[m].tolist() for r, m in zip(batch.rewards, batch.mask, strict=True)], beta=0.2, margin=1.5
-    )
+    log_z0 = solve_log_z0([r[m].tolist() for r, m in zip(batch.rewards, batch.mask, strict=True)], beta=0.2, margin=1.5)
     auto = make_objective("rao", beta=0.2, log_z0="auto", margin=1.5)
-    assert auto.solved_log_z0(batch) == pytest.approx(log_z0)
+    assert auto.calibrate_to_batch(batch).log_z0 == pytest.approx(log_z0)
     solved = make_objective("rao", beta=0.2, log_z0=log_z0)
     torch.testing.assert_close(auto(batch).loss, solved(batch).loss, rtol=1e-9, atol=0)
     per_prompt = [(batch.rewards[i][batch.mask[i]] / 0.2 - log_z0).mean() for i in range(3)]
     assert sum(per_prompt).item() / 3 == pytest.approx(1.5)
+
+
+def test_a_log_z0_that_lowers_the_chosen_likelihood_comes_with_one_that_raises_it():
+    """Chosen rewards 2 and 4, beta 0.1, log_z0 50: targets 20 - 50 and 40 - 50, mean -20; 30 raises the mean one."""
+    remark = make_objective("rao", beta=0.1, log_z0=50.0).remark_on_targets([2.0, 4.0])
+    assert remark is not None and "target log-ratio is -20.00 nats, and 100% of them" in remark
+    assert "log_z0 <= 30.00 raises the mean target above 0, log_z0 <= 20.00 raises every target above 0" in remark
+    assert make_objective("rao", beta=0.1, log_z0=29.0).remark_on_targets([2.0, 4.0]) is None
 
 
 def test_unknown_names_and_parameters_list_the_valid_ones():

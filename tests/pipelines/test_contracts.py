@@ -18,6 +18,7 @@ from kedro.framework.startup import bootstrap_project
 from launching import workers_in
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from parse import parse
 
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.context import StudyConfigLoader
@@ -46,7 +47,14 @@ def context(env, **runtime):
 
 
 def everything():
-    return combine(every := build_pipelines(Runs({method: method for method in METHODS}, benchmarks=True)), every)
+    """All pipelines, with all methods and a run of each kind of the studies."""
+    runs = Runs(
+        alignment={method: method for method in METHODS},
+        likelihood_study={"dpo": "dpo", "rao_beta_0.1": "rao"},
+        reward_model_study={f"{form}_seed_0": (form, "small", 0) for form in ("base", "sft", "dpo_implicit")},
+        benchmarks=True,
+    )
+    return combine(every := build_pipelines(runs), every)
 
 
 def datasets():
@@ -85,10 +93,7 @@ def test_every_catalog_entry_is_used_by_a_pipeline():
     config = StudyConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")
     entries = {name for name in config["catalog"] if not name.startswith("_")}
     used = everything().datasets()
-    patterns = {name for name in entries if "{method}" in name}
-    unused = entries - used - patterns
-    unused |= {p for p in patterns if not {p.replace("{method}", m) for m in (*METHODS, "sft")} & used}
-    assert unused == set()
+    assert {entry for entry in entries if not any(parse(entry, name) for name in used)} == set()
 
 
 def test_every_file_that_a_node_writes_is_written_whole_or_not_at_all():
@@ -178,7 +183,10 @@ def served(*names):
         ({"alignment": {"rao": {"objective": "roa"}}}, "unknown objective 'roa': choose one of rao, dpo"),
         ({"alignment": {"rao": {"parameters": {"betta": 1}}}}, "objective 'rao' has no parameter betta; it takes beta"),
         ({"alignment": {"dpo": {"training": {"learning_rate": "fast"}}}}, "learning_rate"),
-        ({"alignment": {"dpo": {"rollout": {"max_new_tokens": 5}}}}, "objective dpo: rollout is for ppo"),
+        (
+            {"alignment": {"dpo": {"rollout": {"max_new_tokens": 5}}}},
+            "objective dpo samples no responses: leave rollout out",
+        ),
         ({"alignment": {"dpo": {"trainings": {}}}}, "trainings"),
         ({"likelihood_study": {"panels": {"x": ["roa"]}}}, "names runs that are not there: roa"),
         ({"likelihood_study": {"only": "rao roa"}}, "likelihood_study.only names runs that are not there: roa"),
@@ -214,7 +222,7 @@ def served(*names):
         (served("../../x"), r"served_models.*'\.\./\.\./x' becomes the name of a file: use up to 100 letters"),
         (served(".made_from"), "'.made_from' becomes the name of a file"),
         (served("x" * 101), "becomes the name of a file"),
-        (served("api", "API"), "'api' and 'API' become the same file where case does not count"),
+        (served("api", "API"), "'api' and 'API' become the same name of a file or namespace"),
         ({"likelihood_study": {"runs": {"..": {}}}}, r"likelihood_study.runs.*'\.\.' becomes the name of a file"),
         ({"reward_model_study": {"sizes": {"a/b": 3}}}, r"'a/b' becomes the name of a file"),
         (
@@ -329,7 +337,15 @@ def test_all_methods_have_the_same_shape():
         for method in METHODS
     }
     assert len(set(map(tuple, shapes.values()))) == 1
-    assert shapes["rao"] == ["generate", "plot_training", "score", "train"]
+    assert shapes["rao"] == [
+        "assemble_model",
+        "generate",
+        "plot_training",
+        "push",
+        "score",
+        "train",
+        "write_model_card",
+    ]
 
 
 def test_the_default_pipeline_is_the_study_with_two_methods():

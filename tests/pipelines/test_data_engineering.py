@@ -62,7 +62,7 @@ def test_what_is_trained_on_evaluated_in_training_and_reported_share_no_prompt(s
     parts = {
         "train": {tuple(group.prompt_ids) for group in task.train_groups},
         "validation": {tuple(group.prompt_ids) for group in task.eval_groups},
-        "reported groups": {tuple(group.prompt_ids) for group in read_groups(path, "test", None)},
+        "reported groups": {tuple(group.prompt_ids) for group in read_groups(path, "test")},
     }
     chat = load_chat_format(tiny_checkpoint)
     asked = [tuple(prompt_token_ids(chat, m)) for m in EvaluationPromptTable.validate(evaluation)["messages"]]

@@ -20,7 +20,7 @@ def test_preference_data_are_there_and_their_first_row_can_be_read(tmp_path):
     (sentence,) = files.preference_problems(PreferenceFiles(**sources))
     assert sentence.startswith("parameter data.preferences.test.path: ") and "is not what its ending says" in sentence
     skipping = PreferenceSource(path=str(tmp_path / "train.jsonl"), skip_rows=1)
-    assert "has no row behind the 1 of data.preferences.train.skip_rows" in next(
+    assert "has no row after the 1 of data.preferences.train.skip_rows" in next(
         files.source_problems("data.preferences.train", skipping)
     )
     assert "there is no such file" in next(files.source_problems("x", PreferenceSource(path="nowhere.jsonl")))
@@ -37,9 +37,9 @@ def test_there_are_as_many_prompts_as_are_asked_for(tmp_path):
     known = Run((), DataCatalog({"prompts": JSONDataset(filepath=str(path), load_args={"lines": True})}))
     assert list(files.prompt_problems(known, data_parameters().sampled, 20)) == []
     (sentence,) = files.prompt_problems(known, data_parameters(train_prompts=9).sampled, 20)
-    assert sentence.startswith("prompts: 9 of split train are asked for, 8 are there")
+    assert sentence.startswith("prompts: split train has 8 prompts, and 9 are asked for")
     (sentence,) = files.prompt_problems(known, data_parameters().sampled, 21)
-    assert sentence.startswith("prompts: 37 of split test are asked for, 36 are there")
+    assert sentence.startswith("prompts: split test has 36 prompts, and 37 are asked for")
     path.write_text("{")
     assert f"{path} cannot be read as prompts" in next(files.prompt_problems(known, data_parameters().sampled, 20))
 

@@ -7,13 +7,13 @@ import shutil
 
 import pytest
 import torch
+from padded import padded_logps
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from rao_kedro.errors import DataError, ModelError, ParameterError
 from rao_kedro.models.chat import prompt_token_ids, response_token_ids
 from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, new_reward_model, save_checkpoint
-from rao_kedro.models.logprobs import padded_logps
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.rewards import PromptGroup, make_reward, reward_names
 

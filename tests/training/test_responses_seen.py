@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.data.token_tables import read_groups
 from rao_kedro.errors import ParameterError
-from rao_kedro.training.tasks.offline import OfflineAlignment, likelihood_remark, reward_remark
+from rao_kedro.training.remarks import likelihood_remark
+from rao_kedro.training.tasks.offline import OfflineAlignment
 from rao_kedro.workers import launch
 
 TRAINING = parameters(epochs=1, learning_rate=3e-4, keep="last", max_tokens_per_batch=200)
@@ -42,8 +43,8 @@ def spec_of(workspace, tiny_checkpoint, name, **changes):
 
 
 def test_a_limit_keeps_the_chosen_the_rejected_and_then_the_others_in_their_order(workspace):
-    whole = {g.group_id: g for g in read_groups(workspace / "groups.parquet", "train", "rewards")}
-    for group in read_groups(workspace / "groups.parquet", "train", "rewards", responses=3):
+    whole = {g.group_id: g for g in read_groups(workspace / "groups.parquet", "train", ["rewards"])}
+    for group in read_groups(workspace / "groups.parquet", "train", ["rewards"], responses=3):
         kept = whole[group.group_id]
         assert group.response_ids == kept.response_ids[:3] and group.rewards == kept.rewards[:3]
         k = len(kept.rewards)
@@ -119,22 +120,18 @@ def test_a_worker_refuses_all_pairs_of_a_pointwise_objective(workspace, tiny_che
 
 
 @pytest.mark.parametrize(
-    ("name", "objective", "said"),
+    ("name", "objective", "rao", "bound"),
     [
-        (
-            "rpo_distill",
-            {"beta": 0.5},
-            "RAO with beta 0.5 aims at raising the mean chosen response where log_z0 <= 15.00",
-        ),
-        ("ipo", {"tau": 0.25}, "RAO with beta 0.25 aims at raising the mean chosen response where log_z0 <= 30.00"),
-        ("simpo", {"beta": 2.0}, "RAO aims at raising the mean chosen response where log_z0 <= 7.50 / beta nats"),
+        ("rpo_distill", {"beta": 0.5}, "RAO with beta 0.5", "15.00"),
+        ("ipo", {"tau": 0.25}, "RAO with beta 0.25", "30.00"),
+        ("simpo", {"beta": 2.0}, "RAO", "7.50 / beta"),
     ],
 )
-def test_a_warning_names_the_methods_own_beta(name, objective, said, workspace, tiny_checkpoint):
+def test_a_warning_names_the_methods_own_beta(name, objective, rao, bound, workspace, tiny_checkpoint):
     """Chosen rewards are 1, 4, 9 and 16 by turns: 7.5 on average."""
     task = OfflineAlignment(spec_of(workspace, tiny_checkpoint, name, objective=objective))
     remark = task.remark({"log_ratio_chosen": -1.0, "chosen_likelihood_fell": 0.9})
-    assert remark is not None and said in remark
+    assert remark is not None and f"{rao} raises the mean target" in remark and f"log_z0 <= {bound} nats" in remark
 
 
 def test_a_run_on_rewards_with_an_outlier_says_so_and_a_pairwise_one_does_not(workspace, tiny_checkpoint, caplog):
@@ -142,14 +139,14 @@ def test_a_run_on_rewards_with_an_outlier_says_so_and_a_pairwise_one_does_not(wo
     rows[3]["rewards"][1] = 1e6
     pq.write_table(pa.Table.from_pylist(rows), path := workspace / "outlier.parquet")
     task = OfflineAlignment(spec_of(workspace, tiny_checkpoint, "rao", objective={"log_z0": "auto"}))
-    assert reward_remark(task.spec, task.objective, task.train_groups) is None
+    assert task.remark_on_rewards() == []
     spec = spec_of(workspace, tiny_checkpoint, "rao", groups_path=path, objective={"log_z0": "auto"})
     caplog.clear()
     launch(spec, IN_PROCESS)
     said = [line for line in caplog.messages if line.startswith("1 of 28")]
     assert len(said) == 1 and "g3 (1e+06)" in said[0] and "log_z0: auto solves to" in said[0]
     task = OfflineAlignment(spec_of(workspace, tiny_checkpoint, "dpo", groups_path=path))
-    assert reward_remark(task.spec, task.objective, task.train_groups) is None
+    assert task.remark_on_rewards() == []
 
 
 def test_the_remark_of_a_method_without_a_beta_names_none():

@@ -16,7 +16,6 @@ from rao_kedro.config.training import LoRAParameters
 from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_reward_model, save_checkpoint
 from rao_kedro.rewards import PromptGroup, make_reward
-from rao_kedro.training.tasks.reward_model import bradley_terry
 from rao_kedro.workers import launch
 
 TINY_BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -53,19 +52,6 @@ def test_a_rule_is_learnt_and_shuffled_labels_are_not(tmp_path, tiny_checkpoint)
     separable = write_groups(tmp_path / "groups.parquet", 300)
     assert held_out_accuracy(reward_spec(tmp_path, tiny_checkpoint, separable, **how)) >= 0.9
     assert 0.4 < held_out_accuracy(reward_spec(tmp_path, tiny_checkpoint, shuffled(separable), **how)) < 0.6
-
-
-def test_a_margin_asks_for_a_lead_in_proportion_to_the_ratings():
-    """Margins 1 and 2 of rewards, leads of 0.5 per unit of rating wanted: 0.5 and 1.5.
-
-    loss = (log(1 + e^-(1 - 0.5)) + log(1 + e^-(2 - 1.5))) / 2 = 0.474077
-    """
-    rewards, ratings = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[4.0, 3.0, 1.0]])
-    mask = torch.tensor([[True, True, True]])
-    loss, _ = bradley_terry(rewards[:, :2], ratings[:, :2], mask[:, :2], centering=0.0, margin=0.5)
-    assert loss.item() == pytest.approx(0.474077, abs=1e-6)
-    loss, _ = bradley_terry(rewards[:, ::2], ratings[:, ::2], mask[:, ::2], centering=0.0, margin=0.5)
-    assert loss.item() == pytest.approx(0.474077, abs=1e-6)
 
 
 def plain_scores(model_dir):

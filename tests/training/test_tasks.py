@@ -9,6 +9,7 @@ import pytest
 import torch
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from launching import IN_PROCESS
+from padded import padded_rewards
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rao_kedro.config.specs import RewardTrainingSpec, TrainingSpec
@@ -19,10 +20,9 @@ from rao_kedro.models.chat import prompt_token_ids, response_token_ids
 from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
-from rao_kedro.models.reward_head import RewardModel, padded_rewards
+from rao_kedro.models.reward_head import RewardModel
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.training.tasks.offline import OfflineAlignment
-from rao_kedro.training.tasks.reward_model import bradley_terry
 from rao_kedro.workers import launch
 
 
@@ -121,7 +121,7 @@ def test_an_evaluation_samples_how_far_the_policy_is_from_the_reference(tmp_path
     task = OfflineAlignment(spec.model_copy(update={"kl": KLParameters(max_new_tokens=1)}))
     module = task.load().eval()
     prompts = [replace(task.eval_groups[0], group_id=f"copy {i}") for i in range(400)]
-    assert task.sequence_kl(module, prompts) == pytest.approx({"kl_to_reference": 0, "kl_to_reference_stderr": 0})
+    assert task.estimate_kl(module, prompts) == pytest.approx({"kl_to_reference": 0, "kl_to_reference_stderr": 0})
     torch.manual_seed(0)
     with torch.no_grad():
         module.model.lm_head.weight += 0.3 * torch.randn_like(module.model.lm_head.weight)
@@ -131,7 +131,7 @@ def test_an_evaluation_samples_how_far_the_policy_is_from_the_reference(tmp_path
             for model in (module.model, load_causal_lm(tiny_checkpoint))
         )
     exact = float((ours.exp() * (ours - theirs)).sum())
-    measured = task.sequence_kl(module, prompts)
+    measured = task.estimate_kl(module, prompts)
     assert measured["kl_to_reference_stderr"] < 0.1 * exact
     assert abs(measured["kl_to_reference"] - exact) < 3 * measured["kl_to_reference_stderr"]
 
@@ -189,18 +189,6 @@ def test_group_longer_than_a_batch_is_named(tmp_path, tiny_checkpoint, groups_pa
     )
     with pytest.raises(TrainingError, match=r"group g\d+ has \d+ tokens, more than max_tokens_per_batch = 5"):
         launch(spec, IN_PROCESS)
-
-
-def test_bradley_terry_equals_hand_arithmetic():
-    """Rewards (1, 0, -1), ratings (2, 1, 1): two pairs with margins 1 and 2, sums 1 and 0.
-
-    loss = (log(1+e^-1) + 0.1*1 + log(1+e^-2) + 0) / 2 = (0.313262 + 0.1 + 0.126928) / 2 = 0.270095
-    """
-    loss, accuracy = bradley_terry(
-        torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[2.0, 1.0, 1.0]]), torch.ones(1, 3, dtype=torch.bool), 0.1
-    )
-    assert loss.item() == pytest.approx(0.270095, abs=1e-6)
-    assert accuracy.item() == 1.0
 
 
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}

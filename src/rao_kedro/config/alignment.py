@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from rao_kedro.config.base import SPLIT, Parameters
 from rao_kedro.config.runs import run_names
 from rao_kedro.config.training import Precision, RolloutParameters, TrainingParameters
+from rao_kedro.objectives import get_requirements, make_objective
 
 
 class MethodParameters(Parameters):
@@ -20,7 +21,7 @@ class MethodParameters(Parameters):
             one, and then the others in their order; all where it is null.
         pairs: Of a pairwise method: the `one` pair of the chosen and the rejected response, or `all` pairs of
             differently rated responses, whose mean is the loss of a group.
-        rollout: What an on-policy method samples: set it for `ppo`, and for no other.
+        rollout: What an on-policy method (`ppo`) samples; must be null for every other method.
     """
 
     objective: str
@@ -33,18 +34,21 @@ class MethodParameters(Parameters):
     @model_validator(mode="after")
     def _objective_accepts_its_parameters(self) -> "MethodParameters":
         # The objectives themselves know their parameters, so nothing is written twice.
-        from rao_kedro.objectives import make_objective
-
-        objective = make_objective(self.objective, **self.parameters)
-        if self.pairs == "all" and not getattr(objective, "pairwise", False):
+        make_objective(self.objective, **self.parameters)
+        reads = get_requirements(self.objective).reads
+        if self.pairs == "all" and reads != "pairs":
             raise ValueError(
                 f"objective {self.objective}: pairs: all is for the pairwise methods, and this one reads no pairs: "
                 "leave it out"
             )
-        if self.responses_per_prompt is not None and self.objective == "ppo":
-            raise ValueError("objective ppo: it samples its own responses: leave responses_per_prompt out")
-        if (self.rollout is not None) != (self.objective == "ppo"):
-            raise ValueError(f"objective {self.objective}: rollout is for ppo, which needs it, and for no other")
+        if self.responses_per_prompt is not None and reads == "rollouts":
+            raise ValueError(
+                f"objective {self.objective}: it samples its own responses: leave responses_per_prompt out"
+            )
+        if reads == "rollouts" and self.rollout is None:
+            raise ValueError(f"objective {self.objective} samples its own responses: set rollout")
+        if reads != "rollouts" and self.rollout is not None:
+            raise ValueError(f"objective {self.objective} samples no responses: leave rollout out")
         return self
 
 

@@ -4,6 +4,7 @@ from rao_kedro.config.alignment import ReferenceParameters, SeededMethodParamete
 from rao_kedro.config.base import Parameters
 from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.evaluation import EvaluationParameters
+from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_benchmarks import RewardBenchmarksParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
 from rao_kedro.config.specs import ModelParameters
@@ -31,6 +32,7 @@ class ProjectParameters(Parameters):
         likelihood_study: Of that pipeline.
         reward_model_study: Of that pipeline.
         reward_benchmarks: Of that pipeline.
+        publish: Of that pipeline.
     """
 
     workers: WorkerParameters
@@ -46,3 +48,4 @@ class ProjectParameters(Parameters):
     likelihood_study: LikelihoodStudyParameters
     reward_model_study: RewardModelStudyParameters
     reward_benchmarks: RewardBenchmarksParameters
+    publish: PublishParameters = PublishParameters()

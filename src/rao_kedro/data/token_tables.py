@@ -1,6 +1,8 @@
-"""Reads the parquet tables that workers train on."""
+"""Reads the Parquet tables of prompt groups and reference log-probs that workers train on."""
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
 import pyarrow.parquet as pq
 
@@ -11,20 +13,22 @@ from rao_kedro.models.packing import TokenizedGroup
 
 
 def read_groups(
-    path: Path, split: str | None, rewards_from: str | None, responses: int | None = None
+    path: Path,
+    split: str | None,
+    read: Collection[Literal["rewards", "ratings"]] = (),
+    responses: int | None = None,
 ) -> list[TokenizedGroup]:
-    """Read tokenised groups with the chosen response first, the rejected one second and the others behind.
+    """Read tokenised groups: the chosen response first, the rejected one second, then the others in their order.
 
     Args:
         path: Parquet with the columns of `TokenizedGroupTable`.
         split: Only rows of this split; None for all.
-        rewards_from: Column whose values become `TokenizedGroup.rewards`: ratings, rewards, or None.
-        responses: Responses of a group at most, the first in this order; None for all.
+        read: Which of rewards and ratings to read; those not read are None.
+        responses: The maximum number of responses per group, the first in this order; None for all.
     """
     columns = ["group_id", "split", "prompt_ids", "response_ids", "chosen", "rejected"]
-    table = pq.read_table(path, columns=[*columns, *([rewards_from] if rewards_from else [])])
     groups = []
-    for row in table.to_pylist():
+    for row in pq.read_table(path, columns=[*columns, *read]).to_pylist():
         if split is not None and row["split"] != split:
             continue
         order = _column_order(row)[:responses]
@@ -33,14 +37,14 @@ def read_groups(
                 group_id=row["group_id"],
                 prompt_ids=row["prompt_ids"],
                 response_ids=[row["response_ids"][i] for i in order],
-                rewards=[row[rewards_from][i] for i in order] if rewards_from else None,
+                **{name: [row[name][i] for i in order] for name in read},
             )
         )
     return groups
 
 
 def read_prompt_groups(path: Path) -> list[PromptGroup]:
-    """Read tokenised groups as text, responses in the table's own order."""
+    """Read tokenised groups as text, with the responses in the table's own order."""
     columns = ["group_id", "messages", "responses", "requirements", "ratings", "finished"]
     return [PromptGroup(**row) for row in pq.read_table(path, columns=columns).to_pylist()]
 
@@ -49,7 +53,7 @@ def read_reference(path: Path, groups_path: Path) -> dict[str, tuple[float, list
     """Read reference log-probs as `{group_id: (prompt_logp, response_logps)}`, in the column order of `read_groups`.
 
     Raises:
-        TrainingError: A group has no reference log-probs, so the two tables do not belong together.
+        TrainingError: A group has no reference log-probs: the two tables do not belong together.
     """
     by_id = {row["group_id"]: row for row in pq.read_table(path).to_pylist()}
     result = {}

@@ -27,7 +27,7 @@ def main(spec_path: str) -> None:
     spec = PolicyScoringSpec.model_validate_json(Path(spec_path).read_text())
     stop_ids = end_of_turn_ids(spec.model_dir, open_tokenizer(spec.model_dir))
     written, texts = read_generations(spec.generations_path, stop_ids)
-    reported = read_groups(spec.groups_path, "test", "rewards")
+    reported = read_groups(spec.groups_path, "test", ["rewards"])
     key = scoring_key(spec.reference_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
     refuse_stale(spec.reference_path, key)
     known = read_reference(spec.reference_path, spec.groups_path)

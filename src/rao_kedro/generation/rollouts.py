@@ -1,7 +1,7 @@
 """Responses that the policy writes while it trains. Knows prompt groups and one model; no objective."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -61,4 +61,4 @@ class Sampler:
                 completions = [complete(tokenizer, next(ids), stop_ids) for _ in range(n)]
                 written.append((group.group_id, [completion.token_ids for completion in completions]))
         responses = dict(gather_object(written))
-        return [replace(g, response_ids=responses[g.group_id], rewards=None) for g in groups]
+        return [group.with_responses(responses[group.group_id]) for group in groups]

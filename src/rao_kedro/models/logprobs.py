@@ -1,10 +1,9 @@
-"""Log-probabilities of packed prompt groups, and the plain padded path that tests compare with.
+"""Log-probabilities of packed prompt groups.
 
 Log-probs are sums over tokens in nats, in fp32, taken chunk by chunk from hidden states at the positions that need
 them: the full `[tokens, vocabulary]` matrix never exists. Knows nothing about objectives.
 """
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.packing import Pack, TokenizedGroup, compute_hidden_states, why_not_packed
+from rao_kedro.models.packing import Pack, compute_hidden_states, why_not_packed
 from rao_kedro.models.token_logps import LogitScaling, token_logps
 
 PromptGradient = Literal["none", "detached", "attached"]
@@ -95,28 +94,6 @@ def logit_scaling(model: PreTrainedModel, temperature: float = 1.0) -> LogitScal
     config = model.config.get_text_config()
     factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
     return LogitScaling(factor, getattr(config, "final_logit_softcapping", None), temperature)
-
-
-def padded_logps(model: nn.Module, groups: Sequence[TokenizedGroup], t0_length: int = 1) -> SequenceLogProbs:
-    """Return the same as `LogProbModel`, the slow and plain way: one padded row per response, full logits.
-
-    The oracle of the tests; nothing else uses it.
-    """
-    k = max(len(group.response_ids) for group in groups)
-    responses, prompts = [], []
-    for group in groups:
-        rows = [[*group.prompt_ids, *response] for response in group.response_ids]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-        attention_mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        logits = model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        token_logps = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
-        n_prompt = len(group.prompt_ids)
-        sums = [token_logps[i, n_prompt - 1 : len(row) - 1].sum() for i, row in enumerate(rows)]
-        responses.append(torch.stack(sums + [sums[0] * 0] * (k - len(sums))))
-        prompts.append(token_logps[0, t0_length - 1 : n_prompt - 1].sum())
-    return SequenceLogProbs(torch.stack(responses), torch.stack(prompts))
 
 
 def _sum_segments(values: Tensor, segments: Tensor, n_segments: int) -> Tensor:

@@ -26,13 +26,19 @@ class TokenizedGroup:
         group_id: Identifies the group across tables.
         prompt_ids: The prompt, generation header included.
         response_ids: Per response its tokens; a finished one ends with its end-of-turn token.
-        rewards: Per response its explicit reward, if there is one.
+        rewards: Per response its explicit reward, if it was read.
+        ratings: Per response its rating in the data, if it was read.
     """
 
     group_id: str
     prompt_ids: Sequence[int]
     response_ids: Sequence[Sequence[int]]
     rewards: Sequence[float] | None = None
+    ratings: Sequence[float] | None = None
+
+    def with_responses(self, response_ids: Sequence[Sequence[int]]) -> "TokenizedGroup":
+        """Return the prompt with other responses, which have neither rewards nor ratings."""
+        return TokenizedGroup(self.group_id, self.prompt_ids, response_ids)
 
     @property
     def n_tokens(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.packing import Pack, TokenizedGroup, compute_hidden_states, why_not_packed
+from rao_kedro.models.packing import Pack, compute_hidden_states, why_not_packed
 from rao_kedro.models.rotary import refuse_long_rows
 
 if TYPE_CHECKING:
@@ -131,9 +131,3 @@ def padding_token_id(tokenizer: "PreTrainedTokenizerBase", end_of_turn_ids: Sequ
         if token_id is not None and token_id not in end_of_turn_ids:
             return int(token_id)
     raise ModelError("the tokenizer has no pad, unk or bos token that ends no response: set tokenizer.pad_token")
-
-
-def padded_rewards(model: nn.Module, group: TokenizedGroup) -> Tensor:
-    """Return `[K]` rewards the slow and plain way: one unpadded row per response. The oracle of the tests."""
-    rows: Sequence[list[int]] = [[*group.prompt_ids, *response] for response in group.response_ids]
-    return torch.cat([model(input_ids=torch.tensor([row])).logits[0] for row in rows])

@@ -1,7 +1,6 @@
 """Value networks, of prompts (DRO) and of every response token (PPO), and a policy trained beside one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -91,5 +90,4 @@ class PolicyAndTokenValues(nn.Module):
 
 def pack_prompts(groups: Sequence[TokenizedGroup]) -> Pack:
     """Pack the prompts alone: the last token takes the place of the response, so that a head reads there."""
-    prompts = [replace(g, prompt_ids=g.prompt_ids[:-1], response_ids=[g.prompt_ids[-1:]], rewards=None) for g in groups]
-    return pack_groups(prompts)
+    return pack_groups([TokenizedGroup(g.group_id, g.prompt_ids[:-1], [g.prompt_ids[-1:]]) for g in groups])

@@ -1,43 +1,48 @@
-"""What every objective reads (`LogProbBatch`) and returns (`ObjectiveOutput`)."""
+"""What every objective reads (`LogProbBatch`), returns (`ObjectiveOutput`) and declares (`Objective`)."""
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
+PromptGradient = Literal["none", "detached", "attached"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class LogProbBatch:
-    """Log-probabilities and rewards of a batch of G prompt groups with up to K responses each.
+    """Log-probs and rewards of a batch of G prompt groups with up to K responses each.
 
-    All log-probs are sums over tokens, in nats, fp32 (or fp64). Column 0 is the chosen response and column 1
-    the rejected one; further columns hold the other responses of the group in any order.
+    A log-prob is summed over the tokens of its sequence, in nats, in fp32 or fp64. Column 0 is the chosen response,
+    column 1 the rejected one. Further columns hold the group's other responses in any order.
+
+    Only `policy` is always needed. An objective raises `ValueError` if it reads a tensor that is missing.
 
     Attributes:
         policy: `[G, K]` log pi(y_ij | x_i).
         reference: `[G, K]` log pi_ref(y_ij | x_i).
-        policy_prompt: `[G]` log pi(x_i - t_0 | t_0).
+        policy_prompt: `[G]` log pi(x_i - t_0 | t_0): the prompt after its prefix t_0.
         reference_prompt: `[G]` log pi_ref(x_i - t_0 | t_0).
         rewards: `[G, K]` explicit rewards r_ij.
-        ratings: `[G, K]` what the data say of the responses: the order of a group's pairs (`AllPairs`).
-        lengths: `[G, K]` response tokens, the end-of-turn token included.
-        mask: `[G, K]` True where a response exists; groups may have different K.
-        mismatched_policy: `[M]` log pi(y_j | x_i) of M mismatched pairs, a response of another group each (KTO).
+        ratings: `[G, K]` ratings from the data; their order defines the pairs of `AllPairs`.
+        lengths: `[G, K]` response tokens, including the end-of-turn token.
+        mask: `[G, K]` True where a response exists; True everywhere if not given.
+        mismatched_policy: `[M]` log pi(y_j | x_i) of M pairs of a prompt and another prompt's response (KTO).
         mismatched_reference: `[M]` log pi_ref(y_j | x_i) of the same pairs.
         values: `[G]` V(x_i) of a value network, in reward units (DRO).
-        progress: Share of the training steps that are done, in [0, 1] (DPO-Shift's schedule).
+        progress: Completed share of the training steps, in [0, 1] (schedule of DPO-Shift).
     """
 
     policy: Tensor
-    lengths: Tensor
-    mask: Tensor
     reference: Tensor | None = None
     policy_prompt: Tensor | None = None
     reference_prompt: Tensor | None = None
     rewards: Tensor | None = None
     ratings: Tensor | None = None
+    lengths: Tensor | None = None
+    mask: Tensor = None  # type: ignore[assignment]  # `__post_init__` sets it
     mismatched_policy: Tensor | None = None
     mismatched_reference: Tensor | None = None
     values: Tensor | None = None
@@ -47,10 +52,12 @@ class LogProbBatch:
         """Check the shapes once, so that no objective broadcasts by accident.
 
         Raises:
-            ValueError: A tensor's shape does not fit `policy`, or a group has fewer than two responses.
+            ValueError: The shape of a tensor does not fit `policy`, or a group has fewer than two responses.
         """
         if self.policy.dim() != 2:
-            raise ValueError(f"policy must be [groups, responses], got {tuple(self.policy.shape)}")
+            raise ValueError(f"policy must be [groups, responses], got {list(self.policy.shape)}")
+        if self.mask is None:
+            object.__setattr__(self, "mask", torch.ones_like(self.policy, dtype=torch.bool))
         for name in ("lengths", "mask", "reference", "rewards", "ratings"):
             self._check_shape(name, tuple(self.policy.shape))
         for name in ("policy_prompt", "reference_prompt", "values"):
@@ -85,7 +92,8 @@ class LogProbBatch:
 
     def mean_token_logps(self) -> Tensor:
         """Return `log pi(y_ij|x_i) / |y_ij|`, `[G, K]` in nats per token, 0 where masked."""
-        return (self.policy / self.lengths.clamp(min=1)).masked_fill(~self.mask, 0.0)
+        (lengths,) = self.require("lengths")
+        return (self.policy / lengths.clamp(min=1)).masked_fill(~self.mask, 0.0)
 
     def prompt_log_ratio(self) -> Tensor:
         """Return `D_i = log pi(x_i - t_0|t_0) - log pi_ref(x_i - t_0|t_0)`, `[G]` in nats."""
@@ -98,44 +106,59 @@ class ObjectiveOutput:
     """What an objective returns.
 
     Attributes:
-        loss: Scalar, a mean over `weight` units.
-        weight: How many units (groups, or responses for a flat reduction) the mean runs over. Losses of
-            several batches combine as `sum(weight * loss) / sum(weight)`.
+        loss: Scalar mean over the batch's groups, or over its responses; see `Objective.loss_is_mean_over`.
         metrics: Detached scalars, means over the batch's groups.
     """
 
     loss: Tensor
-    weight: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Objective(Protocol):
-    """A callable that turns a batch of prompt groups into a loss.
+class Objective(ABC):
+    """Turns a batch of prompt groups into a loss. Subclasses override what differs from the defaults here."""
 
-    Attributes:
-        pairwise: Whether only the pair of columns 0 (chosen) and 1 (rejected) is read.
-    """
+    @abstractmethod
+    def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
+        """Return the loss and the metrics of a batch.
 
-    pairwise: ClassVar[bool]
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether the loss reads log-probs of the reference."""
-        ...
-
-    @property
-    def prompt_gradient(self) -> Literal["none", "detached", "attached"]:
-        """Whether prompt log-probs are needed, and whether gradients flow through them."""
-        ...
+        Raises:
+            ValueError: The batch lacks a tensor that the objective reads.
+        """
 
     @property
     def temperature(self) -> float | None:
-        """Strength of the KL constraint, (implicit) reward units per nat; None where the objective has none."""
-        ...
+        """Strength of the KL constraint: (implicit) reward units per nat; None where the objective has none."""
+        return None
 
-    def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
-        """Return the loss and its metrics."""
-        ...
+    @property
+    def prompt_gradient(self) -> PromptGradient:
+        """Whether the loss reads prompt log-probs, and whether their gradient flows."""
+        return "none"
+
+    @property
+    def loss_is_mean_over(self) -> Literal["groups", "responses"]:
+        """What the losses of several batches are weighted by when they are combined."""
+        return "groups"
+
+    def solve_log_z0(self, rewards: Sequence[Sequence[float]]) -> float | None:
+        """Return log Z_0 in nats, if the objective solves it from rewards `[groups][responses]`; None otherwise."""
+        return None
+
+    def calibrate(self, rewards: Sequence[Sequence[float]]) -> Self:
+        """Return the objective with log Z_0 solved from rewards `[groups][responses]`, if it solves it."""
+        return self
+
+    def remark_on_targets(self, chosen_rewards: Sequence[float]) -> str | None:
+        """Return a sentence if the targets lower the likelihood of the average chosen response; None otherwise.
+
+        Args:
+            chosen_rewards: Reward of the chosen response of each training group.
+        """
+        return None
+
+    def expected_initial_loss(self) -> float | None:
+        """Return the loss at policy = reference; None where it depends on the batch."""
+        return None
 
 
 def require_positive(name: str, value: float) -> None:

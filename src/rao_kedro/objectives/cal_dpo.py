@@ -11,7 +11,7 @@ from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
 
 @dataclass(frozen=True)
 class CalDPO(ReferencePairwiseObjective):
-    """`L = -log sigmoid(h_w - h_l) + c ((h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2)`; no beta inside the sigmoid.
+    """`L = -log sigmoid(h_w - h_l) + c ((h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2)`, without beta in the sigmoid.
 
     Attributes:
         beta: The log-ratios are calibrated to +-1/(2 beta) nats.

@@ -1,33 +1,27 @@
 """Decoupled Group Reward Optimization (Su et al. 2025, arXiv 2505.12951): Kimi k1.5 with two free weights."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import LogProbBatch, ObjectiveOutput, require_positive
+from rao_kedro.objectives.base import LogProbBatch, Objective, ObjectiveOutput, require_positive
 from rao_kedro.objectives.metrics import pair_metrics, target_metrics
-from rao_kedro.objectives.pointwise import group_mean
+from rao_kedro.objectives.pointwise import mean_per_group
 
 
 @dataclass(frozen=True)
-class DGRO:
+class DGRO(Objective):
     """`L = mean_j (-p (r_ij - mean_j r_ij) h_ij + q/2 h_ij^2)`.
 
-    With p = 1 and q = tau its gradient is `1/(2 tau)` of that of Kimi k1.5.
+    With p = 1 and q = tau its gradient is that of Kimi k1.5 divided by `2 tau`.
 
     Attributes:
-        policy_weight: p, scales the policy gradient.
-        regularization_weight: q, scales the pull towards the reference.
+        policy_weight: p, weight of the policy gradient.
+        regularization_weight: q, weight of the pull towards the reference.
     """
 
     policy_weight: float = 1.0
     regularization_weight: float = 0.1
-
-    pairwise: ClassVar[bool] = False
-    needs_reference: ClassVar[bool] = True
-    prompt_gradient: ClassVar[Literal["none"]] = "none"
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -42,15 +36,13 @@ class DGRO:
         """Return the loss and the metrics of a batch; needs `reference` and `rewards`."""
         (rewards,) = batch.require("rewards")
         h = batch.log_ratio()
-        baseline = group_mean(rewards, batch.mask)
+        baseline = mean_per_group(rewards, batch.mask)
         terms = self.policy_weight * (baseline[:, None] - rewards) * h + self.regularization_weight / 2 * h.square()
-        losses = group_mean(terms, batch.mask)
-        weight = torch.tensor(float(len(losses)), device=losses.device)
-        return ObjectiveOutput(losses.mean(), weight, self._metrics(batch, h, baseline))
+        return ObjectiveOutput(mean_per_group(terms, batch.mask).mean(), self._metrics(batch, h, baseline))
 
     @property
     def temperature(self) -> float:
-        """Reward units per nat: where the gradient vanishes, `h = (r - mean r) / temperature`."""
+        """Return `q / p`, reward units per nat: the gradient vanishes at `h = (r - mean r) p / q`."""
         return self.regularization_weight / self.policy_weight
 
     def _metrics(self, batch: LogProbBatch, h: Tensor, baseline: Tensor) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Direct Preference Optimization (Rafailov et al. 2023, eq. 7) with optional label smoothing (cDPO)."""
 
+import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ class DPO(ReferencePairwiseObjective):
 
     Attributes:
         beta: Strength of the KL constraint, implicit reward per nat.
-        label_smoothing: Probability in [0, 0.5) that a preference label is flipped.
+        label_smoothing: Probability that a preference label is flipped, in [0, 0.5).
     """
 
     beta: float = 0.1
@@ -36,3 +37,7 @@ class DPO(ReferencePairwiseObjective):
         h = batch.log_ratio()
         logits = self.beta * (h[:, 0] - h[:, 1])
         return -(1 - self.label_smoothing) * F.logsigmoid(logits) - self.label_smoothing * F.logsigmoid(-logits)
+
+    def expected_initial_loss(self) -> float:
+        """Return ln 2: both log-ratios are 0."""
+        return math.log(2)

@@ -1,4 +1,4 @@
-"""DPO-Shift (Yang et al. 2025, arXiv 2502.07599): the rejected log-ratio counts less."""
+"""DPO-Shift (Yang et al. 2025, arXiv 2502.07599): the rejected log-ratio has a smaller weight."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class DPOShift(ReferencePairwiseObjective):
 
     Attributes:
         beta: Strength of the KL constraint, implicit reward per nat.
-        f: Weight of the rejected log-ratio, at the first step.
-        f_end: The same at the last step, linear in between; None keeps `f` fixed.
+        f: Weight of the rejected log-ratio at the first step.
+        f_end: Weight at the last step, with a linear schedule; None keeps `f`.
     """
 
     beta: float = 0.1
@@ -35,7 +35,7 @@ class DPOShift(ReferencePairwiseObjective):
             require_finite("f_end", self.f_end, at_least=0)
 
     def losses(self, batch: LogProbBatch) -> Tensor:
-        """Return the loss of each group, `[G]`; needs `reference`, and `progress` where f changes."""
+        """Return the loss of each group, `[G]`; needs `reference`, and `progress` for the schedule."""
         f = self.f if self.f_end is None else self.f + (self.f_end - self.f) * batch.progress
         h = batch.log_ratio()
         return -F.logsigmoid(self.beta * (h[:, 0] - f * h[:, 1]))

@@ -11,7 +11,7 @@ from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
 
 @dataclass(frozen=True)
 class DPOP(ReferencePairwiseObjective):
-    """`L = -log sigmoid(beta (h_w - h_l - lambda max(0, -h_w)))`: a fall of the chosen likelihood is penalised.
+    """`L = -log sigmoid(beta (h_w - h_l - lambda max(0, -h_w)))`: penalises a fall of the chosen likelihood.
 
     Attributes:
         beta: Strength of the KL constraint, implicit reward per nat.

@@ -16,8 +16,8 @@ class IPO(PairwiseObjective):
     """`L = (h_w - h_l - 1/(2 tau))^2`.
 
     Attributes:
-        tau: Strength of the KL constraint; the wanted gap of log-ratios is `1/(2 tau)` nats.
-        logp_reduction: `sum` over a response's tokens (the paper), or their `mean` (several libraries).
+        tau: Strength of the KL constraint; the target gap of the log-ratios is `1/(2 tau)` nats.
+        logp_reduction: `sum` over a response's tokens (paper), or their `mean` (several libraries).
     """
 
     tau: float = 0.1
@@ -34,7 +34,7 @@ class IPO(PairwiseObjective):
 
     @property
     def temperature(self) -> float | None:
-        """Return tau; with mean log-probs it is no strength per nat of a whole response."""
+        """Return tau; None for mean log-probs, where tau is per nat of a token, not of a response."""
         return self.tau if self.logp_reduction == "sum" else None
 
     def losses(self, batch: LogProbBatch) -> Tensor:
@@ -48,4 +48,4 @@ class IPO(PairwiseObjective):
 
     def _log_ratio(self, batch: LogProbBatch) -> Tensor:
         h = batch.log_ratio()
-        return h if self.logp_reduction == "sum" else h / batch.lengths.clamp(min=1)
+        return h if self.logp_reduction == "sum" else h / batch.require("lengths")[0].clamp(min=1)

@@ -1,4 +1,4 @@
-"""The policy optimisation of Kimi k1.5 (arXiv 2501.12599, section 2.3): its baseline is a group statistic."""
+"""Policy optimisation of Kimi k1.5 (arXiv 2501.12599, section 2.3): the baseline is a statistic of the group."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rao_kedro.objectives.base import LogProbBatch, require_choice, require_positive
-from rao_kedro.objectives.pointwise import PointwiseObjective, group_mean
+from rao_kedro.objectives.pointwise import PointwiseObjective, mean_per_group
 
 Baseline = Literal["mean", "log_mean_exp"]
 
@@ -43,6 +43,6 @@ class KimiK15(PointwiseObjective):
         """Return b_i; needs `rewards`."""
         (rewards,) = batch.require("rewards")
         if self.group_baseline == "mean":
-            return group_mean(rewards, batch.mask)
+            return mean_per_group(rewards, batch.mask)
         exponents = (rewards / self.tau).masked_fill(~batch.mask, -math.inf)
         return self.tau * (torch.logsumexp(exponents, 1) - batch.mask.sum(1).to(rewards.dtype).log())

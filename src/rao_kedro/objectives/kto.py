@@ -11,10 +11,10 @@ from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
 
 @dataclass(frozen=True)
 class KTO(ReferencePairwiseObjective):
-    """`L = w_D (1 - sigmoid(beta (h_w - z)))` for the chosen, `w_U (1 - sigmoid(beta (z - h_l)))` for the rejected.
+    """`w_D (1 - sigmoid(beta (h_w - z)))` for the chosen, `w_U (1 - sigmoid(beta (z - h_l)))` for the rejected.
 
-    `z = max(0, mean log-ratio of mismatched pairs)` estimates the KL divergence from the reference; no gradient flows
-    through it. The loss of a group is the mean over its pair.
+    `z = max(0, mean log-ratio of mismatched pairs)` estimates the KL divergence from the reference. No gradient flows
+    through it. A group's loss is the mean of its two.
 
     Attributes:
         beta: Strength of the KL constraint, implicit reward per nat.

@@ -1,7 +1,7 @@
-"""What is measured of every objective's batch: likelihoods that rise or fall, targets against what was achieved.
+"""Metrics of a batch, the same for every objective: likelihoods that rise or fall, and targets against log-ratios.
 
-Metrics are means over groups (of means over a group's responses), so that those of several batches can be averaged;
-`finished` then derives what is no mean (root mean square error, correlation) from the moments among them.
+A metric is a mean over a group's responses, then over groups, so the metrics of several batches can be averaged.
+`derive_metrics` computes from the averaged moments what is not a mean: correlations and the root mean square error.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from rao_kedro.objectives.base import LogProbBatch
 
 
 def pair_metrics(batch: LogProbBatch, implicit_rewards: Tensor) -> dict[str, Tensor]:
-    """Return what is plotted for every method: rewards and log-probs of the chosen and rejected responses.
+    """Return implicit rewards and log-probs of the chosen and the rejected responses.
 
     Args:
-        batch: G groups; log-ratios are measured where it has `reference`.
-        implicit_rewards: `[G, 2]` or wider, the method's own implicit rewards, `beta h` for most.
+        batch: G groups. With `reference` the log-ratios are measured, with `rewards` their correlation too.
+        implicit_rewards: `[G, 2]` or wider, the objective's own; `beta h` for most.
     """
     with torch.no_grad():
         chosen, rejected = implicit_rewards[:, 0], implicit_rewards[:, 1]
@@ -39,11 +39,11 @@ def pair_metrics(batch: LogProbBatch, implicit_rewards: Tensor) -> dict[str, Ten
             }
             if batch.rewards is not None:
                 metrics |= _moments(batch, "reward", batch.rewards, h)
-        return {name: value.detach() for name, value in finished(metrics).items()}
+        return {name: value.detach() for name, value in derive_metrics(metrics).items()}
 
 
 def target_metrics(batch: LogProbBatch, beta: float, log_z: Tensor) -> dict[str, Tensor]:
-    """Return how far the target log-ratios `r/beta - log Z_i` are reached, and whether they can be.
+    """Return how closely log-ratios reach their targets `r/beta - log Z_i`, and whether the targets are feasible.
 
     Args:
         batch: G groups; needs `reference` and `rewards`.
@@ -51,8 +51,9 @@ def target_metrics(batch: LogProbBatch, beta: float, log_z: Tensor) -> dict[str,
         log_z: `[G]` the baseline in nats, `log Z_i` for RAO.
 
     Returns:
-        `chosen_target_is_up` is P(r_w > beta log Z_i); `log_target_mass` the log of the feasibility bound
-        `sum_j pi_ref(y_j|x) exp(r_j/beta) / Z_i`, in nats, and `infeasible` the share of prompts where it is above 0.
+        Among others: `chosen_target_is_up` is P(r_w > beta log Z_i). `log_target_mass` is the log of the probability
+        that the targets give a group's responses together, `sum_j pi_ref(y_j|x) exp(r_j/beta) / Z_i`, in nats.
+        `infeasible` is the share of groups where that probability is above 1.
     """
     with torch.no_grad():
         reference, rewards = batch.require("reference", "rewards")
@@ -66,14 +67,17 @@ def target_metrics(batch: LogProbBatch, beta: float, log_z: Tensor) -> dict[str,
             "log_target_mass": mass.mean(),
             "infeasible": (mass > 0).float().mean(),
         }
-        return {name: value.detach() for name, value in finished(metrics).items()}
+        return {name: value.detach() for name, value in derive_metrics(metrics).items()}
 
 
-def finished(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `metrics` with what follows from the moments among them; averaged moments give those of all groups.
+def derive_metrics(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `metrics` and what follows from the moments among them.
 
-    `{x}_correlation` is the correlation of x (reward, target) with the log-ratio, `target_rmse` the root mean square
-    of target minus log-ratio, in nats. Each group has the same weight.
+    `reward_correlation` and `target_correlation` are correlations with the log-ratio. `target_rmse` is the root mean
+    square of target minus log-ratio, in nats. Every group has the same weight.
+
+    Args:
+        metrics: Those of one batch, or means of those of several batches.
     """
     result = dict(metrics)
     for x in ("reward", "target"):

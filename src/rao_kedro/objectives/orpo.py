@@ -1,7 +1,6 @@
-"""Odds Ratio Preference Optimization (Hong et al. 2024, eq. 6): SFT and preference in one, no reference model."""
+"""Odds Ratio Preference Optimization (Hong et al. 2024, eq. 6): an SFT and a preference term, no reference."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +14,13 @@ from rao_kedro.objectives.pairwise import PairwiseObjective
 class ORPO(PairwiseObjective):
     """`L = NLL(y_w) - lambda log sigmoid(log odds_w - log odds_l)`.
 
-    `odds = P / (1 - P)` with `P = exp(avg log pi)`, and NLL is the mean over the response's tokens.
+    `odds = P / (1 - P)` with `P = exp(avg log pi)`. NLL is the mean over the response's tokens.
 
     Attributes:
         lambda_: Weight of the odds ratio term.
     """
 
     lambda_: float = 0.1
-
-    needs_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -34,7 +31,7 @@ class ORPO(PairwiseObjective):
         require_finite("lambda", self.lambda_, at_least=0)
 
     def losses(self, batch: LogProbBatch) -> Tensor:
-        """Return the loss of each group, `[G]`."""
+        """Return the loss of each group, `[G]`; needs `lengths`."""
         log_odds = _log_odds(batch.mean_token_logps()[:, :2])
         return -batch.mean_token_logps()[:, 0] - self.lambda_ * F.logsigmoid(log_odds[:, 0] - log_odds[:, 1])
 

@@ -1,27 +1,18 @@
-"""What the pairwise objectives share: a loss per group from its chosen and rejected response."""
+"""What the pairwise objectives share: a loss per group from its chosen and its rejected response."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import LogProbBatch, ObjectiveOutput
+from rao_kedro.objectives.base import LogProbBatch, Objective, ObjectiveOutput
 from rao_kedro.objectives.metrics import pair_metrics
 
 
-class PairwiseObjective(ABC):
-    """Mean over groups of a loss of the pair in columns 0 (chosen) and 1 (rejected); other columns are not read."""
-
-    pairwise: ClassVar[bool] = True
-    needs_reference: ClassVar[bool] = True
-    prompt_gradient: ClassVar[Literal["none"]] = "none"
-
-    @property
-    def temperature(self) -> float | None:
-        """Strength of the KL constraint, implicit reward units per nat; None where the objective has none."""
-        return None
+class PairwiseObjective(Objective):
+    """Mean over groups of a loss of columns 0 (chosen) and 1 (rejected). It does not read the other columns."""
 
     @abstractmethod
     def losses(self, batch: LogProbBatch) -> Tensor:
@@ -33,9 +24,7 @@ class PairwiseObjective(ABC):
 
     def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the mean loss and the metrics of a batch."""
-        losses = self.losses(batch)
-        weight = torch.tensor(float(len(losses)), device=losses.device)
-        return ObjectiveOutput(losses.mean(), weight, pair_metrics(batch, self.implicit_rewards(batch)))
+        return ObjectiveOutput(self.losses(batch).mean(), pair_metrics(batch, self.implicit_rewards(batch)))
 
 
 class ReferencePairwiseObjective(PairwiseObjective):
@@ -45,7 +34,7 @@ class ReferencePairwiseObjective(PairwiseObjective):
 
     @property
     def temperature(self) -> float:
-        """Implicit reward per nat."""
+        """Return beta, implicit reward per nat."""
         return self.beta
 
     def implicit_rewards(self, batch: LogProbBatch) -> Tensor:
@@ -54,11 +43,11 @@ class ReferencePairwiseObjective(PairwiseObjective):
 
 
 @dataclass(frozen=True)
-class AllPairs:
+class AllPairs(Objective):
     """A pairwise objective on every pair of differently rated responses of a group.
 
-    The loss is the mean over a group's pairs, then over groups; with two responses that of the objective itself. The
-    metrics are those of columns 0 and 1, as without it.
+    The loss is the mean over a group's pairs, then over groups. With two responses it is the objective's own loss. The
+    metrics are those of columns 0 and 1, with or without `AllPairs`.
 
     Attributes:
         objective: The pairwise objective.
@@ -66,18 +55,14 @@ class AllPairs:
 
     objective: PairwiseObjective
 
-    pairwise: ClassVar[bool] = False
-    prompt_gradient: ClassVar[Literal["none"]] = "none"
-
-    @property
-    def needs_reference(self) -> bool:
-        """Return that of the objective."""
-        return self.objective.needs_reference
-
     @property
     def temperature(self) -> float | None:
         """Return that of the objective."""
         return self.objective.temperature
+
+    def expected_initial_loss(self) -> float | None:
+        """Return that of the objective: every pair has it."""
+        return self.objective.expected_initial_loss()
 
     def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the mean loss and the metrics of a batch; needs `ratings`.
@@ -91,14 +76,13 @@ class AllPairs:
         n_pairs = better.sum((1, 2))
         if not bool((n_pairs > 0).all()):
             raise ValueError("all responses of a group have the same rating: it has no pairs")
-        losses = self.objective.losses(_pairs(batch, group, chosen, rejected))
+        losses = self.objective.losses(_select_pairs(batch, group, chosen, rejected))
         per_group = losses.new_zeros(len(n_pairs)).index_add(0, group, losses) / n_pairs
-        weight = torch.tensor(float(len(per_group)), device=losses.device)
-        return ObjectiveOutput(per_group.mean(), weight, pair_metrics(batch, self.objective.implicit_rewards(batch)))
+        return ObjectiveOutput(per_group.mean(), pair_metrics(batch, self.objective.implicit_rewards(batch)))
 
 
-def _pairs(batch: LogProbBatch, group: Tensor, chosen: Tensor, rejected: Tensor) -> LogProbBatch:
-    """Return P pairs as a batch of P groups of two; `group`, `chosen` and `rejected` are their positions, `[P]`."""
+def _select_pairs(batch: LogProbBatch, group: Tensor, chosen: Tensor, rejected: Tensor) -> LogProbBatch:
+    """Return P pairs as a batch of P groups of two; `group`, `chosen` and `rejected` are their indices, `[P]`."""
     columns: dict[str, Any] = {}
     for name in ("policy", "lengths", "mask", "reference", "rewards", "ratings"):
         values = getattr(batch, name)

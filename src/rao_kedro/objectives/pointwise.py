@@ -1,18 +1,16 @@
-"""The kernel of every squared-error objective: `mean (r - b(x) - beta h)^2`, each with a baseline b of its own."""
+"""What the squared-error objectives share: `mean (r - b(x) - beta h)^2`, each with its own baseline b."""
 
-from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from abc import abstractmethod
 
-import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import LogProbBatch, ObjectiveOutput
+from rao_kedro.objectives.base import LogProbBatch, Objective, ObjectiveOutput
 from rao_kedro.objectives.calibration import Reduction
 from rao_kedro.objectives.metrics import pair_metrics, target_metrics
 
 
-def squared_errors(residuals: Tensor, mask: Tensor, reduction: Reduction = "prompt_mean") -> tuple[Tensor, Tensor]:
-    """Return the mean of squared residuals, and over how many units it runs.
+def mean_square(residuals: Tensor, mask: Tensor, reduction: Reduction = "prompt_mean") -> Tensor:
+    """Return the mean of squared residuals.
 
     Args:
         residuals: `[G, K]`, in reward units.
@@ -21,17 +19,17 @@ def squared_errors(residuals: Tensor, mask: Tensor, reduction: Reduction = "prom
     """
     squares = residuals.masked_fill(~mask, 0.0).square()
     if reduction == "flat":
-        n_responses = mask.sum().to(squares.dtype)
-        return squares.sum() / n_responses, n_responses
-    return (squares.sum(1) / mask.sum(1)).mean(), torch.tensor(float(len(squares)), device=squares.device)
+        return squares.sum() / mask.sum().to(squares.dtype)
+    return (squares.sum(1) / mask.sum(1)).mean()
 
 
-class PointwiseObjective(ABC):
-    """Regression of `beta h` on rewards less a baseline; any K >= 2, groups may be ragged."""
+def mean_per_group(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of `[G, K]` values over the responses of each group, `[G]`."""
+    return values.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
 
-    pairwise: ClassVar[bool] = False
-    needs_reference: ClassVar[bool] = True
-    prompt_gradient: ClassVar[Literal["none"]] = "none"
+
+class PointwiseObjective(Objective):
+    """Regression of `beta h` on rewards minus a baseline, for any K >= 2; groups may be ragged."""
 
     @property
     @abstractmethod
@@ -50,16 +48,9 @@ class PointwiseObjective(ABC):
     def metrics(self, batch: LogProbBatch) -> dict[str, Tensor]:
         """Return the metrics of a batch."""
         log_z = self.baseline(batch).detach() / self.temperature
-        return pair_metrics(batch, self.temperature * batch.log_ratio()) | target_metrics(
-            batch, self.temperature, log_z
-        )
+        implicit_rewards = self.temperature * batch.log_ratio()
+        return pair_metrics(batch, implicit_rewards) | target_metrics(batch, self.temperature, log_z)
 
     def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the mean squared residual and the metrics of a batch."""
-        loss, weight = squared_errors(self.residuals(batch), batch.mask)
-        return ObjectiveOutput(loss, weight, self.metrics(batch))
-
-
-def group_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over a group's responses, `[G]`."""
-    return values.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
+        return ObjectiveOutput(mean_square(self.residuals(batch), batch.mask), self.metrics(batch))

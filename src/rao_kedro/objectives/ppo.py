@@ -1,10 +1,9 @@
-"""Proximal policy optimisation for RLHF (Schulman et al. 2017, eq. 7; Ziegler et al. 2019): losses of rollout tokens.
+"""Proximal policy optimisation for RLHF (Schulman et al. 2017, eq. 7; Ziegler et al. 2019).
 
-Unlike the other objectives it reads tokens, not groups: N sampled responses of up to T tokens each.
+Unlike the other objectives it reads tokens: those of N sampled responses of up to T tokens each.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,9 +17,9 @@ class Rollout:
 
     Attributes:
         logps: `[N, T]` log-prob of each sampled token under the policy that sampled it, in nats.
-        values: `[N, T]` value before each token, in reward units.
-        advantages: `[N, T]` whitened.
-        returns: `[N, T]` advantages before whitening, plus values.
+        values: `[N, T]` value of the state before each token, in reward units.
+        advantages: `[N, T]` whitened over all tokens.
+        returns: `[N, T]` sum of the values and the advantages before whitening.
         mask: `[N, T]` True where a token exists.
     """
 
@@ -33,14 +32,14 @@ class Rollout:
 
 @dataclass(frozen=True)
 class PPO:
-    """Clipped policy and value losses on rollouts whose reward is the score at the end less `beta` times the KL.
+    """Clipped policy and value losses. A token's reward is `-beta` times its log-ratio; the last one adds the score.
 
     Attributes:
         beta: Strength of the KL penalty, reward units per nat.
         gamma: Discount per token.
         gae_lambda: Lambda of generalised advantage estimation.
-        clip_range: The policy's ratio is clipped to 1 +- this.
-        value_clip_range: A value moves by at most this per rollout, in reward units.
+        clip_range: The probability ratio is clipped to 1 +- this.
+        value_clip_range: The loss clips the change of a value per rollout to this, in reward units.
         value_coefficient: Weight of the value loss.
     """
 
@@ -50,8 +49,6 @@ class PPO:
     clip_range: float = 0.2
     value_clip_range: float = 0.2
     value_coefficient: float = 0.1
-
-    needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -68,31 +65,31 @@ class PPO:
 
     @property
     def temperature(self) -> float | None:
-        """Return beta; None where there is no KL penalty."""
+        """Return beta; None without a KL penalty."""
         return self.beta or None
 
     def rollout(self, logps: Tensor, reference: Tensor, values: Tensor, scores: Tensor, mask: Tensor) -> Rollout:
-        """Return a rollout with its advantages and returns; no gradient flows through any of it.
+        """Return a rollout with its advantages and returns, without gradients.
 
         Args:
-            logps: `[N, T]` of the policy that sampled.
-            reference: `[N, T]` of the reference.
-            values: `[N, T]` before each token.
-            scores: `[N]` the reward model's, given at the last token.
-            mask: `[N, T]` True where a token exists; tokens come first.
+            logps: `[N, T]` log-probs under the policy that sampled, in nats.
+            reference: `[N, T]` log-probs under the reference, in nats.
+            values: `[N, T]` value of the state before each token.
+            scores: `[N]` rewards of the responses.
+            mask: `[N, T]` True where a token exists; padding is on the right.
         """
         with torch.no_grad():
             rewards = token_rewards(scores, logps - reference, mask, self.beta)
-            advantages = generalised_advantages(rewards, values, mask, self.gamma, self.gae_lambda)
-            return Rollout(logps, values, whitened(advantages, mask), advantages + values, mask)
+            advantages = estimate_advantages(rewards, values, mask, self.gamma, self.gae_lambda)
+            return Rollout(logps, values, whiten(advantages, mask), advantages + values, mask)
 
     def __call__(self, rollout: Rollout, logps: Tensor, values: Tensor) -> ObjectiveOutput:
-        """Return the loss of the policy and the value network, mean over the rollout's tokens.
+        """Return the loss of the policy and the value network, a mean over the rollout's tokens.
 
         Args:
-            rollout: What was sampled.
-            logps: `[N, T]` of the same tokens under the policy now.
-            values: `[N, T]` of the value network now.
+            rollout: The sampled responses.
+            logps: `[N, T]` log-probs of their tokens under the current policy, in nats.
+            values: `[N, T]` values of the current value network.
         """
         mask, ratio = rollout.mask, (logps - rollout.logps).exp()
         clipped = ratio.clamp(1 - self.clip_range, 1 + self.clip_range)
@@ -103,21 +100,20 @@ class PPO:
         metrics = {
             "policy_loss": policy_loss,
             "value_loss": value_loss,
-            "clipped_share": masked_mean((ratio != clipped).float(), mask),
+            "clip_fraction": masked_mean((ratio != clipped).float(), mask),
             "approximate_kl": masked_mean(0.5 * (logps - rollout.logps).square(), mask),
         }
-        weight = mask.sum().to(policy_loss.dtype)
         loss = policy_loss + self.value_coefficient * value_loss
-        return ObjectiveOutput(loss, weight, {name: value.detach() for name, value in metrics.items()})
+        return ObjectiveOutput(loss, {name: value.detach() for name, value in metrics.items()})
 
 
 def token_rewards(scores: Tensor, log_ratios: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """Return `-beta (log pi - log pi_ref)` for every token, with the score added at the last one, `[N, T]`.
+    """Return the reward of each token, `[N, T]`: `-beta (log pi - log pi_ref)`, plus the score at the last token.
 
     Args:
-        scores: `[N]`.
+        scores: `[N]` rewards of the responses.
         log_ratios: `[N, T]` in nats.
-        mask: `[N, T]` True where a token exists; tokens come first.
+        mask: `[N, T]` True where a token exists; padding is on the right.
         beta: Reward units per nat.
     """
     rewards = (-beta * log_ratios).masked_fill(~mask, 0.0)
@@ -125,10 +121,10 @@ def token_rewards(scores: Tensor, log_ratios: Tensor, mask: Tensor, beta: float)
     return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))
 
 
-def generalised_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float) -> Tensor:
+def estimate_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float) -> Tensor:
     """Return `A_t = sum_k (gamma lambda)^k delta_{t+k}`, `delta_t = r_t + gamma V_{t+1} - V_t`, `[N, T]`.
 
-    Schulman et al. 2016, eq. 16. The value after the last token is 0.
+    Generalised advantage estimation (Schulman et al. 2016, eq. 16). The value after the last token is 0.
     """
     values = values.masked_fill(~mask, 0.0)
     after = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
@@ -140,13 +136,13 @@ def generalised_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma:
     return torch.stack(columns[::-1], dim=1).masked_fill(~mask, 0.0)
 
 
-def whitened(values: Tensor, mask: Tensor) -> Tensor:
-    """Return values with mean 0 and variance 1 over all tokens, 0 where masked."""
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """Return `values` with mean 0 and variance 1 over all tokens, 0 where masked."""
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean).square(), mask)
     return ((values - mean) * (variance + 1e-8).rsqrt()).masked_fill(~mask, 0.0)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over tokens that exist."""
+    """Return the mean over the tokens that exist."""
     return values.masked_fill(~mask, 0.0).sum() / mask.sum()

@@ -1,17 +1,24 @@
 """Reward Alignment Optimization: point-wise regression onto the log-probability that a reward implies."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from statistics import fmean
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import LogProbBatch, ObjectiveOutput, require_choice, require_finite, require_positive
-from rao_kedro.objectives.calibration import Reduction, calibrated_log_z0
-from rao_kedro.objectives.pointwise import PointwiseObjective, squared_errors
+from rao_kedro.objectives.base import (
+    LogProbBatch,
+    ObjectiveOutput,
+    PromptGradient,
+    require_choice,
+    require_finite,
+    require_positive,
+)
+from rao_kedro.objectives.calibration import Reduction, largest_raising_log_z0, solve_log_z0
+from rao_kedro.objectives.pointwise import PointwiseObjective, mean_square
 
-PromptTerm = Literal["detached", "attached", "none"]
 GradientScale = Literal["none", "inverse_beta", "inverse_beta_squared"]
 
 
@@ -19,22 +26,22 @@ GradientScale = Literal["none", "inverse_beta", "inverse_beta_squared"]
 class RAO(PointwiseObjective):
     """`L = mean_i 1/K_i sum_j (r_ij - beta h_ij - beta log Z_i)^2` with `log Z_i = log_z0 + sg[D_i]`.
 
-    Paper: Algorithm 1, line 7 (detached) and eq. 8 (attached). Any K >= 2, groups may be ragged.
+    Li, Leng, Song, Hu: "Reward Alignment Optimization" (ACL 2026), Algorithm 1, line 7 (detached) and eq. 8 (attached).
 
     Attributes:
         beta: Strength of the KL constraint, reward units per nat.
-        log_z0: log Z_0 in nats, the one hyperparameter that ties all prompts together by prefix consistency; "auto"
-            solves `mean target log-ratio = margin` from the rewards: the batch's here, all training groups' in a run.
-        margin: Of "auto", in nats; above 0 raises the likelihood of the average response.
-        prompt_term: How D_i enters log Z_i: with its gradient stopped, with its gradient, or not at all.
-        reduction: Mean over a prompt's responses, then over prompts (paper); or over all responses (`flat`).
-        gradient_scale: Multiplies the loss by 1, 1/beta or 1/beta^2, since plain steps shrink with beta.
+        log_z0: log Z_0 in nats, the normaliser of the prefix t_0 that all prompts share. "auto" solves it so that the
+            mean target log-ratio is `margin`: from the batch's rewards, or from all training rewards after `calibrate`.
+        margin: Mean target log-ratio of "auto", in nats; a positive one raises the likelihood of the average response.
+        prompt_term: Whether D_i enters log Z_i with its gradient stopped, with its gradient, or not at all.
+        reduction: Mean over a group's responses, then over groups (paper); or over all responses (`flat`).
+        gradient_scale: Multiplies the loss by 1, 1/beta or 1/beta^2: the gradient shrinks with beta.
     """
 
     beta: float = 0.1
     log_z0: float | Literal["auto"] = 50.0
     margin: float = 0.0
-    prompt_term: PromptTerm = "detached"
+    prompt_term: PromptGradient = "detached"
     reduction: Reduction = "prompt_mean"
     gradient_scale: GradientScale = "none"
 
@@ -50,7 +57,7 @@ class RAO(PointwiseObjective):
             require_finite('log_z0 other than "auto"', self.log_z0)
             if self.margin:
                 raise ValueError(f'margin belongs to log_z0 "auto", but log_z0 is {self.log_z0!r}')
-        require_choice("prompt_term", self.prompt_term, get_args(PromptTerm))
+        require_choice("prompt_term", self.prompt_term, get_args(PromptGradient))
         require_choice("reduction", self.reduction, get_args(Reduction))
         require_choice("gradient_scale", self.gradient_scale, get_args(GradientScale))
 
@@ -60,40 +67,65 @@ class RAO(PointwiseObjective):
         return self.beta
 
     @property
-    def prompt_gradient(self) -> PromptTerm:  # type: ignore[override]  # the other pointwise objectives read no prompt
-        """Whether D_i is read, and with its gradient or without."""
+    def prompt_gradient(self) -> PromptGradient:
+        """Return `prompt_term`."""
         return self.prompt_term
 
+    @property
+    def loss_is_mean_over(self) -> Literal["groups", "responses"]:
+        """Return responses for a flat reduction."""
+        return "responses" if self.reduction == "flat" else "groups"
+
+    def solve_log_z0(self, rewards: Sequence[Sequence[float]]) -> float | None:
+        """Return what log_z0 "auto" solves to under the objective's reduction, in nats; None for a number."""
+        return solve_log_z0(rewards, self.beta, self.margin, self.reduction) if self.log_z0 == "auto" else None
+
+    def calibrate(self, rewards: Sequence[Sequence[float]]) -> Self:
+        """Return the objective with log_z0 "auto" solved from rewards `[groups][responses]`."""
+        solved = self.solve_log_z0(rewards)
+        return self if solved is None else replace(self, log_z0=solved, margin=0.0)
+
+    def calibrate_to_batch(self, batch: LogProbBatch) -> Self:
+        """Return the objective with log_z0 "auto" solved from the batch's own `rewards`."""
+        if self.log_z0 != "auto":
+            return self
+        (rewards,) = batch.require("rewards")
+        return self.calibrate([row[there].tolist() for row, there in zip(rewards, batch.mask, strict=True)])
+
+    def remark_on_targets(self, chosen_rewards: Sequence[float]) -> str | None:
+        """Return a sentence if log_z0 is a number that lowers the likelihood of the average chosen response."""
+        if self.log_z0 == "auto":
+            return None
+        log_z0 = self.log_z0
+        target = fmean(chosen_rewards) / self.beta - log_z0
+        if target >= 0:
+            return None
+        down = fmean(reward <= self.beta * log_z0 for reward in chosen_rewards)
+        return (
+            f"log_z0 = {log_z0:g} nats makes the chosen responses less likely than under the reference: their mean "
+            f"target log-ratio is {target:.2f} nats, and {down:.0%} of them have a target below 0. "
+            f"log_z0 <= {largest_raising_log_z0(chosen_rewards, self.beta):.2f} raises the mean target above 0, "
+            f"log_z0 <= {min(chosen_rewards) / self.beta:.2f} raises every target above 0."
+        )
+
     def log_z(self, batch: LogProbBatch) -> Tensor:
-        """Return `log Z_i`, `[G]` in nats."""
-        log_z0 = torch.full_like(batch.policy[:, 0], self.solved_log_z0(batch)).detach()
+        """Return `log Z_i = log_z0 + D_i`, `[G]` in nats; needs the prompt log-probs unless `prompt_term` is none."""
+        log_z0 = torch.full_like(batch.policy[:, 0], float(self.calibrate_to_batch(batch).log_z0)).detach()
         if self.prompt_term == "none":
             return log_z0
         prompt_log_ratio = batch.prompt_log_ratio()
         return log_z0 + (prompt_log_ratio.detach() if self.prompt_term == "detached" else prompt_log_ratio)
 
-    def calibrate(self, rewards: Iterable[Sequence[float]]) -> "RAO":
-        """Return the objective with log_z0 "auto" solved from rewards `[groups][responses]`, under its reduction."""
-        if self.log_z0 != "auto":
-            return self
-        return replace(self, log_z0=calibrated_log_z0(rewards, self.beta, self.margin, self.reduction), margin=0.0)
-
-    def solved_log_z0(self, batch: LogProbBatch) -> float:
-        """Return log Z_0 in nats; "auto" needs `rewards`."""
-        if self.log_z0 != "auto":
-            return self.log_z0
-        (rewards,) = batch.require("rewards")
-        given = [row[there].tolist() for row, there in zip(rewards, batch.mask, strict=True)]
-        return float(self.calibrate(given).log_z0)
-
     def baseline(self, batch: LogProbBatch) -> Tensor:
-        """Return `beta log Z_i`; needs the prompt log-probs unless `prompt_term` is none."""
+        """Return `beta log Z_i`, `[G]` in reward units."""
         return self.beta * self.log_z(batch)
 
     def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
-        """Return the loss and the metrics of a batch."""
-        loss, weight = squared_errors(self.residuals(batch), batch.mask, self.reduction)
+        """Return the loss and the metrics of a batch; needs `reference`, `rewards` and what `log_z` needs."""
+        if self.log_z0 == "auto":
+            return self.calibrate_to_batch(batch)(batch)
         scale = {"none": 1.0, "inverse_beta": 1 / self.beta, "inverse_beta_squared": self.beta**-2}
+        loss = scale[self.gradient_scale] * mean_square(self.residuals(batch), batch.mask, self.reduction)
         metrics = self.metrics(batch)
-        metrics["prompt_log_ratio"] = metrics["log_z"] - self.solved_log_z0(batch)
-        return ObjectiveOutput(scale[self.gradient_scale] * loss, weight, metrics)
+        metrics["prompt_log_ratio"] = metrics["log_z"] - self.log_z0
+        return ObjectiveOutput(loss, metrics)

@@ -1,43 +1,57 @@
-"""Objectives by name. A new one is one file and one line here."""
+"""Objectives by name, and what each needs from a run. A new objective is one file and one line here.
 
-from collections.abc import Callable
-from dataclasses import MISSING, fields
-from typing import Any
+Importing this module does not import torch; `make_objective` does.
+"""
 
-from rao_kedro.objectives.cal_dpo import CalDPO
-from rao_kedro.objectives.dgro import DGRO
-from rao_kedro.objectives.dpo import DPO
-from rao_kedro.objectives.dpo_shift import DPOShift
-from rao_kedro.objectives.dpop import DPOP
-from rao_kedro.objectives.dro import DRO
-from rao_kedro.objectives.ipo import IPO
-from rao_kedro.objectives.kimi_k15 import KimiK15
-from rao_kedro.objectives.kto import KTO
-from rao_kedro.objectives.orpo import ORPO
-from rao_kedro.objectives.ppo import PPO
-from rao_kedro.objectives.rao import RAO
-from rao_kedro.objectives.rpo_distill import RewardDistillation
-from rao_kedro.objectives.rpo_partition import RewardPartitioning
-from rao_kedro.objectives.simpo import SimPO
-from rao_kedro.objectives.slic_hf import SLiCHF
+from dataclasses import MISSING, dataclass, fields
+from importlib import import_module
+from typing import Any, Literal
 
-_OBJECTIVES: dict[str, type] = {
-    "rao": RAO,
-    "dpo": DPO,
-    "ipo": IPO,
-    "simpo": SimPO,
-    "rpo_distill": RewardDistillation,
-    "cal_dpo": CalDPO,
-    "dro": DRO,
-    "slic_hf": SLiCHF,
-    "orpo": ORPO,
-    "dpop": DPOP,
-    "dpo_shift": DPOShift,
-    "kto": KTO,
-    "kimi_k15": KimiK15,
-    "rpo_partition": RewardPartitioning,
-    "dgro": DGRO,
-    "ppo": PPO,
+
+@dataclass(frozen=True)
+class Requirements:
+    """What an objective needs from a run, besides log-probs of the policy.
+
+    Attributes:
+        reads: The chosen and the rejected response of a prompt (`pairs`), all of its responses (`groups`), or
+            responses that the policy samples in training (`rollouts`).
+        reference: Log-probs under the reference.
+        rewards: Explicit rewards of the responses.
+        value_network: A value network, trained with the policy.
+        mismatched_pairs: Log-probs of other prompts' responses.
+        prompt_logps: Log-probs of the prompt, unless a parameter of the objective switches them off.
+    """
+
+    reads: Literal["pairs", "groups", "rollouts"]
+    reference: bool = True
+    rewards: bool = False
+    value_network: bool = False
+    mismatched_pairs: bool = False
+    prompt_logps: bool = False
+
+
+_PAIRS = Requirements("pairs")
+_PAIRS_ALONE = Requirements("pairs", reference=False)
+_REWARDS = Requirements("groups", rewards=True)
+
+# The module in this package and the class, and what it needs.
+_OBJECTIVES: dict[str, tuple[str, Requirements]] = {
+    "rao": ("rao.RAO", Requirements("groups", rewards=True, prompt_logps=True)),
+    "dpo": ("dpo.DPO", _PAIRS),
+    "ipo": ("ipo.IPO", _PAIRS),
+    "simpo": ("simpo.SimPO", _PAIRS_ALONE),
+    "rpo_distill": ("rpo_distill.RewardDistillation", _REWARDS),
+    "cal_dpo": ("cal_dpo.CalDPO", _PAIRS),
+    "dro": ("dro.DRO", Requirements("groups", rewards=True, value_network=True)),
+    "slic_hf": ("slic_hf.SLiCHF", _PAIRS_ALONE),
+    "orpo": ("orpo.ORPO", _PAIRS_ALONE),
+    "dpop": ("dpop.DPOP", _PAIRS),
+    "dpo_shift": ("dpo_shift.DPOShift", _PAIRS),
+    "kto": ("kto.KTO", Requirements("pairs", mismatched_pairs=True)),
+    "kimi_k15": ("kimi_k15.KimiK15", _REWARDS),
+    "rpo_partition": ("rpo_partition.RewardPartitioning", _REWARDS),
+    "dgro": ("dgro.DGRO", _REWARDS),
+    "ppo": ("ppo.PPO", Requirements("rollouts", rewards=True, value_network=True)),
 }
 
 
@@ -46,24 +60,40 @@ def objective_names() -> list[str]:
     return list(_OBJECTIVES)
 
 
+def get_requirements(name: str) -> Requirements:
+    """Return what an objective needs from a run.
+
+    Raises:
+        ValueError: The name is unknown; the message lists the known ones.
+    """
+    return _look_up(name)[1]
+
+
 def make_objective(name: str, **parameters: object) -> Any:
-    """Build an objective: an `Objective`, or `ppo`, which reads rollouts in place of groups.
+    """Build an objective.
 
     Args:
         name: One of `objective_names()`.
         **parameters: The objective's own parameters; see its class.
 
+    Returns:
+        An `Objective`; for `ppo` a `PPO`, which reads rollouts instead of groups.
+
     Raises:
-        ValueError: The name or a parameter is unknown, or a value is out of range; says what is valid.
+        ValueError: The name or a parameter is unknown, or a value is out of range; the message says what is valid.
     """
-    if name not in _OBJECTIVES:
-        raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(_OBJECTIVES)}")
-    make: Callable[..., object] = _OBJECTIVES[name]
-    # A field's trailing underscore only keeps clear of a Python keyword: the parameter of `lambda_` is `lambda`.
-    defaults = {f.name.rstrip("_"): f.default for f in fields(_OBJECTIVES[name]) if f.default is not MISSING}
-    unknown = sorted(set(parameters) - set(defaults))
-    if unknown:
+    module, class_name = _look_up(name)[0].split(".")
+    objective = getattr(import_module(f"rao_kedro.objectives.{module}"), class_name)
+    # A field's trailing underscore avoids a Python keyword: the parameter of `lambda_` is `lambda`.
+    field_names = {f.name.rstrip("_"): f.name for f in fields(objective)}
+    defaults = {f.name.rstrip("_"): f.default for f in fields(objective) if f.default is not MISSING}
+    if unknown := sorted(set(parameters) - set(field_names)):
         valid = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
         raise ValueError(f"objective {name!r} has no parameter {', '.join(unknown)}; it takes {valid}")
-    field_names = {f.name.rstrip("_"): f.name for f in fields(_OBJECTIVES[name])}
-    return make(**{field_names[key]: value for key, value in parameters.items()})
+    return objective(**{field_names[key]: value for key, value in parameters.items()})
+
+
+def _look_up(name: str) -> tuple[str, Requirements]:
+    if name not in _OBJECTIVES:
+        raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(_OBJECTIVES)}")
+    return _OBJECTIVES[name]

@@ -1,16 +1,13 @@
 """Reward model distillation (Fisch et al. 2024, arXiv 2405.19316): implicit reward gaps regressed on reward gaps."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
-import torch
-
-from rao_kedro.objectives.base import LogProbBatch, ObjectiveOutput, require_positive
+from rao_kedro.objectives.base import LogProbBatch, Objective, ObjectiveOutput, require_positive
 from rao_kedro.objectives.metrics import pair_metrics
 
 
 @dataclass(frozen=True)
-class RewardDistillation:
+class RewardDistillation(Objective):
     """`L = ((r_1 - r_2) - beta (h_1 - h_2))^2`, mean over all pairs of a group's responses, then over groups.
 
     Attributes:
@@ -18,10 +15,6 @@ class RewardDistillation:
     """
 
     beta: float = 0.1
-
-    pairwise: ClassVar[bool] = False
-    needs_reference: ClassVar[bool] = True
-    prompt_gradient: ClassVar[Literal["none"]] = "none"
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -44,5 +37,4 @@ class RewardDistillation:
         gaps = difference[:, :, None] - difference[:, None, :]
         pairs = (batch.mask[:, :, None] & batch.mask[:, None, :]).triu(diagonal=1)
         losses = gaps.masked_fill(~pairs, 0.0).square().sum((1, 2)) / pairs.sum((1, 2))
-        weight = torch.tensor(float(len(losses)), device=losses.device)
-        return ObjectiveOutput(losses.mean(), weight, pair_metrics(batch, implicit))
+        return ObjectiveOutput(losses.mean(), pair_metrics(batch, implicit))

@@ -1,7 +1,6 @@
-"""Simple Preference Optimization (Meng et al. 2024, eq. 6): length-normalised, without a reference model."""
+"""Simple Preference Optimization (Meng et al. 2024, eq. 6): length-normalised, no reference."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,8 +21,6 @@ class SimPO(PairwiseObjective):
     beta: float = 2.0
     gamma: float = 1.0
 
-    needs_reference: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         """Check the parameters.
 
@@ -34,7 +31,7 @@ class SimPO(PairwiseObjective):
         require_finite("gamma", self.gamma, at_least=0)
 
     def losses(self, batch: LogProbBatch) -> Tensor:
-        """Return the loss of each group, `[G]`."""
+        """Return the loss of each group, `[G]`; needs `lengths`."""
         rewards = self.implicit_rewards(batch)
         return -F.logsigmoid(rewards[:, 0] - rewards[:, 1] - self.gamma)
 

@@ -1,7 +1,6 @@
 """Sequence likelihood calibration with human feedback, SLiC-HF (Zhao et al. 2023, arXiv 2305.10425)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,17 +10,15 @@ from rao_kedro.objectives.pairwise import PairwiseObjective
 
 @dataclass(frozen=True)
 class SLiCHF(PairwiseObjective):
-    """`L = max(0, delta - log pi(y_w) + log pi(y_l)) - lambda log pi(y_w)`; no reference model.
+    """`L = max(0, delta - log pi(y_w) + log pi(y_l)) - lambda log pi(y_w)`; no reference.
 
     Attributes:
         delta: Margin of the hinge, in nats.
-        lambda_: Weight of the likelihood of the chosen response, the regulariser's target.
+        lambda_: Weight of the regulariser, the log-likelihood of the chosen response.
     """
 
     delta: float = 1.0
     lambda_: float = 0.1
-
-    needs_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -38,5 +35,5 @@ class SLiCHF(PairwiseObjective):
         return (self.delta - chosen + rejected).clamp(min=0) - self.lambda_ * chosen
 
     def implicit_rewards(self, batch: LogProbBatch) -> Tensor:
-        """Return `log pi(y_ij|x_i)`, `[G, K]`: what the hinge compares."""
+        """Return `log pi(y_ij|x_i)`, `[G, K]`: the hinge compares these."""
         return batch.policy

@@ -1,4 +1,4 @@
-"""All checks of a run, each of which looks only at what the nodes of the run will need."""
+"""The checks of a run: each node of the run is checked for what it will need, and nothing else is."""
 
 import logging
 from collections.abc import Iterator
@@ -24,15 +24,15 @@ from rao_kedro.planning.steps import Run, Step, steps_of
 
 logger = logging.getLogger(__name__)
 
-# Functions of nodes that accelerate runs; other workers are single processes.
+# Functions of nodes whose workers accelerate launches; other workers are single processes.
 _LAUNCHED = (
     *("train_sft", "train_reward_model", "annotate_responses", "score_reference", "align", "score_responses"),
-    *("train_runs", "measure_runs", "measure_reward"),
+    *("train_run", "measure_trained", "measure_implicit", "measure_reward"),
 )
 
 
 def problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
-    """Return why a run could not go as planned, a sentence each; what may go wrong is a warning in the log.
+    """Return a sentence for each reason why a run could not go as planned; what may go wrong is logged as a warning.
 
     Args:
         pipeline: The nodes that will run.
@@ -50,9 +50,9 @@ def problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
 
 
 def problems_of_made(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
-    """Return what the base model and the groups, which were made meanwhile, show to be wrong.
+    """Return what is wrong with the base model and the groups, once the run has made them.
 
-    That is which steps have no room for the groups, and which variables the chat template does not read.
+    A step may have no room for the groups, and the chat template may not read a variable that is given.
     """
     run = steps_of(pipeline, catalog)
     found = [problem for step in run.steps for problem in lengths.pack_problems(run, step)]
@@ -61,7 +61,7 @@ def problems_of_made(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
 
 
 def _template_problems(run: Run, step: Step) -> Iterator[str]:
-    if step.function == "generate_responses":
+    if step.function in ("generate_responses", "generate_with_benchmarks"):
         kwargs = step.given["generation"].chat_template_kwargs
         yield from models.template_kwargs_problems(run, step.named["generation"], kwargs)
 
@@ -77,7 +77,7 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
             yield from lengths.t0_problems(given["max_prompt_tokens"], given["t0_length"])
         case "train_reward_model" if given["start"] not in ("sft_model", "base_model"):
             yield from models.checkpoint_problems(named["start"], given["start"])
-        case "generate_responses":
+        case "generate_responses" | "generate_with_benchmarks":
             yield from _engine_problems(named["generation"], given["generation"])
             yield from lengths.generation_problems(run, step)
             yield from files.benchmark_problems(_benchmarks(step), judged=False)
@@ -115,7 +115,7 @@ def _of_collection(run: Run, step: Step) -> Iterator[str]:
 
 
 def _engine_problems(parameter: str, how: GenerationParameters) -> Iterator[str]:
-    """Yield whether the backend is not installed, or has not what its options ask for."""
+    """Yield why a generation backend cannot be used: it is not installed, or lacks an option that is set."""
     if how.backend == "auto" and not how.engine.changed():
         return
     try:
@@ -160,7 +160,7 @@ def _asked(step: Step) -> Iterator[tuple[str, BaseModel]]:
 
 
 def _rewards(step: Step) -> Iterator[tuple[str, RewardParameters]]:
-    """Yield the rewards that a step scores with."""
+    """Yield the rewards that a step scores with, with the names of their parameters."""
     for argument, value in step.given.items():
         rollout = getattr(value, "rollout", None)
         places = {"": value, ".reward": getattr(value, "reward", None), ".rollout.reward": rollout and rollout.reward}
@@ -170,7 +170,7 @@ def _rewards(step: Step) -> Iterator[tuple[str, RewardParameters]]:
 
 
 def _of_launches(run: Run) -> Iterator[str]:
-    """Yield what is wrong with the accelerate file, and with training under it."""
+    """Yield what is wrong with the accelerate file, and with the trainings that it launches."""
     workers = run.workers()
     launch = None if workers is None else machine.launch_of(workers)
     if isinstance(launch, str):
@@ -188,24 +188,19 @@ def _of_launches(run: Run) -> Iterator[str]:
 
 
 def trainings(step: Step) -> Iterator[tuple[str, TrainingParameters, bool]]:
-    """Yield the parameters of each training of a step by their name, and whether it samples from the policy."""
+    """Yield the name and the parameters of each training of a step, and whether it samples from the policy."""
     given, named = step.given, step.named
     match step.function:
-        case "train_sft" | "train_reward_model":
+        case "train_sft" | "train_reward_model" | "measure_trained":
             yield named["training"], given["training"], False
-        case "align":
+        case "align" | "train_run":
             yield f"{named['method']}.training", given["method"].training, given["method"].rollout is not None
-        case "train_runs":
-            for name in given["only"].split() if given["only"] else given["runs"]:
-                method = given["runs"][name]
-                yield f"{named['runs']}.{name}.training", method.training, method.rollout is not None
-        case "measure_runs":
-            yield f"{named['study']}.training", given["study"].training, False
-            yield f"{named['study']}.dpo.training", given["study"].dpo.training, False
+        case "measure_implicit":
+            yield f"{named['dpo']}.training", given["dpo"].training, False
 
 
 def _remarks(run: Run, step: Step) -> Iterator[str]:
-    """Yield what may go wrong later, which nothing can tell now."""
+    """Yield what may go wrong later and cannot be known yet."""
     if step.function == "judge_methods" and {*JUDGED} & {*run.parameter("evaluation.benchmarks").names.split()}:
         for parameter, judge in _asked(step):
             if url := getattr(judge, "base_url", None):
@@ -213,7 +208,7 @@ def _remarks(run: Run, step: Step) -> Iterator[str]:
     for parameter, reward in _rewards(step):
         if reward.name == "generative" and (url := reward.parameters.get("base_url")):
             yield from judges.unreachable(f"{parameter}.parameters", url)
-    if step.function == "align" and (rollout := step.given["method"].rollout) is not None:
+    if step.function in ("align", "train_run") and (rollout := step.given["method"].rollout) is not None:
         room = step.given["method"].training.max_tokens_per_batch
         tokens = run.parameter("data.max_prompt_tokens") + rollout.samples_per_prompt * rollout.max_new_tokens
         if tokens > room:

@@ -1,4 +1,4 @@
-"""Whether files that parameters name are there and can be opened."""
+"""Checks of the files that parameters name: they exist and can be opened."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -13,7 +13,7 @@ from rao_kedro.errors import DataError
 from rao_kedro.planning.models import HUB_NAME
 from rao_kedro.planning.steps import Run
 
-LARGE = 2**28  # bytes of a file of which not even the first row is read here: a JSON list is read as a whole
+LARGE = 2**28  # bytes; of larger files not even the first row is read here, since a JSON list is read as a whole
 _BENCHMARK_FILES = {
     "alpaca_eval": ("baseline", "instruction_difficulty", "gamed"),
     "mt_bench": ("questions", "reference_answers", "judge_prompts"),
@@ -21,30 +21,30 @@ _BENCHMARK_FILES = {
 
 
 def preference_problems(preferences: PreferenceFiles) -> Iterator[str]:
-    """Yield why rows of preference data could not be read."""
+    """Yield why preference data could not be read."""
     for part, source in preferences:
         if source is not None and source.path is not None:
             yield from source_problems(f"data.preferences.{part}", source)
 
 
 def source_problems(parameter: str, source: PreferenceSource) -> Iterator[str]:
-    """Yield why the first row of a source on this machine could not be read."""
+    """Yield why the first row of a local source could not be read."""
     path = Path(str(source.path)).expanduser()
     if path.is_file() and path.stat().st_size > LARGE:
         yield from file_problems(f"{parameter}.path", str(path))
         return
     try:
         if next(read_rows(source), None) is None:
-            skipped = f" behind the {source.skip_rows} of {parameter}.skip_rows" if source.skip_rows else ""
+            skipped = f" after the {source.skip_rows} of {parameter}.skip_rows" if source.skip_rows else ""
             yield f"parameter {parameter}.path: {path} has no row{skipped}"
     except DataError as error:
         yield f"parameter {parameter}.path: {error}"
 
 
 def prompt_problems(run: Run, sampled: SampledResponses, n_evaluation: int) -> Iterator[str]:
-    """Yield why responses could not be sampled: prompts cannot be read, or are fewer than asked for."""
+    """Yield why responses could not be sampled: prompts cannot be read, or there are too few."""
     dataset = run.catalog.get("prompts")
-    if dataset is None or not dataset.exists():  # which is said of any input
+    if dataset is None or not dataset.exists():  # said of every missing input
         return
     try:
         there = dataset.load()["split"].value_counts()
@@ -54,8 +54,8 @@ def prompt_problems(run: Run, sampled: SampledResponses, n_evaluation: int) -> I
     for split, wanted in (("train", sampled.train_prompts), ("test", sampled.validation_prompts + n_evaluation)):
         if (found := int(there.get(split, 0))) < wanted:
             yield (
-                f"prompts: {wanted} of split {split} are asked for, {found} are there: lower data.sampled.*_prompts or "
-                "data.evaluation_prompts, or add prompts"
+                f"prompts: split {split} has {found} prompts, and {wanted} are asked for: lower data.sampled.*_prompts "
+                "or data.evaluation_prompts, or add prompts"
             )
 
 
@@ -64,7 +64,7 @@ def benchmark_problems(benchmarks: AnsweredBenchmarks, judged: bool) -> Iterator
 
     Args:
         benchmarks: Which are chosen, and where their files are.
-        judged: Whether answers are judged in this run, too, and not only written.
+        judged: Whether this run also judges the responses, which needs more files.
     """
     for name, files in _BENCHMARK_FILES.items():
         if name in benchmarks.names.split():

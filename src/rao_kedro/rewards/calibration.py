@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rao_kedro.data.tokenize import response_order
+from rao_kedro.objectives import make_objective
 from rao_kedro.rewards.annotation import QUANTILES, clip_bounds
 from rao_kedro.rewards.outliers import OUTLIER, robust_moments
 
@@ -40,19 +41,17 @@ def calibration_report(
         Columns `split, metric, value, low, high, n`; 95 % intervals over the n groups where the value is a mean over
         groups.
     """
-    from rao_kedro.objectives.rao import RAO  # its package imports torch
-
     train = training_rewards(reward_annotated, responses)
-    asked = RAO(**rao)
-    auto = asked if asked.log_z0 == "auto" else replace(asked, log_z0="auto")
-    threshold = asked.beta * float(asked.calibrate(train).log_z0)
+    objective = make_objective("rao", **rao)
+    suggested = replace(objective, log_z0="auto").solve_log_z0(train)
+    threshold = objective.beta * objective.calibrate(train).log_z0
     moments = robust_moments(np.concatenate(train))
     rewards = np.concatenate(list(reward_annotated["rewards"]))
     ends = float(rewards.min()), float(rewards.max())
     rows: list[tuple[Any, ...]] = []
     for split, table in reward_annotated.groupby("split", sort=False):
         rows += [(split, *row) for row in _distribution(table, *ends, *moments) + _by_group(table, threshold, seed)]
-    rows.append(("train", "suggested_log_z0", auto.calibrate(train).log_z0, np.nan, np.nan, len(train)))
+    rows.append(("train", "suggested_log_z0", suggested, np.nan, np.nan, len(train)))
     return pd.DataFrame(rows, columns=["split", "metric", "value", "low", "high", "n"])
 
 
@@ -191,9 +190,7 @@ def target_grid(
         Columns `beta, log_z0, suggested, chosen_target_is_up` (P(r_w > beta log_z0)), and the mean target log-ratios
         `r / beta - log_z0` of the chosen and of the rejected responses, in nats.
     """
-    from rao_kedro.objectives.rao import RAO
-
-    auto = RAO(**{**(rao or {}), "log_z0": "auto"})
+    auto = make_objective("rao", **{**(rao or {}), "log_z0": "auto"})
     train = reward_annotated[reward_annotated["split"] == "train"]
     chosen, rejected = (
         np.array([rewards[i] for rewards, i in zip(train["rewards"], train[role], strict=True)])
@@ -201,7 +198,7 @@ def target_grid(
     )
     rows = []
     for beta in betas:
-        suggested = float(replace(auto, beta=beta).calibrate(training_rewards(train, responses)).log_z0)
+        suggested = replace(auto, beta=beta).solve_log_z0(training_rewards(train, responses))
         for log_z0, is_suggested in [(suggested, True), *((value, False) for value in log_z0s)]:
             targets = (float((role / beta - log_z0).mean()) for role in (chosen, rejected))
             rows.append((beta, log_z0, is_suggested, float((chosen > beta * log_z0).mean()), *targets))

@@ -1,19 +1,23 @@
-"""Rewards far from all others: squared errors, means and `log_z0: auto` follow them. Plain numbers; knows no model."""
+"""Rewards far from all others dominate squared errors, means and `log_z0: auto`. Plain numbers; knows no model."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-OUTLIER = 20.0  # robust standard deviations from the median; of normal rewards none of a million lies beyond 5
-NAMED = 3
+if TYPE_CHECKING:
+    from rao_kedro.objectives import Objective
+
+OUTLIER = 20.0  # robust standard deviations from the median; one normal reward in a million lies beyond 5
+NAMED = 3  # groups that a remark names
 
 
 def robust_moments(rewards: Iterable[float]) -> tuple[float, float]:
-    """Return the median and the robust standard deviation of rewards: neither follows a few outliers.
+    """Return the median and a robust standard deviation of rewards, which a few outliers do not move.
 
-    The deviation is the larger of 1.4826 times the median absolute deviation and the interquartile range over 1.349,
-    both of which are the standard deviation of normal values; where most rewards are the same number, the first of the
-    distinct ones; 0 where all are.
+    The deviation is the larger of 1.4826 times the median absolute deviation and the interquartile range over 1.349:
+    both equal the standard deviation of normal values. If both are 0 because most rewards are equal, it is 1.4826 times
+    the median absolute deviation of the distinct rewards. It is 0 if all rewards are equal.
     """
     values = np.asarray(list(rewards), dtype=float)
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
@@ -25,17 +29,12 @@ def _scaled_deviation(values: np.ndarray) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
-def outlier_remark(
-    rewards: Mapping[str, Sequence[float]],
-    beta: float | None,
-    solve: Callable[[list[Sequence[float]]], float] | None = None,
-) -> str | None:
-    """Return a sentence if some rewards lie implausibly far from the others: which, what follows, and what would help.
+def outlier_remark(rewards: Mapping[str, Sequence[float]], objective: "Objective") -> str | None:
+    """Return sentences on rewards that lie implausibly far from the others: which, their effect, a remedy; or None.
 
     Args:
-        rewards: The training rewards of each group by its id, `[responses]`.
-        beta: Reward units per nat; None where the method has none.
-        solve: What `log_z0: auto` solves for from rewards `[groups][responses]`, in nats; None where it is not used.
+        rewards: Training rewards of each group by its id, `[responses]`.
+        objective: What is trained with them, before it is calibrated.
     """
     flat = np.concatenate([np.asarray(values, dtype=float) for values in rewards.values()])
     median, spread = robust_moments(flat)
@@ -48,17 +47,18 @@ def outlier_remark(
     others = [values for name, values in rewards.items() if name not in set(extreme)]
     sentences = [
         f"{n} of {len(flat)} training rewards lie more than {OUTLIER:g} robust standard deviations ({spread:.3g}) from "
-        f"the median ({median:.3g}), in {len(extreme)} of {len(rewards)} groups, and carry the targets: {named}."
+        f"the median ({median:.3g}), in {len(extreme)} of {len(rewards)} groups, and dominate the targets: {named}."
     ]
-    if beta is not None:
+    if (beta := objective.temperature) is not None:
         nats = distances[extreme[-1]] / beta
         sentences.append(f"With beta {beta:g} the furthest is {nats:.3g} nats from the median.")
-    if solve is not None and others:
+    log_z0 = objective.solve_log_z0(list(rewards.values()))
+    if log_z0 is not None and others:
         sentences.append(
-            f"log_z0: auto solves to {solve(list(rewards.values())):.6g} nats, and to {solve(others):.6g} without "
-            "these groups."
+            f"log_z0: auto solves to {log_z0:.6g} nats, and to {objective.solve_log_z0(others):.6g} without these "
+            "groups."
         )
-    sentences.append("Correct the data, or set reward_modeling.clip (5 keeps rewards within 5 of these deviations).")
+    sentences.append("Correct the data, or set reward_modeling.clip: 5 keeps rewards within 5 of these deviations.")
     return " ".join(sentences)
 
 

@@ -11,6 +11,7 @@ from accelerate.state import DistributedType
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import PreTrainedModel
 
 from rao_kedro.config.training import TrainingParameters
 from rao_kedro.distributed import sharding
@@ -80,6 +81,17 @@ def _compile_layers(module: nn.Module, accelerator: Accelerator) -> None:
             )
         for layer in layers:
             layer.compile(dynamic=True)
+
+
+def disable_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """Set every dropout of `model` to 0, and return it."""
+    layer: Any
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+        if hasattr(layer, "attention_dropout"):
+            layer.attention_dropout = 0.0
+    return model
 
 
 def make_optimizer(module: nn.Module, parameters: TrainingParameters, device: torch.device) -> torch.optim.Optimizer:

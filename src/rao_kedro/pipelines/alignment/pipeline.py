@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.runs import method_of
+from rao_kedro.objectives import get_requirements
 from rao_kedro.pipelines.alignment.nodes import align, score_reference
-from rao_kedro.pipelines.methods import ON_POLICY, WITHOUT_REFERENCE, of_run
+from rao_kedro.pipelines.runs import bind
 from rao_kedro.reporting.figures import training_dynamics_of_one
 
 
@@ -34,14 +35,15 @@ def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:
 def _run(name: str, objective: str) -> Pipeline:
     shared = ["sft_model", "reward_annotated@path"]
     needed = {}  # last: Kedro matches what a node reads with the names of its function by their order
-    if objective not in WITHOUT_REFERENCE:
+    requirements = get_requirements(objective)
+    if requirements.reference:
         needed["reference_logprobs"] = "reference_logprobs@path"
-    if objective in ON_POLICY:
+    if requirements.reads == "rollouts":
         needed["reward_model"] = "reward_model"
     return Pipeline(
         [
             Node(
-                of_run(align, name),
+                bind(align, run=name),
                 inputs={
                     "sft_model": "sft_model",
                     "reward_annotated": "reward_annotated@path",

@@ -17,22 +17,18 @@ from rao_kedro.pipelines.evaluation.benchmark_nodes import (
 from rao_kedro.pipelines.evaluation.nodes import (
     compare_methods,
     generate_responses,
+    generate_with_benchmarks,
     plot_training,
     score_responses,
     write_report,
 )
-from rao_kedro.pipelines.methods import of_run
+from rao_kedro.pipelines.runs import bind
 from rao_kedro.reporting.figures import scores_by_method
 
 BENCHMARKS = "benchmarks"  # the tag of the nodes that judge and compare
 BENCHMARK_FILES = "benchmark_files"  # what the first of them makes
-PER_POLICY = (
-    "scored_generations",
-    "held_out_logps",
-    "benchmark_answers",
-    "downstream_scores",
-    "downstream_samples",
-)
+SCORED = ("scored_generations", "held_out_logps")  # tables of a policy that comparisons read
+ANSWERS = ("benchmark_answers", "downstream_scores", "downstream_samples")  # its tables of a run with benchmarks
 
 
 def _parameters(block: str, *names: str) -> dict[str, str]:
@@ -81,26 +77,19 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
         inputs["policy"] = "sft_model"
     nodes = [
         Node(
-            of_run(generate_responses, name),
+            bind(generate_with_benchmarks if benchmarks else generate_responses, run=name),
             inputs={
                 "policy": "policy",
                 "prompts": "evaluation_prompts@path",
                 **_parameters("evaluation", "generation"),
-                **ANSWERED,
                 "workers": "params:workers",
-                **files,
+                **(files | ANSWERED if benchmarks else {}),
             },
-            outputs=[
-                "generations@pandas",
-                "benchmark_answers",
-                "downstream_scores",
-                "downstream_samples",
-                "generation_settings",
-            ],
+            outputs=["generations@pandas", "generation_settings", *(ANSWERS if benchmarks else ())],
             name="generate",
         ),
         Node(
-            of_run(score_responses, name),
+            bind(score_responses, run=name),
             inputs={
                 "policy": "policy",
                 "sft_model": "sft_model",
@@ -123,7 +112,7 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
         namespace=name,
         tags=["evaluation", name, method_of(name)],
         inputs=inputs,
-        outputs={table: f"{table}_{name}" for table in PER_POLICY},
+        outputs={table: f"{table}_{name}" for table in (*SCORED, *(ANSWERS if benchmarks else ()))},
         parameters=parameters,
     )
 

@@ -17,6 +17,7 @@ from rao_kedro.files import write_parquet
 from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
+from rao_kedro.objectives import make_objective
 from rao_kedro.reporting.calibration_figures import reward_calibration
 from rao_kedro.rewards.annotation import Normalisation, annotate
 from rao_kedro.rewards.calibration import (
@@ -111,18 +112,15 @@ def report_rewards(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return what a reader needs to trust the rewards, for the beta and log_z0 that RAO will be trained with.
 
-    A few rewards that lie implausibly far from all others, which would carry the targets, are told in the log.
+    Logs a warning if a few rewards lie implausibly far from the others, since they would dominate RAO's targets.
 
     Returns:
-        The report, and what RAO would aim at with other values of both.
+        The report, and RAO's targets for other values of beta and log_z0.
     """
-    from rao_kedro.objectives.rao import RAO  # its package imports torch
-
-    objective = RAO(**rao)
+    objective = make_objective("rao", **rao)
     train = training_rewards(reward_annotated, responses_per_prompt)
     groups = dict(zip(reward_annotated.loc[reward_annotated["split"] == "train", "group_id"], train, strict=True))
-    solve = (lambda rewards: float(objective.calibrate(rewards).log_z0)) if objective.log_z0 == "auto" else None
-    if remark := outlier_remark(groups, objective.beta, solve):
+    if remark := outlier_remark(groups, objective):
         logger.warning("%s", remark)
     betas = sorted({*GRID_BETAS, objective.beta})
     grid = target_grid(reward_annotated, betas, rao=rao, responses=responses_per_prompt)

@@ -1,4 +1,4 @@
-"""DRO: a value network of its own, trained beside the policy."""
+"""Offline alignment with a value network, trained with the policy (DRO)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,21 +14,22 @@ from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.value_head import PolicyAndValue, ValueNetwork, pack_prompts
 from rao_kedro.objectives import LogProbBatch
-from rao_kedro.training.tasks.offline import OfflineAlignment, without_dropout
+from rao_kedro.training.options import disable_dropout
+from rao_kedro.training.tasks.offline import OfflineAlignment
 
 
 class DROAlignment(OfflineAlignment):
-    """Trains the policy and V(x) together; only the policy is published."""
+    """Trains the policy and V(x) together; publishes the policy alone."""
 
     def load(self) -> nn.Module:
-        """Return policy and value network, both from the SFT model; V starts as the mean training reward."""
-        policy = LogProbModel(without_dropout(load_causal_lm(self.spec.model_dir, for_engine=True)))
-        value = without_dropout(new_reward_model(self.spec.model_dir, for_engine=True))
+        """Return policy and value network, both from the SFT model. V starts at the mean training reward."""
+        policy = LogProbModel(disable_dropout(load_causal_lm(self.spec.model_dir, for_engine=True)))
+        value = disable_dropout(new_reward_model(self.spec.model_dir, for_engine=True))
         start = fmean(fmean(group.rewards or []) for group in self.train_groups)
         return PolicyAndValue(policy, ValueNetwork(value, start))
 
     def batch(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LogProbBatch:
-        """Return what the objective reads, V(x) included."""
+        """Return the log-probs, rewards and values of a pack of groups."""
         packed = pack_groups(groups, self.spec.t0_length).to(device)
         policy, values = module(packed, pack_prompts(groups).to(device))
         return replace(self.with_reference(policy, packed, groups), values=values)

@@ -1,4 +1,4 @@
-"""KTO: its baseline z is the mean log-ratio of mismatched pairs over all groups of a step."""
+"""Offline alignment with mismatched pairs: their mean log-ratio over all groups of a step is the baseline of KTO."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,19 +15,20 @@ from rao_kedro.training.tasks.offline import OfflineAlignment
 
 
 class KTOAlignment(OfflineAlignment):
-    """Pairs every prompt with a response of the next group; the reference's log-probs of these are those of step 0."""
+    """Pairs every prompt with a response of the next group. Their reference log-probs are computed before step 0."""
 
     def __init__(self, spec: AlignmentSpec) -> None:
         """Read the groups and pair them."""
         super().__init__(spec)
-        pairs = [*mismatched(self.train_groups), *mismatched(self.eval_groups)]
+        pairs = [*mismatch_pairs(self.train_groups), *mismatch_pairs(self.eval_groups)]
         self.mismatched = {group.group_id: group for group in pairs}
-        self.how = ForwardPass(spec.training.mixed_precision, spec.training.max_tokens_per_batch, spec.t0_length)
+        training = spec.training
+        self.forward_pass = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, spec.t0_length)
         self.mismatched_reference: dict[str, float] = {}
         self.policy_logps, self.reference_logps = torch.empty(0), torch.empty(0)
 
     def prepare(self, module: nn.Module) -> None:
-        """Compute the reference's log-probs of mismatched pairs: the policy is the reference still."""
+        """Compute the reference log-probs of mismatched pairs: the policy still is the reference."""
         super().prepare(module)
         self.mismatched_reference = self._logps(module, list(self.mismatched.values()))
 
@@ -41,7 +42,7 @@ class KTOAlignment(OfflineAlignment):
         return super().before_packs(module, groups, progress)
 
     def batch(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LogProbBatch:
-        """Return what the objective reads, with the mismatched pairs of the whole step."""
+        """Return the log-probs and rewards of a pack of groups, with the mismatched pairs of the whole step."""
         return replace(
             super().batch(module, groups, device),
             mismatched_policy=self.policy_logps.to(device),
@@ -49,19 +50,17 @@ class KTOAlignment(OfflineAlignment):
         )
 
     def _logps(self, module: nn.Module, groups: Sequence[TokenizedGroup]) -> dict[str, float]:
-        return {name: logps.responses[0] for name, logps in score_logps(module, groups, self.how).items()}
+        return {name: logps.responses[0] for name, logps in score_logps(module, groups, self.forward_pass).items()}
 
 
-def mismatched(groups: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:
-    """Return each prompt with a response of the next group: by turns its chosen and its rejected one.
+def mismatch_pairs(groups: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:
+    """Return each prompt with a response of the next group, alternately the chosen and the rejected one.
 
     Raises:
-        TrainingError: There is one group only, so no response is another prompt's.
+        TrainingError: There is only one group, so no response of another prompt.
     """
     if len(groups) == 1:
-        raise TrainingError("kto needs responses of other prompts, but a split has one prompt group only")
+        raise TrainingError("this objective needs responses to other prompts, but a split has only one prompt group")
     following = [*groups[1:], *groups[:1]]
-    return [
-        replace(group, response_ids=[other.response_ids[i % 2]], rewards=None)
-        for i, (group, other) in enumerate(zip(groups, following, strict=True))
-    ]
+    pairs = enumerate(zip(groups, following, strict=True))
+    return [group.with_responses([other.response_ids[i % 2]]) for i, (group, other) in pairs]

@@ -32,8 +32,9 @@ from rao_kedro.scoring.forward import ForwardPass, gather_scores, score_logps
 from rao_kedro.scoring.packs import fill_packs, share_packs
 from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.loop import train
+from rao_kedro.training.options import disable_dropout
+from rao_kedro.training.remarks import likelihood_remark
 from rao_kedro.training.task import LossOutput, Task
-from rao_kedro.training.tasks.offline import likelihood_remark, without_dropout
 from rao_kedro.workers import worker_main
 
 
@@ -54,7 +55,7 @@ class PPOTask(Task):
         self.reward = build_reward(how.reward)
         self.texts = {group.group_id: group for group in read_prompt_groups(spec.groups_path)}
         self.train_groups, self.eval_groups = (
-            read_groups(spec.groups_path, split, "rewards") for split in ("train", "validation")
+            read_groups(spec.groups_path, split, ["rewards"]) for split in ("train", "validation")
         )
         key = scoring_key(spec.model_dir, spec.groups_path, spec.training.mixed_precision, spec.t0_length)
         refuse_stale(spec.reference_path, key)
@@ -85,8 +86,8 @@ class PPOTask(Task):
                 f"the value network starts as the reward model in {self.spec.reward_model_dir}, whose tokenizer is not "
                 "the policy's: train a reward model from the policy's family (`reward_modeling.start`)"
             )
-        policy = without_dropout(load_causal_lm(self.spec.model_dir, for_engine=True))
-        value = without_dropout(load_reward_model(self.spec.reward_model_dir, for_engine=True))
+        policy = disable_dropout(load_causal_lm(self.spec.model_dir, for_engine=True))
+        value = disable_dropout(load_reward_model(self.spec.reward_model_dir, for_engine=True))
         return PolicyAndTokenValues(LogProbModel(policy, self.spec.rollout.temperature), TokenValues(value))
 
     def prepare(self, module: nn.Module) -> None:

@@ -1,7 +1,6 @@
 """Supervised fine-tuning: token-mean negative log-likelihood of the chosen responses."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,7 @@ class SupervisedFinetuning(Task):
         self.spec = spec
         self.tokenizer = load_tokenizer(spec.model_dir)
         self.train_groups, self.eval_groups = (
-            [
-                replace(group, response_ids=group.response_ids[:1])
-                for group in read_groups(spec.groups_path, split, None)
-            ]
-            for split in ("train", "validation")
+            read_groups(spec.groups_path, split, responses=1) for split in ("train", "validation")
         )
 
     def load(self) -> nn.Module:
