@@ -12,8 +12,7 @@ import pytest
 from chat_server import chat_server, refusal, reply
 from projects import open_project, run
 
-from rao_kedro.evals import files as benchmark_files
-from rao_kedro.evals import policy_answers
+from rao_kedro.evals import locations, policy_answers
 from rao_kedro.evals.downstream import named_tasks
 from rao_kedro.generation import generators
 from rao_kedro.identity import path_hash
@@ -72,7 +71,7 @@ def answer(request, number):
 def evaluation(tmp_path_factory):
     gsm8k = Path(lm_eval.tasks.__file__).parent / "gsm8k"  # an index of all the harness's tasks takes ten seconds
     few = named_tasks.TaskManager(include_path=gsm8k, include_defaults=False)
-    engines, opened, open_file = [], Counter(), benchmark_files._opened
+    engines, opened, open_file = [], Counter(), locations.open_location
 
     def make_generator(*model, **options):
         engines.append(options["max_model_len"])
@@ -85,7 +84,7 @@ def evaluation(tmp_path_factory):
     with open_project(tmp_path_factory.mktemp("benchmarks")) as project, pytest.MonkeyPatch.context() as patched:
         patched.setattr(named_tasks, "TaskManager", lambda: few)
         patched.setattr(policy_answers.main, "__defaults__", (make_generator,))
-        patched.setattr(benchmark_files, "_opened", count_opened)
+        patched.setattr(locations, "open_location", count_opened)
         for pipeline in ("data_engineering", "supervised_finetuning", "reward_modeling", "alignment"):
             run(project, pipeline, params={"methods": "rao"})
         with chat_server(answer) as (url, requests):

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rao_kedro.cli import cli
 from rao_kedro.config.runs import method_of
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import METHODS
 
 
 @dataclass(frozen=True)

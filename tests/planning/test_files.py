@@ -6,9 +6,9 @@ import pytest
 from kedro.io import DataCatalog
 from plans import data_parameters
 
-from rao_kedro.config.benchmarks import AnsweredBenchmarks
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.readers import read_rows
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.planning import files
 from rao_kedro.planning.steps import Run
 
@@ -62,14 +62,13 @@ def test_files_of_benchmarks_that_are_chosen_are_there(tmp_path):
         "sources": {"gsm8k": {"path": gone}, "mmlu": {"path": str(tmp_path)}},
     }
 
-    def named(names, judged):
-        found = files.benchmark_problems(AnsweredBenchmarks(names=names, **how), judged)
+    def named(names):
+        found = files.benchmark_problems(AnsweredBenchmarks(names=names, **how))
         return [sentence.split(": ")[0].rpartition("benchmarks.")[2] for sentence in found]
 
-    assert named("arc_easy", True) == []
-    assert named("mt_bench", False) == []
-    assert named("mt_bench", True) == ["mt_bench.reference_answers", "mt_bench.judge_prompts"]
-    assert named("alpaca_eval gsm8k mmlu", True) == ["alpaca_eval.baseline", "sources.gsm8k.path"]
+    assert named("arc_easy") == []
+    assert named("mt_bench") == ["mt_bench.reference_answers", "mt_bench.judge_prompts"]
+    assert named("alpaca_eval gsm8k mmlu") == ["alpaca_eval.baseline", "sources.gsm8k.path"]
 
 
 def test_tasks_of_the_harness_and_their_local_rows_are_known_before_anything_runs(tmp_path):
@@ -78,7 +77,7 @@ def test_tasks_of_the_harness_and_their_local_rows_are_known_before_anything_run
     rows = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"train": there, "test": [gone]}}}
     datasets = {"hellaswag": {"dataset_path": str(tmp_path / "copy")}, "ifevall": rows}
     chosen = AnsweredBenchmarks(harness={"tasks": "hellaswag ifevall", "datasets": datasets})
-    copy, file, task = files.benchmark_problems(chosen, judged=False)
+    copy, file, task = files.benchmark_problems(chosen)
     assert copy.startswith("parameter evaluation.benchmarks.harness.datasets.hellaswag.dataset_path: there is no ")
     assert file.endswith(f"harness.datasets.ifevall.dataset_kwargs.data_files: there is no file {gone}")
     assert "harness.tasks: lm-evaluation-harness has no task 'ifevall' (did you mean: ifeval" in task

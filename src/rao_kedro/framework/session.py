@@ -15,7 +15,8 @@ from kedro.runner import AbstractRunner
 
 from rao_kedro.datasets.freshness import MADE_AGAIN, describe_stale_node, find_edited, find_stale_nodes
 from rao_kedro.errors import ParameterError
-from rao_kedro.framework.context import StudyContext, conf_in_use
+from rao_kedro.framework.config_loader import conf_in_use
+from rao_kedro.framework.context import StudyContext
 from rao_kedro.framework.hooks import nodes_that_run, refuse_bad_plan
 from rao_kedro.framework.runs import Selection, all_runs, choose_runs
 from rao_kedro.framework.selection import combine, needed_nodes, select_nodes

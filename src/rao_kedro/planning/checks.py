@@ -7,7 +7,6 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from pydantic import BaseModel
 
-from rao_kedro.config.benchmarks import JUDGED, AnsweredBenchmarks
 from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.config.rewards import RewardParameters
@@ -15,9 +14,10 @@ from rao_kedro.config.runs import method_of
 from rao_kedro.config.training import TrainingParameters
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.generation.engine_options import refuse_impossible
 from rao_kedro.generation.generators import resolve_backend
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import METHODS
 from rao_kedro.planning import files, judges, lengths, machine, models
 from rao_kedro.planning.size import bytes_on_disk
 from rao_kedro.planning.steps import Run, Step, steps_of
@@ -80,7 +80,7 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
         case "generate_responses" | "generate_with_benchmarks":
             yield from _engine_problems(named["generation"], given["generation"])
             yield from lengths.generation_problems(run, step)
-            yield from files.benchmark_problems(_benchmarks(step), judged=False)
+            yield from files.benchmark_problems(_benchmarks(step))
         case "answer_with_served_models":
             yield from _of_served_models(step)
         case "judge_methods":
@@ -135,16 +135,16 @@ def _of_served_models(step: Step) -> Iterator[str]:
         if method_of(name) in {BASELINE, *METHODS}:
             yield f"served_models: {name} is the name of a method; choose another one"
     if served and benchmarks.chosen:
-        yield from files.benchmark_problems(benchmarks, judged=False)
+        yield from files.benchmark_problems(benchmarks)
         for name, server in served.items():
             yield from judges.asked_problems(f"{step.named['served_models']}.{name}", server.model_dump())
 
 
 def _of_judges(run: Run, step: Step) -> Iterator[str]:
     chosen = run.parameter("evaluation.benchmarks")
-    if not {*JUDGED} & {*chosen.names.split()}:
+    if not chosen.judged:
         return
-    yield from files.benchmark_problems(chosen, judged=True)
+    yield from files.benchmark_problems(chosen)
     for parameter, judge in _asked(step):
         yield from judges.asked_problems(parameter, judge.model_dump())
 
@@ -201,7 +201,7 @@ def trainings(step: Step) -> Iterator[tuple[str, TrainingParameters, bool]]:
 
 def _remarks(run: Run, step: Step) -> Iterator[str]:
     """Yield what may go wrong later and cannot be known yet."""
-    if step.function == "judge_methods" and {*JUDGED} & {*run.parameter("evaluation.benchmarks").names.split()}:
+    if step.function == "judge_methods" and run.parameter("evaluation.benchmarks").judged:
         for parameter, judge in _asked(step):
             if url := getattr(judge, "base_url", None):
                 yield from judges.unreachable(parameter, url)

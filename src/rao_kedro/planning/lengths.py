@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.benchmarks import AnsweredBenchmarks
 from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.generation import GenerationParameters
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.objectives import get_requirements
 from rao_kedro.planning import models
 from rao_kedro.planning.steps import Run, Step
@@ -230,13 +230,11 @@ def longest_prompt(run: Run, how: GenerationParameters) -> int | None:
 
 def benchmark_problems(benchmarks: AnsweredBenchmarks) -> Iterator[str]:
     """Yield the benchmarks that leave no room for a prompt."""
-    chosen = benchmarks.names.split()
-    for name in ("alpaca_eval", "mt_bench"):
-        tokens = getattr(benchmarks, name).max_tokens
-        if name in chosen and tokens >= benchmarks.max_model_len:
+    for benchmark in benchmarks.judged:
+        if (tokens := benchmark.parameters.max_tokens) >= benchmarks.max_model_len:
             yield (
                 f"parameter evaluation.benchmarks.max_model_len ({benchmarks.max_model_len}) leaves no room for a "
-                f"prompt beside evaluation.benchmarks.{name}.max_tokens ({tokens}): raise it"
+                f"prompt beside evaluation.benchmarks.{benchmark.name}.max_tokens ({tokens}): raise it"
             )
 
 

@@ -63,7 +63,7 @@ class GenerativeReward(Reward):
             top_logprobs: Likeliest tokens that the expectation is over.
             max_failure_share: Of answers without a score; more than that ends the run.
             cache_dir: Where answers are kept, so that none is paid for twice.
-            **judge: The other fields of `rao_kedro.config.benchmarks.JudgeServerParameters`: `base_url`, how the judge
+            **judge: The other fields of `rao_kedro.config.servers.JudgeServerParameters`: `base_url`, how the judge
                 is asked, prices. A `max_tokens` of `protocol` is 8, or 512 with reasoning; such a temperature is 0.
 
         Raises:

@@ -5,12 +5,18 @@ from collections.abc import Sequence
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.runs import method_of
+from rao_kedro.evals import registry
 from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.pipelines.evaluation.benchmark_nodes import (
+    JUDGE_USAGE,
     answer_with_served_models,
     collect_benchmark_files,
     compare_on_benchmarks,
+    figure_datasets,
     judge_methods,
+    judged_datasets,
+    judgment_datasets,
     plot_benchmarks,
     write_benchmark_report,
 )
@@ -25,30 +31,23 @@ from rao_kedro.pipelines.evaluation.nodes import (
 from rao_kedro.pipelines.runs import bind
 from rao_kedro.reporting.figures import scores_by_method
 
-BENCHMARKS = "benchmarks"  # the tag of the nodes that judge and compare
-BENCHMARK_FILES = "benchmark_files"  # what the first of them makes
+BENCHMARKS = "benchmarks"  # tag of the nodes that judge and compare
+BENCHMARK_FILES = "benchmark_files"  # output of the first of these nodes
 SCORED = ("scored_generations", "held_out_logps")  # tables of a policy that comparisons read
 ANSWERS = ("benchmark_answers", "downstream_scores", "downstream_samples")  # its tables of a run with benchmarks
 
 
 def _parameters(block: str, *names: str) -> dict[str, str]:
-    """Return inputs that are called as the parameters of a block are: a node is given what it reads, and no more."""
+    """Return the inputs for parameters of a block, with arguments that have the parameters' names."""
     return {name: f"params:{block}.{name}" for name in names}
 
 
-COLLECTED = ("names", "limit", "alpaca_eval", "mt_bench", "harness", "sources")
-ANSWERED = _parameters(
-    "evaluation.benchmarks",
-    "names",
-    "limit",
-    "max_model_len",
-    "alpaca_eval",
-    "mt_bench",
-    "chain_of_thought",
-    "harness",
-    "sources",
-    "seed",
-)
+def _collected() -> dict[str, str]:
+    return _parameters("evaluation.benchmarks", "names", "limit", *registry.BENCHMARKS, "harness", "sources")
+
+
+def _answered() -> dict[str, str]:
+    return _parameters("evaluation.benchmarks", *AnsweredBenchmarks.model_fields)
 
 
 def create_pipeline(runs: Sequence[str], benchmarks: bool) -> Pipeline:
@@ -56,7 +55,7 @@ def create_pipeline(runs: Sequence[str], benchmarks: bool) -> Pipeline:
 
     Args:
         runs: Names of the runs that are compared with each other and with SFT.
-        benchmarks: Whether to judge and compare what the policies answer to benchmarks.
+        benchmarks: Whether policies respond to benchmarks, and are judged and compared on them.
     """
     policies = [BASELINE, *runs]
     compared = _comparison(runs) + _benchmarks(policies) if benchmarks else _comparison(runs)
@@ -83,7 +82,7 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
                 "prompts": "evaluation_prompts@path",
                 **_parameters("evaluation", "generation"),
                 "workers": "params:workers",
-                **(files | ANSWERED if benchmarks else {}),
+                **(files | _answered() if benchmarks else {}),
             },
             outputs=["generations@pandas", "generation_settings", *(ANSWERS if benchmarks else ())],
             name="generate",
@@ -118,31 +117,22 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
 
 
 def _of_each(policies: Sequence[str], *tables: str) -> dict[str, str]:
-    """Return inputs that are called as the datasets are."""
+    """Return the inputs for the tables of each policy, with arguments that have the datasets' names."""
     return {f"{table}_{policy}": f"{table}_{policy}" for table in tables for policy in policies}
 
 
 def _benchmarks(policies: Sequence[str]) -> Pipeline:
     answers, samples = "benchmark_answers", "downstream_samples"
     served = [f"{table}_served" for table in (answers, "downstream_scores", samples)]
-    judgments = {
-        "annotations": "alpaca_eval_annotations",
-        "judgments": "mt_bench_judgments",
-        "comparisons": "mt_bench_comparisons",
-        "usage": "judge_usage",
-    }
-    figures = {
-        "win_rates": "alpaca_eval_win_rates",
-        "categories": "mt_bench_categories",
-        "accuracies": "downstream_accuracies",
-    }
+    judgments = {dataset: dataset for dataset in judgment_datasets()}
+    figures = {dataset: dataset for dataset in figure_datasets().values()}
     methods = [*policies, "served"]
     return Pipeline(
         [
             Node(
                 collect_benchmark_files,
                 inputs={
-                    **_parameters("evaluation.benchmarks", *COLLECTED),
+                    **_collected(),
                     "workers": "params:workers",
                 },
                 outputs=BENCHMARK_FILES,
@@ -151,7 +141,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
             Node(
                 answer_with_served_models,
                 inputs={
-                    **ANSWERED,
+                    **_answered(),
                     **_parameters("evaluation.benchmarks", "served_models"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
                     "workers": "params:workers",
@@ -162,33 +152,32 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
             Node(
                 judge_methods,
                 inputs={
-                    **_parameters("evaluation.benchmarks", "alpaca_eval", "mt_bench", "judge", "second_judge"),
+                    **_parameters("evaluation.benchmarks", *registry.BENCHMARKS, "judge", "second_judge"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
                     "workers": "params:workers",
                     **_of_each(methods, answers),
                 },
-                outputs=["alpaca_eval_outputs", *judgments.values()],
+                outputs={dataset: dataset for dataset in judged_datasets()},
                 name="judge_methods",
             ),
             Node(
                 compare_on_benchmarks,
                 inputs={
-                    **_parameters("evaluation.benchmarks", "names", "limit", "alpaca_eval", "seed"),
+                    **_parameters("evaluation.benchmarks", "limit", *registry.BENCHMARKS, "seed"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
-                    **{name: judgments[name] for name in ("annotations", "judgments", "comparisons")},
+                    **judgments,
                     **_of_each(methods, answers, "downstream_scores", samples),
                 },
                 outputs=["benchmark_scores", "judge_report"],
                 name="compare_on_benchmarks",
             ),
-            Node(plot_benchmarks, inputs="benchmark_scores", outputs=[*figures.values()], name="plot_benchmarks"),
+            Node(plot_benchmarks, inputs="benchmark_scores", outputs=figures, name="plot_benchmarks"),
             Node(
                 write_benchmark_report,
                 inputs={
                     **_parameters("evaluation", "examples"),
-                    "scores": "benchmark_scores",
-                    "judged": "judge_report",
-                    **{name: judgments[name] for name in ("annotations", "judgments", "usage")},
+                    **{name: name for name in ("benchmark_scores", "judge_report", JUDGE_USAGE)},
+                    **judgments,
                     **figures,
                     **_of_each(methods, answers, samples),
                 },
@@ -203,17 +192,22 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
 def _comparison(runs: Sequence[str]) -> Pipeline:
     policies = [BASELINE, *runs]
     scored, held_out = _of_each(policies, "scored_generations"), _of_each(policies, "held_out_logps")
-    logs = {name: name for name in (f"training_log_{run}" for run in runs)}
+    logs = _of_each(runs, "training_log")
     return Pipeline(
         [
             Node(
-                compare_methods,
+                bind(compare_methods, runs=list(runs)),
                 inputs={**_parameters("evaluation", "seed", "generation"), **scored, **held_out, **logs},
                 outputs="leaderboard",
                 name="compare_methods",
             ),
             Node(scores_by_method, inputs="leaderboard", outputs="scores_by_method", name="plot_scores"),
-            Node(plot_training, inputs=logs, outputs="training_dynamics", name="plot_training"),
+            Node(
+                plot_training,
+                inputs={run: f"training_log_{run}" for run in runs},
+                outputs="training_dynamics",
+                name="plot_training",
+            ),
             Node(
                 write_report,
                 inputs={
@@ -224,7 +218,7 @@ def _comparison(runs: Sequence[str]) -> Pipeline:
                     "calibration": "reward_calibration",
                     "reward_report": "reward_report",
                     "data_report": "data_report",
-                    **scored,
+                    **{policy: f"scored_generations_{policy}" for policy in policies},
                 },
                 outputs="report",
                 name="write_report",
