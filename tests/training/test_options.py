@@ -8,11 +8,13 @@ import torch
 from accelerate import Accelerator
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from launching import IN_PROCESS
+from padded import padded_rewards
 from torch._dynamo.utils import counters
 from transformers import BertConfig, BertForSequenceClassification
 
 from rao_kedro.config.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.config.training import LoRAParameters
+from rao_kedro.data.token_tables import read_groups
 from rao_kedro.errors import ParameterError, TrainingError
 from rao_kedro.models.adapters import add_lora, merge_lora
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, new_reward_model
@@ -76,6 +78,7 @@ def test_a_policy_trained_with_lora_is_published_as_a_plain_checkpoint(tmp_path,
 
 
 def test_a_reward_model_with_lora_trains_its_head_too(tmp_path, tiny_checkpoint):
+    """The published model, computed the plain way, prefers the chosen responses of held-out groups."""
     spec = RewardTrainingSpec(
         workspace=tmp_path / "reward",
         model_dir=tiny_checkpoint,
@@ -85,7 +88,10 @@ def test_a_reward_model_with_lora_trains_its_head_too(tmp_path, tiny_checkpoint)
     launch(spec, IN_PROCESS)
     steps, _ = log_of(spec.workspace)
     assert steps[-1]["accuracy"] > 0.9
-    assert load_reward_model(spec.workspace / "model").score.weight.abs().sum() > 0
+    model = load_reward_model(spec.workspace / "model")
+    with torch.no_grad():
+        rewards = [padded_rewards(model, group) for group in read_groups(spec.groups_path, "validation")]
+    assert sum(bool(of_group[0] > of_group[1]) for of_group in rewards) > 0.8 * len(rewards) > 0
 
 
 @pytest.mark.parametrize("kind", ["reward model", "value network", "token values", "encoder"])
