@@ -260,7 +260,7 @@ def test_sigterm_saves_a_checkpoint_and_stops_with_a_sentence(
     spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path, checkpoint_every=0)
     monkeypatch.setattr(Progress, "report", terminated)
     for step in (1, 2):  # the second is the last of its epoch
-        with pytest.raises(TrainingError, match=f"stopped by SIGTERM after step {step}; the same command goes on"):
+        with pytest.raises(TrainingError, match=f"stopped by SIGTERM after step {step}: the same command resumes"):
             launch(spec, IN_PROCESS)
     monkeypatch.setattr(Progress, "report", report)
     launch(spec, IN_PROCESS)
