@@ -16,8 +16,8 @@ from unittest.mock import patch
 
 import pandas as pd
 
-from rao_kedro.config.benchmarks import JudgeServerParameters
-from rao_kedro.evals.alpaca_eval.judge import judged
+from rao_kedro.config.servers import JudgeServerParameters
+from rao_kedro.evals.alpaca_eval.judge import compare_with_baseline
 from rao_kedro.files import write_text
 from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.judge import Judge
@@ -63,7 +63,7 @@ def seconds(compared: pd.DataFrame, cache: Path) -> float:
     judge = Judge(JudgeServerParameters(model="judge", base_url="http://127.0.0.1:9/v1", max_retries=0), cache)
     started = time.perf_counter()
     for swapped in (False, True):
-        assert judged(compared, judge, swapped)["preference"].notna().all()
+        assert compare_with_baseline(compared, judge, swapped)["preference"].notna().all()
     return time.perf_counter() - started
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from rao_kedro.errors import ParameterError
-from rao_kedro.framework import context
-from rao_kedro.framework.context import StudyConfigLoader, conf_in_use
+from rao_kedro.framework import config_loader
+from rao_kedro.framework.config_loader import StudyConfigLoader, conf_in_use
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = "data/01_raw/prompts.jsonl"
@@ -54,7 +54,7 @@ def installed(wheel, tmp_path, monkeypatch):
         archive.extractall(tmp_path / "site")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    monkeypatch.setattr(context, "SHIPPED", tmp_path / "site/rao_kedro/shipped")
+    monkeypatch.setattr(config_loader, "SHIPPED", tmp_path / "site/rao_kedro/shipped")
     return tmp_path
 
 
@@ -68,8 +68,8 @@ def files_of(conf_source, env=None):
 def test_without_a_configuration_that_of_the_package_is_used(installed):
     empty = installed / "empty"
     conf = conf_in_use(str(empty / "conf"), empty)
-    assert conf == str(context.SHIPPED / "conf")
-    assert files_of(conf) == [context.SHIPPED / "conf/accelerate/cpu.yaml", context.SHIPPED / PROMPTS]
+    assert conf == str(config_loader.SHIPPED / "conf")
+    assert files_of(conf) == [config_loader.SHIPPED / "conf/accelerate/cpu.yaml", config_loader.SHIPPED / PROMPTS]
     assert conf_in_use(str(installed / "mine"), empty) == str(installed / "mine")
 
 
@@ -87,7 +87,7 @@ def test_an_accelerate_file_of_a_configuration_in_an_archive_is_the_archives(ins
     with tarfile.open(archive := installed / "conf-rao_kedro.tar.gz", "w:gz") as tar:
         tar.add(installed / "conf", "conf")
     accelerate_config, prompts = files_of(archive)
-    assert accelerate_config.read_text() == "edited: true" and prompts == context.SHIPPED / PROMPTS
+    assert accelerate_config.read_text() == "edited: true" and prompts == config_loader.SHIPPED / PROMPTS
 
 
 def test_an_environment_that_is_not_there_is_refused_with_those_that_are():

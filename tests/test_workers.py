@@ -12,18 +12,15 @@ import pytest
 from launching import IN_PROCESS, workers_in
 
 from rao_kedro import workers
-from rao_kedro.config.benchmarks import (
-    AlpacaEvalParameters,
-    BenchmarkParameters,
-    MTBenchParameters,
-    PolicyAnswersSpec,
-    ServedAnswersSpec,
-    ServerParameters,
-)
 from rao_kedro.config.generation import GenerationSpec, SamplingParameters
 from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.servers import ServerParameters
 from rao_kedro.config.specs import AnnotationSpec, ModelImportSpec, ModelParameters, PolicyScoringSpec, ScoringSpec
 from rao_kedro.errors import BusyError, ModelError, RaoKedroError
+from rao_kedro.evals.alpaca_eval.benchmark import AlpacaEvalParameters
+from rao_kedro.evals.mt_bench.benchmark import MTBenchParameters
+from rao_kedro.evals.parameters import BenchmarkParameters
+from rao_kedro.evals.specs import PolicyAnswersSpec, ServedAnswersSpec
 from rao_kedro.files import only_one_in, write_text
 from rao_kedro.pipelines.evaluation.benchmark_nodes import judge_methods
 from rao_kedro.workers import Spec, launch

@@ -9,7 +9,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -27,9 +27,9 @@ from pydantic_core import PydanticUndefined
 
 import rao_kedro
 from rao_kedro.config.globals import GlobalParameters
-from rao_kedro.config.parameters import ProjectParameters
 from rao_kedro.framework.context import StudyConfigLoader
-from rao_kedro.objectives import make_objective, objective_names
+from rao_kedro.objectives import get_requirements, make_objective, objective_names
+from rao_kedro.pipelines.parameters import ProjectParameters
 
 ROOT = Path(__file__).parents[2]
 # Packages whose API is documented, in the order of the layers, from the science down to the framework.
@@ -297,13 +297,20 @@ def objectives_page() -> str:
     for name in objective_names():
         kind = type(make_objective(name))
         described = field_descriptions(kind)
-        lines += ["", f"## {name}", "", summary(kind), ""]
+        lines += ["", f"## {name}", "", summary(kind), "", f"{requirements_text(name)}", ""]
         lines += ["| parameter | default | meaning |", "| --- | --- | --- |"]
         for entry in fields(kind):
             default = "required" if entry.default is MISSING else f"`{yaml_value(entry.default)}`"
             key = entry.name.rstrip("_")
             lines.append(f"| `{key}` | {default} | {described.get(key, '').replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
+
+
+def requirements_text(name: str) -> str:
+    """Return what the registry says that an objective needs, as a sentence."""
+    needed = get_requirements(name)
+    needs = [field.replace("_", " ") for field, value in asdict(needed).items() if value is True]
+    return f"Reads {needed.reads}; needs {', '.join(needs)}." if needs else f"Reads {needed.reads}; needs no reference."
 
 
 # API

@@ -1,7 +1,7 @@
 """`rao_kedro`, or `python -m rao_kedro`: `kedro run` from any directory, for the installed package.
 
-Data are read from and written to the current directory. The configuration is the directory `conf` there, what
-`--conf-source` names, or else that of the package.
+Data are read from and written to the current directory. The configuration is what `--conf-source` names, else the
+directory `conf` there, else that of the package.
 """
 
 import logging

@@ -6,6 +6,7 @@ from rao_kedro.pipelines import (
     alignment,
     data_engineering,
     evaluation,
+    publish,
     reward_benchmarks,
     reward_modeling,
     supervised_finetuning,
@@ -38,8 +39,9 @@ def build_pipelines(runs: Runs) -> dict[str, Pipeline]:
     return {
         "__default__": study,
         **chain,
-        "likelihood_study": likelihood.create_pipeline(),
-        "reward_model_study": reward_models.create_pipeline(),
+        "publish": publish.create_pipeline(runs.alignment, runs.benchmarks),
+        "likelihood_study": likelihood.create_pipeline(runs.likelihood_study),
+        "reward_model_study": reward_models.create_pipeline(runs.reward_model_study),
         "reward_benchmarks": reward_benchmarks.create_pipeline(),
         "study": study,
     }

@@ -1,7 +1,8 @@
 """Kedro's settings of this project."""
 
+from rao_kedro.framework.config_loader import StudyConfigLoader
 from rao_kedro.framework.console import ConsoleHooks
-from rao_kedro.framework.context import StudyConfigLoader, StudyContext
+from rao_kedro.framework.context import StudyContext
 from rao_kedro.framework.hooks import (
     CredentialsHooks,
     FreshnessHooks,

@@ -98,6 +98,12 @@ def difference_over_seeds(ours: Sequence[float], theirs: Sequence[float], bounds
     return Interval(float(data.mean() - others.mean()), float(low), float(high), len(data))
 
 
+def percentile_interval(resamples: np.ndarray) -> Bounds:
+    """Return the ends of the 95 % percentile interval of bootstrap draws, `[draws]`."""
+    low, high = np.quantile(resamples, [TAIL, 1 - TAIL])
+    return float(low), float(high)
+
+
 def of_difference(bounds: Bounds | None) -> Bounds | None:
     """Return the bounds of the difference of two values with these bounds."""
     return bounds and (bounds[0] - bounds[1], bounds[1] - bounds[0])

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.datasets import PathDataset
-from rao_kedro.datasets.freshness import described, edited, stale_nodes
+from rao_kedro.datasets.freshness import describe_stale_node, find_edited, find_stale_nodes
 from rao_kedro.framework.hooks import FreshnessHooks
 
 
@@ -75,7 +75,7 @@ def run(catalog, pipeline=PIPELINE, *more_hooks):
 @pytest.fixture
 def finished(catalog):
     run(catalog)
-    assert stale_nodes(PIPELINE, catalog) == {}
+    assert find_stale_nodes(PIPELINE, catalog) == {}
     return catalog
 
 
@@ -119,7 +119,7 @@ def test_whatever_changed_is_named_and_what_depends_on_it_is_stale_too(finished,
             record.unlink()
         case "node":
             record.write_text(json.dumps(json.loads(record.read_text()) | {"node": "another"}))
-    assert stale_nodes(PIPELINE, finished) == {"read": [reason], "split": ["read is made again"]}
+    assert find_stale_nodes(PIPELINE, finished) == {"read": [reason], "split": ["read is made again"]}
 
 
 def test_what_does_not_matter_makes_nothing_stale(finished, tmp_path):
@@ -130,23 +130,23 @@ def test_what_does_not_matter_makes_nothing_stale(finished, tmp_path):
     old = json.loads(record.read_text())
     del old["parameters"]["block.limit"]  # a version that did not have it yet, and what it has now is the default
     record.write_text(json.dumps(old | {"version": "0.0.1"}))
-    assert stale_nodes(PIPELINE, finished) == {}
+    assert find_stale_nodes(PIPELINE, finished) == {}
     finished["params:block"] = MemoryDataset(Block(limit=4))
-    assert stale_nodes(PIPELINE, finished)["read"] == ["parameter block.limit was not there, is 4"]
+    assert find_stale_nodes(PIPELINE, finished)["read"] == ["parameter block.limit was not there, is 4"]
 
 
 def test_an_artefact_that_was_edited_stays_and_its_dependents_are_stale(finished, tmp_path):
     (tmp_path / "read.csv").write_text("x,limit\n9,9\n8,8\n")
-    assert stale_nodes(PIPELINE, finished) == {"split": ["input read changed"]}
-    assert edited(PIPELINE, finished) == ["read"]
+    assert find_stale_nodes(PIPELINE, finished) == {"split": ["input read changed"]}
+    assert find_edited(PIPELINE, finished) == ["read"]
     (tmp_path / "parts/a.csv").write_text("edited")
-    assert edited(PIPELINE, finished) == ["read", "parts"]
+    assert find_edited(PIPELINE, finished) == ["read", "parts"]
 
 
 def test_what_is_only_in_memory_is_never_taken_for_fresh(catalog):
     catalog["read"] = MemoryDataset()
     run(catalog)
-    found = stale_nodes(PIPELINE, catalog)
+    found = find_stale_nodes(PIPELINE, catalog)
     assert set(found) == {"read", "split"}
 
 
@@ -159,7 +159,7 @@ def test_a_node_that_fails_or_is_edited_under_leaves_no_record_that_is_wrong(fin
     names = ["params:block", "table@pandas", "other", "params:workers"]
     pipeline = Pipeline([Node(edit_and_read, names, "read", name="read")])
     run(finished, pipeline)
-    assert stale_nodes(pipeline, finished) == {"read": ["input table changed"]}
+    assert find_stale_nodes(pipeline, finished) == {"read": ["input table changed"]}
 
     def fail(*inputs):
         raise KeyboardInterrupt
@@ -171,4 +171,4 @@ def test_a_node_that_fails_or_is_edited_under_leaves_no_record_that_is_wrong(fin
 
 
 def test_a_reason_is_one_line():
-    assert described("n", ["a", "b", "c", "d", "e"]) == "n: a; b; c; and 2 more"
+    assert describe_stale_node("n", ["a", "b", "c", "d", "e"]) == "n: a; b; c; and 2 more"

@@ -11,8 +11,13 @@ from assets import ALPACA_MODELS, alpaca_annotations, alpaca_table
 
 from rao_kedro.errors import DataError, InferenceError
 from rao_kedro.evals.alpaca_eval import judge
-from rao_kedro.evals.alpaca_eval.judge import dialogues, judged, pairs, preference_for_second
-from rao_kedro.evals.alpaca_eval.win_rates import length_controlled_win_rate, of_package, win_rate, win_rate_of_weights
+from rao_kedro.evals.alpaca_eval.judge import compare_with_baseline, make_dialogues, pair_with_baseline, read_logprobs
+from rao_kedro.evals.alpaca_eval.win_rates import (
+    import_package,
+    length_controlled_win_rate,
+    win_rate,
+    win_rate_of_weights,
+)
 from rao_kedro.judges import bias as judge_statistics
 from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.metering import Prices, Usage
@@ -77,7 +82,7 @@ def outputs(generator, *texts):
 
 BASELINE = outputs("base", *(f"{'7' * (1 + n % 3)}" for n in range(12)))
 MODEL = outputs("model", *(f"{'3' * (1 + n % 2)}" for n in range(12)))
-COMPARED = pairs(BASELINE, MODEL)
+COMPARED = pair_with_baseline(BASELINE, MODEL)
 
 
 def shown_outputs(request):
@@ -94,7 +99,7 @@ def judged_by(rule, compared=COMPARED, swapped=False):
         return reply(("m" if p > 0.5 else "M", top))
 
     with chat_server(answer) as (url, requests):
-        return judged(compared, ChatServer(url, "rule", max_retries=0), swapped), requests
+        return compare_with_baseline(compared, ChatServer(url, "rule", max_retries=0), swapped), requests
 
 
 def prefers_threes(first, second):
@@ -119,12 +124,12 @@ def test_swapping_the_order_asks_the_other_way_around():
 
 def test_exchanging_the_models_mirrors_the_preferences():
     table, _ = judged_by(prefers_threes)
-    mirrored, _ = judged_by(prefers_threes, pairs(MODEL, BASELINE), swapped=True)
+    mirrored, _ = judged_by(prefers_threes, pair_with_baseline(MODEL, BASELINE), swapped=True)
     assert list(mirrored["preference"]) == pytest.approx(list(3 - table["preference"]))
 
 
 def test_a_model_against_itself_is_a_draw_that_nobody_is_asked_about():
-    table, requests = judged_by(prefers_threes, pairs(BASELINE, BASELINE.assign(generator="again")))
+    table, requests = judged_by(prefers_threes, pair_with_baseline(BASELINE, BASELINE.assign(generator="again")))
     assert list(table["preference"]) == [1.5] * 12 and requests == []
     assert win_rate(table)["win_rate"] == 50.0
 
@@ -161,17 +166,19 @@ def test_two_judges_agree_as_far_as_they_name_the_same_winners():
 
 
 def test_an_answer_that_names_neither_output_is_no_preference():
-    assert math.isnan(preference_for_second(Answer(text="I", tokens=[Token(text="I", logprobs={"I": -0.1})])))
-    assert math.isnan(preference_for_second(Answer(text="")))
+    assert math.isnan(read_logprobs(Answer(text="I", tokens=[Token(text="I", logprobs={"I": -0.1})])))
+    assert math.isnan(read_logprobs(Answer(text="")))
     named = Answer(text="m", tokens=[Token(text="m", logprobs={"m": math.log(0.6), "M": math.log(0.2), "?": -2.0})])
-    assert preference_for_second(named) == pytest.approx(2 - 0.6 / 0.8)
+    assert read_logprobs(named) == pytest.approx(2 - 0.6 / 0.8)
 
 
 def asked_with(answer, verdict="logprobs", **options):
     from chat_server import chat_server
 
     with chat_server(answer) as (url, requests):
-        return judged(COMPARED, ChatServer(url, "rule", max_retries=0, **options), verdict=verdict), requests
+        return compare_with_baseline(
+            COMPARED, ChatServer(url, "rule", max_retries=0, **options), verdict=verdict
+        ), requests
 
 
 def test_a_pair_whose_judgment_is_refused_or_of_no_use_has_a_reason_and_the_others_count():
@@ -193,7 +200,7 @@ def test_a_pair_whose_judgment_is_refused_or_of_no_use_has_a_reason_and_the_othe
 
 def test_an_output_that_the_model_did_not_give_is_not_judged():
     reasons = ["the answer is empty" if n == 2 else "" for n in range(12)]
-    table, requests = judged_by(prefers_threes, pairs(BASELINE, MODEL.assign(unscored_reason=reasons)))
+    table, requests = judged_by(prefers_threes, pair_with_baseline(BASELINE, MODEL.assign(unscored_reason=reasons)))
     assert len(requests) == 11 and table["preference"].isna().tolist() == [n == 2 for n in range(12)]
     assert table["unscored_reason"].tolist() == reasons
 
@@ -223,7 +230,7 @@ def test_a_verdict_is_read_from_the_last_line_of_the_text():
 
 @pytest.mark.parametrize("said", ["I'm not sure", "m or M", "", "Mm", "m\nBoth are good."])
 def test_a_text_that_names_no_output_on_its_last_line_is_no_verdict(said):
-    assert math.isnan(judge.named_second(Answer(text=said)))
+    assert math.isnan(judge.read_text(Answer(text=said)))
 
 
 def test_what_is_asked_is_what_the_package_asks(tmp_path, monkeypatch):
@@ -236,12 +243,12 @@ def test_what_is_asked_is_what_the_package_asks(tmp_path, monkeypatch):
         return {"completions": ["m"] * len(prompts), "completions_all": empty}
 
     monkeypatch.setattr("alpaca_eval.annotators.base.get_fn_completions", lambda name: completions)
-    annotator = of_package("annotators").PairwiseAnnotator(
+    annotator = import_package("annotators").PairwiseAnnotator(
         annotators_config="weighted_alpaca_eval_gpt4_turbo", caching_path=None
     )
     theirs = pd.DataFrame(annotator.annotate_pairs(COMPARED.drop(columns=["generator_1", "generator_2"])))
-    ours = dialogues(COMPARED, judge._switched(COMPARED))
-    expected = [of_package("utils").prompt_to_chatml(prompt) for prompt in asked]
+    ours = make_dialogues(COMPARED, judge._draw_order(COMPARED))
+    expected = [import_package("utils").prompt_to_chatml(prompt) for prompt in asked]
     assert sorted(map(json.dumps, ours)) == sorted(map(json.dumps, expected))
     sure_of_the_first, _ = judged_by(lambda first, second: 1 - 1e-12)
     assert list(sure_of_the_first["preference"]) == pytest.approx(list(theirs["preference"]))
@@ -249,12 +256,12 @@ def test_what_is_asked_is_what_the_package_asks(tmp_path, monkeypatch):
 
 def test_pairs_keep_the_order_and_the_index_of_the_baseline():
     some = MODEL.iloc[[5, 2]]
-    compared = pairs(BASELINE, some)
+    compared = pair_with_baseline(BASELINE, some)
     assert list(compared.index) == [2, 5] and list(compared["output_1"]) == list(BASELINE["output"][[2, 5]])
     with pytest.raises(DataError, match="1 instructions are not the baseline's, for example 'Sing"):
-        pairs(BASELINE, pd.DataFrame({"instruction": ["Sing."], "output": ["la"], "generator": ["model"]}))
+        pair_with_baseline(BASELINE, pd.DataFrame({"instruction": ["Sing."], "output": ["la"], "generator": ["model"]}))
     with pytest.raises(DataError, match=r"'Name 5 primes.*is answered twice"):
-        pairs(BASELINE, pd.concat([some, some]))
+        pair_with_baseline(BASELINE, pd.concat([some, some]))
 
 
 def test_usage_counts_tokens_and_their_price():

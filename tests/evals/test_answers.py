@@ -5,10 +5,12 @@ import json
 import pandas as pd
 import pytest
 
-from rao_kedro.config.benchmarks import AnswersSpec, BenchmarkParameters, JudgeParameters
+from rao_kedro.config.servers import JudgeParameters
 from rao_kedro.evals.alpaca_eval.win_rates import model_outputs
-from rao_kedro.evals.answers import write_benchmarks
+from rao_kedro.evals.answers import write_answers
+from rao_kedro.evals.parameters import BenchmarkParameters
 from rao_kedro.evals.responses import Response
+from rao_kedro.evals.specs import AnswersSpec
 from rao_kedro.evals.tables import BenchmarkAnswerTable
 
 SAID = {
@@ -34,7 +36,7 @@ def answers(tmp_path):
     how = {"baseline": str(tmp_path / "baseline.json")}
     benchmarks = BenchmarkParameters(names="alpaca_eval", alpaca_eval=how, judge=judge)
     spec = AnswersSpec(method="rao", benchmarks=benchmarks, workspace=tmp_path)
-    write_benchmarks(spec, Thinker())
+    write_answers(spec, Thinker())
     return BenchmarkAnswerTable.validate(pd.read_parquet(spec.answers_path))
 
 

@@ -11,11 +11,14 @@ import fsspec
 import pytest
 from datasets import Dataset
 
-from rao_kedro.config.benchmarks import AnsweredBenchmarks, TaskSource
 from rao_kedro.errors import DataError
-from rao_kedro.evals import files
+from rao_kedro.evals import files, locations
 from rao_kedro.evals.downstream import sources
-from rao_kedro.evals.files import collect_files, read_csv, read_json_rows, with_collected_files
+from rao_kedro.evals.downstream.parameters import TaskSource
+from rao_kedro.evals.downstream.registry import TASKS
+from rao_kedro.evals.files import collect_files, with_collected_files
+from rao_kedro.evals.locations import read_csv, read_json_rows
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 
 ROWS = [{"a": 1}, {"a": 2}]
 
@@ -94,7 +97,7 @@ class Web:
 
 @pytest.fixture
 def web(monkeypatch):
-    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(locations, "PAUSES", (0.0, 0.0))
     return Web(monkeypatch)
 
 
@@ -176,19 +179,19 @@ def web_server(*statuses):
 
 @pytest.mark.parametrize(("status", "tries"), [(503, 3), (404, 1)])
 def test_a_web_server_is_asked_again_if_it_is_away_and_not_if_it_has_no_such_file(monkeypatch, status, tries):
-    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(locations, "PAUSES", (0.0, 0.0))
     with web_server(status) as (url, asked), pytest.raises(DataError, match=f"cannot be had .*{status}"):
-        files._content(url)
+        locations.read_bytes(url)
     assert len(asked) == tries
     with web_server(status, 200) as (url, asked):
         if status == 503:
-            assert files._content(url) == b"[]"
+            assert locations.read_bytes(url) == b"[]"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"baseline": '[{"instruction": "a", "output": "b"}]'}, "alpaca_eval.baseline: row 1 has no generator"),
+        ({"baseline": '[{"instruction": "a", "output": "b"}]'}, "alpaca_eval: baseline: row 1 has no generator"),
         ({"baseline": "<html>"}, "alpaca_eval.baseline: .*is not what its ending says"),
         ({"reference_answers": ""}, r"mt_bench: MT-Bench question 111 \(math\) has no reference answer"),
         ({"questions": '{"question": "a"}'}, r"mt_bench: questions or reference_answers do not have the form"),
@@ -273,7 +276,7 @@ def test_rows_of_local_files_are_kept_with_their_labels(tmp_path):
 
 def test_what_is_read_without_being_told_is_pinned():
     defaults = AnsweredBenchmarks(names="alpaca_eval mt_bench")
-    locations = files._needed(defaults).values()
-    assert len(locations) == 6 and all(files.COMMIT.search(location) for location in locations)
-    unpinned = [name for name, task in sources._TASKS.items() if not files.COMMIT.fullmatch(task.hub.revision or "")]
+    found = [location for benchmark in defaults.judged for location in benchmark.files().values()]
+    assert len(found) == 6 and all(files.COMMIT.search(location) for location in found)
+    unpinned = [name for name, task in TASKS.items() if not files.COMMIT.fullmatch(task.hub.revision or "")]
     assert unpinned == ["mathqa"]

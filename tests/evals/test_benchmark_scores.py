@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 import yaml
 
+from rao_kedro.evals.alpaca_eval.benchmark import AlpacaEval, AlpacaEvalParameters
 from rao_kedro.evals.alpaca_eval.tables import AlpacaEvalAnnotationTable
+from rao_kedro.evals.downstream.figures import accuracy_bars
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
-from rao_kedro.evals.metrics import Results
-from rao_kedro.evals.mt_bench.questions import winner_of_both_orders
+from rao_kedro.evals.mt_bench.benchmark import MTBench
+from rao_kedro.evals.mt_bench.judgments import combine_orders
 from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable, MTBenchJudgmentTable
+from rao_kedro.evals.results import Results
 from rao_kedro.evals.scores import (
     benchmark_scores,
     downstream_table,
@@ -20,8 +23,18 @@ from rao_kedro.evals.scores import (
     preference_table,
 )
 from rao_kedro.evals.tables import BenchmarkAnswerTable, BenchmarkScoreTable, JudgeReportTable
-from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.reporting.benchmark_report import benchmark_report, cut_sentences
+
+BENCHMARKS = [AlpacaEval(AlpacaEvalParameters(gamed=None)), MTBench()]
+NO_JUDGMENTS = {dataset: schema.empty() for benchmark in BENCHMARKS for dataset, schema in benchmark.tables.items()}
+
+
+def score(runs):
+    return BenchmarkScoreTable.validate(benchmark_scores(runs, BENCHMARKS))
+
+
+def report_judges(runs):
+    return JudgeReportTable.validate(judge_report(runs, BENCHMARKS))
 
 
 def annotations(method, *preferences, swapped=None, judge="gpt"):
@@ -55,7 +68,7 @@ def judgments(method, *scores):
 
 def comparisons(method, *winners):
     rows = [
-        (method, 81 + k // 2, "writing", 1 + k % 2, "gpt", "j", "j", *both, winner_of_both_orders(*both), "")
+        (method, 81 + k // 2, "writing", 1 + k % 2, "gpt", "j", "j", *both, combine_orders(*both), "")
         for k, both in enumerate(winners)
     ]
     return MTBenchComparisonTable.validate(pd.DataFrame(rows, columns=list(MTBenchComparisonTable.to_schema().columns)))
@@ -84,41 +97,34 @@ def answers(method, *reasons):
 
 
 def results(method, preferences, marks, correct, swapped=None, winners=(), reasons=("stop", "stop", "stop")):
-    return Results(
-        annotations(method, *preferences, swapped=swapped),
-        judgments(method, *marks),
-        comparisons(method, *winners) if winners else MTBenchComparisonTable.empty(),
-        scores(method, *correct),
-        samples(method, *correct),
-        answers(method, *reasons),
-    )
+    judged = {
+        "alpaca_eval_annotations": annotations(method, *preferences, swapped=swapped),
+        "mt_bench_judgments": judgments(method, *marks),
+        "mt_bench_comparisons": comparisons(method, *winners) if winners else MTBenchComparisonTable.empty(),
+    }
+    return Results(judged, scores(method, *correct), samples(method, *correct), answers(method, *reasons))
+
+
+def together(*runs):
+    judged = {dataset: pd.concat([run.judged[dataset] for run in runs]) for dataset in NO_JUDGMENTS}
+    return Results(judged, *(pd.concat(tables) for tables in zip(*(run[1:] for run in runs), strict=True))).by_run()
+
+
+def with_judged(run, **tables):
+    return run._replace(judged={**run.judged, **tables})
 
 
 WINNERS = [("a", "b"), ("a", "a"), ("b", "a"), (None, "b")]
 ENDS = ["length", "stop", "stop"]
-RESULTS = Results(
-    *map(
-        pd.concat,
-        zip(
-            results("sft", [1.0, 1.5, 2.0], [4, 6, 8, 8], [True, False, False, True]),
-            results(
-                "rao",
-                [2.0, np.nan, 2.0],
-                [6, 8, 9, np.nan],
-                [True, True, False, True],
-                [1.0, 1.0, 2.0],
-                WINNERS,
-                ["length", "stop", "stop"],
-            ),
-            strict=True,
-        ),
-    )
-).by_run()
+RESULTS = together(
+    results("sft", [1.0, 1.5, 2.0], [4, 6, 8, 8], [True, False, False, True]),
+    results("rao", [2.0, np.nan, 2.0], [6, 8, 9, np.nan], [True, True, False, True], [1.0, 1.0, 2.0], WINNERS, ENDS),
+)
 
 
 @pytest.fixture(scope="module")
 def table():
-    return BenchmarkScoreTable.validate(benchmark_scores(RESULTS, None))
+    return score(RESULTS)
 
 
 def test_values_and_paired_differences_are_what_hand_arithmetic_gives(table):
@@ -153,24 +159,24 @@ def test_the_papers_tables_show_n_and_interval(table):
 
 
 def test_a_judge_whose_scores_cannot_be_read_gives_no_number():
-    of_sft = RESULTS["sft"]._replace(judgments=judgments("sft", np.nan, np.nan))
-    shown = preference_table(benchmark_scores({"sft": of_sft}, None))
+    of_sft = with_judged(RESULTS["sft"], mt_bench_judgments=judgments("sft", np.nan, np.nan))
+    shown = preference_table(score({"sft": of_sft}))
     assert shown.loc["sft", "mt_bench score"] == "nothing to read (n = 0, gpt)"
 
 
 def test_figures_name_the_judge_and_n_and_survive_what_was_not_chosen(table):
-    assert "judged by gpt" in win_rate_against_length(table).layout.title.text
-    radar = mt_bench_radar(table)
+    win_rates, radar = (benchmark.figure(table) for benchmark in BENCHMARKS)
+    assert "judged by gpt" in win_rates.layout.title.text
     assert {trace.name for trace in radar.data} == {"sft", "rao"} and "writing" in radar.data[0].theta
     bars = accuracy_bars(table)
     assert [trace.name for trace in bars.data] == ["sft", "rao", "chance"] and "n up to 4" in bars.layout.title.text
     nothing = BenchmarkScoreTable.empty()
-    for figure in (win_rate_against_length, mt_bench_radar, accuracy_bars):
+    for figure in (*(benchmark.figure for benchmark in BENCHMARKS), accuracy_bars):
         assert "not chosen" in figure(nothing).layout.title.text and not figure(nothing).data
 
 
 def test_position_bias_is_reported_where_both_orders_were_judged():
-    report = JudgeReportTable.validate(judge_report(RESULTS)).set_index(["method", "metric"])
+    report = report_judges(RESULTS).set_index(["method", "metric"])
     assert "first_preferred" not in report.loc["sft"].index
     # Pair 0 is won in one order only, pair 2 in both, and of pair 1 one order is missing.
     assert report.loc[("rao", "consistent"), ["value", "n"]].tolist() == [0.5, 2]
@@ -180,7 +186,7 @@ def test_a_comparison_with_sft_counts_ties_half_and_leaves_out_what_cannot_be_re
     found = table.set_index(["method", "benchmark", "metric"]).loc[("rao", "mt_bench", "win_rate_vs_sft")]
     # Question 81: won, and a tie since the orders disagree; 82: lost, and one verdict missing.
     assert (found["value"], found["n"], found["unscored"]) == (37.5, 2, 1)
-    report = judge_report(RESULTS).set_index(["method", "metric"])
+    report = report_judges(RESULTS).set_index(["method", "metric"])
     # Consistent are one of two turns of 81, and the turn of 82 that has both verdicts.
     assert report.loc[("rao", "mt_bench_consistent"), ["value", "n"]].tolist() == [0.75, 2]
 
@@ -188,38 +194,39 @@ def test_a_comparison_with_sft_counts_ties_half_and_leaves_out_what_cannot_be_re
 def test_a_second_judge_changes_no_score_and_its_agreement_is_reported(table):
     first = RESULTS["rao"]
     second = annotations("rao", 2.0, 1.0, 1.0, judge="llama")
-    both = {"rao": first._replace(annotations=pd.concat([first.annotations, second], ignore_index=True))}
-    wins = benchmark_scores(both, None).set_index(["benchmark", "metric"]).loc[("alpaca_eval", "win_rate")]
+    annotated = pd.concat([first.judged["alpaca_eval_annotations"], second], ignore_index=True)
+    both = {"rao": with_judged(first, alpaca_eval_annotations=annotated)}
+    wins = score(both).set_index(["benchmark", "metric"]).loc[("alpaca_eval", "win_rate")]
     assert (wins["value"], wins["n"], wins["judge"]) == (100.0, 2, "gpt")
-    report = JudgeReportTable.validate(judge_report(both)).set_index("metric")
+    report = report_judges(both).set_index("metric")
     assert report.loc["agreement", ["judge", "value", "n"]].tolist() == ["gpt and llama", 0.5, 2]
 
 
 def test_runs_of_one_method_are_one_row_over_their_mean_by_item():
     """Accuracies of 75 and 25 % are 50 %, by item 100, 50, 0 and 50; over seeds the error is 25, and t 12.706."""
     again = results("rao_seed_1", [2.0, 1.0, 1.0], [6, 8, 9, 9], [True, False, False, False], reasons=ENDS)
-    runs = RESULTS | Results(*again).by_run()
-    table = BenchmarkScoreTable.validate(benchmark_scores(runs, None)).set_index(["method", "benchmark", "metric"])
+    runs = RESULTS | again.by_run()
+    table = score(runs).set_index(["method", "benchmark", "metric"])
     assert set(table.index.get_level_values("method")) == {"sft", "rao"}
     accuracy = table.loc[("rao", "arc_easy", "accuracy")]
     assert accuracy[["value", "seeds", "n", "vs_sft", "unscored"]].tolist() == [50.0, 2, 4, 0.0, 4]
     assert accuracy[["seeds_low", "seeds_high"]].tolist() == [0.0, 100.0]  # cut off at the bounds
     assert accuracy[["vs_sft_seeds_low", "vs_sft_seeds_high"]].tolist() == [-100.0, 100.0]
-    same = benchmark_scores({"x": RESULTS["rao"]._replace(samples=samples("x", True, True, False, True))}, None)
+    same = score({"x": RESULTS["rao"]._replace(samples=samples("x", True, True, False, True))})
     assert accuracy["low"] != same.set_index(["benchmark", "metric"]).loc[("arc_easy", "accuracy"), "low"]
     marks = table.loc[("rao", "mt_bench", "score")]
     assert marks["value"] == pytest.approx(8.0) and marks["n"] == 2 and marks["unscored"] == 1
     length = table.loc[("rao", "alpaca_eval", "mean_length")]
     assert length["value"] == 2.0 and table.loc[("sft", "arc_easy", "accuracy"), "seeds"] == 1
     assert np.isnan(table.loc[("sft", "arc_easy", "accuracy"), "seeds_low"])
-    report = JudgeReportTable.validate(judge_report(runs)).set_index(["method", "metric"])
+    report = report_judges(runs).set_index(["method", "metric"])
     # The judge's longer_preferred is over the three instructions, each with an output of either run.
     assert report.loc[("rao", "longer_preferred"), "n"] == 3 and not report.index.duplicated().any()
 
 
 def test_an_output_that_a_server_refused_has_no_length_and_an_empty_one_has():
     table = annotations("x", 2.0, np.nan, 1.0).assign(output_2=["xxx", "", ""], unscored_reason=["", "refused", ""])
-    found = benchmark_scores({"x": RESULTS["rao"]._replace(annotations=table)}, None).set_index("metric")
+    found = score({"x": with_judged(RESULTS["rao"], alpaca_eval_annotations=table)}).set_index("metric")
     assert found.loc["mean_length", ["value", "n"]].tolist() == [1.5, 2]
 
 
@@ -231,10 +238,10 @@ def test_cut_responses_are_told_by_benchmark(table):
     assert found["rao", "arc_easy", "accuracy"] == 0
     ended = RESULTS["rao"]
     ended = ended._replace(samples=ended.samples.assign(finish_reason=["length", "stop", "length", "stop"]))
-    scored = benchmark_scores({"rao": ended}, None).set_index(["benchmark", "metric"])["cut"]
+    scored = score({"rao": ended}).set_index(["benchmark", "metric"])["cut"]
     assert scored["arc_easy", "accuracy"] == 0.5
     unwritten = ended._replace(samples=ended.samples.assign(finish_reason=None))  # log-probs of choices
-    assert np.isnan(benchmark_scores({"rao": unwritten}, None).set_index("metric")["cut"]["accuracy"])
+    assert np.isnan(score({"rao": unwritten}).set_index("metric")["cut"]["accuracy"])
     assert scored["alpaca_eval", "win_rate"] == pytest.approx(1 / 3)
 
 
@@ -243,8 +250,11 @@ def test_the_report_says_in_words_what_was_cut_and_shows_first_runs_only(table):
         "alpaca_eval: cut at the token limit were 0.0 % of sft's, 33.3 % of rao's responses."
     ]
     written = pd.concat([answers("rao", *ENDS), answers("rao_seed_1", *ENDS).assign(answer="of another seed")])
-    nothing = (DownstreamSampleTable.empty(), AlpacaEvalAnnotationTable.empty(), MTBenchJudgmentTable.empty())
-    html = benchmark_report(table, {"All metrics": table}, {}, written, *nothing, examples=2)
+    verdicts = {"alpaca_eval": {("rao", "0", 1): "liked"}}
+    html = benchmark_report(
+        table, {"All metrics": table}, {}, written, DownstreamSampleTable.empty(), verdicts, examples=2
+    )
+    assert html.count("liked") == 1 and html.count("not judged") == 1
     assert "33.3 % of rao&#39;s responses" in html and "of another seed" not in html
 
 
@@ -258,13 +268,13 @@ def test_a_task_of_several_subjects_is_compared_over_the_items_of_all():
         return RESULTS["sft"]._replace(samples=items.drop(columns="method"), scores=row.drop(columns="method"))
 
     runs = {"sft": of_subjects("sft", True, False, False, False), "rao": of_subjects("rao", True, False, True, True)}
-    row = benchmark_scores(runs, None).set_index(["method", "benchmark"]).loc[("rao", "mmlu")]
+    row = score(runs).set_index(["method", "benchmark"]).loc[("rao", "mmlu")]
     assert row[["value", "n", "vs_sft"]].tolist() == [75.0, 4, 50.0]
 
 
 def test_a_metric_that_is_no_share_of_right_samples_keeps_its_own_interval():
     of_sft = RESULTS["sft"]._replace(scores=scores("sft", True, False).assign(metric="acc_norm"))  # of unknown items
-    row = benchmark_scores({"sft": of_sft}, None).set_index("metric").loc["acc_norm"]
+    row = score({"sft": of_sft}).set_index("metric").loc["acc_norm"]
     assert row[["value", "low", "high", "n"]].tolist() == [50.0, 30.0, 70.0, 2]
 
 
@@ -281,32 +291,24 @@ def test_a_metric_that_is_no_share_is_not_shown_in_percent_and_paired_as_it_is()
             low=1.0,
             high=9.0,
         )
-        empty = (AlpacaEvalAnnotationTable.empty(), MTBenchJudgmentTable.empty(), MTBenchComparisonTable.empty())
-        return Results(*empty, row, of_items, BenchmarkAnswerTable.empty()).by_run()[method]
+        return Results(NO_JUDGMENTS, row, of_items, BenchmarkAnswerTable.empty()).by_run()[method]
 
     both = {"sft": with_perplexity("sft", 6.0, 8.0), "rao": with_perplexity("rao", 5.0, 5.0)}
-    found = BenchmarkScoreTable.validate(benchmark_scores(both, None)).set_index("method")
+    found = score(both).set_index("method")
     # 6 and 8 differ by 2, so t of one degree of freedom, 12.706, makes the interval; equal values have none.
     assert found.loc["sft", ["value", "low", "high"]].tolist() == pytest.approx(
         [7.0, 7 - 12.7062, 7 + 12.7062], abs=1e-4
     )
     assert found.loc["rao", ["value", "vs_sft"]].tolist() == [5.0, -2.0] and np.isnan(found.loc["rao", "low"])
-    assert harness_table(benchmark_scores(both, None)).columns.tolist() == ["lm_eval/wikitext word_perplexity"]
-    assert downstream_table(benchmark_scores(both, None)).empty
+    assert harness_table(score(both)).columns.tolist() == ["lm_eval/wikitext word_perplexity"]
+    assert downstream_table(score(both)).empty
 
 
 def test_nothing_chosen_gives_empty_tables():
-    tables = (
-        AlpacaEvalAnnotationTable,
-        MTBenchJudgmentTable,
-        MTBenchComparisonTable,
-        DownstreamScoreTable,
-        DownstreamSampleTable,
-    )
-    tables += (BenchmarkAnswerTable,)
-    nothing = Results(*(table.empty() for table in tables))
+    tables = (DownstreamScoreTable, DownstreamSampleTable, BenchmarkAnswerTable)
+    nothing = Results(NO_JUDGMENTS, *(table.empty() for table in tables))
     assert nothing.by_run() == {}
-    assert benchmark_scores({"sft": nothing}, None).empty and judge_report({"sft": nothing}).empty
+    assert score({"sft": nothing}).empty and report_judges({"sft": nothing}).empty
 
 
 @pytest.mark.parametrize("layout", [preference_table, downstream_table, harness_table])

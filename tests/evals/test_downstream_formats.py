@@ -12,11 +12,12 @@ import yaml
 from assets import DOWNSTREAM_FILES, json_lines
 from datasets import Dataset
 
-from rao_kedro.config.benchmarks import DOWNSTREAM, TaskSource
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals.downstream import sources
 from rao_kedro.evals.downstream.formats import Item, arc, gsm8k, mathqa, mmlu, socialiqa
 from rao_kedro.evals.downstream.harness import TASK_FILES
+from rao_kedro.evals.downstream.parameters import TaskSource
+from rao_kedro.evals.downstream.registry import TASKS
 from rao_kedro.evals.downstream.sources import load_task, read_items
 
 OPTIONS = "a ) 38 , b ) 27.675 , c ) 1,000 , d ) data inadequate , e ) none of these"
@@ -220,9 +221,9 @@ def test_files_that_are_missing_empty_or_do_not_match_are_named(tmp_path):
 
 
 def test_every_task_has_a_reader_and_an_unknown_one_lists_them():
-    assert set(DOWNSTREAM) == {file.stem.removeprefix("rao_") for file in TASK_FILES.glob("rao_*.yaml")}
-    for task in DOWNSTREAM:
+    assert set(TASKS) == {file.stem.removeprefix("rao_") for file in TASK_FILES.glob("rao_*.yaml")}
+    for task in TASKS:
         with pytest.raises(DataError, match="there is no such file"):
             read_items(task, TaskSource(path="/nowhere"))
-    with pytest.raises(ParameterError, match=f"'squad': choose one of {', '.join(DOWNSTREAM)}"):
+    with pytest.raises(ParameterError, match=f"'squad': choose one of {', '.join(TASKS)}"):
         read_items("squad")

@@ -15,10 +15,11 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-from rao_kedro.config.benchmarks import DOWNSTREAM, ChainOfThoughtParameters, TaskSource
 from rao_kedro.errors import DataError, InferenceError, ParameterError
 from rao_kedro.evals.downstream.harness import TASK_FILES, run
 from rao_kedro.evals.downstream.harness_model import Written
+from rao_kedro.evals.downstream.parameters import ChainOfThoughtParameters, TaskSource
+from rao_kedro.evals.downstream.registry import TASKS
 from rao_kedro.evals.downstream.sources import read_items
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.responses import Response
@@ -275,7 +276,7 @@ def test_the_task_files_give_the_harness_itself_the_same_numbers(tmp_path):
 def test_all_tasks_run_on_real_rows():
     sources = {task: TaskSource(path=str(path)) for task, path in DOWNSTREAM_FILES.items()}
     scores, samples = map(ours, run(Rule(right), sources=sources, limit=2))
-    assert list(scores["task"][:6]) == list(DOWNSTREAM) and list(scores["n"][:6]) == [2] * 5 + [2 * 57]
+    assert list(scores["task"][:6]) == list(TASKS) and list(scores["n"][:6]) == [2] * 5 + [2 * 57]
     assert (scores["value"] == 1).all() and (scores["unparsed"] == 0).all() and samples["correct"].all()
     assert len(samples) == 2 * 5 + 2 * 57 and samples["prompt"].is_unique
 
@@ -288,7 +289,7 @@ def test_a_run_seeds_nothing_and_leaves_logging_as_it_was(tmp_path, monkeypatch)
 
 
 def test_what_cannot_be_measured_is_named(tmp_path):
-    known = ", ".join(DOWNSTREAM)
+    known = ", ".join(TASKS)
     for tasks, sources in ((["squad"], {}), (["gsm8k"], {"squad": TaskSource(path="x")})):
         with pytest.raises(ParameterError, match=f"unknown downstream task 'squad': choose one of {known}"):
             run(Rule(right), tasks, sources)

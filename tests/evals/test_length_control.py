@@ -8,27 +8,32 @@ from assets import alpaca_annotations, alpaca_table
 from sklearn.linear_model import LogisticRegression
 
 from rao_kedro.errors import DataError
+from rao_kedro.evals.alpaca_eval.benchmark import AlpacaEval, LengthControl
 from rao_kedro.evals.alpaca_eval.length_control import MAX_PENALTY, fit_logistic, length_controlled_resamples
-from rao_kedro.evals.alpaca_eval.win_rates import fit_length_control, length_controlled_win_rate, of_package
+from rao_kedro.evals.alpaca_eval.win_rates import fit_length_control, import_package, length_controlled_win_rate
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
-from rao_kedro.evals.metrics import LengthControl, Results
-from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable, MTBenchJudgmentTable
+from rao_kedro.evals.results import Results
 from rao_kedro.evals.scores import benchmark_scores
 from rao_kedro.evals.tables import BenchmarkAnswerTable, BenchmarkScoreTable
 
-OTHER_TABLES = (
-    MTBenchJudgmentTable,
-    MTBenchComparisonTable,
-    DownstreamScoreTable,
-    DownstreamSampleTable,
-    BenchmarkAnswerTable,
-)
 N = 60
 RNG = np.random.default_rng(0)
 DIFFICULTY = pd.Series(RNG.normal(size=N))
 GAMED = pd.DataFrame(
     {"preference": RNG.uniform(size=N), "std_delta_len": RNG.normal(size=N), "instruction_difficulty": DIFFICULTY}
 )
+CONTROL = LengthControl(DIFFICULTY.rename("instruction_difficulty").rename_axis("index").reset_index(), GAMED)
+
+
+class Controlled(AlpacaEval):
+    length_control = CONTROL
+
+
+def score(annotated):
+    """Return scores of runs from their annotations."""
+    others = [schema.empty() for schema in (DownstreamScoreTable, DownstreamSampleTable, BenchmarkAnswerTable)]
+    runs = {run: Results({"alpaca_eval_annotations": table}, *others) for run, table in annotated.items()}
+    return BenchmarkScoreTable.validate(benchmark_scores(runs, [Controlled()]))
 
 
 def annotations(method="rao", strength=0.0, seed=1):
@@ -61,7 +66,7 @@ def test_a_draw_is_what_the_package_fits_to_the_drawn_instructions():
         _, train, test = fit_length_control(drawn, DIFFICULTY, GAMED)
         known = train["preference"].notna()
         with sklearn.config_context():
-            theirs = of_package("metrics.glm_winrate").fit_LogisticRegressionCV(
+            theirs = import_package("metrics.glm_winrate").fit_LogisticRegressionCV(
                 train.drop(columns="weight")[known],
                 "preference",
                 sample_weight=train.loc[known, "weight"],
@@ -101,9 +106,7 @@ def test_a_model_as_good_as_the_baseline_has_an_interval_too():
 def test_too_few_preferences_leave_the_length_controlled_win_rate_out(known):
     table = annotations().reset_index()
     table.loc[known + 1 :, "preference"] = np.nan
-    control = LengthControl(DIFFICULTY.rename("instruction_difficulty").rename_axis("index").reset_index(), GAMED)
-    empty = [schema.empty() for schema in OTHER_TABLES]
-    scores = benchmark_scores({"rao": Results(table, *empty)}, control).set_index("metric")
+    scores = score({"rao": table}).set_index("metric")
     assert scores.loc["win_rate", ["n", "unscored"]].tolist() == [known, N - known]
     assert "length_controlled_win_rate" not in scores.index
 
@@ -146,18 +149,15 @@ def test_the_interval_of_a_published_model_is_as_wide_as_the_sandwich_estimate(m
 
 def test_the_difference_of_two_models_is_paired_by_instruction_and_has_the_packages_error_under_its_name():
     """Two models that are judged nearly alike differ by far less than either's own interval is wide."""
-    others = [schema.empty() for schema in OTHER_TABLES]
     sft = annotations("sft").reset_index()
     better = sft.assign(generator_2="rao", preference=(sft["preference"] + 0.05).clip(upper=2))
-    control = LengthControl(DIFFICULTY.rename("instruction_difficulty").rename_axis("index").reset_index(), GAMED)
-    runs = {name: Results(table, *others) for name, table in (("sft", sft), ("rao", better), ("rao_seed_1", better))}
-    scores = BenchmarkScoreTable.validate(benchmark_scores(runs, control)).set_index(["method", "metric"])
+    scores = score({"sft": sft, "rao": better, "rao_seed_1": better}).set_index(["method", "metric"])
     row = scores.loc[("rao", "length_controlled_win_rate")]
     assert 0 < row["vs_sft_low"] < row["vs_sft"] < row["vs_sft_high"]
     assert row["vs_sft_high"] - row["vs_sft_low"] < 0.2 * (row["high"] - row["low"])
-    alone = benchmark_scores({"rao": runs["rao"]}, control).set_index("metric").loc["length_controlled_win_rate"]
+    alone = score({"rao": better}).set_index("metric").loc["length_controlled_win_rate"]
     assert (row["low"], row["high"], row["seeds"]) == pytest.approx((alone["low"], alone["high"], 2))
-    of_package = length_controlled_win_rate(better.set_index("index"), *control)["lc_standard_error"]
+    of_package = length_controlled_win_rate(better.set_index("index"), *CONTROL)["lc_standard_error"]
     error = scores.loc[("rao", "lc_standard_error")]
     assert error["value"] == pytest.approx(of_package) and np.isnan(error["low"]) and error["unscored"] == 10
     assert scores.loc[("sft", "length_controlled_win_rate"), ["vs_sft", "vs_sft_low"]].tolist() == [0, 0]

@@ -8,14 +8,10 @@ import pytest
 from assets import json_lines
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.mt_bench.questions import (
-    JudgePrompts,
-    parse_score,
-    parse_winner,
-    read_questions,
-    score_table,
-    winner_of_both_orders,
-)
+from rao_kedro.evals.mt_bench.benchmark import MTBench
+from rao_kedro.evals.mt_bench.judgments import combine_orders, parse_score, parse_winner
+from rao_kedro.evals.mt_bench.questions import JudgePrompts, read_questions
+from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable
 
 
 @pytest.fixture(scope="module")
@@ -125,19 +121,19 @@ def test_the_last_verdict_in_brackets_counts(judgment, winner):
     [("a", "b", "a"), ("b", "a", "b"), ("a", "a", "tie"), ("b", "b", "tie"), ("tie", "tie", "tie"), ("a", None, None)],
 )
 def test_a_model_wins_only_in_both_orders(first, swapped, winner):
-    assert winner_of_both_orders(first, swapped) == winner
+    assert combine_orders(first, swapped) == winner
 
 
 def test_judgments_without_a_score_are_counted_and_not_averaged():
-    table = score_table(
-        pd.DataFrame(
-            [(1, "math", 1, 4.0), (1, "math", 2, 8.0), (2, "writing", 1, 10.0), (2, "writing", 2, math.nan)],
-            columns=["question_id", "category", "turn", "score"],
-        )
-    ).set_index(["category", "turn"])
-    assert table.loc[("all", 0), ["score", "n", "unparsed"]].tolist() == [8.0, 2, 1]  # of 6 and 10
-    assert table.loc[("all", 2), ["score", "n", "unparsed"]].tolist() == [8.0, 1, 1]
-    assert table.loc[("writing", 2), "n"] == 0 and math.isnan(table.loc[("writing", 2), "score"])
+    rows = [(1, "math", 1, 4.0), (1, "math", 2, 8.0), (2, "writing", 1, 10.0), (2, "writing", 2, math.nan)]
+    table = pd.DataFrame(rows, columns=["question_id", "category", "turn", "score"]).assign(judge="gpt")
+    empty = MTBenchComparisonTable.empty()
+    metrics = MTBench().metrics({"mt_bench_judgments": table, "mt_bench_comparisons": empty})
+    assert list(metrics) == ["score", "score_turn_1", "score_turn_2", "score_math", "score_writing"]
+    found = {name: (metric.value, metric.values.notna().sum(), metric.unscored) for name, metric in metrics.items()}
+    assert found["score"] == (8.0, 2, 1)  # of 6 and 10
+    assert found["score_turn_2"] == (8.0, 1, 1)
+    assert found["score_writing"] == (10.0, 1, 1)
 
 
 def test_a_question_that_cannot_be_judged_is_refused():

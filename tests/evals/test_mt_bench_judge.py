@@ -5,7 +5,8 @@ import re
 import pytest
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.mt_bench.judge import answered, compared, graded
+from rao_kedro.evals.mt_bench.benchmark import MTBench
+from rao_kedro.evals.mt_bench.judge import compare_answers, grade_answers
 from rao_kedro.evals.mt_bench.questions import JudgePrompts, Question
 from rao_kedro.evals.responses import Response
 from rao_kedro.judges.chat_completions import ChatServer
@@ -38,6 +39,17 @@ PROMPTS = JudgePrompts(
 )
 
 
+class ThreeQuestions(MTBench):
+    questions = QUESTIONS
+
+
+def responses_of(write):
+    found = {question.question_id: [] for question in QUESTIONS}
+    for exchange in ThreeQuestions().respond(write):
+        found[int(exchange.item_id)].append(exchange.response)
+    return found
+
+
 def judged(judge, function, *arguments, **more):
     from chat_server import chat_server, reply
 
@@ -48,12 +60,12 @@ def judged(judge, function, *arguments, **more):
 def test_the_second_turn_sees_the_first_answer_and_each_category_has_its_temperature():
     calls = []
 
-    def write(name, dialogues, temperature):
-        calls.append((name, list(dialogues), temperature))
+    def write(name, dialogues, sampling):
+        calls.append((name, list(dialogues), sampling.temperature))
         said = {key: f"answer {len(messages)} to {messages[-1]['content']}" for key, messages in dialogues.items()}
         return {key: Response(text, "length") for key, text in said.items()}
 
-    responses = answered(QUESTIONS, write)
+    responses = responses_of(write)
     assert responses[111] == [
         Response("answer 1 to 1 + 1?", "length"),
         Response("answer 3 to And doubled?", "length"),
@@ -68,24 +80,24 @@ def test_the_second_turn_sees_the_first_answer_and_each_category_has_its_tempera
 def test_the_second_turn_does_not_see_what_was_thought_in_the_first():
     seen = []
 
-    def write(name, dialogues, temperature):
+    def write(name, dialogues, sampling):
         seen.extend(messages[1]["content"] for messages in dialogues.values() if len(messages) > 1)
         thought = {"81": "<think>a, b</think>\n\nA line.", "111": "<think>1 + 1", "112": "4"}
         return {key: Response(thought[key]) for key in dialogues}
 
-    answered(QUESTIONS, write)
+    responses_of(write)
     assert sorted(seen) == ["", "4", "A line."]
 
 
 def test_every_answer_is_graded_with_the_prompt_of_its_category_and_turn():
-    table, requests = judged(lambda asked: f"Fine. [[{len(re.findall('first', asked)) + 4}]]", graded, ANSWERS)
+    table, requests = judged(lambda asked: f"Fine. [[{len(re.findall('first', asked)) + 4}]]", grade_answers, ANSWERS)
     assert list(table["turn"]) == [1, 2] * 3 and list(table["score"]) == [5.0] * 6
     assert set(table["judge"]) == {"rule"} and all(request["temperature"] == 0.0 for request in requests)
     assert table.loc[3, "user_prompt"] == "Rate: And doubled? (4) <111 first|111 second>"
 
 
 def test_a_judgment_without_a_score_is_kept_and_not_scored():
-    table, _ = judged(lambda asked: "[[8]]" if "(" in asked else "I cannot say.", graded, ANSWERS)
+    table, _ = judged(lambda asked: "[[8]]" if "(" in asked else "I cannot say.", grade_answers, ANSWERS)
     assert table["score"].isna().tolist() == [True, True, False, False, False, False]
     assert table.loc[0, "judgment"] == "I cannot say."
     assert table.loc[0, "unscored_reason"] == "the judgment holds no score: 'I cannot say.'"
@@ -99,19 +111,19 @@ def test_a_comparison_is_made_in_both_orders():
         first, second = re.findall("<(.*?)>", asked)
         return "[[A]]" if first.isupper() else "[[B]]" if second.isupper() else "[[C]]"
 
-    table, requests = judged(prefers_capitals, compared, ANSWERS, OTHER)
+    table, requests = judged(prefers_capitals, compare_answers, ANSWERS, OTHER)
     assert len(requests) == 12 and set(table["verdict"]) == {"b"}
     assert set(table["winner"]) == {"b"} and set(table["winner_swapped"]) == {"a"}
 
 
 @pytest.mark.parametrize("judgment", ["[[A]]", "[[C]]"])
 def test_a_judge_that_goes_by_position_decides_nothing(judgment):
-    table, _ = judged(lambda asked: judgment, compared, ANSWERS, OTHER)
+    table, _ = judged(lambda asked: judgment, compare_answers, ANSWERS, OTHER)
     assert set(table["verdict"]) == {"tie"} and set(table["unscored_reason"]) == {""}
 
 
 def test_a_comparison_without_a_winner_has_no_verdict_and_a_reason():
-    table, _ = judged(lambda asked: "neither" if "81" in asked else "[[C]]", compared, ANSWERS, OTHER)
+    table, _ = judged(lambda asked: "neither" if "81" in asked else "[[C]]", compare_answers, ANSWERS, OTHER)
     assert table["verdict"].isna().tolist() == [True, True, False, False, False, False]
     assert table.loc[0, "unscored_reason"] == "the judgment names no winner: 'neither'"
 
@@ -128,7 +140,7 @@ def test_a_refused_cut_or_thinking_judgment_costs_its_item_only():
         return reply(("<think>A [[1]]? No.</think> [[7]]", {}))
 
     with chat_server(answer) as (url, _):
-        table = graded(QUESTIONS, ANSWERS, PROMPTS, ChatServer(url, "rule", max_retries=0))
+        table = grade_answers(QUESTIONS, ANSWERS, PROMPTS, ChatServer(url, "rule", max_retries=0))
     assert table["score"].isna().tolist() == [True, True, False, False, False, False]
     assert set(table["score"].dropna()) == {7.0} and set(table["judgment"][2:]) == {"[[7]]"}
     assert table["unscored_reason"].tolist() == [
@@ -140,10 +152,10 @@ def test_a_refused_cut_or_thinking_judgment_costs_its_item_only():
 
 def test_turns_that_a_model_did_not_answer_are_not_judged():
     unanswered = {(81, 2): "filtered"}
-    table, requests = judged(lambda asked: "[[8]]", graded, ANSWERS, unanswered=unanswered)
+    table, requests = judged(lambda asked: "[[8]]", grade_answers, ANSWERS, unanswered=unanswered)
     assert len(requests) == 5 and table["unscored_reason"].tolist() == ["", "filtered", *[""] * 4]
     assert table["score"].isna().tolist() == [False, True, False, False, False, False]
-    table, requests = judged(lambda asked: "[[C]]", compared, ANSWERS, OTHER, unanswered=unanswered)
+    table, requests = judged(lambda asked: "[[C]]", compare_answers, ANSWERS, OTHER, unanswered=unanswered)
     assert len(requests) == 10 and table["unscored_reason"].tolist() == ["", "filtered", *[""] * 4]
     assert table["verdict"].isna().tolist() == [False, True, False, False, False, False]
 
@@ -151,15 +163,15 @@ def test_turns_that_a_model_did_not_answer_are_not_judged():
 def test_the_second_turn_is_not_asked_where_the_first_has_no_response():
     calls = []
 
-    def write(name, dialogues, temperature):
+    def write(name, dialogues, sampling):
         calls.extend((key, len(messages)) for key, messages in dialogues.items())
         return {key: Response("", unscored_reason="refused" if key == "81" else "") for key in dialogues}
 
-    responses = answered(QUESTIONS, write)
+    responses = responses_of(write)
     assert sorted(calls) == [("111", 1), ("111", 3), ("112", 1), ("112", 3), ("81", 1)]
     assert [response.unscored_reason for response in responses[81]] == ["refused", "turn 1 has no response"]
 
 
 def test_an_unanswered_question_is_named():
     with pytest.raises(DataError, match="question 112 was not answered"):
-        judged(lambda asked: "", graded, {81: ["a", "b"], 111: ["a", "b"]})
+        judged(lambda asked: "", grade_answers, {81: ["a", "b"], 111: ["a", "b"]})

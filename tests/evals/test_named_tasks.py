@@ -13,12 +13,12 @@ from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from rao_kedro.config.benchmarks import HarnessParameters
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals.downstream import named_tasks
 from rao_kedro.evals.downstream.harness_model import ServedLM, TextLM
 from rao_kedro.evals.downstream.named_tasks import load_tasks, run
+from rao_kedro.evals.downstream.parameters import HarnessParameters
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.generation.generators import make_generator
 from rao_kedro.judges.chat_completions import ChatServer

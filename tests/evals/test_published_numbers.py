@@ -8,13 +8,16 @@ import pandas as pd
 import pytest
 from assets import alpaca_annotations, alpaca_table
 
-from rao_kedro.config.benchmarks import AlpacaEvalParameters, AnswersSpec, BenchmarkParameters, JudgeParameters
-from rao_kedro.evals.answers import write_benchmarks
+from rao_kedro.config.servers import JudgeParameters
+from rao_kedro.evals.alpaca_eval.benchmark import AlpacaEval, AlpacaEvalParameters, LengthControl
+from rao_kedro.evals.answers import write_answers
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.judging import judge_answers
-from rao_kedro.evals.metrics import LengthControl, Results
+from rao_kedro.evals.parameters import BenchmarkParameters
 from rao_kedro.evals.responses import Response
+from rao_kedro.evals.results import Results
 from rao_kedro.evals.scores import benchmark_scores
+from rao_kedro.evals.specs import AnswersSpec
 from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.replies import Reply, Token
 
@@ -43,7 +46,7 @@ def test_a_published_models_answers_get_its_published_win_rates(tmp_path, monkey
     how = AlpacaEvalParameters(baseline=str(tmp_path / "baseline.json"))
     benchmarks = BenchmarkParameters(names="alpaca_eval", alpaca_eval=how, judge=judge)
     spec = AnswersSpec(method=METHOD, benchmarks=benchmarks, workspace=tmp_path)
-    write_benchmarks(spec, Replay({row["instruction"]: row["output_2"] for row in published}))
+    write_answers(spec, Replay({row["instruction"]: row["output_2"] for row in published}))
 
     preference = {(row["output_1"], row["output_2"]): row["preference"] for row in published}
 
@@ -58,9 +61,11 @@ def test_a_published_models_answers_get_its_published_win_rates(tmp_path, monkey
     answers = pd.read_parquet(spec.answers_path)
     found = judge_answers(answers, benchmarks, tmp_path / "judge")
     downstream = (DownstreamScoreTable.empty(), DownstreamSampleTable.empty())
-    results = Results(found.alpaca_eval, found.mt_bench, found.comparisons, *downstream, answers)
+    results = Results(found.tables, *downstream, answers)
     control = LengthControl(alpaca_table("instruction_difficulty_recovered.csv"), alpaca_table("gamed_surrogate.csv"))
-    scores = benchmark_scores(results.by_run(), control).set_index("metric")
+    benchmark = AlpacaEval()
+    benchmark.length_control = control
+    scores = benchmark_scores(results.by_run(), [benchmark]).set_index("metric")
     leaderboard = alpaca_table("published_leaderboard.csv").set_index("model").loc[METHOD]
     assert scores.loc["win_rate", ["n", "unscored", "judge"]].tolist() == [805, 0, "published"]
     assert scores.loc["win_rate", "value"] == pytest.approx(leaderboard["win_rate"], abs=1e-6)

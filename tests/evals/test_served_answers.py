@@ -6,10 +6,12 @@ import logging
 import pandas as pd
 import pytest
 
-from rao_kedro.config.benchmarks import BenchmarkParameters, JudgeParameters, ServedAnswersSpec, ServerParameters
+from rao_kedro.config.servers import JudgeParameters, ServerParameters
 from rao_kedro.errors import InferenceError
 from rao_kedro.evals.judging import judge_answers
+from rao_kedro.evals.parameters import BenchmarkParameters
 from rao_kedro.evals.served_answers import main
+from rao_kedro.evals.specs import ServedAnswersSpec
 from rao_kedro.evals.tables import BenchmarkAnswerTable, JudgeUsageTable
 
 
@@ -41,7 +43,7 @@ def test_another_server_with_a_model_of_the_same_name_answers_and_judges_itself(
             judgments = judge_answers(answers, benchmarks, tmp_path / "judgments")
             said.append(set(answers["answer"]))
             assert answers["finish_reason"].tolist() == ["length" if text == "two" else "stop"] * 2
-            judged.append(judgments.alpaca_eval["preference"].tolist())
+            judged.append(judgments.tables["alpaca_eval_annotations"]["preference"].tolist())
             assert [request["model"] for request in requests] == ["served"] * 2 + ["judge"] * 2
             assert set(JudgeUsageTable.validate(judgments.usage)["identity"]) == {f"judge at {url}"}
     assert said == [{"one"}, {"two"}]
@@ -80,7 +82,7 @@ def test_a_request_that_a_served_model_refuses_leaves_its_item_unscored_and_the_
     with chat_server(answer) as (url, requests):
         spec = served(tmp_path, url, baseline, "alpaca_eval gsm8k", {"gsm8k": {"path": str(tmp_path / "gsm8k.jsonl")}})
         answers = BenchmarkAnswerTable.validate(pd.read_parquet(spec.answers_path))
-        judgments = judge_answers(answers, spec.benchmarks, tmp_path / "judgments").alpaca_eval
+        judgments = judge_answers(answers, spec.benchmarks, tmp_path / "judgments").tables["alpaca_eval_annotations"]
         asked = [request["model"] for request in requests]
     assert asked.count("judge") == 1
     assert answers["answer"].tolist() == ["The answer is 2.", ""] and answers["thinking"].tolist() == [
@@ -90,7 +92,7 @@ def test_a_request_that_a_served_model_refuses_leaves_its_item_unscored_and_the_
     reason = "the server refused the request with HTTP status 400: flagged by our content filter"
     assert answers["unscored_reason"].tolist() == judgments["unscored_reason"].tolist() == ["", reason]
     assert judgments["preference"].isna().tolist() == [False, True]
-    assert f"1 of 2 annotations have no score, most often: {reason}" in caplog.text
+    assert f"1 of 2 rows of alpaca_eval_annotations have no score, most often: {reason}" in caplog.text
     samples = pd.read_parquet(spec.downstream_samples_path)
     samples = samples[samples["metric"] == "accuracy"]
     assert samples["unscored_reason"].tolist() == ["", reason] and samples["correct"].tolist() == [True, False]

@@ -10,13 +10,13 @@ from kedro.framework.project import configure_project
 from kedro.framework.startup import bootstrap_project
 
 from rao_kedro.config.globals import GlobalParameters
-from rao_kedro.config.parameters import ProjectParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.session import StudySession
 from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.parameters import ProjectParameters
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "llama3_8b", "qwen2_5_7b", "eurollm_9b"]
+ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper"]
 WITH_BETA = {m for m in METHODS if m not in ("simpo", "slic_hf", "orpo")}  # which have a strength of another kind
 
 
@@ -38,8 +38,7 @@ def on_the_command_line(text):
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_a_global_given_by_params_counts_in_every_place_that_takes_it(env):
     given = on_the_command_line(
-        "beta=3,alignment_training.learning_rate=7e-6,precision=bf16,t0_length=5,methods=rao simpo,"
-        "responses_per_prompt=2,rollout.max_new_tokens=9"
+        "beta=3,training.learning_rate=7e-6,precision=bf16,t0_length=5,methods=rao simpo,responses_per_prompt=2"
     )
     loaded = context(env, **given)
     found, before = loaded.params, context(env).params
@@ -48,17 +47,74 @@ def test_a_global_given_by_params_counts_in_every_place_that_takes_it(env):
         for name, of in found["alignment"].items()
     }
     assert {name for name, values in strengths.items() if 3 in values} >= WITH_BETA - {"ipo", "dro"}
-    assert found["alignment"]["dro"].parameters["tau"] == (1.0 if env.endswith("b") else 3)  # set for one method
+    assert found["alignment"]["dro"].parameters["tau"] == (1.0 if env == "paper" else 3)  # set for one method
     assert found["reward_model_study"].dpo.parameters["beta"] == 3
     assert {found["alignment"][name].training.learning_rate for name in ("rao", "dpo", "kto")} == {7e-6}
     assert found["alignment"]["rao"].training.epochs == before["alignment"]["rao"].training.epochs
-    assert (found["data"].t0_length, found["methods"], found["alignment"]["ppo"].rollout.max_new_tokens) == (
-        5,
-        "rao simpo",
-        9,
-    )
+    assert (found["data"].t0_length, found["methods"]) == (5, ("rao", "simpo"))
     assert {found["alignment"][name].responses_per_prompt for name in ("rao", "dpo")} == {2}
     assert found["reward_benchmarks"].mixed_precision == "bf16"
+
+
+def trainings(params):
+    """The training block of each kind of model."""
+    return {
+        "sft": params["supervised_finetuning"],
+        "reward model": params["reward_modeling"].training,
+        "reward models of the study": params["reward_model_study"].training,
+        "methods": params["alignment"]["rao"].training,
+        "DPO of the study": params["reward_model_study"].dpo.training,
+        "study": params["likelihood_study"].runs["rao"].training,
+    }
+
+
+SFT, REWARD_MODELS = {"sft"}, {"reward model", "reward models of the study"}
+METHODS_OF_STUDY, STUDY = {"methods", "DPO of the study"}, {"study"}
+
+
+@pytest.mark.parametrize(
+    ("given", "changed"),
+    [
+        ("training.seed=5", SFT | REWARD_MODELS | METHODS_OF_STUDY | STUDY),
+        ("training.learning_rate=5", METHODS_OF_STUDY | STUDY),  # the others say their own
+        ("sft_training.epochs=5", SFT),
+        ("supervised_finetuning.epochs=5", SFT),
+        ("reward_model_training.epochs=5", REWARD_MODELS),
+        ("reward_modeling.training.epochs=5", {"reward model"}),
+        ("alignment_training.epochs=5", METHODS_OF_STUDY),
+        ("alignment.rao.training.epochs=5", {"methods"}),
+        ("study_training.lora.rank=5", STUDY),
+    ],
+)
+def test_a_value_of_a_training_block_changes_those_that_do_not_differ_in_it(given, changed):
+    before, found = (trainings(context("base", **on_the_command_line(text)).params) for text in ("", given))
+    assert {name for name in found if found[name] != before[name]} == changed
+    value = given.rpartition(".")[2].partition("=")[0]
+    of_changed = (found[name] if value != "rank" else found[name].lora for name in changed)
+    assert {getattr(block, value) for block in of_changed} == {5}
+
+
+def test_a_length_is_set_in_one_place():
+    names = ("max_prompt_tokens", "max_response_tokens", "max_new_tokens", "max_model_len", "max_tokens_per_batch")
+    given = ",".join(f"lengths.{name}={i}" for i, name in enumerate(names, start=11))
+    found = context("base", **on_the_command_line(given)).params
+    sampled, evaluated = found["data"].sampled.generation, found["evaluation"].generation
+    assert (found["data"].max_prompt_tokens, found["data"].max_response_tokens) == (11, 12)
+    assert {sampled.sampling.max_tokens, evaluated.sampling.max_tokens} == {13}
+    assert {found["kl_to_reference"].max_new_tokens, found["alignment"]["ppo"].rollout.max_new_tokens} == {13}
+    assert {sampled.max_model_len, evaluated.max_model_len} == {14}
+    assert {block.max_tokens_per_batch for block in trainings(found).values()} == {15}
+    assert {found["reference"].max_tokens_per_batch, found["evaluation"].max_tokens_per_batch} == {15}
+    scoring = context("base", lengths={"max_tokens_per_scoring_batch": 99}).params
+    assert {scoring["reference"].max_tokens_per_batch, scoring["evaluation"].max_tokens_per_batch} == {99}
+    assert {block.max_tokens_per_batch for block in trainings(scoring).values()} == {512}
+
+
+@pytest.mark.parametrize("text", ["rao simpo", ["rao", "simpo"]])
+def test_a_list_may_be_a_string_with_blanks(text):
+    found = context("test", methods=text, likelihood_study={"only": text}, reward_benchmarks={"names": "rmb"}).params
+    assert found["methods"] == found["likelihood_study"].only == ("rao", "simpo")
+    assert found["reward_benchmarks"].names == ("rmb",)
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
@@ -88,7 +144,7 @@ def test_a_name_that_is_a_global_and_a_block_has_one_value(env):
     of_globals = GlobalParameters.model_validate(loaded.config_loader["globals"])
     assert both >= {"model", "methods"} and "data" not in both
     assert all(getattr(of_globals, name) == loaded.params[name] for name in both)
-    assert loaded.params["model"].name == "mine" and loaded.params["methods"] == "dpo"
+    assert loaded.params["model"].name == "mine" and loaded.params["methods"] == ("dpo",)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +152,7 @@ def test_a_name_that_is_a_global_and_a_block_has_one_value(env):
     [
         ("btea=3", "there is no parameter btea: did you mean beta?"),
         ("t0=3", "there is no parameter t0: did you mean t0_length?"),
-        ("learning_rate=1", "did you mean reward_model_training.learning_rate or alignment_training.learning_rate"),
+        ("learning_rate=1", "did you mean training.learning_rate or sft_training.learning_rate"),
         ("alignment_training.learnin_rate=5", "did you mean alignment_training.learning_rate?"),
         ("model.nmae=x", "there is no parameter model.nmae: did you mean model.name?"),
         ("evaluation.generation.smpling.n=3", "did you mean evaluation.generation.sampling?"),

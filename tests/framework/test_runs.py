@@ -26,7 +26,7 @@ def chosen(parameters, **options):
 
 
 def test_without_options_the_parameter_methods_chooses_with_all_seeds_in_its_order(parameters):
-    found = choose_runs(parameters | {"methods": "dpo rao"})
+    found = choose_runs(parameters | {"methods": ("dpo", "rao")})
     assert dict(found.alignment) == {"dpo": "dpo", "rao": "rao", "rao_seed_1": "rao"}
     assert [*found.alignment] == ["dpo", "rao", "rao_seed_1"] and found.named == () and not found.benchmarks
 
@@ -73,7 +73,7 @@ def test_options_that_name_no_run_leave_the_choice_to_the_parameters(parameters,
 def test_the_runs_of_a_study_are_those_of_only_or_the_named_ones(parameters):
     study = parameters["likelihood_study"]
     assert [*choose_runs(parameters).likelihood_study] == [*study.runs]
-    only = parameters | {"likelihood_study": study.model_copy(update={"only": "rao_beta_0.1 dpo"})}
+    only = parameters | {"likelihood_study": study.model_copy(update={"only": ("rao_beta_0.1", "dpo")})}
     assert dict(choose_runs(only).likelihood_study) == {"rao_beta_0.1": "rao", "dpo": "dpo"}
     found = chosen(only, namespaces=["likelihood_study.rao_beta_0_025"])
     assert dict(found.likelihood_study) == {"rao_beta_0.025": "rao"}
@@ -82,14 +82,16 @@ def test_the_runs_of_a_study_are_those_of_only_or_the_named_ones(parameters):
 
 
 def test_the_runs_of_the_reward_model_study_are_its_forms_times_sizes_times_seeds_or_the_named_ones(parameters):
-    study = parameters["reward_model_study"].model_copy(update={"forms": "sft base", "seeds": 2})
+    study = parameters["reward_model_study"].model_copy(update={"forms": ("sft", "base"), "seeds": 2})
     found = choose_runs(parameters | {"reward_model_study": study}).reward_model_study
     assert len(found) == 2 * 2 * 2 and found["base_small_seed_1"] == ("base", "small", 1)
     named = chosen(parameters, namespaces=["reward_model_study.dpo_implicit_large_seed_0"])
     assert dict(named.reward_model_study) == {"dpo_implicit_large_seed_0": ("dpo_implicit", "large", 0)}
 
 
-@pytest.mark.parametrize(("methods", "message"), [("rao roa", "unknown roa; choose from rao dpo"), (" ", "names none")])
+@pytest.mark.parametrize(
+    ("methods", "message"), [(("rao", "roa"), "unknown roa; choose from rao dpo"), ((), "names none")]
+)
 def test_a_parameter_that_names_no_method_is_refused(parameters, methods, message):
     with pytest.raises(ParameterError, match=f"parameter methods:? {message}"):
         choose_runs(parameters | {"methods": methods})

@@ -5,13 +5,13 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from rao_kedro.config.benchmarks import JudgeServerParameters
 from rao_kedro.config.generation import (
     EngineParameters,
     GenerationParameters,
     SamplingParameters,
     ServedEngineParameters,
 )
+from rao_kedro.config.servers import JudgeServerParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.generation import engine_options as options
 from rao_kedro.generation import replicas
@@ -98,9 +98,14 @@ def test_a_server_is_given_the_same_as_options_of_its_command(adapter):
             {"data_parallel_size": 4, "tensor_parallel_size": 4},
             8,
             "vllm",
-            "data_parallel_size 4 x tensor_parallel_size 4 takes 16 GPUs, and 8 can be seen here",
+            "data_parallel_size 4 x tensor_parallel_size 4 needs 16 GPUs, and the number visible here is 8",
         ),
-        ({"data_parallel_size": 2}, 1, "transformers", "data_parallel_size 2 takes 2 GPUs, and 1 can be seen here"),
+        (
+            {"data_parallel_size": 2},
+            1,
+            "transformers",
+            "data_parallel_size 2 needs 2 GPUs, and the number visible here is 1",
+        ),
     ],
 )
 def test_what_cannot_work_here_is_refused_with_a_sentence(engine, gpus, backend, message, monkeypatch):

@@ -66,7 +66,7 @@ def test_few_places_are_read_at_a_time(generator, prompts, monkeypatch):
     expected = generator.continuation_logps(prompts, asked)
     sizes, last_logps = [], generator._last_logps
     monkeypatch.setattr(generator, "_last_logps", lambda rows, n: sizes.append((len(rows), n)) or last_logps(rows, n))
-    monkeypatch.setattr(transformers_backend, "MAX_READ", 4)
+    monkeypatch.setattr(transformers_backend, "MAX_POSITIONS", 4)
     found = generator.continuation_logps(prompts, asked)
     assert sizes == [(2, 2), (1, 3), (1, 4)]
     assert [of.logp for row in found for of in row] == pytest.approx([of.logp for row in expected for of in row])
@@ -184,7 +184,7 @@ def test_a_lora_adapter_is_merged_into_the_model(prompts, tiny_checkpoint, tmp_p
         assert [of.logp for of in found] == pytest.approx(expected.tolist(), abs=1e-4)
     plain = make_generator("transformers", tiny_checkpoint, dtype="float32").continuation_logps(prompts, asked)
     assert abs(plain[0][0].logp - generator.continuation_logps(prompts, asked)[0][0].logp) > 1e-2
-    with pytest.raises(ParameterError, match=r"there is no .*adapter_config\.json: name the directory that peft"):
+    with pytest.raises(ParameterError, match=r"adapter_config\.json does not exist: name the directory that peft"):
         make_generator("transformers", tiny_checkpoint, engine=EngineParameters(lora_path=str(tmp_path)))
 
 

@@ -42,11 +42,11 @@ def test_a_forecast_says_tokens_and_cost_with_an_upper_bound():
     with_limit = server_at("http://host/v1").to_ask(DIALOGUES, ChatSampling(400))
     forecast = Forecast.of(with_limit.values())
     assert forecast == Forecast(12, 12 * 3, 12 * 200, 12 * 400)  # 10 or 11 characters are 3 tokens
-    line = forecast.described("judge", Prices(10.0, 30.0))
+    line = forecast.describe("judge", Prices(10.0, 30.0))
     assert line.startswith(
         "judge: 12 requests, about 36 prompt and 2400 completion tokens (estimates), cost about 0.07"
     )
     assert line.endswith("at most 0.1444 at the token limit")
     unlimited = Forecast.of([{"messages": DIALOGUES[0], "max_tokens": None}])
-    assert unlimited.described("judge", Prices(10.0, 30.0)).endswith("without an upper bound, since max_tokens is null")
-    assert Forecast.of([]).described("judge", Prices(1.0, 1.0)) == "judge: all answers are kept, nothing is asked"
+    assert unlimited.describe("judge", Prices(10.0, 30.0)).endswith("without an upper bound, since max_tokens is null")
+    assert Forecast.of([]).describe("judge", Prices(1.0, 1.0)) == "judge: all answers are kept, nothing is asked"

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rao_kedro.errors import ModelError
 from rao_kedro.models import attention
 from rao_kedro.models.attention import PACKED, PackLayout
-from rao_kedro.models.loading import _packed, load_causal_lm
+from rao_kedro.models.loading import load_causal_lm, use_packed_attention
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 
@@ -142,14 +142,14 @@ def test_a_model_that_computes_a_packed_response_otherwise_than_alone_is_refused
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES | named | OTHERWISE[family])).train()
     how = "its code fails on them" if family == "bloom" else "it computes a response beside others otherwise than alone"
     with pytest.raises(ModelError, match=f"cannot be trained on packed groups: {how}"):
-        LogProbModel(_packed(model))
+        LogProbModel(use_packed_attention(model))
     assert all(module.training for module in model.modules())
 
 
 def test_a_model_whose_attention_sdpa_cannot_compute_keeps_its_own():
     """As GPT-OSS with its sinks, which SDPA would leave out without a word where text is generated."""
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_oss", **SIZES, num_local_experts=2))
-    assert _packed(model).config._attn_implementation == "eager"
+    assert use_packed_attention(model).config._attn_implementation == "eager"
 
 
 def test_sliding_windows_without_the_attention_interface_are_refused():

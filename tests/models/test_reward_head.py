@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.loading import _packed, load_reward_model
+from rao_kedro.models.loading import load_reward_model, use_packed_attention
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import PaddedRewards, RewardModel, reward_module
 
@@ -56,7 +56,7 @@ def classifier(family, **architecture):
 def assert_scores_are_plain(model, kind):
     with torch.no_grad():
         expected = [padded_rewards(model, group) for group in GROUPS]
-        module = reward_module(_packed(model))
+        module = reward_module(use_packed_attention(model))
         assert isinstance(module, kind)
         found = module(pack_groups(GROUPS))
     for row, alone in zip(found, expected, strict=True):

@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 
 from rao_kedro.models.chat_format import load_tokenizer
-from rao_kedro.models.thinking import Thought, split_thinking, with_opening_tag
+from rao_kedro.models.thinking import Thought, add_opening_tag, split_thinking
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_an_answer_is_what_stands_behind_the_thinking(text, opened, thought):
 def test_a_response_to_a_prompt_that_opens_a_thought_is_read_as_one(tiny_checkpoint):
     tokenizer = load_tokenizer(tiny_checkpoint)
     opened, closed = (
-        partial(with_opening_tag, tokenizer, tokenizer(f"<|im_start|>assistant\n{text}")["input_ids"])
+        partial(add_opening_tag, tokenizer, tokenizer(f"<|im_start|>assistant\n{text}")["input_ids"])
         for text in ("<think>\n", "<think>\n\n</think>\n\n")
     )
     assert split_thinking(opened("6 times 7")) == Thought("6 times 7", None)

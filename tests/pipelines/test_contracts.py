@@ -18,9 +18,10 @@ from kedro.framework.startup import bootstrap_project
 from launching import workers_in
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from parse import parse
 
 from rao_kedro.errors import ParameterError
-from rao_kedro.framework.context import StudyConfigLoader
+from rao_kedro.framework.config_loader import StudyConfigLoader
 from rao_kedro.framework.selection import combine
 from rao_kedro.framework.session import StudySession
 from rao_kedro.objectives import objective_names
@@ -30,8 +31,7 @@ from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.pipelines.runs import Runs
 
 ROOT = Path(__file__).parents[2]
-PAPER = ["llama3_8b", "qwen2_5_7b", "eurollm_9b"]
-ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", *PAPER]
+ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,7 +46,14 @@ def context(env, **runtime):
 
 
 def everything():
-    return combine(every := build_pipelines(Runs({method: method for method in METHODS}, benchmarks=True)), every)
+    """All pipelines, with all methods and a run of each kind of the studies."""
+    runs = Runs(
+        alignment={method: method for method in METHODS},
+        likelihood_study={"dpo": "dpo", "rao_beta_0.1": "rao"},
+        reward_model_study={f"{form}_seed_0": (form, "small", 0) for form in ("base", "sft", "dpo_implicit")},
+        benchmarks=True,
+    )
+    return combine(every := build_pipelines(runs), every)
 
 
 def datasets():
@@ -85,10 +92,7 @@ def test_every_catalog_entry_is_used_by_a_pipeline():
     config = StudyConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")
     entries = {name for name in config["catalog"] if not name.startswith("_")}
     used = everything().datasets()
-    patterns = {name for name in entries if "{method}" in name}
-    unused = entries - used - patterns
-    unused |= {p for p in patterns if not {p.replace("{method}", m) for m in (*METHODS, "sft")} & used}
-    assert unused == set()
+    assert {entry for entry in entries if not any(parse(entry, name) for name in used)} == set()
 
 
 def test_every_file_that_a_node_writes_is_written_whole_or_not_at_all():
@@ -116,20 +120,39 @@ def test_data_may_lie_elsewhere_if_the_workspaces_do_not(tmp_path):
     assert not catalog.exists("rao.policy")
 
 
-@pytest.mark.parametrize("env", PAPER)
-def test_a_paper_environment_names_its_model_data_and_a_sharded_launch(env):
-    loaded = context(env)
+MODELS_OF_THE_PAPER = {
+    "llama3_8b": "meta-llama/Meta-Llama-3-8B-Instruct",
+    "qwen2_5_7b": "Qwen/Qwen2.5-7B-Instruct",
+    "eurollm_9b": "utter-project/EuroLLM-9B-Instruct",
+}
+
+
+def test_the_paper_trains_its_models_on_eight_gpus_each_with_data_of_its_own():
+    for given, name in [({}, "llama3_8b"), *(({"model": name}, name) for name in MODELS_OF_THE_PAPER)]:
+        loaded = context("paper", **given)
+        model = loaded.params["model"]
+        assert (model.source, model.name) == ("checkpoint", MODELS_OF_THE_PAPER[name])
+        assert loaded.catalog.get("rao.policy")._filepath == ROOT / "data" / name / "06_models/rao"
+    with pytest.raises(ParameterError, match="no model 'gpt2' in the environment paper: choose one of eurollm_9b, lla"):
+        context("paper", model="gpt2")
+
+
+def test_the_paper_trains_and_generates_on_as_many_gpus_as_accelerate_starts():
+    loaded = context("paper")
     launch = load_config_from_file(str(loaded.params["workers"].accelerate_config))
     assert launch.fsdp_config["fsdp_version"] == 2 and launch.num_processes == 8
-    model, data, rao = loaded.params["model"], loaded.params["data"], loaded.params["alignment"]["rao"]
-    assert model.source == "checkpoint" and "/" in model.name
+    generation, data = loaded.params["evaluation"].generation, loaded.params["data"]
+    engines = generation.engine.data_parallel_size
+    assert engines == launch.num_processes == math.ceil(data.evaluation_prompts / generation.shard_size)
+
+
+def test_the_paper_has_its_data_and_hyperparameters():
+    params = context("paper").params
+    data, rao = params["data"], params["alignment"]["rao"]
     assert data.preferences.train.hub_id == "HuggingFaceH4/ultrafeedback_binarized"
     assert rao.parameters == {"log_z0": 50.0, "beta": 0.1}
     assert (rao.training.learning_rate, rao.training.epochs) == (5e-7, 3)
     assert (rao.training.keep, rao.training.lr_scheduler) == ("best", "cosine")
-    generation, data = loaded.params["evaluation"].generation, loaded.params["data"]
-    engines = generation.engine.data_parallel_size
-    assert engines == launch.num_processes == math.ceil(data.evaluation_prompts / generation.shard_size)
 
 
 def test_what_is_set_for_one_method_stays_as_it_is_for_the_others():
@@ -185,7 +208,10 @@ def served(*names):
         ({"alignment": {"dpo": {"trainings": {}}}}, "trainings"),
         ({"likelihood_study": {"panels": {"x": ["roa"]}}}, "names runs that are not there: roa"),
         ({"likelihood_study": {"only": "rao roa"}}, "likelihood_study.only names runs that are not there: roa"),
-        ({"reward_model_study": {"forms": "sft magic"}}, "reward_model_study.forms: magic: choose of base, sft"),
+        (
+            {"reward_model_study": {"forms": "sft magic"}},
+            r"reward_model_study\.forms\.1: Input should be 'base', 'sft' or 'dpo_implicit'",
+        ),
         ({"data": {"source": "prefs"}}, "'sampled' or 'preferences'"),
         (
             {"data": {"evaluation_prompts": 3}},
@@ -217,7 +243,7 @@ def served(*names):
         (served("../../x"), r"served_models.*'\.\./\.\./x' becomes the name of a file: use up to 100 letters"),
         (served(".made_from"), "'.made_from' becomes the name of a file"),
         (served("x" * 101), "becomes the name of a file"),
-        (served("api", "API"), "'api' and 'API' become the same file where case does not count"),
+        (served("api", "API"), "'api' and 'API' become the same name of a file or namespace"),
         ({"likelihood_study": {"runs": {"..": {}}}}, r"likelihood_study.runs.*'\.\.' becomes the name of a file"),
         ({"reward_model_study": {"sizes": {"a/b": 3}}}, r"'a/b' becomes the name of a file"),
         (
@@ -332,7 +358,15 @@ def test_all_methods_have_the_same_shape():
         for method in METHODS
     }
     assert len(set(map(tuple, shapes.values()))) == 1
-    assert shapes["rao"] == ["generate", "plot_training", "score", "train"]
+    assert shapes["rao"] == [
+        "assemble_model",
+        "generate",
+        "plot_training",
+        "push",
+        "score",
+        "train",
+        "write_model_card",
+    ]
 
 
 def test_the_default_pipeline_is_the_study_with_two_methods():

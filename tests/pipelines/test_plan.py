@@ -20,7 +20,7 @@ from rao_kedro.planning.checks import problems
 from rao_kedro.planning.table import plan_table
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "llama3_8b", "qwen2_5_7b", "eurollm_9b"]
+ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper"]
 PASSWORD = "hunter2secret"
 BENCHMARKS = "evaluation.benchmarks"
 JUDGED = f"{BENCHMARKS}.names=mt_bench,{BENCHMARKS}.judge.model=j,{BENCHMARKS}.judge.base_url="

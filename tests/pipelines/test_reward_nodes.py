@@ -4,8 +4,6 @@ import pandas as pd
 from launching import workers_in
 
 from rao_kedro.config.data_engineering import DataParameters
-from rao_kedro.config.rewards import RewardParameters
-from rao_kedro.config.studies import RewardModelStudyParameters
 from rao_kedro.config.training import TrainingParameters
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.pipelines.reward_modeling import nodes
@@ -23,28 +21,18 @@ def tokenized():
     return pd.DataFrame([{"group_id": f"{part}{i}", "split": part, **row} for i, part in enumerate(parts)])
 
 
-def test_the_study_trains_with_the_validation_groups_and_measures_on_the_test_groups(
-    tmp_path, tiny_checkpoint, monkeypatch
-):
-    seen = {}
+def test_the_study_trains_with_the_validation_groups_and_measures_on_the_test_groups():
+    trained = study_nodes.select_training_groups(tokenized(), None, seed=3)
+    assert sorted(trained["split"]) == ["train", "train", "validation"]
+    assert list(trained["rewards"]) == list(trained["ratings"])
+    assert list(study_nodes.select_test_groups(tokenized())["group_id"]) == ["test3"]
 
-    def train(start, run, *_):
-        seen["training"] = list(pd.read_parquet(run / "groups.parquet")["split"])
-        return RewardParameters()
 
-    def score(reward, run, _):
-        groups = pd.read_parquet(run / "test.parquet")
-        seen["scored"] = list(groups["split"])
-        return groups[["group_id"]].assign(rewards=[[1.0, 0.0]] * len(groups))
-
-    monkeypatch.setattr(study_nodes, "_train_reward_model", train)
-    monkeypatch.setattr(study_nodes, "_scored", score)
-    dpo = {"objective": "dpo", "training": TRAINING}
-    study = RewardModelStudyParameters(forms="sft", sizes={"all": None}, seeds=1, training=TRAINING, dpo=dpo)
-    models = (tiny_checkpoint, tiny_checkpoint)
-    outcomes = study_nodes.measure_runs(*models, tokenized(), study, DATA.t0_length, workers_in(tmp_path))
-    assert sorted(seen["training"]) == ["train", "train", "validation"] and seen["scored"] == ["test"]
-    assert set(outcomes["group_id"]) == {"test3"}
+def test_a_size_draws_as_many_training_groups_another_draw_with_another_seed():
+    many = pd.concat([tokenized().assign(group_id=lambda t, i=i: t["group_id"] + f"_{i}") for i in range(20)])
+    first, again, other = (study_nodes.select_training_groups(many, 7, seed=seed) for seed in (0, 0, 1))
+    assert (first["split"] == "train").sum() == 7 and (first["split"] == "validation").sum() == 20
+    assert list(first["group_id"]) == list(again["group_id"]) != list(other["group_id"])
 
 
 def test_a_reward_model_of_another_family_trains_on_the_parts_that_the_policy_has(

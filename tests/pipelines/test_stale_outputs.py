@@ -129,7 +129,7 @@ def test_nothing_of_a_finished_chain_is_stale(project):
         ("evaluation.generation.sampling.temperature", 0.5, GENERATED),
         ("evaluation.generation.sampling.top_k", 5, GENERATED),
         ("evaluation.generation.engine.data_parallel_size", 2, set()),
-        ("evaluation.benchmarks.limit", 1, GENERATED),
+        ("evaluation.benchmarks.limit", 1, set()),  # no benchmark is chosen
         ("evaluation.benchmarks.judge", {"model": "some"}, set()),
         ("evaluation.reward.name", "rules", SCORED),
         ("evaluation.seed", 1, COMPARED),

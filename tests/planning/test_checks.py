@@ -5,11 +5,13 @@ from kedro.io import DataCatalog
 from plans import data_parameters, planned_run, planned_step, training_parameters
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.benchmarks import AnsweredBenchmarks, HarnessParameters, JudgeParameters, ServerParameters
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.servers import JudgeParameters, ServerParameters
 from rao_kedro.config.specs import ModelParameters
 from rao_kedro.errors import PlanError
+from rao_kedro.evals.downstream.parameters import HarnessParameters
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.planning import checks, files, judges
 from rao_kedro.planning.steps import Run
 
@@ -80,7 +82,7 @@ def test_engines_take_no_more_gpus_than_there_are(function, argument, parameter,
     found = list(
         checks._of_step(planned_run(asked, model=ModelParameters(source="tiny_random", name="tiny"), **known), asked)
     )
-    said = f"parameter {parameter}: engine: tensor_parallel_size 8 takes 8 GPUs, and 2 can be seen here"
+    said = f"parameter {parameter}: engine: tensor_parallel_size 8 needs 8 GPUs, and the number visible here is 2"
     assert any(sentence.startswith(said) for sentence in found), found
 
 

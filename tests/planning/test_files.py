@@ -6,9 +6,9 @@ import pytest
 from kedro.io import DataCatalog
 from plans import data_parameters
 
-from rao_kedro.config.benchmarks import AnsweredBenchmarks
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.readers import read_rows
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.planning import files
 from rao_kedro.planning.steps import Run
 
@@ -20,7 +20,7 @@ def test_preference_data_are_there_and_their_first_row_can_be_read(tmp_path):
     (sentence,) = files.preference_problems(PreferenceFiles(**sources))
     assert sentence.startswith("parameter data.preferences.test.path: ") and "is not what its ending says" in sentence
     skipping = PreferenceSource(path=str(tmp_path / "train.jsonl"), skip_rows=1)
-    assert "has no row behind the 1 of data.preferences.train.skip_rows" in next(
+    assert "has no row after the 1 of data.preferences.train.skip_rows" in next(
         files.source_problems("data.preferences.train", skipping)
     )
     assert "there is no such file" in next(files.source_problems("x", PreferenceSource(path="nowhere.jsonl")))
@@ -37,9 +37,9 @@ def test_there_are_as_many_prompts_as_are_asked_for(tmp_path):
     known = Run((), DataCatalog({"prompts": JSONDataset(filepath=str(path), load_args={"lines": True})}))
     assert list(files.prompt_problems(known, data_parameters().sampled, 20)) == []
     (sentence,) = files.prompt_problems(known, data_parameters(train_prompts=9).sampled, 20)
-    assert sentence.startswith("prompts: 9 of split train are asked for, 8 are there")
+    assert sentence.startswith("prompts: split train has 8 prompts, and 9 are asked for")
     (sentence,) = files.prompt_problems(known, data_parameters().sampled, 21)
-    assert sentence.startswith("prompts: 37 of split test are asked for, 36 are there")
+    assert sentence.startswith("prompts: split test has 36 prompts, and 37 are asked for")
     path.write_text("{")
     assert f"{path} cannot be read as prompts" in next(files.prompt_problems(known, data_parameters().sampled, 20))
 
@@ -62,14 +62,13 @@ def test_files_of_benchmarks_that_are_chosen_are_there(tmp_path):
         "sources": {"gsm8k": {"path": gone}, "mmlu": {"path": str(tmp_path)}},
     }
 
-    def named(names, judged):
-        found = files.benchmark_problems(AnsweredBenchmarks(names=names, **how), judged)
+    def named(names):
+        found = files.benchmark_problems(AnsweredBenchmarks(names=names, **how))
         return [sentence.split(": ")[0].rpartition("benchmarks.")[2] for sentence in found]
 
-    assert named("arc_easy", True) == []
-    assert named("mt_bench", False) == []
-    assert named("mt_bench", True) == ["mt_bench.reference_answers", "mt_bench.judge_prompts"]
-    assert named("alpaca_eval gsm8k mmlu", True) == ["alpaca_eval.baseline", "sources.gsm8k.path"]
+    assert named("arc_easy") == []
+    assert named("mt_bench") == ["mt_bench.reference_answers", "mt_bench.judge_prompts"]
+    assert named("alpaca_eval gsm8k mmlu") == ["alpaca_eval.baseline", "sources.gsm8k.path"]
 
 
 def test_tasks_of_the_harness_and_their_local_rows_are_known_before_anything_runs(tmp_path):
@@ -78,7 +77,7 @@ def test_tasks_of_the_harness_and_their_local_rows_are_known_before_anything_run
     rows = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"train": there, "test": [gone]}}}
     datasets = {"hellaswag": {"dataset_path": str(tmp_path / "copy")}, "ifevall": rows}
     chosen = AnsweredBenchmarks(harness={"tasks": "hellaswag ifevall", "datasets": datasets})
-    copy, file, task = files.benchmark_problems(chosen, judged=False)
+    copy, file, task = files.benchmark_problems(chosen)
     assert copy.startswith("parameter evaluation.benchmarks.harness.datasets.hellaswag.dataset_path: there is no ")
     assert file.endswith(f"harness.datasets.ifevall.dataset_kwargs.data_files: there is no file {gone}")
     assert "harness.tasks: lm-evaluation-harness has no task 'ifevall' (did you mean: ifeval" in task

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from rao_kedro.evals.downstream.figures import accuracy_bars
 from rao_kedro.evals.tables import LeaderboardTable
-from rao_kedro.reporting.benchmark_figures import accuracy_bars
 from rao_kedro.reporting.figures import reward_model_accuracies, scores_by_method, training_dynamics
 
 

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from rao_kedro.config.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.config.training import LoRAParameters
 from rao_kedro.errors import ParameterError, TrainingError
-from rao_kedro.models.adapters import add_lora, merged
+from rao_kedro.models.adapters import add_lora, merge_lora
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, new_reward_model
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
@@ -45,7 +45,7 @@ def test_adapters_change_nothing_at_first_and_their_merged_weights_compute_the_s
         for name, parameter in adapted.named_parameters():
             if ".lora_B." in name:
                 parameter.normal_(std=0.1)
-    weights = merged(adapted.state_dict(), LORA)
+    weights = merge_lora(adapted.state_dict(), LORA)
     assert weights.keys() == plain.state_dict().keys()
     plain.load_state_dict(weights)
     torch.testing.assert_close(adapted(batch).responses, plain(batch).responses, rtol=1e-5, atol=1e-5)
@@ -110,7 +110,7 @@ def test_a_head_gets_no_adapter_and_is_trained_as_it_is(tmp_path, tiny_checkpoin
     pack = pack_prompts if kind == "value network" else pack_groups
     module(pack([GROUP])).square().sum().backward()
     assert not [name for name, parameter in module.named_parameters() if name in trained and parameter.grad is None]
-    assert set(merged(module.state_dict(), LORA)) == names
+    assert set(merge_lora(module.state_dict(), LORA)) == names
 
 
 @pytest.mark.parametrize("name", ["lm_head", "embed_tokens", "q_prj"])

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rao_kedro.config.base import SPLIT, Parameters
 from rao_kedro.config.runs import run_names
@@ -57,25 +57,27 @@ class MethodParameters(Parameters):
         return self
 
 
+def _check_seeds(seeds: list[int]) -> list[int]:
+    if not seeds:
+        raise ValueError("no seed is named: null trains once, with training.seed")
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        raise ValueError(f"{', '.join(map(str, twice))} is there twice: two runs would be the same")
+    return seeds
+
+
+# A YAML list, or one string with blanks between the numbers.
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], SPLIT, AfterValidator(_check_seeds)]
+
+
 class SeededMethodParameters(MethodParameters):
     """One method of the alignment pipeline, and how often it is trained.
 
     Attributes:
         seeds: The method is trained once with each, in place of `training.seed`, and each policy is evaluated; the run
-            of the first has the method's own name, the others are called `rao_seed_1` and so on. A list, or numbers
-            with blanks between; null trains once.
+            of the first has the method's own name, the others are called `rao_seed_1` and so on. Null trains once.
     """
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]] | None, SPLIT] = None
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_differ(cls, seeds: list[int] | None) -> list[int] | None:
-        if seeds is not None and not seeds:
-            raise ValueError("no seed is named: null trains once, with training.seed")
-        if seeds is not None and (twice := sorted({seed for seed in seeds if seeds.count(seed) > 1})):
-            raise ValueError(f"{', '.join(map(str, twice))} is there twice: two runs would be the same")
-        return seeds
+    seeds: Seeds | None = None
 
     def runs(self, name: str) -> dict[str, MethodParameters]:
         """Return the method's runs by their names, each with its seed as `training.seed`."""

@@ -37,8 +37,8 @@ T = TypeVar("T", bound=Mapping[str, object])
 def _check_that_names_differ(values: T) -> T:
     names: dict[str, str] = {}
     for name in values:
-        if (other := names.setdefault(name.casefold(), name)) != name:
-            raise ValueError(f"{other!r} and {name!r} become the same file where case does not count: rename one")
+        if (other := names.setdefault(name.casefold().replace(".", "_"), name)) != name:
+            raise ValueError(f"{other!r} and {name!r} become the same name of a file or namespace: rename one of them")
     return values
 
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from rao_kedro.config.benchmarks import JudgeServerParameters
+from rao_kedro.config.servers import JudgeServerParameters
 from rao_kedro.errors import ParameterError
 
 MAX_MODEL_LEN = 4096  # of a judge that scores one response, where nothing else is said

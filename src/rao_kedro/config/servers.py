@@ -1,11 +1,12 @@
 """How models behind OpenAI-compatible servers are asked. Knows nothing of what they are asked for."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from rao_kedro.config.generation import ServedEngineParameters
 from rao_kedro.errors import ParameterError
 
 Protocol = Literal["protocol"]
@@ -118,3 +119,62 @@ def checked_url(base_url: str) -> str:
     if url.scheme.lower() not in ("http", "https") or not url.netloc:
         raise ParameterError("base_url must begin with http:// or https:// and the name of a server")
     return base_url
+
+
+class ServerParameters(AskedParameters):
+    """A model behind an OpenAI-compatible server; how it is asked is in `AskedParameters`.
+
+    Attributes:
+        base_url: Of the server, up to `/v1`.
+    """
+
+    base_url: str
+
+    _checked_url = field_validator("base_url")(checked_url)
+
+
+class JudgeServerParameters(AskedParameters):
+    """A model that judges, and what it costs; see `rao_kedro.judges.judge.Judge`.
+
+    Attributes:
+        model: A checkpoint that vLLM serves here, or with `base_url` the name that the server there knows.
+        base_url: Of an OpenAI-compatible server, up to `/v1`.
+        max_model_len: Tokens of a prompt and its answer, where vLLM serves the model here.
+        engine: Options of vLLM, where it serves the model here.
+        prompt_price: Per million tokens that the judge reads.
+        completion_price: Per million tokens that it writes, thinking included.
+        max_cost: What a run may cost: it does not begin where more is forecast, and ends once it cost more.
+    """
+
+    base_url: str | None = None
+    engine: ServedEngineParameters = ServedEngineParameters()
+    max_model_len: int = Field(8192, ge=2)
+    prompt_price: float = Field(0.0, ge=0)
+    completion_price: float = Field(0.0, ge=0)
+    max_cost: float | None = Field(None, ge=0)
+
+    _checked_url = field_validator("base_url")(lambda url: url and checked_url(url))
+
+    @model_validator(mode="after")
+    def _a_limit_has_prices(self) -> Self:
+        if self.max_cost is not None and not (self.prompt_price or self.completion_price):
+            raise ValueError("max_cost needs prompt_price and completion_price, per million tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_is_here(self) -> Self:
+        if self.base_url is not None and self.engine.changed():
+            raise ValueError("engine is for a judge that vLLM serves here; a server at base_url has its own options")
+        return self
+
+
+class JudgeParameters(JudgeServerParameters):
+    """The judge of the benchmarks.
+
+    Attributes:
+        verdict: `logprobs` reads AlpacaEval's preference from the log-probs of the judge's first token, as AlpacaEval
+            does. `text` reads the name of the better output, a preference of 1 or 2, for judges that think or give no
+            log-probs: they may write 2048 tokens, at temperature 0.
+    """
+
+    verdict: Literal["logprobs", "text"] = "logprobs"

@@ -1,13 +1,15 @@
 """Parameters of the studies, which train the same thing many times and compare."""
 
 import itertools
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.base import DIFFERENT_NAMES, FileName, Parameters
+from rao_kedro.config.base import DIFFERENT_NAMES, SPLIT, FileName, Names, Parameters
 from rao_kedro.config.training import TrainingParameters
+
+Form = Literal["base", "sft", "dpo_implicit"]
 
 
 class LikelihoodStudyParameters(Parameters):
@@ -15,17 +17,17 @@ class LikelihoodStudyParameters(Parameters):
 
     Attributes:
         runs: Methods by the name of the run; all are trained on the same annotated groups.
-        only: Names of the runs to train, with blanks between; all if not set.
+        only: Names of the runs to train; all if not set.
         panels: Titles of the figure's panels, and the runs that each compares.
     """
 
     runs: Annotated[dict[FileName, MethodParameters], DIFFERENT_NAMES]
-    only: str | None = None
+    only: Names | None = None
     panels: dict[str, list[str]]
 
     @model_validator(mode="after")
     def _names_are_those_of_runs(self) -> "LikelihoodStudyParameters":
-        named = {"panels": {run for runs in self.panels.values() for run in runs}, "only": {*(self.only or "").split()}}
+        named = {"panels": {run for runs in self.panels.values() for run in runs}, "only": {*(self.only or ())}}
         for key, names in named.items():
             if unknown := names - set(self.runs):
                 raise ValueError(f"likelihood_study.{key} names runs that are not there: {', '.join(sorted(unknown))}")
@@ -36,8 +38,7 @@ class RewardModelStudyParameters(Parameters):
     """The reward_model_study pipeline.
 
     Attributes:
-        forms: Forms of reward model, with blanks between: trained from the base model, trained from the SFT model,
-            implicit in a DPO policy.
+        forms: Forms of reward model: trained from the base model, trained from the SFT model, implicit in a DPO policy.
         sizes: Training groups by a name; null takes all.
         seeds: How many, from 0 on: of data order, new heads, and which groups a size takes.
         centering: Weight of the term that keeps the additive constant of the rewards near 0.
@@ -45,21 +46,14 @@ class RewardModelStudyParameters(Parameters):
         dpo: The method whose policy holds the implicit one.
     """
 
-    forms: str
+    forms: Annotated[tuple[Form, ...], SPLIT]
     sizes: Annotated[dict[FileName, Annotated[int, Field(ge=1)] | None], DIFFERENT_NAMES]
     seeds: int = Field(3, ge=1)
     centering: float = Field(0.01, ge=0)
     training: TrainingParameters
     dpo: MethodParameters
 
-    @model_validator(mode="after")
-    def _forms_are_known(self) -> "RewardModelStudyParameters":
-        known = ("base", "sft", "dpo_implicit")
-        if unknown := set(self.forms.split()) - set(known):
-            raise ValueError(f"reward_model_study.forms: {', '.join(sorted(unknown))}: choose of {', '.join(known)}")
-        return self
-
     def runs(self) -> dict[str, tuple[str, str, int]]:
         """Return form, size and seed of every run by its name: `sft_small_seed_0`."""
-        every = itertools.product(self.forms.split(), self.sizes, range(self.seeds))
+        every = itertools.product(self.forms, self.sizes, range(self.seeds))
         return {f"{form}_{size}_seed_{seed}": (form, size, seed) for form, size, seed in every}

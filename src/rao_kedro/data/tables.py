@@ -110,6 +110,12 @@ class TokenizedGroupTable(Table):
         return pd.Series(consistent, index=table.index, dtype=bool)
 
 
+class RatedGroupTable(TokenizedGroupTable):
+    """Tokenised groups whose ratings stand in for rewards."""
+
+    rewards: Series[object]
+
+
 class AnnotatedGroupTable(TokenizedGroupTable):
     """Tokenised groups with a reward per response, and what gave it.
 

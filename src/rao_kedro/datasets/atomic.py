@@ -1,7 +1,7 @@
-"""Kedro's own datasets, whose files are written whole or not at all.
+"""Kedro's own datasets with atomic writes: a file is written whole or not at all.
 
-On this machine a file is written beside and renamed; elsewhere it is written here first, and put there at once. Threads
-may save at the same time: nothing is shared, as a transaction of a file system would be.
+A local file is written beside its place and renamed. A remote file is written here first and uploaded at once. Several
+threads may save at the same time: unlike a transaction of a file system, nothing is shared.
 """
 
 import os
@@ -21,25 +21,25 @@ from fsspec.utils import infer_compression
 
 from rao_kedro.files import replacing, replacing_directory
 
-# What `open` of every file system takes; the rest belongs to the one that the file is put into.
+# Arguments that `open` of every file system takes; the others are for the remote file system.
 OPEN_ARGUMENTS = ("encoding", "errors", "newline", "compression")
 
 
 class AtomicFiles:
-    """A file system whose `open` lets a file appear once it is written; all else is that of the file system itself."""
+    """A file system in which a file appears once it is written; everything but `open` is the wrapped file system's."""
 
     def __init__(self, fs: AbstractFileSystem) -> None:
         """Wrap a file system."""
         self.wrapped = fs
 
     def __getattr__(self, name: str) -> Any:
-        if name == "wrapped" or name.startswith("__"):  # asked for while it is copied, before it has any
+        if name == "wrapped" or name.startswith("__"):  # asked for while the object is copied, before it has attributes
             raise AttributeError(name)
         return getattr(self.wrapped, name)
 
     @contextmanager
     def open(self, path: str, mode: str = "rb", **arguments: Any) -> Iterator[Any]:
-        """Open a file; what a failure leaves unfinished is thrown away."""
+        """Open a file; after a failure nothing of a written file is left."""
         if "w" not in mode:
             with self.wrapped.open(path, mode, **arguments) as file:
                 yield file
@@ -60,7 +60,7 @@ class AtomicFiles:
 
 
 class AtomicWrites:
-    """Goes before a dataset of Kedro's that writes with `self._fs.open`."""
+    """A base class that stands before a dataset of Kedro's which writes with `self._fs.open`."""
 
     @property
     def _fs(self) -> AtomicFiles:
@@ -89,7 +89,7 @@ class PartitionedDataset(kedro_datasets.partitions.PartitionedDataset):
     def save(self, data: dict[str, Any]) -> None:
         """Write the partitions; with `overwrite` a reader sees the old ones or the new ones.
 
-        Elsewhere than on this machine, the new ones are put there one by one, and then the others are removed.
+        On a remote file system the new partitions are uploaded one by one, and then the others are removed.
         """
         if not self._overwrite:
             super().save(data)

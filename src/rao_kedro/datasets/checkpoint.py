@@ -1,7 +1,7 @@
-"""Directories, such as model checkpoints, as Kedro datasets: a node saves what a worker left, and loads a path.
+"""Directories, such as model checkpoints, as Kedro datasets: a worker's directory is published, and its path loaded.
 
-The workspace keeps its model, without taking more disk: a node that is run again, say since a kill came before its next
-output was saved, finds it there.
+The worker's own copy stays, and weights are hard links, so that it takes no more disk: a node that was killed between
+its outputs finds the model when it runs again.
 """
 
 import os
@@ -18,10 +18,10 @@ from rao_kedro.files import replacing_directory
 
 
 class DirectoryDataset(PathDataset):
-    """A directory that is complete if it holds a file that is written last. Workers open the files themselves.
+    """A directory that is complete if it holds its marker, a file that is written last. Workers open the files.
 
     Attributes:
-        marker: The name of that file.
+        marker: The name of the marker.
     """
 
     marker: ClassVar[str] = "manifest.json"
@@ -29,8 +29,8 @@ class DirectoryDataset(PathDataset):
     def save(self, data: Path) -> None:
         """Publish the finished directory `data`, which stays; a reader sees the old one or the new one.
 
-        Weights are hard links, and copies where the file system has none. Elsewhere than on this machine a reader sees
-        none while the files are put there.
+        Weights are hard links, or copies where the file system has no links. On a remote file system a reader sees no
+        directory while the files are uploaded.
 
         Raises:
             DatasetError: `data` is not complete.
@@ -61,7 +61,7 @@ class CheckpointDataset(DirectoryDataset):
 
 
 def _copy_directory(source: Path, target: Path, whole: Path) -> None:
-    """Link weights and copy the rest, without times and permissions, which not every file system keeps."""
+    """Link weights and copy the rest, without times and permissions, which some file systems do not keep."""
     target.mkdir(exist_ok=True)
     for path in source.iterdir():
         copy, real = target / path.name, path.resolve()
@@ -74,7 +74,7 @@ def _copy_directory(source: Path, target: Path, whole: Path) -> None:
 
 
 def _linked(link: Any, source: Path, target: Path) -> bool:
-    """Return whether the file system makes such links: else the file is copied, which fails if the disk is full."""
+    """Make a link, and return whether the file system has such links."""
     try:
         link(source, target)
     except OSError:

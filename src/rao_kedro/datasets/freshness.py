@@ -1,7 +1,8 @@
-"""What every artefact was made from, written beside it, and which nodes' artefacts were made from something else.
+"""The provenance of every artefact, recorded beside it, and the nodes whose artefacts are stale.
 
-The record of `data/06_models/rao` is `data/06_models/.made_from/rao.json`: it goes where its folder goes, and both
-names of a table (`@pandas`, `@path`) share it. Knows nothing of sessions and hooks.
+An artefact is stale if it was made from other inputs, parameters or files than those of now. The record of
+`data/06_models/rao` is `data/06_models/.made_from/rao.json`: it moves with its folder, and both names of a table
+(`@pandas`, `@path`) share it. Knows nothing of sessions and hooks.
 """
 
 import json
@@ -20,22 +21,22 @@ from rao_kedro.files import write_text
 from rao_kedro.identity import flattened, named_files, path_hash
 
 RECORDS = ".made_from"
-NOT_KEPT = "is not kept in a plain file here"  # the identity of what nothing can be said of
-MADE_AGAIN = "is made again"  # the reason of what depends on something stale
+NOT_KEPT = "is not kept in a plain file here"  # stands for the hash of a dataset that has no local file
+MADE_AGAIN = "is made again"  # ends the reason of a node that reads a stale output
 REASONS_SHOWN = 3
-# How workers are started and where they keep unfinished work, which changes no result.
+# Inputs that change no result: how workers are started, and where they keep unfinished work.
 NO_INPUTS = ("params:workers",)
-# The same of the engines of text generation: of their options, only these change what is computed.
+# Of the options of text generation's engines, only these change what is generated.
 ENGINE, ENGINE_INPUTS = ".engine.", (*CHANGE_WHAT_IS_COMPUTED, "dtype")
 
 
-class MadeFrom(NamedTuple):
-    """All that an artefact depends on.
+class Provenance(NamedTuple):
+    """Everything that an artefact depends on.
 
     Attributes:
         node: The node that made it.
-        inputs: Hashes of the node's inputs by dataset; None for one that was left out.
-        parameters: Values of the parameters that the node was given, by their dotted names.
+        inputs: Hashes of the node's input datasets; None for an optional one that is absent.
+        parameters: Values of the node's parameters by their dotted names.
         files: Hashes of the files that these parameters name.
     """
 
@@ -45,21 +46,21 @@ class MadeFrom(NamedTuple):
     files: dict[str, str]
 
 
-def made_from(node: Node, catalog: CatalogProtocol) -> MadeFrom:
-    """Return what a node's artefacts would be made from now."""
+def read_provenance(node: Node, catalog: CatalogProtocol) -> Provenance:
+    """Return what a node would make its artefacts from now."""
     parameters = _parameters(node, catalog)
     inputs = {_stem(name): _identity(name, catalog) for name in node.inputs if not _is_parameter(name)}
-    return MadeFrom(node.name, inputs, parameters, named_files(parameters))
+    return Provenance(node.name, inputs, parameters, named_files(parameters))
 
 
-def forget(node: Node, catalog: CatalogProtocol) -> None:
+def remove_records(node: Node, catalog: CatalogProtocol) -> None:
     """Remove the records of a node's artefacts, before the first of them is replaced."""
     for path in _records(node, catalog).values():
         path.unlink(missing_ok=True)
 
 
-def note(node: Node, catalog: CatalogProtocol, source: MadeFrom, seconds: float) -> None:
-    """Write the records of a node's artefacts, all of which have been saved, with how long that took."""
+def write_records(node: Node, catalog: CatalogProtocol, source: Provenance, seconds: float) -> None:
+    """Write the records of a node's artefacts, all of which are saved, with the seconds that the node took."""
     for name, path in _records(node, catalog).items():
         path.parent.mkdir(exist_ok=True)
         record = {**source._asdict(), "artefact": _identity(name, catalog), "version": version("rao_kedro")}
@@ -67,11 +68,11 @@ def note(node: Node, catalog: CatalogProtocol, source: MadeFrom, seconds: float)
         write_text(path, json.dumps(record, indent=2))
 
 
-def stale_nodes(pipeline: Pipeline, catalog: CatalogProtocol) -> dict[str, list[str]]:
-    """Return the nodes whose artefacts are missing or were made from something else, and those that depend on them.
+def find_stale_nodes(pipeline: Pipeline, catalog: CatalogProtocol) -> dict[str, list[str]]:
+    """Return the nodes with a missing or stale artefact, and the nodes that depend on them.
 
     Returns:
-        The reasons by the node's name, in the order in which nodes run.
+        The reasons by the name of the node, in the order in which nodes run.
     """
     stale: dict[str, list[str]] = {}
     made_again: set[str] = set()
@@ -82,14 +83,14 @@ def stale_nodes(pipeline: Pipeline, catalog: CatalogProtocol) -> dict[str, list[
     return stale
 
 
-def described(node: str, reasons: list[str]) -> str:
+def describe_stale_node(node: str, reasons: list[str]) -> str:
     """Return one line that says why a node is stale."""
     more = f"; and {len(reasons) - REASONS_SHOWN} more" if len(reasons) > REASONS_SHOWN else ""
     return f"{node}: {'; '.join(reasons[:REASONS_SHOWN])}{more}"
 
 
-def edited(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
-    """Return the artefacts that are not what their nodes left, though their records are."""
+def find_edited(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
+    """Return the artefacts that differ from what their nodes saved, as their records say."""
     return [
         _stem(name)
         for node in pipeline.nodes
@@ -103,7 +104,7 @@ def _reasons(node: Node, catalog: CatalogProtocol, made_again: set[str]) -> list
     again = [f"{name} {MADE_AGAIN}" for name in sorted({_stem(name) for name in node.inputs} & made_again)]
     if missing or again:
         return missing + again
-    now = made_from(node, catalog)
+    now = read_provenance(node, catalog)
     records = _records(node, catalog)
     reasons = [f"{_stem(name)} {NOT_KEPT}" for name in node.outputs if name not in records]
     for name, path in records.items():
@@ -114,12 +115,12 @@ def _reasons(node: Node, catalog: CatalogProtocol, made_again: set[str]) -> list
     return list(dict.fromkeys(reasons))
 
 
-def _differences(then: Mapping[str, Any], now: MadeFrom, defaults: set[str]) -> list[str]:
-    """Say how what an artefact was made from differs from what it would be made from now."""
+def _differences(then: Mapping[str, Any], now: Provenance, defaults: set[str]) -> list[str]:
+    """Return a sentence for each difference between the recorded provenance and that of now."""
     reasons = [] if then["node"] == now.node else [f"it was made by {then['node']}"]
     for name in sorted({*then["parameters"], *now.parameters}):
         if name not in then["parameters"]:
-            if name not in defaults:  # else a newer version of this package knows one more parameter
+            if name not in defaults:  # else this version of the package has one more parameter
                 reasons.append(f"parameter {name} was not there, is {now.parameters[name]}")
         elif name not in now.parameters:
             reasons.append(f"parameter {name} was {then['parameters'][name]}, is not there")
@@ -154,7 +155,7 @@ def _parameters_that_matter(node: Node) -> list[str]:
 
 
 def _defaults(node: Node, catalog: CatalogProtocol) -> set[str]:
-    """Return the parameters of a node's blocks that have their default values."""
+    """Return the parameters of a node that have their default values."""
     found: set[str] = set()
     for name in _parameters_that_matter(node):
         block = catalog[name].load()
@@ -166,7 +167,7 @@ def _defaults(node: Node, catalog: CatalogProtocol) -> set[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Return parameters as what JSON knows, also where models are inside of dictionaries and lists."""
+    """Return parameters as JSON has them, with the models inside dictionaries and lists too."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):
@@ -177,13 +178,13 @@ def _plain(value: Any) -> Any:
 
 
 def _records(node: Node, catalog: CatalogProtocol) -> dict[str, Path]:
-    """Return where the records of a node's artefacts are, of those that are kept in files."""
+    """Return the paths of the records of a node's artefacts; only artefacts in local files have one."""
     paths = {name: _path(catalog.get(name)) for name in node.outputs}
     return {name: path.parent / RECORDS / f"{path.name}.json" for name, path in paths.items() if path is not None}
 
 
 def _identity(name: str, catalog: CatalogProtocol) -> str | None:
-    """Return the content hash of a dataset; None for one that is not there."""
+    """Return the content hash of a dataset; None for a dataset that does not exist."""
     dataset = catalog.get(name)
     path = _path(dataset)
     if path is not None:
@@ -192,7 +193,7 @@ def _identity(name: str, catalog: CatalogProtocol) -> str | None:
 
 
 def _path(dataset: AbstractDataset[Any, Any] | None) -> Path | None:
-    """Return the file or directory of a dataset on this machine, unless it keeps versions."""
+    """Return the local file or directory of a dataset; None for one elsewhere, in memory or with versions."""
     if getattr(dataset, "_protocol", "file") != "file" or getattr(dataset, "_version", None) is not None:
         return None
     path = getattr(dataset, "_filepath", None) or getattr(dataset, "_path", None)

@@ -1,4 +1,4 @@
-"""Refuses entries of the catalog whose files cannot be read or written where it says, before anything runs."""
+"""Refuses catalog entries whose location cannot be read or written, before anything runs."""
 
 import os
 from collections import defaultdict
@@ -12,18 +12,18 @@ from kedro.io.core import get_protocol_and_path, parse_dataset_definition
 from rao_kedro.datasets.checkpoint import DirectoryDataset
 from rao_kedro.errors import ParameterError
 
-SAME_FILE = ("filepath", "versioned", "credentials", "fs_args")  # of all names that one file has
-SHOWN = 5  # problems: one setting in globals.yml moves all entries
+SAME_FILE = ("filepath", "versioned", "credentials", "fs_args")  # must be equal in all entries of one file
+SHOWN = 5  # problems; one setting in globals.yml may cause one for every entry
 
 
 def refuse_unusable_locations(catalog: Mapping[str, Any]) -> None:
-    """Check where the entries of a catalog are kept.
+    """Check the locations of a catalog's entries.
 
     Args:
-        catalog: Its configuration, factories (`{method}.policy`) included.
+        catalog: The configuration of the catalog, with dataset factories (`{method}.policy`).
 
     Raises:
-        ParameterError: Names entries that cannot be kept there, and says why.
+        ParameterError: Names the entries, and says why their locations cannot be used.
     """
     problems = [f"catalog entry {name}: {problem}" for name, problem in sorted(_problems(catalog))]
     if more := problems[SHOWN:]:

@@ -1,4 +1,4 @@
-"""Paths as Kedro datasets: what a worker process needs instead of the data itself."""
+"""Paths as Kedro datasets, for worker processes that read the data themselves."""
 
 from copy import deepcopy
 from pathlib import Path, PurePosixPath
@@ -14,7 +14,7 @@ from rao_kedro.datasets.remote import fetch
 class PathDataset(AbstractVersionedDataset[Any, Path]):
     """Loads as the path of an existing file, for example `reward_annotated@path` beside `reward_annotated@pandas`.
 
-    What is elsewhere is copied to the user's cache directory, once for each state in which it is found there.
+    A remote file is downloaded into the user's cache directory, once for each of its states.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PathDataset(AbstractVersionedDataset[Any, Path]):
         return Path(path) if self._protocol == "file" else fetch(self._fs, get_filepath_str(path, self._protocol))
 
     def save(self, data: Any) -> None:
-        """Refuse: a path is only read.
+        """Refuse to save: a path is only read.
 
         Raises:
             DatasetError: Always.

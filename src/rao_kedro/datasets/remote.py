@@ -1,4 +1,4 @@
-"""Copies between this machine, where workers read and write, and the other file systems that fsspec knows."""
+"""Downloads and uploads: workers read and write local files, and data may lie on any file system of fsspec."""
 
 import os
 import shutil
@@ -12,14 +12,14 @@ from rao_kedro.identity import combined_hash, file_hash
 
 
 def fetch(fs: AbstractFileSystem, path: str) -> Path:
-    """Return a local copy of a file or directory; one is made for each state in which it was seen there.
+    """Return a local copy of a file or directory; one is made for each of its states.
 
-    Copies lie in the user's cache directory, by their content: what is put there once more, unchanged, has the same
-    path, so that a killed training that read it goes on. They are never changed: a worker may still read an old one.
+    Copies lie in the user's cache directory under the hash of their content. An unchanged file that is uploaded again
+    has the same path, so that a killed training that read it resumes. A copy never changes: a worker may be reading it.
 
     Args:
-        fs: Where it is.
-        path: What.
+        fs: The file system.
+        path: The file or directory on it.
 
     Returns:
         A file or directory of the same name.
@@ -51,9 +51,9 @@ def fetch(fs: AbstractFileSystem, path: str) -> Path:
 
 
 def put_directory(source: Path, fs: AbstractFileSystem, path: str, marker: str) -> None:
-    """Put a directory there: its file `marker` is removed first and put there last, so that half of it is none.
+    """Upload a directory: its file `marker` is removed first and uploaded last, so that half a directory has none.
 
-    Files that were there and are not in `source` are removed.
+    Remote files that are not in `source` are removed.
     """
     fs.invalidate_cache()
     root = str(fs._strip_protocol(path))
@@ -68,5 +68,5 @@ def put_directory(source: Path, fs: AbstractFileSystem, path: str, marker: str) 
 
 
 def cache_directory() -> Path:
-    """Return where copies lie."""
+    """Return the directory of the copies."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rao_kedro/fetched"

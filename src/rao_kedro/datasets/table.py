@@ -14,10 +14,10 @@ PREVIEW_CHARACTERS = 200
 
 
 class TableDataset(AtomicWrites, ParquetDataset):
-    """`pandas.ParquetDataset`, except that a killed run leaves the old table, and that any column can be previewed."""
+    """`pandas.ParquetDataset` with atomic writes, and with a preview that shows any column."""
 
     def preview(self, nrows: int = 10) -> TablePreview:
-        """Return the first rows; nested values as JSON, cut at 200 characters."""
+        """Return the first rows; nested values are shown as JSON, cut at 200 characters."""
         with self._fs.open(get_filepath_str(self._get_load_path(), self._protocol), "rb") as file:
             parquet = pq.ParquetFile(file)
             batch = next(parquet.iter_batches(batch_size=nrows), None)

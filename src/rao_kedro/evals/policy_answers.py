@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from rao_kedro.config.benchmarks import PolicyAnswersSpec
 from rao_kedro.config.generation import SamplingParameters
-from rao_kedro.evals.answers import Message, named_tasks, write_benchmarks
+from rao_kedro.evals.answers import load_named_tasks, write_answers
 from rao_kedro.evals.responses import Response
+from rao_kedro.evals.specs import PolicyAnswersSpec
 from rao_kedro.files import write_parquet, write_text
 from rao_kedro.generation.base import Generator
 from rao_kedro.generation.generators import make_generator, resolve_backend
 from rao_kedro.generation.worker import generate_table
 from rao_kedro.identity import content_hash
+from rao_kedro.judges.client import Message
 from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.workers import worker_main
 
@@ -42,9 +43,9 @@ def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> Non
     """
     spec = PolicyAnswersSpec.model_validate_json(Path(spec_path).read_text())
     engine = _Engine(spec, make)
-    named = named_tasks(spec)  # what cannot be asked is said before an engine starts
+    named = load_named_tasks(spec)  # what cannot be asked is said before an engine starts
     generate_table(spec.held_out, engine.made)
-    write_benchmarks(spec, engine, named)
+    write_answers(spec, engine, named)
     write_text(spec.settings_path, json.dumps(_settings(spec), indent=2))
 
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rao_kedro.config.benchmarks import ServedAnswersSpec
 from rao_kedro.config.generation import SamplingParameters
-from rao_kedro.evals.answers import Message, named_tasks, write_benchmarks
+from rao_kedro.evals.answers import load_named_tasks, write_answers
 from rao_kedro.evals.responses import Response, no_response
+from rao_kedro.evals.specs import ServedAnswersSpec
 from rao_kedro.judges.chat_completions import ChatServer
-from rao_kedro.judges.client import ChatSampling
+from rao_kedro.judges.client import ChatSampling, Message
 from rao_kedro.workers import worker_main
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def main(spec_path: str) -> None:
     """
     spec = ServedAnswersSpec.model_validate_json(Path(spec_path).read_text())
     server = ChatServer.of(spec.server, spec.server.base_url, cache_dir=spec.workspace / "answers")
-    write_benchmarks(spec, _Served(server), named_tasks(spec, generating_only=True))
+    write_answers(spec, _Served(server), load_named_tasks(spec, generating_only=True))
 
 
 class _Served:

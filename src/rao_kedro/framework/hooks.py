@@ -1,7 +1,7 @@
 """Kedro hooks.
 
-Before anything runs: keys, places that cannot be used, and the plan, with a missing input's maker. Behind every node:
-what its artefacts were made from, or, where it failed because no row was left, which rows were dropped, and why.
+Before anything runs they set keys, and check the catalog's locations and the plan. After every node they record the
+provenance of its artefacts; where a node failed because no row was left, they save which rows were dropped, and why.
 """
 
 import os
@@ -18,18 +18,18 @@ from kedro.runner import SequentialRunner
 
 from rao_kedro.data.quarantine import NoGroupsLeftError
 from rao_kedro.data.report import quarantine_report
-from rao_kedro.datasets.freshness import MadeFrom, forget, made_from, note
+from rao_kedro.datasets.freshness import Provenance, read_provenance, remove_records, write_records
 from rao_kedro.datasets.locations import refuse_unusable_locations
 from rao_kedro.errors import ParameterError, PlanError
 from rao_kedro.planning.checks import problems, problems_of_made
 
 
 class CredentialsHooks:
-    """Gives keys of Kedro's credentials to the clients and worker processes that read them from the environment."""
+    """Puts keys of Kedro's credentials into the environment, where clients and worker processes read them."""
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Set the environment variables of `api_keys` in the credentials; one that is set already stays.
+        """Set the environment variables of `api_keys` in the credentials; a variable that is set already stays.
 
         Raises:
             ParameterError: A key is not text.
@@ -45,11 +45,11 @@ class CredentialsHooks:
 
 
 class LocationHooks:
-    """Checks where the entries of the catalog are kept."""
+    """Checks the locations of the catalog's entries."""
 
     @hook_impl(tryfirst=True)  # kedro-mlflow's makes every dataset
     def after_catalog_created(self, conf_catalog: dict[str, Any]) -> None:
-        """Refuse what cannot be read or written there.
+        """Refuse locations that cannot be read or written.
 
         Raises:
             ParameterError: Names the entries, and says why.
@@ -58,15 +58,15 @@ class LocationHooks:
 
 
 class PlanHooks:
-    """Checks a run before anything of it is done."""
+    """Checks a run before any node of it runs."""
 
     def __init__(self) -> None:
-        """Start with no run."""
+        """Start without a run."""
         self._unchecked: Pipeline | None = None
 
     @hook_impl(tryfirst=True)  # before MLflow's, so that a refused run leaves no entry there
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Refuse a run whose inputs do not exist yet, or that could not go as planned.
+        """Refuse a run whose inputs do not exist, or that could not go as planned.
 
         Raises:
             PlanError: Names all that is wrong, and every missing dataset with the pipeline that makes it.
@@ -79,10 +79,10 @@ class PlanHooks:
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
-        """Check the lengths of what was tokenised and the model's chat template, before anything is trained.
+        """Check the lengths of the tokenised groups and the model's chat template before anything is trained.
 
         Raises:
-            PlanError: Names the groups that are longer than packs, and what the template does not read.
+            PlanError: Names the groups that are too long, and the variables that the template does not read.
         """
         if self._unchecked is not None and TOKENIZED in map(_stem, node.inputs):
             pipeline, self._unchecked = self._unchecked, None
@@ -94,14 +94,14 @@ BASE_MODEL, TOKENIZED = "base_model", "tokenized_groups"  # the groups are made 
 
 
 def nodes_that_run(pipeline: Pipeline, catalog: CatalogProtocol, only_missing_outputs: bool) -> Pipeline:
-    """Return what the runner will run of a pipeline: all of it, or what makes missing outputs."""
+    """Return the nodes of a pipeline that the runner will run: all, or those that make missing outputs."""
     if not only_missing_outputs:
         return pipeline
     return SequentialRunner()._filter_pipeline_for_missing_outputs(pipeline, catalog)
 
 
 def refuse_bad_plan(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-    """Refuse a run whose inputs do not exist yet, or that could not go as planned.
+    """Refuse a run whose inputs do not exist, or that could not go as planned.
 
     Raises:
         PlanError: Names all that is wrong.
@@ -112,7 +112,7 @@ def refuse_bad_plan(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         raise PlanError("\n".join(found))
 
 
-# What explains a failure of these nodes: the table of quarantined rows, and the report that counts them.
+# Nodes that fail where no row is left: their table of quarantined rows, and the report that counts its reasons.
 _EXPLANATIONS = {
     "collect_preferences": ("quarantined_rows", "data_report"),
     "tokenize": ("quarantined_rows", "data_report"),
@@ -121,11 +121,11 @@ _EXPLANATIONS = {
 
 
 class QuarantineHooks:
-    """Saves why rows were quarantined also where none was left, so that the node failed."""
+    """Saves why rows were quarantined where a node failed because none was left."""
 
     @hook_impl
     def on_node_error(self, error: Exception, node: Node, catalog: CatalogProtocol) -> None:
-        """Save the table and the report of an error that says that no group is left."""
+        """Save the quarantined rows of an error that says that no group is left, and their report."""
         if isinstance(error, NoGroupsLeftError) and node.name in _EXPLANATIONS:
             table, report = _EXPLANATIONS[node.name]
             catalog.save(table, error.quarantined)
@@ -134,29 +134,29 @@ class QuarantineHooks:
 
 
 class FreshnessHooks:
-    """Writes beside every artefact what it was made from; see `rao_kedro.datasets.freshness`."""
+    """Records the provenance of every artefact; see `rao_kedro.datasets.freshness`."""
 
     def __init__(self) -> None:
-        """Start with no node running."""
-        self._running: dict[str, tuple[MadeFrom, CatalogProtocol, set[str], float]] = {}
+        """Start without a running node."""
+        self._running: dict[str, tuple[Provenance, CatalogProtocol, set[str], float]] = {}
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
-        """See what the node is given: a file that is edited while it runs is not what it made its artefacts from."""
-        self._running[node.name] = (made_from(node, catalog), catalog, set(node.outputs), time.monotonic())
+        """Read the provenance before the node runs: a file may be edited while it runs."""
+        self._running[node.name] = (read_provenance(node, catalog), catalog, set(node.outputs), time.monotonic())
 
     @hook_impl
     def after_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
-        """Take back what the records say, before the first artefact is replaced: the last one may never be."""
-        forget(node, catalog)
+        """Remove the old records before the first artefact is replaced: the run may be killed before the last one."""
+        remove_records(node, catalog)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
-        """Write the records, once all artefacts of the node are saved."""
+        """Write the records once all artefacts of the node are saved."""
         source, catalog, unsaved, started = self._running[node.name]
         unsaved.discard(dataset_name)
         if not unsaved:
-            note(node, catalog, source, time.monotonic() - started)
+            write_records(node, catalog, source, time.monotonic() - started)
 
 
 def _missing(dataset: str, catalog: CatalogProtocol) -> str:

@@ -60,8 +60,7 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
     """
     known, methods = all_runs(parameters), chosen_methods(parameters["methods"])
     named = _named(selection, known)
-    only = parameters[LIKELIHOOD_STUDY].only
-    studied = only.split() if only else known.likelihood_study
+    studied = parameters[LIKELIHOOD_STUDY].only or known.likelihood_study
     return Runs(
         alignment={run: of for run, of in known.alignment.items() if run in named}
         or {run: of for method in methods for run, of in known.alignment.items() if method_of(run) == method},
@@ -97,13 +96,13 @@ def _named(selection: Selection, known: Runs) -> list[str]:
     return [namespace for namespace in known.namespaces() if namespace in named]
 
 
-def chosen_methods(names: str) -> tuple[str, ...]:
-    """Return the methods that the parameter `methods` names, separated by blanks.
+def chosen_methods(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the methods that the parameter `methods` names.
 
     Raises:
         ParameterError: One is unknown, or none is named.
     """
-    chosen = tuple(dict.fromkeys(names.split()))
+    chosen = tuple(dict.fromkeys(names))
     if unknown := sorted(set(chosen) - set(METHODS)):
         raise ParameterError(f"parameter methods: unknown {', '.join(unknown)}; choose from {' '.join(METHODS)}")
     if not chosen:

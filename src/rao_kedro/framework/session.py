@@ -1,6 +1,6 @@
-"""Kedro's session, with what Kedro does not know: runs of methods and of studies, and what artefacts were made from.
+"""Kedro's session, with runs of methods and studies, stale outputs and dry runs, which Kedro does not know.
 
-Which runs a command takes is said in `rao_kedro.framework.runs`, which nodes in `rao_kedro.framework.selection`.
+`rao_kedro.framework.runs` chooses the runs of a command, `rao_kedro.framework.selection` its nodes.
 """
 
 import logging
@@ -13,9 +13,10 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.runner import AbstractRunner
 
-from rao_kedro.datasets.freshness import MADE_AGAIN, described, edited, stale_nodes
+from rao_kedro.datasets.freshness import MADE_AGAIN, describe_stale_node, find_edited, find_stale_nodes
 from rao_kedro.errors import ParameterError
-from rao_kedro.framework.context import StudyContext, conf_in_use
+from rao_kedro.framework.config_loader import conf_in_use
+from rao_kedro.framework.context import StudyContext
 from rao_kedro.framework.hooks import nodes_that_run, refuse_bad_plan
 from rao_kedro.framework.runs import Selection, all_runs, choose_runs
 from rao_kedro.framework.selection import combine, needed_nodes, select_nodes
@@ -86,7 +87,7 @@ class StudySession(KedroSession):
         if only_stale_outputs:
             stale = _stale(chosen, context.catalog)
             for node, reasons in stale.items():
-                logger.info("%s", described(node, reasons))
+                logger.info("%s", describe_stale_node(node, reasons))
             if not stale:
                 logger.info("nothing is stale: every output was made from what is there now")
                 return {}
@@ -162,22 +163,22 @@ def _requested(selection: Selection) -> list[str] | None:
 
 
 def _stale(pipeline: Pipeline, catalog: CatalogProtocol) -> dict[str, list[str]]:
-    for name in edited(pipeline, catalog):
-        logger.warning("%s is not what its node left: it is taken as it is", name)
-    return stale_nodes(pipeline, catalog)
+    for name in find_edited(pipeline, catalog):
+        logger.warning("%s is not what its node saved: it is taken as it is", name)
+    return find_stale_nodes(pipeline, catalog)
 
 
 def _warn_about_what_is_not_missing(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
     there = {node.name for node in pipeline.nodes if all(map(catalog.exists, node.outputs))}
     stale = {node: reasons for node, reasons in _stale(pipeline, catalog).items() if node in there}
     for node, reasons in stale.items():
-        logger.warning("stale, but not missing: %s", described(node, reasons))
+        logger.warning("stale, but not missing: %s", describe_stale_node(node, reasons))
     if stale:
         logger.warning("--only-missing-outputs does not make these again: --only-stale-outputs does")
 
 
 def warn_about_stale_inputs(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-    """Say which inputs of a run, made by nodes that it does not run, were made from something else."""
+    """Warn about stale inputs of a run that the run does not make again."""
     every = combine(pipelines, pipelines)
     made_elsewhere = _stems({name for name in pipeline.inputs() if catalog.exists(name)})  # else the run is refused
     made_elsewhere = {name for name in every.all_outputs() if _stems({name}) <= made_elsewhere}
@@ -185,7 +186,7 @@ def warn_about_stale_inputs(pipeline: Pipeline, catalog: CatalogProtocol) -> Non
         return
     for node, reasons in _stale(every.to_outputs(*made_elsewhere), catalog).items():
         if not all(reason.endswith(MADE_AGAIN) for reason in reasons):  # else another line says why
-            logger.warning("this run takes what is stale: %s", described(node, reasons))
+            logger.warning("this run takes what is stale: %s", describe_stale_node(node, reasons))
 
 
 def _stems(names: set[str]) -> set[str]:

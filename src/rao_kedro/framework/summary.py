@@ -1,6 +1,6 @@
-"""What a run came to, in short: headline numbers, what was quarantined, where reports and models are.
+"""The summary of a run: headline numbers, counts of quarantined rows, places of reports and models.
 
-Read from the artefacts of the run, as they were saved. Knows nothing of terminals; its tables fit into 80 columns.
+It is read from the saved artefacts of the run. Knows nothing of terminals; its tables fit into 80 columns.
 """
 
 import math
@@ -24,21 +24,21 @@ REPORTS = ("report", "benchmark_report")
 
 
 def summary(pipeline: Pipeline, catalog: CatalogProtocol, project: Path) -> Iterator[str]:
-    """Yield lines about what a pipeline made.
+    """Yield the lines of a run's summary.
 
     Args:
-        pipeline: What ran.
-        catalog: Where its artefacts are.
+        pipeline: The nodes that ran.
+        catalog: Where their artefacts are.
         project: The project's directory; paths are shown relative to it.
     """
     places = {name: place for name in sorted(pipeline.all_outputs()) if (place := _place(name, catalog)) is not None}
     if "leaderboard" in places:
-        yield from _headline(catalog.load("leaderboard"))
+        yield from _leaderboard_lines(catalog.load("leaderboard"))
     if "benchmark_scores" in places:
-        yield from _benchmarks(catalog.load("benchmark_scores"))
+        yield from _benchmark_lines(catalog.load("benchmark_scores"))
     for name, title in QUARANTINES.items():
         if name in places:
-            yield f"{title}: {_counts(catalog.load(name))}"
+            yield f"{title}: {_count_reasons(catalog.load(name))}"
     made = {name: places[name] for name in REPORTS if name in places}
     models = {name: place for name, place in places.items() if isinstance(catalog[name], CheckpointDataset)}
     if made:
@@ -57,27 +57,27 @@ def shown_path(path: Path, project: Path) -> str:
 
 
 def _place(name: str, catalog: CatalogProtocol) -> Path | None:
-    """Return where a dataset is kept; None for one in memory."""
+    """Return the path of a dataset; None for a dataset in memory."""
     dataset = catalog.get(name)
     place = getattr(dataset, "_filepath", None) or getattr(dataset, "_path", None)
     return None if place is None or isinstance(dataset, MemoryDataset) else Path(str(place))
 
 
-def _headline(board: pd.DataFrame) -> Iterator[str]:
-    """Yield the leaderboard's columns that fit into a line."""
+def _leaderboard_lines(board: pd.DataFrame) -> Iterator[str]:
+    """Yield the columns of the leaderboard that fit into a line."""
     columns = {"rule_score": "rule score", "rule_score_gain": f"gain over {BASELINE}", "reward_gain": "reward gain"}
     columns |= {"kl_to_reference": "KL"}
     shown = [name for name in columns if name in board and board[name].notna().any()]
     rows = [["method", *(columns[name] for name in shown)]]
     for row in board.head(ROWS).to_dict("records"):
         rows.append([str(row["method"]), *(_cell(row, name) for name in shown)])
-    yield from ("", *_aligned(rows), "")
+    yield from ("", *_align(rows), "")
     if len(board) > ROWS:
         yield f"and {len(board) - ROWS} more methods in the leaderboard"
 
 
 def _cell(row: dict[object, object], name: str) -> str:
-    """Return a number of the leaderboard; gains with their interval, but that of the baseline over itself."""
+    """Return a number of the leaderboard; a gain has its interval, and the baseline has no gain over itself."""
     value, low, high = (float(str(row.get(key, math.nan))) for key in (name, f"{name}_low", f"{name}_high"))
     if not name.endswith("_gain"):
         return "" if math.isnan(value) else f"{value:.3f}"
@@ -87,28 +87,28 @@ def _cell(row: dict[object, object], name: str) -> str:
     return f"{value:+.{digits}f}" + ("" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
-def _benchmarks(scores: pd.DataFrame) -> Iterator[str]:
-    """Yield the benchmarks' scores, methods side by side."""
+def _benchmark_lines(scores: pd.DataFrame) -> Iterator[str]:
+    """Yield the scores of the benchmarks, a column for each method."""
     methods = list(scores["method"].unique())
     shown, kinds = methods[:METHODS], list(scores.groupby(["benchmark", "metric"], sort=False))
     rows = [["benchmark", "metric", *shown]] if kinds else []
     for (benchmark, metric), of_kind in kinds[:ROWS]:
         values = dict(zip(of_kind["method"], of_kind["value"], strict=True))
         rows.append([benchmark, metric, *(f"{values[m]:.1f}" if m in values else "" for m in shown)])
-    yield from (*_aligned(rows), "") if rows else ()
+    yield from (*_align(rows), "") if rows else ()
     if len(kinds) > ROWS or len(methods) > METHODS:
         yield "and more in the benchmark report"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows of cells as lines in columns."""
+def _align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield rows of cells as lines whose columns are aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _counts(quarantined: pd.DataFrame) -> str:
-    """Return how many rows there are by their reason."""
+def _count_reasons(quarantined: pd.DataFrame) -> str:
+    """Return the number of rows for each reason."""
     counts = quarantined["reason"].value_counts()
     if len(counts) == 1:
         return f"{len(quarantined)} ({counts.index[0]})"

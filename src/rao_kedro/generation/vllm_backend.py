@@ -1,8 +1,8 @@
-"""Generates with vLLM, on a GPU or with its CPU build. Importing this module imports vLLM.
+"""Generates text with vLLM, on GPUs or with its CPU build. Importing this module imports vLLM.
 
-The engine runs inside the calling process: workers are processes of their own already, and with the engine in a
-second one the batches, and so the sampled text, would depend on timing. Where a model is divided over GPUs, the engine
-starts a process for each of them.
+The engine runs in the calling process, which is a worker's. With the engine in a second process, the batches would
+depend on timing, and the sampled text with them. Where a model is divided over GPUs, the engine starts one process per
+GPU.
 """
 
 import math
@@ -14,8 +14,8 @@ from typing import Any
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-    "VLLM_LOGGING_LEVEL": "ERROR",  # else a warning per weight that is cast
-    # vLLM would keep one thread only, thinking of a server; unset, all cores that we may use
+    "VLLM_LOGGING_LEVEL": "ERROR",  # else vLLM warns of every weight that it casts
+    # Without a value, vLLM would use one thread.
     "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
 }
 for _name, _value in _ENVIRONMENT.items():  # vLLM reads these when it is imported
@@ -37,20 +37,20 @@ except (ImportError, RuntimeError, OSError) as error:
 
 
 class ReseedableWorker:
-    """Extends vLLM's worker: the engine's seed can be set again.
+    """Extends vLLM's worker, so that the engine's seed can be set again.
 
-    A seed on the request would do, but vLLM's CPU build fails on it ("CPU Generator does not use offset").
+    A seed in the request would do, but vLLM's CPU build fails on it ("CPU Generator does not use offset").
     """
 
     def reseed(self, seed: int) -> None:
-        """Seed the generators that sampling uses."""
+        """Seed the random generators of sampling."""
         import torch
 
         torch.manual_seed(seed)
 
 
 class VllmGenerator:
-    """Continuous batching with a paged KV cache."""
+    """A `Generator` with continuous batching and a paged KV cache."""
 
     def __init__(
         self,
@@ -65,12 +65,12 @@ class VllmGenerator:
             model_dir: A checkpoint directory with its tokenizer.
             dtype: Precision of weights and compute.
             max_model_len: Tokens of the longest prompt and its completion together.
-            engine: vLLM's options of one engine.
+            engine: Options of this one engine.
 
         Raises:
             InferenceError: The engine could not start.
             ModelError: The tokenizer cannot chat.
-            ParameterError: The LoRA adapter is not there.
+            ParameterError: The LoRA adapter does not exist.
         """
         from vllm.platforms import current_platform
 
@@ -112,28 +112,28 @@ class VllmGenerator:
                     completions = [self._completion(output, sampling) for output in result.outputs]
                     yield int(result.request_id) - first, completions * copies
         finally:
-            engine.abort_request([str(first + i) for i in range(len(prompts))])  # what nobody waits for any more
+            engine.abort_request([str(first + i) for i in range(len(prompts))])  # if the caller stopped early
 
     def _completion(self, output: CompletionOutput, sampling: SamplingParameters) -> Completion:
-        if isinstance(output.stop_reason, str):  # a stop text, which vLLM has cut off the text
+        if isinstance(output.stop_reason, str):  # a stop text, which vLLM has removed from the text
             return Completion(output.text, list(output.token_ids), "stop")
         return complete(self.tokenizer, output.token_ids, self.stop_ids, sampling.stop)
 
     def continuation_logps(
         self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[Likelihood]]:
-        """Return how likely some continuations of each prompt are; see `Generator`.
+        """Return the likelihood of some continuations of each prompt; see `Generator`.
 
-        Single tokens cost one request per prompt, longer continuations one request each.
+        Single tokens cost one request per prompt; longer continuations cost one request each.
 
         Raises:
-            InferenceError: A continuation is longer than a token, and the engine has a LoRA adapter.
+            InferenceError: A continuation has several tokens, and the engine has a LoRA adapter.
         """
         single = all(len(ids) == 1 for asked in continuations for ids in asked)
         if not single and self.engine.llm_engine.vllm_config.lora_config is not None:
-            raise InferenceError(  # its layers expect a row of each request, and get one of each token
-                "vLLM computes no log-probs of continuations of several tokens where it has a LoRA adapter: merge the "
-                "adapter into the model, or set backend: transformers"
+            raise InferenceError(  # vLLM's LoRA layers expect one row per request, and get one per token
+                "vLLM with a LoRA adapter computes no log-probs of continuations of several tokens: merge the adapter "
+                "into the model, or set backend: transformers"
             )
         requests: list[tuple[TokensPrompt, SamplingParams]] = []
         for prompt, asked in zip(prompt_ids, continuations, strict=True):
@@ -164,6 +164,6 @@ def _one_token(**asked: Any) -> SamplingParams:
 
 
 def _of_last_tokens(logprobs: Any, ids: Sequence[int]) -> Likelihood:
-    """Return how likely the last tokens of a prompt are."""
+    """Return the likelihood of the last tokens of a prompt."""
     own = [of_place[token] for of_place, token in zip(logprobs[-len(ids) :], ids, strict=True)]
     return Likelihood(math.fsum(token.logprob for token in own), all(token.rank == 1 for token in own))

@@ -1,6 +1,6 @@
 """Generates a table of responses shard by shard: `python -m rao_kedro.generation.worker spec.json`.
 
-Knows files, shards and chat templates; how text is generated is a backend's business.
+Knows files, shards and chat templates. Backends generate the text.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from rao_kedro.generation.base import Call, Completion, Generator, stream_shards
 from rao_kedro.generation.engine_options import engine_identity
 from rao_kedro.generation.generators import make_generator, resolve_backend
 from rao_kedro.identity import combined_hash, content_hash
-from rao_kedro.models.thinking import with_opening_tag
+from rao_kedro.models.thinking import add_opening_tag
 from rao_kedro.progress import report_progress
 from rao_kedro.shards import TABLE, Shards, is_finished, mark_finished
 from rao_kedro.workers import worker_main
@@ -50,28 +50,28 @@ PROMPT_COLUMNS = ["prompt_id", "messages", "requirements"]
 
 
 def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> None:
-    """Do what a spec file says.
+    """Generate the table that a spec file describes.
 
     Args:
         spec_path: JSON of a `GenerationSpec`.
         make: Makes the generator; called only if a shard is missing.
 
     Raises:
-        DataError: The prompts have no usable form.
+        DataError: The table of prompts cannot be used.
         InferenceError: A prompt is too long, or the backend failed.
     """
     generate_table(GenerationSpec.model_validate_json(Path(spec_path).read_text()), make)
 
 
 def generate_table(spec: GenerationSpec, make: Callable[..., Generator]) -> None:
-    """Write the table of a spec, shard by shard; what is finished is kept.
+    """Write the table of a spec. A killed run goes on after its finished shards; a finished table is kept.
 
     Args:
-        spec: What to generate.
+        spec: The model, the prompts, the sampling and the output.
         make: Makes the generator; called only if a shard is missing.
 
     Raises:
-        DataError: The prompts have no usable form.
+        DataError: The table of prompts cannot be used.
         InferenceError: A prompt is too long, or the backend failed.
     """
     prompts = read_prompts(spec.prompts_path)
@@ -90,29 +90,31 @@ def generate_table(spec: GenerationSpec, make: Callable[..., Generator]) -> None
 
 
 def read_prompts(path: Path) -> list[dict]:
-    """Read prompts.
+    """Read the table of prompts: `prompt_id, messages, requirements` of each row.
 
     Raises:
         DataError: The table is missing, lacks a column, is empty or names a prompt twice.
     """
     if not path.is_file():
-        raise DataError(f"{path}: there is no such table of prompts; run the pipeline that makes it")
+        raise DataError(f"{path}: this table of prompts does not exist; run the pipeline that writes it")
     absent = sorted(set(PROMPT_COLUMNS) - set(pq.read_schema(path).names))
     if absent:
-        raise DataError(f"{path}: columns {', '.join(absent)} are missing; prompts need {', '.join(PROMPT_COLUMNS)}")
+        raise DataError(
+            f"{path}: columns {', '.join(absent)} are missing; a table of prompts has {', '.join(PROMPT_COLUMNS)}"
+        )
     prompts = pq.read_table(path, columns=PROMPT_COLUMNS).to_pylist()
     if not prompts:
         raise DataError(f"{path} holds no prompts; check the split and the limit on prompts")
     seen: set[str] = set()
     for row, prompt in enumerate(prompts):
         if prompt["prompt_id"] in seen:
-            raise DataError(f"{path} row {row}: prompt_id {prompt['prompt_id']!r} is there twice; ids must be unique")
+            raise DataError(f"{path} row {row}: prompt_id {prompt['prompt_id']!r} occurs twice; ids must be unique")
         seen.add(prompt["prompt_id"])
     return prompts
 
 
 def generation_key(spec: GenerationSpec, prompts: list[dict]) -> str:
-    """Return a hash of everything that decides what is generated: the model's content, the prompts, the sampling."""
+    """Return a hash of everything that decides the responses: the model's content, the prompts, the sampling."""
     parts = {
         "model": content_hash(spec.model_dir),
         "prompts": prompts,
@@ -127,7 +129,7 @@ def generation_key(spec: GenerationSpec, prompts: list[dict]) -> str:
 def _generate_shards(
     spec: GenerationSpec, shards: list[list[dict]], missing: list[int], make: Callable[..., Generator]
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Yield the table of each missing shard, by its number, as soon as its prompts are answered."""
+    """Yield the table of each missing shard with its number, as soon as all its prompts have responses."""
     from rao_kedro.models.chat_format import load_tokenizer
 
     prompt_ids = dict(zip(missing, _tokenize(spec, [shards[i] for i in missing]), strict=True))
@@ -137,8 +139,8 @@ def _generate_shards(
         spec.backend, spec.model_dir, dtype=spec.dtype, max_model_len=spec.max_model_len, engine=spec.engine
     )
     logger.info("model loaded in %.0f s", time.monotonic() - started)
-    # Greedy text does not depend on what is written beside it, and an engine is busiest with all prompts at once;
-    # samples do, and a resumed run shall sample what an uninterrupted one would have.
+    # Greedy responses do not depend on the other prompts of a call, and one call keeps the engine busiest. Sampled
+    # responses do, so each shard is a call with its own seed: a resumed run samples what an uninterrupted one would.
     calls = [
         Call(
             {i: prompt_ids[i] for i in together},
@@ -149,7 +151,7 @@ def _generate_shards(
     engines = spec.engine.data_parallel_size
     if len(missing) < engines:
         logger.warning(
-            "%d shards are left for %d engines: a smaller shard_size gives work to all", len(missing), engines
+            "%d shards are left for %d engines, so some have no work: lower shard_size", len(missing), engines
         )
     started, tokens, rows = time.monotonic(), 0, 0
     rows_to_do = spec.sampling.n * sum(map(len, prompt_ids.values()))
@@ -189,7 +191,7 @@ def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[
 
 
 def _shard_seed(seed: int, shard: int) -> int:
-    """Return a seed of the shard's own, so that a resumed run samples what an uninterrupted one would have."""
+    """Return the seed of one shard."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{shard}".encode()).digest()[:4])
 
 
@@ -203,7 +205,7 @@ def _shard_table(
         {
             **prompt,
             "sample": sample,
-            "response": with_opening_tag(tokenizer, ids, completion.text),
+            "response": add_opening_tag(tokenizer, ids, completion.text),
             "n_tokens": len(completion.token_ids),
             "finish_reason": completion.finish_reason,
             "response_ids": completion.token_ids,

@@ -1,1 +1,1 @@
-"""Models that are asked for judgments: clients, their cache and costs, a judge served here, and judges' biases."""
+"""Judges: clients of chat servers, kept replies, costs, a vLLM server on this machine, and judges' biases."""

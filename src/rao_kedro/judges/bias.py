@@ -1,8 +1,8 @@
-"""Whether a judge can be trusted: its bias for a position and for length, and its agreement with another one.
+"""How far a judge can be trusted: its position bias, its length bias, and its agreement with another judge.
 
-Tables are AlpacaEval's annotations (`alpaca_eval`), with `is_switched_outputs`, and an index whose last level is the
-instruction. The unit of intervals is the instruction: several rows of one, of runs with different training seeds, are
-averaged first. Knows nothing about asking a judge.
+Tables are annotations of the package `alpaca_eval` with the column `is_switched_outputs`; the last level of their index
+is the instruction. The unit of the intervals is the instruction: rows with the same instruction, from runs with
+different training seeds, are averaged first. Knows nothing about asking a judge.
 """
 
 from typing import Any
@@ -16,17 +16,17 @@ COLUMNS = ["metric", "value", "low", "high", "n"]
 
 
 def position_bias(annotations: pd.DataFrame, swapped: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return how much a judge cares about the order in which it sees two outputs.
+    """Return how much a judge's preference depends on the order of the two outputs.
 
     Args:
-        annotations: In AlpacaEval's order.
-        swapped: The same pairs in the other order, with the same index.
-        seed: Seeds the resampling of the intervals.
+        annotations: Annotations in AlpacaEval's order.
+        swapped: Annotations of the same pairs in the other order, with the same index.
+        seed: Seed of the bootstrap of the intervals.
 
     Returns:
-        Columns `metric, value, low, high, n`: `first_preferred`, the mean preference for what was shown first (0.5
+        Columns `metric, value, low, high, n`: `first_preferred`, the mean preference for the output shown first (0.5
         without bias, 1 for a judge that always takes the first), and `consistent`, the share of pairs with the same
-        winner in both orders. Pairs that the judge gave no preference in either order are left out.
+        winner in both orders. A pair without a preference in one of the orders is left out.
     """
     both = annotations["preference"].notna() & swapped["preference"].notna()
     first, second = annotations[both], swapped[both]
@@ -36,16 +36,16 @@ def position_bias(annotations: pd.DataFrame, swapped: pd.DataFrame, seed: int = 
 
 
 def length_bias(annotations: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return how preferences go with length.
+    """Return how preferences depend on the lengths of the outputs.
 
     Args:
-        annotations: In AlpacaEval's order.
-        seed: Seeds the resampling of the intervals.
+        annotations: Annotations in AlpacaEval's order.
+        seed: Seed of the bootstrap of the intervals.
 
     Returns:
-        Columns `metric, value, low, high, n`: `longer_preferred`, the share of pairs of different lengths (in
-        characters) and with a winner whose longer output wins, and `length_correlation`, Spearman's of the preference
-        for the model's output and by how much it is longer (without an interval).
+        Columns `metric, value, low, high, n`: `longer_preferred`, the share of pairs whose longer output (in
+        characters) wins, among pairs with a winner and different lengths; and `length_correlation`, Spearman's
+        correlation of the preference for the model's output with its length minus the baseline's (without interval).
     """
     from scipy.stats import spearmanr
 
@@ -62,16 +62,17 @@ def length_bias(annotations: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def agreement(annotations: pd.DataFrame, others: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return how far two judges name the same winners of the same pairs.
+    """Return how often two judges name the same winner.
 
     Args:
-        annotations: Of the one judge.
-        others: Of the other, with the same index.
-        seed: Seeds the resampling of the intervals.
+        annotations: Annotations of the first judge.
+        others: Annotations of the second judge, with the same index.
+        seed: Seed of the bootstrap of the intervals.
 
     Returns:
-        Columns `metric, value, low, high, n`: `agreement`, the share of pairs, and Cohen's `kappa`, which chance alone
-        leaves at 0 (without an interval). Pairs that a judge gave no preference are left out.
+        Columns `metric, value, low, high, n`: `agreement`, the share of pairs with the same winner, and Cohen's
+        `kappa`, which is 0 for agreement by chance (without interval). A pair without a preference of one of the judges
+        is left out.
     """
     from sklearn.metrics import cohen_kappa_score
 
@@ -99,7 +100,7 @@ def _table(**found: Interval) -> pd.DataFrame:
 
 
 def _preference_for_first(annotations: pd.DataFrame) -> pd.Series:
-    """Return how far a judge prefers what it saw first, in [0, 1]."""
+    """Return the preference for the output shown first, in [0, 1]."""
     for_model = annotations["preference"] - 1
     return for_model.where(annotations["is_switched_outputs"], 1 - for_model)
 

@@ -1,4 +1,4 @@
-"""A model that is asked for judgments: behind an OpenAI-compatible server, or served here by vLLM."""
+"""A judge: a model behind an OpenAI-compatible server, or one that vLLM serves on this machine."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from rao_kedro.config.benchmarks import JudgeServerParameters
+from rao_kedro.config.servers import JudgeServerParameters
 from rao_kedro.errors import InferenceError
 from rao_kedro.generation.engine_options import identity_with
 from rao_kedro.judges.chat_completions import ChatServer
@@ -17,15 +17,15 @@ from rao_kedro.judges.replies import Answer, Unusable
 
 logger = logging.getLogger(__name__)
 
-TOP_LOGPROBS = 20  # that a server of ours gives, as OpenAI's does, so that one start serves all who ask
+TOP_LOGPROBS = 20  # OpenAI's limit, too: one start of a server suffices for every benchmark
 
 
 class Asked(Protocol):
-    """What answers dialogues: a `Judge`, or a `ChatServer`."""
+    """A model that answers dialogues: a `Judge`, or a `ChatServer`."""
 
     @property
     def model(self) -> str:
-        """Name it in tables."""
+        """The model's name in tables."""
         ...
 
     def answers(
@@ -36,15 +36,15 @@ class Asked(Protocol):
 
 
 class Judge:
-    """Answers dialogues, each of which it is asked once where answers are kept."""
+    """Answers dialogues. Where replies are kept, each dialogue is sent once."""
 
     def __init__(self, how: JudgeServerParameters, cache_dir: str | Path | None = None) -> None:
-        """Say who judges.
+        """Set the judge.
 
         Args:
-            how: The model, which vLLM serves here from the first question on until this process ends, or the server
-                that it is behind; and how it is asked.
-            cache_dir: Where answers are kept, so that none is paid for twice.
+            how: The model, the server that it is behind, and how it is asked. Without a server, vLLM serves the model
+                on this machine from the first question until this process ends.
+            cache_dir: Where replies are kept, so that none is paid for twice; None keeps none.
         """
         self.how = how
         self._forecast_is_made = False
@@ -58,27 +58,27 @@ class Judge:
 
     @property
     def model(self) -> str:
-        """Name it in tables."""
+        """The model's name in tables."""
         return self.how.model
 
     @property
     def usage(self) -> Usage:
-        """What all its answers so far took."""
+        """Requests and tokens so far."""
         return self._server.meter.usage
 
     @property
     def prices(self) -> Prices:
-        """What it costs."""
+        """Prices of its tokens."""
         return self._server.meter.prices
 
     @property
     def identity(self) -> str:
-        """Return what answers are kept by: the model's name and its server, or the content of a model served here."""
+        """What replies depend on besides the request: the model's name and server, or the content of a local model."""
         return self._named.identity
 
     @cached_property
     def _named(self) -> ChatServer:
-        """The server with the name that it is told: of a model served here, its content."""
+        """The server with the name of the model in requests: a hash of its content if it is served here."""
         from rao_kedro.identity import content_hash
         from rao_kedro.models.hub import local_checkpoint
 
@@ -89,21 +89,21 @@ class Judge:
     def to_ask(
         self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling, unusable: Unusable = Answer.failure
     ) -> dict[str, dict[str, Any]]:
-        """Return the different requests that `answers` would send, since no usable answer is kept, by their names."""
+        """Return the different requests that `answers` would send, since no usable answer is kept, by their keys."""
         return self._named.to_ask(dialogues, sampling, unusable)
 
     def forecast(self, requests: Iterable[Mapping[str, Any]]) -> None:
-        """Log in one line what requests will take.
+        """Log in one line how many tokens requests will take, and what they will cost.
 
         Args:
-            requests: All that this judge is going to be asked, as `to_ask` returns them.
+            requests: All requests of this judge, as `to_ask` returns them.
 
         Raises:
             InferenceError: They are expected to cost more than they may.
         """
         self._forecast_is_made = True
         expected = Forecast.of(requests)
-        line = f"judging with {expected.described(self.model, self.prices)}"
+        line = f"judging with {expected.describe(self.model, self.prices)}"
         if self.how.max_cost is not None and expected.cost(self.prices) > self.how.max_cost:
             raise InferenceError(f"{line}: more than max_cost {self.how.max_cost:g}, so that nothing is asked")
         logger.info("%s", line)
@@ -114,8 +114,8 @@ class Judge:
         """Return the answer to each dialogue, in their order; equal dialogues are asked once.
 
         Raises:
-            InferenceError: As `ChatServer.answers`; or these dialogues are expected to cost more than they may, where
-                nobody asked for a forecast before.
+            InferenceError: As `ChatServer.answers`. Also if no forecast was made before, and these dialogues are
+                expected to cost more than they may.
         """
         server = self._named
         if not self._forecast_is_made:
@@ -134,24 +134,24 @@ class Judge:
 
 
 class Rehearsal:
-    """Stands in for a judge, to learn what that one is going to be asked.
+    """Stands in for a judge, and collects the requests that the judge would be sent.
 
     Attributes:
-        requests: The different ones, by their names.
+        requests: The different requests, by their keys.
     """
 
     def __init__(self, judge: Judge) -> None:
-        """Say for whom."""
+        """Stand in for this judge."""
         self.judge, self.requests = judge, dict[str, dict[str, Any]]()
 
     @property
     def model(self) -> str:
-        """Name the judge."""
+        """The judge's name in tables."""
         return self.judge.model
 
     def answers(
         self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling, unusable: Unusable = Answer.failure
     ) -> list[Answer]:
-        """Note what the judge would be asked, and return empty answers."""
+        """Collect the requests that the judge would be sent, and return empty answers."""
         self.requests |= self.judge.to_ask(dialogues, sampling, unusable)
         return [Answer(text="")] * len(dialogues)

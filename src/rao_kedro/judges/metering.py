@@ -1,4 +1,4 @@
-"""What asking a model takes: tokens and money, forecast and counted. Knows nothing of servers."""
+"""Tokens and cost of asking a model, forecast and counted. Knows nothing of servers."""
 
 import threading
 from collections.abc import Iterable, Mapping
@@ -11,15 +11,15 @@ TYPICAL_COMPLETION = 200  # tokens; published judgments of MT-Bench by GPT-4 hav
 
 
 class Usage(NamedTuple):
-    """What answers took.
+    """Requests and tokens.
 
     Attributes:
-        asked: Requests that were sent, those that were refused included.
-        prompt_tokens: Tokens that were read for them.
-        completion_tokens: Tokens that were written for them, thinking included.
-        reused: Answers that were kept from before.
-        reused_prompt_tokens: Tokens that were read before, for these and for failed attempts.
-        reused_completion_tokens: Tokens that were written before.
+        asked: Requests that were sent, including refused ones.
+        prompt_tokens: Tokens read for them.
+        completion_tokens: Tokens written for them, thinking included.
+        reused: Answers that were kept from earlier runs.
+        reused_prompt_tokens: Tokens read in earlier runs, for these answers and for failed attempts.
+        reused_completion_tokens: Tokens written in earlier runs.
     """
 
     asked: int = 0
@@ -30,11 +30,11 @@ class Usage(NamedTuple):
     reused_completion_tokens: int = 0
 
     def plus(self, other: "Usage") -> "Usage":
-        """Return both together."""
+        """Return the sum of both."""
         return Usage(*(a + b for a, b in zip(self, other, strict=True)))
 
     def since(self, before: "Usage") -> "Usage":
-        """Return what came after an earlier reading."""
+        """Return the difference to an earlier reading."""
         return Usage(*(a - b for a, b in zip(self, before, strict=True)))
 
 
@@ -50,19 +50,19 @@ class Prices(NamedTuple):
 
 
 class Meter:
-    """Counts what a server is asked, from several threads, and ends what costs more than it may.
+    """Counts requests and tokens of a server from several threads, and ends a run that costs too much.
 
     Attributes:
-        usage: So far.
-        works: An answer of the server was of use.
+        usage: Requests and tokens so far.
+        works: The server has given a usable answer.
     """
 
     def __init__(self, prices: Prices | None = None, max_cost: float | None = None) -> None:
-        """Begin at 0.
+        """Start at 0.
 
         Args:
-            prices: Of the model.
-            max_cost: What all that is asked may cost.
+            prices: Prices of the model.
+            max_cost: Limit on the cost of all requests; None for no limit.
         """
         self.prices, self.max_cost = prices or Prices(), max_cost
         self.usage, self.works = Usage(), False
@@ -70,7 +70,7 @@ class Meter:
 
     @property
     def cost(self) -> float:
-        """What was asked has cost."""
+        """Cost of the requests so far."""
         return self.prices.cost(self.usage.prompt_tokens, self.usage.completion_tokens)
 
     def ask(self, prompt_tokens: int, completion_tokens: int) -> None:
@@ -79,14 +79,14 @@ class Meter:
             self.usage = self.usage.plus(Usage(1, prompt_tokens, completion_tokens))
 
     def reuse(self, prompt_tokens: int, completion_tokens: int, answers: int = 1) -> None:
-        """Count tokens of an earlier run or call."""
+        """Count answers and tokens of an earlier run or call."""
         with self._lock:
             self.usage = self.usage.plus(
                 Usage(reused=answers, reused_prompt_tokens=prompt_tokens, reused_completion_tokens=completion_tokens)
             )
 
     def check(self) -> None:
-        """End what costs too much.
+        """End a run that costs too much.
 
         Raises:
             InferenceError: The cost so far is above the limit.
@@ -99,13 +99,13 @@ class Meter:
 
 
 class Forecast(NamedTuple):
-    """What requests are going to take, as far as it can be known before.
+    """Estimated tokens of requests.
 
     Attributes:
-        requests: How many.
+        requests: Number of requests.
         prompt_tokens: Estimated from the characters.
-        completion_tokens: Estimated: a typical judgment, or the limit where that is less.
-        most_completion_tokens: All that the limits allow; None where a request has none.
+        completion_tokens: Estimated as those of typical judgments, or as the limit where that is lower.
+        most_completion_tokens: Sum of the limits; None if a request has no limit.
     """
 
     requests: int
@@ -123,8 +123,8 @@ class Forecast(NamedTuple):
             written.append(min(TYPICAL_COMPLETION, limit or TYPICAL_COMPLETION))
         return cls(len(read), sum(read), sum(written), None if None in most else sum(most))
 
-    def described(self, model: str, prices: Prices) -> str:
-        """Return one line that says it."""
+    def describe(self, model: str, prices: Prices) -> str:
+        """Return the forecast as one line of text."""
         if not self.requests:
             return f"{model}: all answers are kept, nothing is asked"
         tokens = f"about {self.prompt_tokens} prompt and {self.completion_tokens} completion tokens"
@@ -143,5 +143,5 @@ class Forecast(NamedTuple):
 
 
 def estimate_tokens(text: str) -> int:
-    """Return roughly how many tokens a text has."""
+    """Return a rough estimate of the tokens of a text."""
     return -(-len(text) // CHARACTERS_PER_TOKEN)

@@ -1,7 +1,7 @@
-"""What an error of a chat server means: the refusal of one request, or the end of a run.
+"""Tells whether an error of a chat server refuses one request or ends a run.
 
-A run ends where the server is away, broken or busy after all retries, lets nobody in (a key, a quota), or says that
-what every request has is wrong (the model, a parameter). Anything else is about the request alone.
+A run ends if the server is away, broken or busy after all retries, if it refuses the key or the quota is used up, or if
+something that all requests share is wrong (the model, a parameter). Any other error is about one request.
 """
 
 import re
@@ -30,41 +30,41 @@ HINTS = {
 
 
 def explain_ending_error(error: "openai.OpenAIError", works: bool) -> str | None:
-    """Return why an error ends a run, and what to do; None where it is about one request.
+    """Return why an error ends a run, and what to do; None if it is about one request.
 
     Args:
-        error: Of the openai package; no timeout and no refused key, which it has classes for.
-        works: The server has given an answer that was of use.
+        error: An error of the openai package, other than a timeout or a refused key.
+        works: The server has given a usable answer.
     """
     import openai
 
     if not isinstance(error, openai.APIStatusError):
-        return _said(error)
+        return _join_causes(error)
     status, text = error.status_code, f"{error.code} {error.type} {_message(error)}"
     if error.code in UNSUPPORTED_CODES or UNSUPPORTED.search(text):
         hint = next((hint for name, hint in HINTS.items() if name in text), "change the parameters of this model")
-        return f"{_said(error)}: {hint}"
+        return f"{_join_causes(error)}: {hint}"
     if status >= 500 or status in NOT_OF_ONE_REQUEST or QUOTA.search(text):
-        return _said(error)
+        return _join_causes(error)
     if status == 404 and (not works or "model" in text.lower()):
-        return f"{_said(error)}: it does not know the model or the address; set model and base_url"
+        return f"{_join_causes(error)}: it does not know the model or the address; set model and base_url"
     if status == 403 and not (isinstance(error.body, Mapping) and CONTENT.search(text)):
-        return _said(error)
+        return _join_causes(error)
     return None
 
 
 def explain_refusal(error: "openai.APIStatusError") -> str:
-    """Return how a server refused one request, in one line."""
+    """Return in one line why a server refused one request."""
     return f"the server refused the request with HTTP status {error.status_code}: {_message(error)[:300]}"
 
 
 def _message(error: "openai.APIStatusError") -> str:
-    """Return what the server said; all of its reply where that has no message."""
+    """Return the server's message, or its whole reply if that has no message."""
     body = error.body
     said = body.get("message") or body.get("detail") if isinstance(body, Mapping) else None
     return " ".join(str(said or error.message).split())
 
 
-def _said(error: Exception) -> str:
-    """Return what went wrong, and what was behind it."""
+def _join_causes(error: Exception) -> str:
+    """Return the messages of an error and of its cause."""
     return " ".join(str(part)[:300] for part in (error, error.__cause__) if part is not None)

@@ -1,4 +1,4 @@
-"""A vLLM server of one model, for as long as it is needed."""
+"""Serves one model with vLLM on this machine for as long as it is needed."""
 
 import atexit
 import os
@@ -38,16 +38,16 @@ def serve_once(
     patience: float,
     engine: ServedEngineParameters = ONE_ENGINE,
 ) -> str:
-    """Return the base URL of a server that the first such call starts; it ends with `stop_servers` or this process.
+    """Return the base URL of a server, which the first call with these arguments starts.
 
-    Takes and raises what `serve` does.
+    The server ends with `stop_servers`, or with this process. Arguments and errors are those of `serve`.
     """
     return _servers.enter_context(serve(model_dir, model, max_model_len, max_logprobs, patience, engine))
 
 
 @atexit.register
 def stop_servers() -> None:
-    """End all servers that `serve_once` started, so that their memory is free."""
+    """End all servers that `serve_once` started, which frees their memory."""
     _servers.close()
     serve_once.cache_clear()
 
@@ -61,18 +61,18 @@ def serve(
     patience: float,
     engine: ServedEngineParameters = ONE_ENGINE,
 ) -> Iterator[str]:
-    """Serve a checkpoint on this machine alone, and yield the server's base URL.
+    """Serve a checkpoint to this machine only, and yield the server's base URL.
 
     Args:
         model_dir: A checkpoint directory.
-        model: The name to know it by.
+        model: The model's name in requests.
         max_model_len: Tokens of a dialogue and its answer.
-        max_logprobs: Alternatives per token that may be asked for.
-        patience: Seconds until it must answer.
-        engine: vLLM's options; with a LoRA adapter, `model` is the name of the model with it.
+        max_logprobs: Limit on the alternatives per token that a request asks for.
+        patience: Seconds until the server must be ready.
+        engine: vLLM's options. With a LoRA adapter, `model` names the model with the adapter.
 
     Raises:
-        ParameterError: This machine cannot give what an option asks for, or the adapter is not there.
+        ParameterError: This machine cannot satisfy an option, or the adapter does not exist.
         InferenceError: vLLM is not installed, or the server did not start; the message ends with its last lines.
     """
     resolve_backend("vllm")
@@ -102,9 +102,9 @@ def serve(
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end this process as an exit does, so that the server does not outlive it.
+    """Let SIGTERM end this process by SystemExit, so that the server does not outlive it.
 
-    Leaves SIGTERM alone where someone has taken it over, or outside the main thread, where Python does not let us.
+    SIGTERM stays as it is where a handler is set already, and outside the main thread, where Python sets none.
     """
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

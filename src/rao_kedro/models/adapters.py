@@ -1,4 +1,4 @@
-"""LoRA adapters (Hu et al. 2021), by peft: a low-rank update of every linear layer, and the plain weights it makes."""
+"""LoRA adapters (Hu et al. 2021) with peft: adds them to a model, and merges them into plain weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,17 +16,20 @@ ADAPTER = "default"
 def add_lora(module: nn.Module, parameters: LoRAParameters) -> None:
     """Freeze the models inside `module`, and add trainable adapters to the linear layers of their backbones.
 
-    Heads get none, since their weights are read without their forward pass: of a classifier they are trained as they
-    are, of a language model they stay as they were. The adapters start at 0, so the module computes what it computed
-    before.
+    Heads get no adapters, since their weights are read without their forward pass: a classifier's head is trained in
+    full, a language model's head stays frozen. The adapters start at 0, so the outputs of the module do not change.
+
+    Args:
+        module: A module with models of transformers inside.
+        parameters: Rank, alpha and target modules.
 
     Raises:
-        ParameterError: `target_modules` names what is no linear layer of a backbone.
+        ParameterError: `target_modules` names a layer that is not a linear layer of a backbone.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     for model in outermost_models(module):
-        heads = heads_of(model)
+        heads = find_heads(model)
         names = _linear_layers(model, parameters.target_modules, heads)
         config = LoraConfig(
             r=parameters.rank,
@@ -40,8 +43,8 @@ def add_lora(module: nn.Module, parameters: LoRAParameters) -> None:
                 head.requires_grad_(True)
 
 
-def heads_of(model: PreTrainedModel) -> list[nn.Module]:
-    """Return what a model adds to its backbone: the output projection, or a classifier's head."""
+def find_heads(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the modules of a model outside its backbone: the output projection, or a classifier's head."""
     return [] if model.base_model is model else [child for child in model.children() if child is not model.base_model]
 
 
@@ -62,13 +65,13 @@ def _linear_layers(model: PreTrainedModel, wanted: list[str] | str, heads: list[
         known = sorted({layer.rpartition(".")[2] for layer in linear})
         raise ParameterError(
             f"lora.target_modules: {', '.join(unknown)}: {type(model).__name__} has no linear layer of that name in "
-            f"its backbone; choose of {', '.join(known)}, or all-linear"
+            f"its backbone; choose from {', '.join(known)}, or all-linear"
         )
     return [layer for layers in found.values() for layer in layers]
 
 
-def merged(weights: Mapping[str, Tensor], parameters: LoRAParameters) -> dict[str, Tensor]:
-    """Return the plain state dict that a state dict with adapters stands for: `W + alpha / rank * B A`."""
+def merge_lora(weights: Mapping[str, Tensor], parameters: LoRAParameters) -> dict[str, Tensor]:
+    """Merge the adapters of a state dict into its weights: `W + alpha / rank * B A` (Hu et al. 2021, section 4.1)."""
     scaling = parameters.alpha / parameters.rank
     plain = {}
     for name, weight in weights.items():
@@ -84,10 +87,14 @@ def merged(weights: Mapping[str, Tensor], parameters: LoRAParameters) -> dict[st
 
 
 def merge_adapter(model: Any, directory: str | Path) -> nn.Module:
-    """Return a model with the adapter that peft saved in a directory merged into its weights.
+    """Merge an adapter that peft saved into the weights of its model.
+
+    Args:
+        model: The adapter's base model.
+        directory: The directory of the adapter.
 
     Raises:
-        ModelError: peft cannot open it, or it belongs to another model.
+        ModelError: peft cannot open the adapter, or it belongs to another model.
     """
     from peft import PeftModel
 
@@ -98,7 +105,7 @@ def merge_adapter(model: Any, directory: str | Path) -> nn.Module:
 
 
 def outermost_models(module: nn.Module) -> list[PreTrainedModel]:
-    """Return the models of transformers inside `module` that are not part of another."""
+    """Return the models of transformers inside `module` that are not part of another model."""
     if isinstance(module, PreTrainedModel):
         return [module]
     return [model for child in module.children() for model in outermost_models(child)]

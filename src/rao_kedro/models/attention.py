@@ -1,7 +1,7 @@
 """Attention over packed prompt groups: a prompt attends to itself once, each response to the prompt and itself.
 
-An attention function of transformers' own interface, so any of its decoders computes with it. Where no layout is passed
-(text generation, say) it is transformers' SDPA. Knows segment lengths only; the dense mask is the oracle of the tests.
+It is registered in transformers' attention interface, so that its decoders can use it. Without a layout, as in text
+generation, it is transformers' SDPA. Knows segment lengths only. Tests compare it with the dense mask.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,19 +19,19 @@ from transformers.masking_utils import sdpa_mask
 from rao_kedro.errors import ModelError
 
 PACKED = "packed_groups"
-QUERY_BLOCK = 256  # tokens of a response that SDPA takes at a time: it computes the scores that a mask hides, too
+QUERY_BLOCK = 256  # tokens of a response per SDPA call, which computes the masked scores, too
 
 
 @dataclass(frozen=True)
 class PackLayout:
-    """Where the segments of a packed row stand.
+    """The segments of a packed row.
 
     Attributes:
-        groups: Per group the tokens of its prompt, and of each of its responses.
+        groups: Per group the number of tokens of its prompt, and of each of its responses.
     """
 
     groups: tuple[tuple[int, ...], ...]
-    _kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    _cache: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def lengths(self) -> list[int]:
@@ -43,14 +43,14 @@ class PackLayout:
         """Tokens of the longest response with its prompt before it."""
         return max(n_prompt + max(responses) for n_prompt, *responses in self.groups)
 
-    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Return what `make` returns, made once for all layers."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]
+    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return the result of `make`, which is called once for all layers."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
 
     def dense_mask(self, device: torch.device | None = None, window: int | None = None) -> Tensor:
-        """Return `[T, T]` booleans, True where the row's token sees the column's."""
+        """Return `[T, T]` booleans: True where the token of the row attends to the token of the column."""
         token = torch.arange(sum(self.lengths), device=device)
         return _sees(*self.coordinates(device), window)(token[:, None], token[None, :])
 
@@ -66,7 +66,7 @@ class PackLayout:
         return group, branch, position
 
 
-@torch.compiler.disable  # a layout is Python that differs from pack to pack: compiled layers leave it out
+@torch.compiler.disable  # a layout is a Python object that differs between packs: compiled layers call this eagerly
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -78,7 +78,7 @@ def packed_attention(
     packed_layout: PackLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Return `[1, T, heads, width]` of a packed row; see transformers' `AttentionInterface`.
+    """Return the attention output `[1, T, heads, width]` of a packed row; see transformers' `AttentionInterface`.
 
     Args:
         module: The attention layer.
@@ -86,11 +86,11 @@ def packed_attention(
         key: `[1, key heads, T, width]`.
         value: `[1, key heads, T, width]`.
         attention_mask: Used where `packed_layout` is None.
-        dropout: Of the attention's weights.
+        dropout: Dropout rate of the attention weights.
         scaling: Multiplies the scores.
         packed_layout: The segments of the row.
-        **kwargs: `sliding_window` and `softcap` (bounds the scores: `softcap * tanh(scores / softcap)`), and what SDPA
-            takes without a layout.
+        **kwargs: `sliding_window`, `softcap` (scores become `softcap * tanh(scores / softcap)`), and, without a layout,
+            the arguments of transformers' SDPA.
 
     Raises:
         ModelError: The layer has attention sinks, or dropout on CUDA.
@@ -115,13 +115,13 @@ def packed_attention(
 
 @dataclass(frozen=True)
 class Scores:
-    """What a layer does to its scores.
+    """How a layer turns scores into attention weights.
 
     Attributes:
-        scaling: Multiplies them; None divides by the root of the width.
-        window: A token sees this many positions, its own included.
-        softcap: Bounds them smoothly.
-        dropout: Of the weights.
+        scaling: Multiplies the scores; None divides them by the square root of the width.
+        window: Number of positions that a token attends to, its own included; None for all.
+        softcap: Bounds the scores smoothly; None for no bound.
+        dropout: Dropout rate of the weights.
     """
 
     scaling: float | None
@@ -131,7 +131,7 @@ class Scores:
 
 
 def _by_segment(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layout: PackLayout) -> Iterator[Tensor]:
-    """Yield the output of every segment; nothing is computed that the mask would hide, but within a causal block."""
+    """Yield the output of every segment. Masked scores are computed only within a causal block."""
     parts = zip(*(tensor.split(layout.lengths, dim=2) for tensor in (query, key, value)), strict=True)
     for group in layout.groups:
         q, prompt_k, prompt_v = next(parts)
@@ -146,7 +146,7 @@ def _by_segment(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layou
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scores: Scores, layout: PackLayout) -> Tensor:
-    """Attend causally where the queries are the last of the keys' positions."""
+    """Attend causally; the queries have the last positions of the keys."""
     rows, columns, window = q.shape[2], k.shape[2], scores.window
     sdpa = partial(F.scaled_dot_product_attention, dropout_p=scores.dropout, scale=scores.scaling, enable_gqa=True)
     if rows == columns and (window is None or window >= rows) and scores.softcap is None:
@@ -157,7 +157,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scores: Scores, layout: PackLayout)
         hidden = (behind < 0) | (behind >= (window or columns))
         return torch.zeros(rows, columns, dtype=q.dtype).masked_fill(hidden, -torch.inf).to(q.device)
 
-    attn_mask = layout.kept((rows, columns, window, q.dtype, q.device), mask)
+    attn_mask = layout.cached((rows, columns, window, q.dtype, q.device), mask)
     if scores.softcap is None:
         return sdpa(q, k, v, attn_mask=attn_mask)
     k, v = (repeat_kv(x, q.shape[1] // x.shape[1]) for x in (k, v))
@@ -169,7 +169,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scores: Scores, layout: PackLayout)
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layout: PackLayout) -> Tensor:
-    """FlexAttention: skips blocks of the mask that are all hidden. Compiled once, for any layout."""
+    """Attend with FlexAttention, which skips blocks that are masked as a whole. Compiled once for all layouts."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     n = query.shape[2]
@@ -182,15 +182,15 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layout: Pac
         query,
         key,
         value,
-        score_mod=_softcapped(scores.softcap) if scores.softcap else None,
-        block_mask=layout.kept(("flex", scores.window, query.device), block_mask),
+        score_mod=_softcap_function(scores.softcap) if scores.softcap else None,
+        block_mask=layout.cached(("flex", scores.window, query.device), block_mask),
         scale=scores.scaling,
         enable_gqa=True,
     )
     return output
 
 
-def _softcapped(softcap: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+def _softcap_function(softcap: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
     """Return the function of FlexAttention that bounds a score by `softcap`."""
 
     def bounded(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ _flex_attention: Callable[..., Tensor] | None = None
 
 
 def _sees(group: Tensor, branch: Tensor, position: Tensor, window: int | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the function of two token indices that says whether the first sees the second."""
+    """Return a function of two token indices: whether the first token attends to the second."""
 
     def sees(q: Tensor, k: Tensor) -> Tensor:
         behind = position[q] - position[k]

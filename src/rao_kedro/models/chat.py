@@ -1,6 +1,6 @@
-"""From chat messages to the token ids of prompts, responses and dialogues. Knows nothing about weights or training.
+"""Turns chat messages into the token ids of prompts, responses and dialogues. Knows nothing of weights or training.
 
-A response's tokens end with the token at which generation stops, if and only if the response is finished.
+The tokens of a response end with the token at which generation stops if and only if the response is finished.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from rao_kedro.models.control_tokens import Message, encode, shield, spell_out, 
 
 
 def prompt_token_ids(chat: ChatFormat, messages: Sequence[Message], every_message: bool = False) -> list[int]:
-    """Return the ids of a prompt with its generation header; the template itself adds BOS where there is one.
+    """Return the ids of a prompt with its generation header. BOS is there if the template writes it.
 
     Args:
-        chat: How the model writes a chat.
+        chat: The model's chat format.
         messages: The prompt.
-        every_message: Whether it is an error if the template leaves a message out or changes it, but for white space
-            around it and the reasoning of an earlier turn.
+        every_message: Raise an error if the template leaves out or changes a message. White space around a message, and
+            the reasoning of earlier turns, may change.
 
     Raises:
         ModelError: The template refuses the messages, or they cannot be tokenised.
@@ -36,18 +36,18 @@ def response_token_ids(
     """Return the ids of a response; there is always at least one.
 
     Args:
-        chat: How the model writes a chat.
+        chat: The model's chat format.
         messages: The prompt.
         response: The text.
-        finished: A finished response ends with the first end-of-turn token that the template writes behind it; what
-            the template writes after that is dropped. Where it writes none, the tokenizer's EOS follows the text.
-            A response that was cut ends with its text. An empty one is its end-of-turn token, so that it is not
-            without tokens.
+        finished: The response is complete. It ends with the first end-of-turn token that the template writes after the
+            text, or with the tokenizer's EOS if the template writes none; what the template writes after that token is
+            dropped. A response that is not finished ends with its text. An empty response gets its end-of-turn token in
+            either case.
 
     Raises:
-        ModelError: The template refuses the messages, they cannot be tokenised, the template changes more of the
-            response than white space around it, or the prompt's tokens are not a prefix of the whole dialogue's
-            tokens, so that log-probs of the response given the prompt would not be well defined.
+        ModelError: The template refuses the messages, they cannot be tokenised, the template changes the response
+            (white space around it may change), or the prompt's tokens are not a prefix of the dialogue's tokens, so
+            that the log-prob of the response given the prompt would not be well defined.
     """
     shielded, marks = shield(chat, [*messages, {"role": "assistant", "content": response}])
     prompt = _render(chat, shielded[:-1], generation_header=True)
@@ -71,16 +71,16 @@ def response_token_ids(
 def dialogue_token_ids(
     chat: ChatFormat, messages: Sequence[Message], response: str, finished: bool = True
 ) -> list[int]:
-    """Return the ids of a whole dialogue, to the end of what the template writes behind the response.
+    """Return the ids of a whole dialogue, with everything that the template writes after the response.
 
-    As `apply_chat_template(dialogue)` tokenises it, which is what model cards of classifiers do: without a generation
-    header, and with BOS only where the template has it.
+    These are the ids of `apply_chat_template(dialogue)`, as in the model cards of classifiers: without a generation
+    header, and with BOS only if the template writes it.
 
     Args:
-        chat: How the model writes a chat.
+        chat: The model's chat format.
         messages: The dialogue up to the last message of the user.
         response: The text.
-        finished: False for a response that was cut: its own last token is the last one.
+        finished: False for a response that was cut: the ids end with its last token.
 
     Raises:
         ModelError: The template refuses the messages, or they cannot be tokenised.
@@ -102,7 +102,7 @@ def _ids_behind(
 
 
 def _check_all_written(messages: Sequence[Message], prompt: str) -> None:
-    """Look for every message, the longest first, where none of the others is: one can be a part of another."""
+    """Look for every message in the prompt, the longest first: a short message can be part of a longer one."""
     for message in sorted(messages, key=lambda message: len(message["content"].strip()), reverse=True):
         text = message["content"].strip()
         if text not in prompt and message["role"] == "assistant":
@@ -131,14 +131,14 @@ def _check_unchanged(written: str, content: str, marks: Mapping[str, str]) -> No
 
 
 def _up_to_text_end(chat: ChatFormat, messages: Sequence[Message], whole: str, finished: bool) -> str:
-    """Return a rendered dialogue without what the template writes behind the last message's text."""
+    """Return a rendered dialogue up to the end of the last message's text."""
     *before, last = messages
     (mark,) = unused_characters([str(chat.tokenizer.chat_template), whole], 1)
     marked = _render(chat, [*before, {**last, "content": last["content"] + mark}], generation_header=False)
     if mark not in marked:
         raise ModelError("the chat template does not write the text of the response")
     text = marked[: marked.index(mark)]
-    # Templates that trim a text do so for one that is complete, too; of one that was cut, a space at its end is real.
+    # A template that trims texts also trims a complete one. At the end of a text that was cut, white space is real.
     return text if not finished or whole.startswith(text) else text.rstrip()
 
 
@@ -152,12 +152,12 @@ def _render(chat: ChatFormat, messages: Sequence[Message], generation_header: bo
                 **chat.template_kwargs,
             )
         )
-    except Exception as error:  # a template is a program of somebody else's, and may raise anything
+    except Exception as error:  # a template is somebody else's program, which may raise anything
         raise ModelError(f"the chat template refuses these messages: {type(error).__name__}: {error}") from error
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
-    """Return the longest token prefix that all sequences share: the longest possible t_0."""
+    """Return the longest prefix of tokens that all sequences share: the longest possible t_0."""
     first, last = min(map(tuple, sequences)), max(map(tuple, sequences))
     length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return list(first[:length])

@@ -1,4 +1,4 @@
-"""How the model of a checkpoint writes a chat: its tokenizer, its chat template and the tokens that end a response."""
+"""The chat format of a checkpoint: its tokenizer, its chat template and the tokens that end a response."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.templates import refuse_unread, with_fixed_date
+from rao_kedro.models.templates import fix_date, refuse_unread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How a model writes a chat.
+    """The chat format of a model.
 
     Attributes:
-        tokenizer: With a chat template.
+        tokenizer: The tokenizer with its chat template.
         end_of_turn_ids: Tokens at which generation stops, ascending; at least one.
-        n_embeddings: Token ids that the model has embeddings for; None where its configuration does not say.
-        template_kwargs: Variables that the chat template reads, beside the messages.
+        n_embeddings: Number of the model's token embeddings; None if its configuration does not say it.
+        template_kwargs: Variables that the chat template reads besides the messages.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -32,10 +32,10 @@ class ChatFormat:
 
     @cached_property
     def control_tokens(self) -> dict[str, int]:
-        """Spellings and ids of the tokens that only a template writes, the longest first.
+        """Spellings and ids of the tokens that only the template may write, the longest spelling first.
 
-        These are special tokens and those that end a turn. Tokens that a tokenizer adds as ordinary ones (Qwen's
-        `<think>`) belong to texts.
+        These are special tokens and end-of-turn tokens. Added tokens that are not special, such as Qwen's `<think>`,
+        may be part of texts.
         """
         added = self.tokenizer.added_tokens_decoder
         control = {t.content: i for i, t in added.items() if t.special or i in self.end_of_turn_ids}
@@ -48,12 +48,12 @@ class ChatFormat:
 
     @property
     def final_id(self) -> int:
-        """The token that ends a response where the template itself writes none: the tokenizer's EOS if it has one."""
+        """The token that ends a response if the template writes none: the tokenizer's EOS if it has one."""
         eos: Any = self.tokenizer.eos_token_id
         return self.end_of_turn_ids[0] if eos is None else int(eos)
 
     def text_ids(self, text: str, **options: Any) -> list[int]:
-        """Return the ids of a text by itself; `options` are the tokenizer's.
+        """Return the ids of a text without special tokens; `options` are passed to the tokenizer.
 
         Raises:
             ModelError: The text holds half of a surrogate pair.
@@ -66,14 +66,15 @@ class ChatFormat:
 
 
 def load_chat_format(model_dir: str | Path, template_kwargs: Mapping[str, Any] | None = None) -> ChatFormat:
-    """Load how the model of a checkpoint writes a chat.
+    """Load the chat format of a checkpoint.
 
     Args:
         model_dir: A checkpoint directory with its tokenizer.
-        template_kwargs: Variables that the chat template reads, beside the messages.
+        template_kwargs: Variables that the chat template reads besides the messages.
 
     Raises:
-        ModelError: The directory has no tokenizer, no chat template or no end-of-turn token; says what to add.
+        ModelError: The directory has no tokenizer, no chat template or no end-of-turn token; the message says what to
+            add.
         ParameterError: The chat template does not read one of the variables.
     """
     tokenizer = load_tokenizer(model_dir)
@@ -85,18 +86,18 @@ def load_chat_format(model_dir: str | Path, template_kwargs: Mapping[str, Any] |
 
 
 def load_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
-    """Load a tokenizer that can format a chat; a template that prints the date prints the same one every day.
+    """Load a tokenizer with a chat template. A template that prints today's date prints a fixed date instead.
 
     Raises:
-        ModelError: The directory has no tokenizer or no chat template; says what to add.
+        ModelError: The directory has no tokenizer or no chat template; the message says what to add.
     """
     tokenizer = open_tokenizer(model_dir)
-    tokenizer.chat_template = with_fixed_date(tokenizer.chat_template, model_dir)
+    tokenizer.chat_template = fix_date(tokenizer.chat_template, model_dir)
     return tokenizer
 
 
 def open_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
-    """Load a tokenizer as it is.
+    """Load a tokenizer without changes.
 
     Raises:
         ModelError: The directory has no tokenizer.
@@ -112,13 +113,13 @@ def open_tokenizer(model_dir: str | Path) -> "PreTrainedTokenizerBase":
 
 
 def end_of_turn_ids(model_dir: str | Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Return the ids that end a response, ascending: in generation, and so in training.
+    """Return the ids of the tokens that end a response in generation and in training, ascending.
 
-    They are those of the checkpoint's generation_config.json (without one, of its config.json), and the tokenizer's
-    EOS.
+    They are those of the checkpoint's generation_config.json, or of its config.json if there is none, and the
+    tokenizer's EOS.
 
     Raises:
-        ModelError: There are none.
+        ModelError: The checkpoint names no such token.
     """
     directory = Path(model_dir)
     generation = directory / "generation_config.json"

@@ -1,6 +1,6 @@
-"""Refuses checkpoints that cannot be trained, scored or generated with, and says what to do.
+"""Refuses checkpoints that training, scoring or generation cannot use, and says what to do.
 
-Looks at configuration, names of files and of weights. Knows nothing of chat templates. Imports nothing heavy.
+Reads the configuration, and the names of files and weights. Knows nothing of chat templates. Imports nothing heavy.
 """
 
 import json
@@ -21,15 +21,15 @@ QUANTISED = ("quantization_config", "compression_config", "quantization")
 
 
 def check_settings(model_dir: str | Path, quantised: Collection[str] = ()) -> None:
-    """Refuse what the configuration of a checkpoint shows to be unusable.
+    """Refuse a checkpoint whose configuration shows that it cannot be used.
 
     Args:
-        model_dir: A checkpoint; nothing is said of what is no directory, or has no configuration.
+        model_dir: A checkpoint. A path that is no directory, or has no configuration, is not checked.
         quantised: Methods of quantisation that the caller can undo.
 
     Raises:
-        ModelError: It is an adapter or has one beside it, is quantised, needs Python code of its own, or pads with a
-            token that it has no embedding of.
+        ModelError: The checkpoint is an adapter or contains one, is quantised, needs its own Python code, or has a
+            padding token without an embedding.
     """
     directory = Path(model_dir)
     if (directory / ADAPTER).exists():
@@ -85,10 +85,10 @@ def _check_padding(directory: Path) -> None:
 
 
 def check_causal_lm(directory: Path) -> None:
-    """Refuse a checkpoint whose configuration names something else than a causal LM.
+    """Refuse a checkpoint whose configuration names no causal LM.
 
     Raises:
-        ModelError: It is a classifier, an encoder, or another model without a head over the vocabulary.
+        ModelError: The checkpoint is a classifier, an encoder, or another model without a head over the vocabulary.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -103,17 +103,17 @@ def check_causal_lm(directory: Path) -> None:
 
 
 def check_tokens(tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:
-    """Refuse a tokenizer that gives tokens for which the model has no embedding.
+    """Refuse a tokenizer with tokens for which the model has no embedding.
 
-    Special tokens that neither the chat template nor a role (bos, eos, pad, unk) uses may be without: texts never
-    contain them, since special tokens in a text are encoded as text. Gemma's token for images is of the kind.
+    Special tokens that neither the chat template nor a role (bos, eos, pad, unk) uses need no embedding: texts never
+    contain them, since the spelling of a special token in a text is encoded as text. Gemma's image token is an example.
 
     Args:
         tokenizer: The tokenizer.
         directory: The checkpoint of its model.
 
     Raises:
-        ModelError: There is such a token; says how to give it an embedding.
+        ModelError: Such a token exists; the message says how to give it an embedding.
     """
     from transformers import AutoConfig
 
@@ -135,7 +135,7 @@ def check_tokens(tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:
         )
 
 
-# Masks and frequencies that older versions of transformers stored, and newer ones compute.
+# Masks and frequencies that older versions of transformers stored in checkpoints, and newer versions compute.
 CONSTANTS = re.compile(r"\.masked_bias$|\battn\.bias$|\battention\.bias$|rotary_emb\.inv_freq$")
 
 
@@ -143,7 +143,7 @@ def weight_files(directory: Path) -> list[Path]:
     """Return the files of a checkpoint's weights.
 
     Raises:
-        ModelError: There are none, one that the index names is missing, or one was not downloaded.
+        ModelError: There are no weights, a file that the index names is missing, or a file was not downloaded.
     """
     if (directory / "model.safetensors").exists():
         files = [directory / "model.safetensors"]
@@ -174,16 +174,16 @@ def weight_files(directory: Path) -> list[Path]:
 def check_weights(
     model_dir: str | Path, body: str, found: Mapping[str, Collection[Any]], any_head: bool = False
 ) -> None:
-    """Refuse weights that do not fill a model: transformers draws at random what is missing.
+    """Refuse weights that do not fill a model; transformers would draw missing weights at random.
 
     Args:
         model_dir: The checkpoint.
         body: Prefix of the names of all weights but the head's.
-        found: What transformers found (`output_loading_info`).
-        any_head: Whether the head may be missing.
+        found: The `output_loading_info` of transformers.
+        any_head: The head may be missing.
 
     Raises:
-        ModelError: Weights are missing, have another shape, or are left over inside the model's body.
+        ModelError: Weights are missing, have another shape, or have no place in the model's body.
     """
     where = f"the weights in {model_dir} do not belong to its config.json"
     if wrong := sorted(found["mismatched_keys"]):
@@ -206,12 +206,12 @@ def check_weights(
 
 
 def is_head(name: str, body: str) -> bool:
-    """Return whether a weight is outside the body, or pools what comes out of it."""
+    """Return whether a weight is outside the model's body, or belongs to its pooler."""
     return not name.startswith(f"{body}.") or ".pooler." in name
 
 
 def quantisation(settings: Mapping[str, Any]) -> str | None:
-    """Return the method with which a model is quantised, if it is."""
+    """Return the method of a model's quantisation; None if it is not quantised."""
     found = next((settings[name] for name in QUANTISED if settings.get(name)), None)
     if found is None:
         return None
@@ -223,7 +223,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read a JSON file of a checkpoint.
 
     Raises:
-        ModelError: It is no JSON object.
+        ModelError: The file is no JSON object.
     """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

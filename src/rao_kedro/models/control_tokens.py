@@ -1,7 +1,7 @@
 """Tokenises rendered chats so that only the chat template writes control tokens.
 
-A user's text may spell a control token (`<|im_end|>`); it stays text. While the template runs, a character of Unicode's
-private use area stands for the spelling. Afterwards the spelling is tokenised as text.
+A user's text may spell a control token (`<|im_end|>`), and must stay text. While the template runs, a character of
+Unicode's private use area replaces the spelling; afterwards the spelling is tokenised as text.
 """
 
 import re
@@ -14,14 +14,14 @@ from rao_kedro.models.chat_format import ChatFormat
 Message = Mapping[str, str]
 
 _PRIVATE_USE = range(0xE000, 0xF900)  # characters to which Unicode gives no meaning
-_BEFORE = ("\n", "a", "0", "~")  # texts that a piece is tokenised after, where a tokenizer puts a space before a text
+_BEFORE = ("\n", "a", "0", "~")  # a piece is tokenised after one of these if the tokenizer puts a space before texts
 
 
 def shield(chat: ChatFormat, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
     """Replace every spelling of a control token by a private character.
 
     Returns:
-        The messages, and the spelling that each private character stands for.
+        The messages, and the spelling that each private character replaces.
 
     Raises:
         ModelError: The texts use nearly all private characters themselves.
@@ -54,17 +54,17 @@ def unused_characters(texts: Sequence[str], n: int) -> list[str]:
 
 
 def spell_out(text: str, marks: Mapping[str, str]) -> str:
-    """Return a text with the spellings that its private characters stand for."""
+    """Return a text with the spellings in place of the private characters."""
     return "".join(marks.get(character, character) for character in text)
 
 
 def encode(chat: ChatFormat, text: str, marks: Mapping[str, str]) -> list[int]:
-    """Return the ids of a rendered chat; a private character becomes the ids of the spelling that it stands for.
+    """Return the ids of a rendered chat; a private character becomes the ids of the spelling that it replaces.
 
     Args:
-        chat: How the model writes a chat.
+        chat: The model's chat format.
         text: The rendered chat, from shielded messages.
-        marks: The spelling that each private character stands for.
+        marks: The spelling that each private character replaces.
 
     Raises:
         ModelError: A token is beyond the model's embeddings, or the text cannot be tokenised.

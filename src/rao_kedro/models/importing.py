@@ -1,7 +1,7 @@
-"""Brings the base model in as a plain checkpoint: from an installed package's GGUF, a directory, or the hub.
+"""Imports the base model as a plain checkpoint: from an installed package's GGUF, a directory, or the hub.
 
-Here a model is looked at once, before anything is computed with it: what cannot be used is refused, what can be mended
-is mended in the import and said; the original is left alone.
+The model is inspected once, before anything is computed with it. A model that cannot be used is refused. A fault that
+can be repaired is repaired in the import and logged; the original stays as it is.
 """
 
 import json
@@ -26,15 +26,15 @@ from rao_kedro.models.checks import (
     read_settings,
     weight_files,
 )
-from rao_kedro.models.conversion import base_of, dequantise_fp8, merge_adapter
+from rao_kedro.models.conversion import dequantise_fp8, find_base, merge_adapter
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
 from rao_kedro.models.hub import SETTINGS_FILES, local_checkpoint
 from rao_kedro.models.templates import (
     check_template,
     default_template,
+    fix_date,
     system_messages,
     turn_end,
-    with_fixed_date,
 )
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.workers import worker_main
@@ -49,7 +49,7 @@ def main(spec_path: str) -> None:
     """Write the checkpoint that a spec file asks for.
 
     Raises:
-        ModelError: There is no such model, or it cannot be used; says why and what to do.
+        ModelError: The model does not exist or cannot be used; the message says why and what to do.
     """
     spec = ModelImportSpec.model_validate_json(Path(spec_path).read_text())
     template = _given_template(spec.model)
@@ -57,12 +57,12 @@ def main(spec_path: str) -> None:
         match spec.model.source:
             case "gguf_package":
                 convert_gguf(find_packaged_gguf(spec.model.name), None, partial, chat_template=template)
-                mend(look_at_chat(partial, partial, None), partial)
+                apply_repairs(inspect_chat(partial, partial, None), partial)
             case "tiny_random":
                 build_tiny_checkpoint(partial)
-                mend(look_at_chat(partial, partial, template), partial)
+                apply_repairs(inspect_chat(partial, partial, template), partial)
             case "checkpoint":
-                import_checkpoint(_downloaded(spec.model), partial, template)
+                import_checkpoint(_download(spec.model), partial, template)
 
 
 def _given_template(model: ModelParameters) -> str | None:
@@ -74,8 +74,8 @@ def _given_template(model: ModelParameters) -> str | None:
     return path.read_text(encoding="utf-8")
 
 
-def _downloaded(model: ModelParameters) -> Path:
-    """Return the directory of a model, looked at before its weights are downloaded."""
+def _download(model: ModelParameters) -> Path:
+    """Return the directory of a model. Its settings are checked before its weights are downloaded."""
     settings = local_checkpoint(model.name, model.revision, SETTINGS_FILES)
     if not (settings / ADAPTER).exists():
         check_settings(settings, quantised=("fp8",))
@@ -83,40 +83,40 @@ def _downloaded(model: ModelParameters) -> Path:
 
 
 def import_checkpoint(source: Path, target: Path, template: str | None = None) -> None:
-    """Make `target` a plain checkpoint of `source`: links, so that weights of many GB are not copied.
+    """Fill `target` with a plain checkpoint of `source`, by links, so that many GB of weights are not copied.
 
     An adapter is merged onto its base model, and FP8 weights are dequantised.
 
     Args:
         source: A checkpoint, or an adapter.
-        target: The directory to make.
-        template: A chat template in place of the model's own.
+        target: The directory to fill.
+        template: A chat template that replaces the model's own.
 
     Raises:
-        ModelError: `source` cannot be used; says why and what to do.
+        ModelError: `source` cannot be used; the message says why and what to do.
     """
     if (source / ADAPTER).exists() and not (source / "config.json").exists():
-        base = base_of(source)
+        base = find_base(source)
         with_tokenizer = source if (source / "tokenizer_config.json").exists() else base
-        mends = look_at_chat(with_tokenizer, base, template)
+        repairs = inspect_chat(with_tokenizer, base, template)
         _save(merge_adapter(source, base), target)
         _link(_small_files(with_tokenizer), with_tokenizer, target)
-        mends.remarks.append(f"the adapter in {source} was merged onto {base}")
+        repairs.remarks.append(f"the adapter in {source} was merged onto {base}")
     else:
         if not (source / "config.json").exists():
             raise ModelError(f"{source} is not a checkpoint: it needs a config.json and *.safetensors files")
         check_settings(source, quantised=("fp8",))
         check_causal_lm(source)
         weights = weight_files(source)
-        mends = look_at_chat(source, source, template)
+        repairs = inspect_chat(source, source, template)
         if quantisation(read_settings(source / "config.json")):
             _save(dequantise_fp8(source), target)
-            mends.remarks.append(f"the FP8 weights of {source} were dequantised")
+            repairs.remarks.append(f"the FP8 weights of {source} were dequantised")
         else:
-            mends.look_at_model(source, weights)
+            repairs.inspect_model(source, weights)
             _link([*weights, *source.glob(INDEX)], source, target)
         _link(_small_files(source), source, target)
-    mend(mends, target)
+    apply_repairs(repairs, target)
 
 
 def _save(model: "PreTrainedModel", target: Path) -> None:
@@ -127,13 +127,13 @@ def _save(model: "PreTrainedModel", target: Path) -> None:
 
 
 def _small_files(source: Path) -> list[Path]:
-    """Return the files that are no weights and belong to none."""
+    """Return the files of settings, tokenizer and chat templates, without the index of the weights."""
     files = {path for pattern in SETTINGS_FILES for path in source.glob(pattern)}
     return sorted(path for path in files if path.name not in (INDEX, ADAPTER))
 
 
 def _link(files: Iterable[Path], source: Path, target: Path) -> None:
-    """Link files in `target` where it has none of that name yet."""
+    """Link files into `target`, except those whose names it has already."""
     for path in files:
         link = target / path.relative_to(source)
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -142,22 +142,22 @@ def _link(files: Iterable[Path], source: Path, target: Path) -> None:
 
 
 @dataclass
-class Mends:
-    """What is changed in an import.
+class Repairs:
+    """Changes of an import against its original.
 
     Attributes:
-        files: New contents by file name.
-        remarks: What the user is told of it.
+        files: New contents of files, by name.
+        remarks: What the user is told.
     """
 
     files: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
-    def look_at_model(self, directory: Path, weights: list[Path]) -> None:
-        """Refuse what cannot be trained, and publish a head as what it is: untied, whatever the configuration says.
+    def inspect_model(self, directory: Path, weights: list[Path]) -> None:
+        """Refuse a model that cannot be trained, and correct a configuration that ties an untied head.
 
         Raises:
-            ModelError: The weights do not fill the model, or it cannot be trained on packed groups.
+            ModelError: Weights are missing, or the model cannot be trained on packed groups.
         """
         from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
@@ -187,7 +187,7 @@ class Mends:
 
 
 def _differ(weights: list[Path], pairs: dict[str, str]) -> bool:
-    """Return whether one of the pairs of weights is stored twice, and not twice the same."""
+    """Return whether both weights of a pair are stored, and differ."""
     from safetensors import safe_open
 
     found: dict[str, Any] = {}
@@ -198,48 +198,48 @@ def _differ(weights: list[Path], pairs: dict[str, str]) -> bool:
     return any(a in found and b in found and not found[a].equal(found[b]) for a, b in pairs.items())
 
 
-def look_at_chat(tokenizer_dir: Path, model_dir: Path, template: str | None) -> Mends:
-    """Try a model's tokenizer and chat template, and return what is to be changed.
+def inspect_chat(tokenizer_dir: Path, model_dir: Path, template: str | None) -> Repairs:
+    """Try a model's tokenizer and chat template, and return the repairs that they need.
 
     Args:
-        tokenizer_dir: Where the tokenizer is.
-        model_dir: Where the model's configuration is.
-        template: A chat template in place of the tokenizer's own.
+        tokenizer_dir: Directory of the tokenizer.
+        model_dir: Directory of the model's configuration.
+        template: A chat template that replaces the tokenizer's own.
 
     Raises:
-        ModelError: They cannot be used.
+        ModelError: The tokenizer or the chat template cannot be used.
     """
-    mends = Mends()
+    repairs = Repairs()
     tokenizer = open_tokenizer(tokenizer_dir)
     own = tokenizer.chat_template
-    tokenizer.chat_template = with_fixed_date(template or own, tokenizer_dir)
+    tokenizer.chat_template = fix_date(template or own, tokenizer_dir)
     if tokenizer.chat_template != (template or own):
-        mends.remarks.append("the chat template printed today's date: in the import it prints 26 Jul 2024 every day")
+        repairs.remarks.append("the chat template printed today's date: in the import it prints 26 Jul 2024 every day")
     usable = check_template(tokenizer, tokenizer_dir)
     if usable != default_template(tokenizer):
-        mends.remarks.append("the chat template wrote reasoning into answers: enable_thinking is false in the import")
+        repairs.remarks.append("the chat template wrote reasoning into answers: enable_thinking is false in the import")
         tokenizer.chat_template = usable
     check_tokens(tokenizer, model_dir)
     if tokenizer.chat_template != own:
-        mends.files["chat_template.jinja"] = default_template(tokenizer)
+        repairs.files["chat_template.jinja"] = default_template(tokenizer)
         settings = read_settings(tokenizer_dir / "tokenizer_config.json")
-        if settings.pop("chat_template", None):  # one template, and no engine that takes the other
-            mends.files["tokenizer_config.json"] = json.dumps(settings, indent=2, ensure_ascii=False)
-    _look_at_end_of_turn(tokenizer.eos_token_id, turn_end(tokenizer, usable), model_dir, mends)
+        if settings.pop("chat_template", None):  # else an engine might read the old template
+            repairs.files["tokenizer_config.json"] = json.dumps(settings, indent=2, ensure_ascii=False)
+    _inspect_end_of_turn(tokenizer.eos_token_id, turn_end(tokenizer, usable), model_dir, repairs)
     logger.info("chat template: system messages are %s", system_messages(tokenizer, usable))
-    return mends
+    return repairs
 
 
-def _look_at_end_of_turn(eos: int | None, end: int | None, model_dir: Path, mends: Mends) -> None:
-    """Make generation stop where the chat template ends an answer."""
+def _inspect_end_of_turn(eos: int | None, end: int | None, model_dir: Path, repairs: Repairs) -> None:
+    """Add the token with which the chat template ends a turn to those at which generation stops."""
     path = model_dir / "generation_config.json"
     settings = read_settings(path) if path.exists() else {}
     named = settings.get("eos_token_id")
     stops = {*(named if isinstance(named, list) else [named]), eos} - {None}
     if end is not None and end not in stops:
         settings["eos_token_id"] = sorted({*stops, end})
-        mends.files[path.name] = json.dumps(settings, indent=2)
-        mends.remarks.append(
+        repairs.files[path.name] = json.dumps(settings, indent=2)
+        repairs.remarks.append(
             f"the chat template ends an answer with token {end}, at which generation did not stop: it is added to "
             "eos_token_id of generation_config.json in the import"
         )
@@ -250,13 +250,13 @@ def _look_at_end_of_turn(eos: int | None, end: int | None, model_dir: Path, mend
         )
 
 
-def mend(mends: Mends, target: Path) -> None:
-    """Write what is changed, in place of links where there are some, and say so."""
-    for name, text in mends.files.items():
+def apply_repairs(repairs: Repairs, target: Path) -> None:
+    """Write the repaired files, which replace links, and log the remarks."""
+    for name, text in repairs.files.items():
         write_text(target / name, text)
-    if "chat_template.jinja" in mends.files:
+    if "chat_template.jinja" in repairs.files:
         shutil.rmtree(target / "additional_chat_templates", ignore_errors=True)
-    for remark in mends.remarks:
+    for remark in repairs.remarks:
         logger.warning("base model: %s", remark)
 
 

@@ -1,8 +1,8 @@
 """Loads and saves checkpoints: plain Hugging Face directories with safetensors.
 
-Under FSDP and ZeRO-3, transformers leaves the weights to the engine: zeros on every process but the first, or one
-share each. That is right for the module that the engine then wraps, and for no other: whoever trains says so, and
-everybody else gets all weights on every process, checked against the checkpoint's files.
+Under FSDP and ZeRO-3, transformers loads zeros on every process but the first, or a share of the weights on each, since
+the engine fills them in when it wraps the module. Only the module that is trained is wrapped: its loader passes
+`for_engine`. All other models get all weights on every process, compared with the checkpoint's files.
 """
 
 import os
@@ -29,28 +29,28 @@ def load_causal_lm(
 
     Args:
         model_dir: A checkpoint directory.
-        dtype: fp32 for master weights; bf16 compute is autocast's business.
-        for_engine: The model is part of the module that accelerate prepares: FSDP and ZeRO-3 then give it its weights.
+        dtype: Precision of the weights; fp32 for master weights. Autocast computes in bf16.
+        for_engine: The model is part of the module that accelerate prepares, where FSDP and ZeRO-3 fill in the weights.
 
     Raises:
-        ModelError: Nothing that transformers can open is there, it cannot be trained, or not all weights were loaded.
+        ModelError: transformers cannot open the checkpoint, it cannot be trained, or not all weights were loaded.
     """
     from transformers import AutoModelForCausalLM
 
     model = open_model(AutoModelForCausalLM, model_dir, for_engine=for_engine, dtype=dtype)
-    _say_whether_tied(model)
-    return _packed(model)
+    _untie_configuration(model)
+    return use_packed_attention(model)
 
 
 def causal_lm_without_weights(model_dir: str | Path) -> "PreTrainedModel":
-    """Open a causal LM whose weights have names and shapes, and no values: whether all are there is known in no time.
+    """Open a causal LM whose weights have names and shapes but no values: a fast check that all weights are there.
 
     Raises:
         ModelError: As from `load_causal_lm`.
     """
     from transformers import AutoModelForCausalLM
 
-    return _packed(open_model(AutoModelForCausalLM, model_dir, without_values=True, device_map="meta"))
+    return use_packed_attention(open_model(AutoModelForCausalLM, model_dir, without_values=True, device_map="meta"))
 
 
 def load_reward_model(
@@ -64,37 +64,37 @@ def load_reward_model(
         for_engine: As of `load_causal_lm`.
 
     Raises:
-        ModelError: Nothing that transformers can open is there, it cannot be trained, it has no trained head, or more
-            than one label; or not all weights were loaded.
+        ModelError: transformers cannot open the checkpoint, it cannot be trained, it has no trained head or more than
+            one label, or not all weights were loaded.
     """
     from transformers import AutoModelForSequenceClassification
 
     model = open_model(AutoModelForSequenceClassification, model_dir, for_engine=for_engine, dtype=dtype)
     if model.config.num_labels != 1:
         raise ModelError(f"the reward model in {model_dir} has {model.config.num_labels} labels; it must have one")
-    return _packed(model)
+    return use_packed_attention(model)
 
 
 def new_reward_model(model_dir: str | Path, for_engine: bool = False) -> "PreTrainedModel":
-    """Load what a reward model starts from: a causal LM, which gets a new random head, or a scalar classifier.
+    """Load the start of a reward model: a causal LM, which gets a new random head, or a scalar classifier.
 
     Args:
         model_dir: A checkpoint directory.
         for_engine: As of `load_causal_lm`.
 
     Raises:
-        ModelError: Nothing that transformers can open is there, it cannot be trained, weights of its body are missing,
-            or it is a classifier with more than one label.
+        ModelError: transformers cannot open the checkpoint, it cannot be trained, weights of its body are missing, or
+            it is a classifier with more than one label.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     check_settings(model_dir)
-    config = _opened(AutoConfig.from_pretrained, model_dir)
+    config = _open(AutoConfig.from_pretrained, model_dir)
     if any("SequenceClassification" in name for name in config.architectures or ()):
         return load_reward_model(model_dir, for_engine=for_engine)
     auto = AutoModelForSequenceClassification
     model = open_model(auto, model_dir, for_engine=for_engine, new_head=True, dtype=torch.float32, num_labels=1)
-    return _packed(model)
+    return use_packed_attention(model)
 
 
 def open_model(
@@ -107,27 +107,27 @@ def open_model(
     new_head: bool = False,
     **kwargs: object,
 ) -> Any:
-    """Load a model all of whose weights are there.
+    """Load a model, and refuse it if weights are missing.
 
     Args:
         auto: One of transformers' classes `AutoModelFor...`.
         model_dir: A checkpoint directory or a hub name.
         for_engine: As of `load_causal_lm`.
-        without_values: Whether `kwargs` ask for a model without values, which cannot be compared with the files.
+        without_values: `kwargs` ask for a model without values, which cannot be compared with the files.
         quantised: Methods of quantisation that `kwargs` undo.
-        new_head: Whether the model gets a random head where it has none.
+        new_head: A model without a head gets a random one.
         **kwargs: Passed on to `from_pretrained`.
 
     Raises:
-        ModelError: It cannot be opened or trained, or its weights are not those that its configuration asks for.
+        ModelError: The model cannot be opened or trained, or its weights do not fit its configuration.
     """
     check_settings(model_dir, quantised)
     if (Path(model_dir) / "config.json").exists():
         weight_files(Path(model_dir))
-    # What does not fit is named below, where transformers' error names nothing.
+    # The checks below name the weights that do not fit; the errors of transformers do not.
     kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
     with nullcontext() if for_engine else _without_engine():
-        model, found = _opened(auto.from_pretrained, model_dir, **kwargs)
+        model, found = _open(auto.from_pretrained, model_dir, **kwargs)
     body = model.base_model_prefix
     if "SequenceClassification" in type(model).__name__ and not new_head:
         _check_head(model, model_dir, found)
@@ -139,7 +139,7 @@ def open_model(
 
 @contextmanager
 def _without_engine() -> Iterator[None]:
-    """Keep from transformers that FSDP or ZeRO-3 is at work, which makes it leave weights out."""
+    """Hide FSDP and ZeRO-3 from transformers, which would leave out weights."""
     from transformers.integrations import deepspeed
 
     fsdp, zero3 = os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING"), deepspeed._hf_deepspeed_config_weak_ref
@@ -155,17 +155,17 @@ def _without_engine() -> Iterator[None]:
             os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = fsdp
 
 
-COMPARED_VALUES = 2**14  # of every tensor: the first ones
+COMPARED_VALUES = 2**14  # the first values of every tensor
 PLAIN_DTYPES = {"F64", "F32", "F16", "BF16"}
 
 
 def refuse_other_weights(model: "PreTrainedModel", directory: Path) -> None:
-    """Compare the start of every tensor of a model with what the checkpoint's files hold.
+    """Compare the first values of every tensor of a model with the checkpoint's files.
 
-    Left out are tensors that are tied to others, whose names the files do not have, or that are quantised there.
+    Tensors that are tied to others, quantised in the files, or not in the files are left out.
 
     Raises:
-        ModelError: A tensor differs, or none can be compared.
+        ModelError: A tensor differs, or no tensor can be compared.
     """
     from safetensors import safe_open
 
@@ -221,18 +221,18 @@ def _check_head(model: "PreTrainedModel", model_dir: str | Path, found: Mapping[
         )
 
 
-def _opened(loader: Callable[..., Any], model_dir: str | Path, **kwargs: object) -> Any:
+def _open(loader: Callable[..., Any], model_dir: str | Path, **kwargs: object) -> Any:
     try:
         return loader(str(model_dir), trust_remote_code=False, **kwargs)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"no model could be loaded from {model_dir}: {error}") from error
 
 
-def _packed(model: "PreTrainedModel") -> "PreTrainedModel":
-    """Let a model use the packed attention, where it can."""
+def use_packed_attention(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Set the attention of a model to the packed attention, if its code allows that."""
     from rao_kedro.models.attention import PACKED
 
-    if model._supports_attention_backend and model._supports_sdpa:  # which it is where nothing is packed
+    if model._supports_attention_backend and model._supports_sdpa:  # SDPA is what it computes without a layout
         model.set_attn_implementation(PACKED)
     return model
 
@@ -273,19 +273,19 @@ def write_checkpoint(
     state_dict = None
     if weights is not None:
         own_names = {name.removeprefix("model."): value for name, value in weights.items()}
-        tied = set(model.all_tied_weights_keys)  # gathering makes them tensors of their own
+        tied = set(model.all_tied_weights_keys)  # gathering has made separate tensors of them
         state_dict = {name: value for name, value in own_names.items() if name not in tied}
-    if weights is None:  # the tensors of a sharded model are not compared: it was, when it was loaded
-        _say_whether_tied(model)
+    if weights is None:  # a sharded model cannot be compared now; it was, when it was loaded
+        _untie_configuration(model)
     model.save_pretrained(directory, state_dict=state_dict)
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
 
 
-def _say_whether_tied(model: "PreTrainedModel") -> None:
-    """Let the configuration say that a head is not tied to the embeddings where it is another tensor.
+def _untie_configuration(model: "PreTrainedModel") -> None:
+    """Set `tie_word_embeddings` to False where the head and the embeddings are different tensors.
 
-    Else sharding ties it again, and an engine that believes the configuration drops it.
+    Otherwise sharding would tie them again, and an engine that follows the configuration would drop the head.
     """
     head = model.get_output_embeddings()
     if head is not None and head.weight is not model.get_input_embeddings().weight:

@@ -1,7 +1,7 @@
 """Log-probabilities of packed prompt groups.
 
-Log-probs are sums over tokens in nats, in fp32, taken chunk by chunk from hidden states at the positions that need
-them: the full `[tokens, vocabulary]` matrix never exists. Knows nothing about objectives.
+Log-probs are sums over tokens, in nats and fp32. They are computed tile by tile from the hidden states at the positions
+that need them: the full `[tokens, vocabulary]` matrix never exists. Knows nothing about objectives.
 """
 
 from typing import Literal, NamedTuple
@@ -18,11 +18,11 @@ PromptGradient = Literal["none", "detached", "attached"]
 
 
 class SequenceLogProbs(NamedTuple):
-    """Summed log-probs of G groups. A tuple, in which FSDP2 and DeepSpeed find the tensors to put their hooks on.
+    """Summed log-probs of G groups. A tuple, so that FSDP2 and DeepSpeed find the tensors for their hooks.
 
     Attributes:
         responses: `[G, K]` log pi(y_ij | x_i) in nats, 0 where masked.
-        prompts: `[G]` log pi(x_i - t_0 | t_0) in nats, if asked for.
+        prompts: `[G]` log pi(x_i - t_0 | t_0) in nats; None if they were not asked for.
     """
 
     responses: Tensor
@@ -40,10 +40,10 @@ class LogProbModel(nn.Module):
 
         Args:
             model: A causal LM of transformers.
-            temperature: Divides the logits; other than 1 for a policy that samples so.
+            temperature: Divides the logits; the sampling temperature of a policy that is trained on its samples.
 
         Raises:
-            ModelError: The model computes packed groups otherwise than single rows.
+            ModelError: The model's results on packed groups differ from those on single rows.
         """
         super().__init__()
         self.model, self.temperature = model, temperature
@@ -52,7 +52,7 @@ class LogProbModel(nn.Module):
             raise ModelError(f"{type(model).__name__} cannot be trained on packed groups: {reason}")
 
     def tie_weights(self) -> None:
-        """Tie the input and the output embedding again, where sharding has replaced them."""
+        """Tie the input and the output embedding again after sharding has replaced them."""
         self.model.tie_weights()
 
     def forward(self, batch: Pack, prompt_gradient: PromptGradient = "none") -> SequenceLogProbs:
@@ -60,7 +60,8 @@ class LogProbModel(nn.Module):
 
         Args:
             batch: G groups of up to K responses.
-            prompt_gradient: Whether prompt log-probs are computed, and whether gradients flow through them.
+            prompt_gradient: "none" computes no prompt log-probs; "detached" computes them without gradients, and
+                "attached" with gradients.
         """
         hidden = self._hidden(batch)
         token_logps = self._token_logps(hidden[batch.response_source], batch.response_target)
@@ -90,7 +91,7 @@ class LogProbModel(nn.Module):
 
 
 def logit_scaling(model: PreTrainedModel, temperature: float = 1.0) -> LogitScaling:
-    """Return what the model's own forward pass does to its logits, with a temperature on top."""
+    """Return the scaling of logits in the model's own forward pass, and then by a temperature."""
     config = model.config.get_text_config()
     factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
     return LogitScaling(factor, getattr(config, "final_logit_softcapping", None), temperature)

@@ -1,7 +1,7 @@
-"""Packs prompt groups as `[prompt | y_1 | ... | y_K]`, so that a prompt is computed once (design D5).
+"""Packs prompt groups as `[prompt | y_1 | ... | y_K]`, so that each prompt is computed once.
 
-Knows token ids only: no tokenizer. Positions restart after the prompt for every response, and a response
-attends to its prompt and itself.
+The positions of every response start after those of its prompt, and a response attends to its prompt and itself. The
+result is that of ordinary rows of prompt and response. Knows token ids only, no tokenizer.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -55,17 +55,17 @@ class TokenizedGroup:
 class Pack:
     """G groups in one row of T tokens, and where their log-probs are read.
 
-    A log-prob of a target token is read from the hidden state at its `source` position; `segment` says which response
-    (`group * K + column`) or prompt (`group`) it belongs to.
+    The log-prob of a target token is read from the hidden state at its `source` position. Its `segment` is the response
+    (`group * K + column`) or the prompt (`group`) to which it belongs.
 
     Attributes:
         input_ids: `[1, T]`.
-        position_ids: `[1, T]`, restarting after the prompt for every response.
-        layout: Where prompts and responses stand in the row.
-        response_source: `[R]` positions whose hidden state predicts a response token.
+        position_ids: `[1, T]`; those of every response start after those of its prompt.
+        layout: The places of prompts and responses in the row.
+        response_source: `[R]` positions whose hidden states predict the response tokens.
         response_target: `[R]` token ids.
         response_segment: `[R]` in `[0, G * K)`.
-        prompt_source: `[P]` positions that predict the prompt tokens after t_0.
+        prompt_source: `[P]` positions whose hidden states predict the prompt tokens after t_0.
         prompt_target: `[P]` token ids.
         prompt_segment: `[P]` in `[0, G)`.
         response_end: `[G, K]` position of a response's last token (0 where masked).
@@ -149,12 +149,12 @@ def compute_hidden_states(model: PreTrainedModel, batch: Pack) -> Tensor:
     """Return the last hidden states of a packed batch, `[T, hidden]`.
 
     Args:
-        model: A model of transformers; its backbone is used. Unless its attention is `PACKED`, it gets a dense mask.
+        model: A model of transformers, whose backbone is used. If its attention is not `PACKED`, it gets a dense mask.
         batch: T packed tokens.
 
     Raises:
-        ModelError: Some of the model's layers mix tokens in another way than attention can mask, or a row is longer
-            than its rotary embedding allows.
+        ModelError: Some layers of the model mix tokens in a way that no attention mask restricts, or a row is longer
+            than the model's rotary embedding allows.
     """
     if reason := layers_that_do_not_pack(model):
         raise ModelError(f"{type(model).__name__} cannot be computed on packed groups: {reason}")
@@ -172,7 +172,7 @@ def compute_hidden_states(model: PreTrainedModel, batch: Pack) -> Tensor:
 
 
 def _no_mask(batch: Pack) -> Tensor:
-    """Return an empty mask of four dimensions, which transformers passes on as it is instead of making one."""
+    """Return an empty mask of four dimensions, which transformers passes on instead of making a mask."""
     return torch.empty(1, 1, 0, 0, dtype=torch.bool, device=batch.input_ids.device)
 
 
@@ -180,7 +180,7 @@ PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
 def layers_that_do_not_pack(model: PreTrainedModel) -> str | None:
-    """Return why a response would see more than its prompt and itself, as far as the configuration says."""
+    """Return why the configuration lets a response see more than its prompt and itself; None if it does not."""
     config = model.config.get_text_config()
     others = set(getattr(config, "layer_types", None) or []) - PACKABLE_LAYERS
     if others or model._is_stateful:
@@ -193,26 +193,26 @@ def layers_that_do_not_pack(model: PreTrainedModel) -> str | None:
     return None
 
 
-TOLERANCE = 0.03  # of the norm of what is compared; what is computed otherwise differs by much more
+TOLERANCE = 0.03  # of the norm; a model that cannot be packed differs by much more
 _reasons: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
 def why_not_packed(
     model: PreTrainedModel, packed: Callable[[Pack], Tensor], alone: Callable[[Tensor], Tensor]
 ) -> str | None:
-    """Return why a model computes packed groups otherwise than single rows; None where it does not.
+    """Return why a model's results on packed groups differ from those on single rows; None if they agree.
 
-    Computes two short rows both ways, once per model: ALiBi, masks of another kind, bidirectional attention and layers
-    behind the last hidden state are no part of the fields that configurations share.
+    Two short rows are computed both ways, once per model. The configuration alone does not tell: it has no common field
+    for ALiBi, other masks, bidirectional attention, or layers after the last hidden state.
 
     Args:
         model: A model of transformers, not wrapped for training yet.
-        packed: What is read of a packed group.
-        alone: The same of `[rows, tokens]` ids of prompts and responses of three tokens each.
+        packed: Returns the result for a packed group.
+        alone: Returns the same result for `[rows, tokens]` ids of prompts and responses of three tokens each.
     """
     if model not in _reasons:
         reason = layers_that_do_not_pack(model)
-        # Weights that are elsewhere still (sharded loading, ZeRO-3) compute nothing yet.
+        # With sharded loading or ZeRO-3, the weights are not on this process yet.
         elsewhere = any(parameter.is_meta or hasattr(parameter, "ds_id") for parameter in model.parameters())
         _reasons[model] = reason if reason or elsewhere else _difference(model, packed, alone)
     return _reasons[model]
@@ -248,11 +248,11 @@ def refuse_long_groups(module: nn.Module, groups: Iterable[TokenizedGroup]) -> N
     """Refuse groups with a prompt and a response that are too long together; see `refuse_long_rows`.
 
     Args:
-        module: What computes them: holds models of transformers.
-        groups: All that it will compute.
+        module: The module that will compute them, with models of transformers inside.
+        groups: All groups that it will compute.
 
     Raises:
-        ModelError: One is too long; names the group.
+        ModelError: A group is too long; the message names it.
     """
     longest = max(groups, key=longest_row, default=None)
     if longest is None:

@@ -1,6 +1,6 @@
-"""A scalar reward per response, from packed groups.
+"""Reward models: a scalar per response, from packed groups.
 
-The module inside is a plain `AutoModelForSequenceClassification` with one label, so what is saved opens anywhere.
+The model inside is a plain `AutoModelForSequenceClassification` with one label, so its checkpoint opens anywhere.
 """
 
 import json
@@ -24,14 +24,14 @@ ReadAt = Literal["template_end", "end_of_turn"]
 READ_AT = "rao_kedro_read_at"  # in the configuration of a reward model that was trained here
 
 
-def recorded_read_at(model_dir: Path) -> ReadAt:
-    """Return where a reward model is read: where its configuration says, or else where the template ends.
+def find_read_at(model_dir: Path) -> ReadAt:
+    """Return the token at which a reward model's score is read: that of its configuration, or the template's last one.
 
-    The end of the template is where plain transformers reads `apply_chat_template(dialogue)`, as model cards and
-    RewardBench do; a model that is trained here is read at the end-of-turn token, and says so.
+    Model cards and RewardBench read the score of `apply_chat_template(dialogue)` at the template's last token. A model
+    that was trained by this project is read at the end-of-turn token, and its configuration says so.
 
     Raises:
-        ModelError: The configuration names another place.
+        ModelError: The configuration names another token.
     """
     path = model_dir / "config.json"
     read_at: ReadAt = json.loads(path.read_text()).get(READ_AT, "template_end") if path.is_file() else "template_end"
@@ -41,10 +41,11 @@ def recorded_read_at(model_dir: Path) -> ReadAt:
 
 
 def reward_module(classifier: "PreTrainedModel") -> "RewardModel | PaddedRewards":
-    """Return a sequence classifier of transformers with one label as a module whose input are packed groups.
+    """Return a module that computes rewards of packed groups with a sequence classifier of one label.
 
-    Decoders with a linear head `score` compute a prompt once for all its responses. Of a bidirectional encoder, of
-    another head and of layers that cannot be packed, every response is a padded row, which the model pools itself.
+    A decoder with a linear head `score` computes each prompt once for all its responses. A bidirectional encoder, a
+    model with another head, or one whose layers cannot be packed gets every response as a padded row, and pools it
+    itself.
     """
     if isinstance(getattr(classifier, "score", None), nn.Linear):
         packed = RewardModel(classifier)
@@ -54,7 +55,7 @@ def reward_module(classifier: "PreTrainedModel") -> "RewardModel | PaddedRewards
 
 
 class RewardModel(nn.Module):
-    """A decoder with a `score` head, read at each response's last token, which its length says."""
+    """A decoder with a `score` head, read at the last token of each response."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         """Wrap `model`, a sequence classifier of transformers with one label."""
@@ -63,14 +64,14 @@ class RewardModel(nn.Module):
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
     def forward(self, batch: Pack) -> Tensor:
-        """Return `[G, K]` rewards, 0 where masked. The head computes in fp32 whatever the body does."""
+        """Return `[G, K]` rewards, 0 where masked. The head computes in fp32, in whatever precision the body does."""
         hidden = compute_hidden_states(self.model, batch)
         rewards = scores(self.model, hidden[batch.response_end.flatten()])
         return rewards.view(batch.mask.shape).masked_fill(~batch.mask, 0.0)
 
 
 class PaddedRewards(nn.Module):
-    """Any sequence classifier: each response is a row of its own, behind its prompt, padded to the longest."""
+    """Any sequence classifier. Each row is a prompt and one response, padded to the longest row."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         """Wrap `model`."""
@@ -99,7 +100,7 @@ class PaddedRewards(nn.Module):
 
 
 def _rows(batch: Pack) -> list[Tensor]:
-    """Return `[tokens]` ids of each response behind its prompt, group by group."""
+    """Return the ids `[tokens]` of each prompt and response, group by group."""
     rows, start = [], 0
     for n_prompt, *lengths in batch.layout.groups:
         prompt, *responses = batch.input_ids[0, start : start + n_prompt + sum(lengths)].split([n_prompt, *lengths])
@@ -109,7 +110,7 @@ def _rows(batch: Pack) -> list[Tensor]:
 
 
 def scores(classifier: nn.Module, hidden: Tensor) -> Tensor:
-    """Return the scores of `[N, hidden]` states, `[N]` in fp32 whatever the head has (float64 if that)."""
+    """Return the scores `[N]` of hidden states `[N, hidden]`, in fp32 (float64 where the head is)."""
     head = classifier.get_submodule("score")
     assert isinstance(head.weight, Tensor)
     dtype = torch.promote_types(head.weight.dtype, torch.float32)
@@ -119,10 +120,10 @@ def scores(classifier: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def padding_token_id(tokenizer: "PreTrainedTokenizerBase", end_of_turn_ids: Sequence[int]) -> int:
-    """Return a padding token that no response ends with.
+    """Return a token for padding that ends no response.
 
-    Plain transformers reads a sequence classifier's score at the last token that is not padding, so with padding that
-    ends responses it would read it one token too early.
+    transformers reads a sequence classifier's score at the last token that is not padding. If responses ended with the
+    padding token, it would read one token too early.
 
     Raises:
         ModelError: The tokenizer's pad, unk and bos tokens all end responses.

@@ -1,7 +1,7 @@
-"""Rotary embeddings whose frequencies depend on the longest row of a batch, and the rows that this concerns.
+"""Refuses rows at which a rotary embedding would depend on the longest row of the batch.
 
-`dynamic` and `longrope` take other frequencies for all rows of a batch as soon as one of them is longer than the
-model's original length; `dynamic` keeps them for later batches, too. Up to that length they are constants.
+The types `dynamic` and `longrope` change the frequencies of all rows of a batch as soon as one row is longer than the
+model's original length, and `dynamic` keeps the change for later batches. Up to that length, frequencies are constant.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from rao_kedro.errors import ModelError
 
 
 def rotary_limit(config: Any) -> int | None:
-    """Return how long a row may be so that its embedding does not depend on others; None where none does.
+    """Return the length in tokens up to which a row's embedding does not depend on other rows; None for no limit.
 
     Args:
-        config: Of a model of transformers.
+        config: The configuration of a model of transformers.
     """
     text = config.get_text_config()
     parameters = getattr(text, "rope_parameters", None) or {}
@@ -30,12 +30,12 @@ def rotary_limit(config: Any) -> int | None:
 
 
 def refuse_long_rows(model: Any, n_tokens: int, what: str) -> None:
-    """Refuse rows that would change how others beside and behind them are computed.
+    """Refuse rows so long that they would change the results of other rows.
 
     Args:
         model: A model of transformers.
-        n_tokens: Of the longest row.
-        what: Names it in the error.
+        n_tokens: Tokens of the longest row.
+        what: The row's name in the error.
 
     Raises:
         ModelError: The row is longer than the model's rotary embedding allows.

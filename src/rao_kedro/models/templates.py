@@ -1,4 +1,4 @@
-"""What a chat template may do, tried once with a plain chat. Knows nothing of weights."""
+"""Checks of chat templates: each is tried once with a plain chat. Knows nothing of weights."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,27 +12,27 @@ from rao_kedro.errors import ModelError, ParameterError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The day that templates print in place of today: the one that Llama 3's own template falls back on.
+# The date that templates print instead of today's: the fallback of Llama 3's own template.
 DAY = datetime(2024, 7, 26)
 DATE_CALL = re.compile(r"""\bstrftime_now\(\s*(["'])(.*?)\1\s*\)""")
 NOT_A_CALL = re.compile(r"\bstrftime_now\s+is\s+(not\s+)?defined\b|\{#.*?#\}", re.DOTALL)
-# A default: `chat_template_kwargs` of generation may say otherwise.
+# A default, which `chat_template_kwargs` of generation overrides.
 NO_REASONING = "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}\n"
-# What transformers itself gives to a template.
+# Variables that transformers itself passes to a template.
 GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 USER, SYSTEM, ANSWER = "Hello", "Be brief", "Yes"
 WHAT_TO_DO = "Write a template that does not, and name its file with the parameter model.chat_template"
 
 
-def with_fixed_date(template: str | dict[str, str] | None, source: str | Path) -> str | dict[str, str]:
-    """Return a chat template, or a model's named ones, that print the same date every day.
+def fix_date(template: str | dict[str, str] | None, source: str | Path) -> str | dict[str, str]:
+    """Return a chat template, or several named ones, in which today's date is replaced by a fixed date.
 
     Args:
-        template: As tokenizers have it.
-        source: Where it is from.
+        template: The attribute `chat_template` of a tokenizer.
+        source: Where the tokenizer comes from, for errors.
 
     Raises:
-        ModelError: There is none, none of the named ones is the default, or its date cannot be fixed.
+        ModelError: There is no template, no named template is the default, or the date cannot be fixed.
     """
     if not template:
         raise ModelError(
@@ -41,17 +41,17 @@ def with_fixed_date(template: str | dict[str, str] | None, source: str | Path) -
             "name a file with the parameter model.chat_template"
         )
     if isinstance(template, str):
-        return _with_fixed_date(template, source)
+        return _fix_date(template, source)
     if "default" not in template:
         raise ModelError(
             f"the tokenizer in {source} has the chat templates {', '.join(sorted(template))} and none that is named "
             "default: rename the one for chats, or put it there as chat_template.jinja. For the base model, name a "
             "file with the parameter model.chat_template"
         )
-    return {name: _with_fixed_date(text, source) for name, text in template.items()}
+    return {name: _fix_date(text, source) for name, text in template.items()}
 
 
-def _with_fixed_date(template: str, source: str | Path) -> str:
+def _fix_date(template: str, source: str | Path) -> str:
     fixed = DATE_CALL.sub(lambda call: f"{call[1]}{DAY.strftime(call[2])}{call[1]}", template)
     if "strftime_now" in NOT_A_CALL.sub("", fixed):
         raise ModelError(
@@ -105,8 +105,8 @@ def check_template(tokenizer: "PreTrainedTokenizerBase", source: str | Path) -> 
 
 def _check_turns(tokenizer: "PreTrainedTokenizerBase", template: str, source: str | Path) -> None:
     where = f"the chat template in {source}"
-    prompt = _rendered(tokenizer, template, source, [("user", USER)], header=True)
-    whole = _rendered(tokenizer, template, source, [("user", USER), ("assistant", ANSWER)])
+    prompt = _render(tokenizer, template, source, [("user", USER)], header=True)
+    whole = _render(tokenizer, template, source, [("user", USER), ("assistant", ANSWER)])
     if USER not in prompt:
         raise ModelError(f"{where} leaves out what the user says. {WHAT_TO_DO}")
     reasoning = " Training data and judges take an answer without reasoning." if "think" in prompt + whole else ""
@@ -126,11 +126,11 @@ def _check_turns(tokenizer: "PreTrainedTokenizerBase", template: str, source: st
 
 
 def system_messages(tokenizer: "PreTrainedTokenizerBase", template: str) -> str:
-    """Return what a template does with a system message, in words."""
+    """Describe what a template does with a system message."""
     turns = [("system", SYSTEM), ("user", USER)]
     try:
-        prompt = _rendered(tokenizer, template, "", turns, header=True)
-        whole = _rendered(tokenizer, template, "", [*turns, ("assistant", ANSWER)])
+        prompt = _render(tokenizer, template, "", turns, header=True)
+        whole = _render(tokenizer, template, "", [*turns, ("assistant", ANSWER)])
     except ModelError:
         return "refused"
     if SYSTEM not in prompt:
@@ -139,13 +139,13 @@ def system_messages(tokenizer: "PreTrainedTokenizerBase", template: str) -> str:
 
 
 def turn_end(tokenizer: "PreTrainedTokenizerBase", template: str) -> int | None:
-    """Return the first of the tokenizer's added tokens that a template writes behind an answer; None if none is."""
-    whole = _rendered(tokenizer, template, "", [("user", USER), ("assistant", ANSWER)])
+    """Return the first added token that a template writes after an answer; None if there is none."""
+    whole = _render(tokenizer, template, "", [("user", USER), ("assistant", ANSWER)])
     ids = tokenizer(whole.rpartition(ANSWER)[2], add_special_tokens=False)["input_ids"]
     return next((int(id_) for id_ in ids if id_ in tokenizer.added_tokens_decoder), None)
 
 
-def _rendered(
+def _render(
     tokenizer: "PreTrainedTokenizerBase",
     template: str,
     source: str | Path,

@@ -1,7 +1,7 @@
-"""What a model thought before it answered, told apart from the answer. Knows nothing of who asks or who reads.
+"""Splits a response into the model's thinking and its answer. Knows nothing of who asks or who reads.
 
-Models that think write `<think> ... </think> answer`; where the chat template already opened the thought, only the
-closing tag is in the text.
+Models that think write `<think> ... </think> answer`. Where the chat template writes the opening tag, the response has
+the closing tag only.
 """
 
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OPEN, CLOSE = "<think>", "</think>"
-TAG_TOKENS = 8  # that hold a tag and a line break, also where the tag is no token of its own
+TAG_TOKENS = 8  # enough for a tag and a line break, also where the tag is several tokens
 
 
 class Thought(NamedTuple):
-    """A text in its two parts.
+    """A response in its two parts.
 
     Attributes:
-        thinking: What stands before the answer; empty where nothing was thought.
-        answer: What is said; None where the thought did not come to its end.
+        thinking: The text of the thinking; empty if there is none.
+        answer: The text after it; None if the thinking did not end.
     """
 
     thinking: str
@@ -30,12 +30,12 @@ def split_thinking(text: str, opened: bool = False) -> Thought:
     """Split a text at the end of its thinking.
 
     Args:
-        text: What a model wrote.
-        opened: Whether its prompt ended inside a thought, as some chat templates make it.
+        text: The response.
+        opened: The prompt ends with the opening tag, as some chat templates write it.
 
     Returns:
-        The thinking without tags, and the answer, stripped where there was any thinking. A tag that is opened behind
-        the answer's beginning belongs to the answer.
+        The thinking without tags, and the answer, stripped if there was thinking. An opening tag after the beginning of
+        the answer belongs to the answer.
     """
     if not (opened or text.lstrip().startswith(OPEN) or (CLOSE in text and OPEN not in text.partition(CLOSE)[0])):
         return Thought("", text)
@@ -43,13 +43,13 @@ def split_thinking(text: str, opened: bool = False) -> Thought:
     return Thought(thinking.strip().removeprefix(OPEN).strip(), answer.strip() if closed else None)
 
 
-def with_opening_tag(tokenizer: "PreTrainedTokenizerBase", prompt_ids: Sequence[int], response: str) -> str:
-    """Return a response behind the opening tag that its prompt ends with, so that all responses are read alike.
+def add_opening_tag(tokenizer: "PreTrainedTokenizerBase", prompt_ids: Sequence[int], response: str) -> str:
+    """Put the opening tag before a response if its prompt ends with that tag, so that all responses are read alike.
 
     Args:
-        tokenizer: Of the model.
-        prompt_ids: The prompt, with its generation header.
-        response: What the model wrote behind it.
+        tokenizer: The model's tokenizer.
+        prompt_ids: Token ids of the prompt with its generation header.
+        response: The text that the model wrote after them.
     """
     end = str(tokenizer.decode(list(prompt_ids[-TAG_TOKENS:]))).rstrip()
     return f"{OPEN}\n{response}" if end.endswith(OPEN) else response

@@ -1,4 +1,4 @@
-"""A tiny Llama with random weights, its byte-level tokenizer and a ChatML template: for tests of the whole chain."""
+"""Builds a tiny Llama with random weights, a byte-level tokenizer and a ChatML template, for tests."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ CHATML = (
 
 
 def build_tiny_checkpoint(directory: Path, **architecture: Any) -> Path:
-    """Write the checkpoint to `directory`; the same weights every time.
+    """Write the checkpoint into a directory and return the directory. The weights are the same every time.
 
     Args:
-        directory: Where to.
-        **architecture: Fields of the `LlamaConfig`, in place of the tiny ones.
+        directory: The directory to write.
+        **architecture: Fields of the `LlamaConfig` that replace the tiny model's.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

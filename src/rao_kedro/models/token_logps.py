@@ -1,7 +1,7 @@
 """Log-probs of target tokens from hidden states, tile by tile: `[tokens, vocabulary]` never exists.
 
-A tile is some rows by some columns of the logits, small enough for a CPU's cache. The forward pass keeps the
-log-sum-exp of each position; the backward pass computes the tiles again. Knows an output projection; no model.
+A tile is a block of rows and columns of the logits, small enough for a CPU's cache. The forward pass keeps the
+log-sum-exp of each position; the backward pass computes the tiles again. Knows an output projection, no model.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ TILE_SHAPE = {"cpu": (512, 4096), "cuda": (2048, 8192)}  # rows, columns: 8 and 
 
 @dataclass(frozen=True)
 class LogitScaling:
-    """What a model does to its logits before the softmax, and what sampling does.
+    """The scaling of logits before the softmax, in this order.
 
     Attributes:
-        factor: Multiplies them.
-        soft_cap: Then bounds them smoothly: `cap * tanh(logits / cap)`.
-        temperature: Then divides them.
+        factor: Multiplies the logits, as the model does.
+        soft_cap: Bounds them smoothly, as the model does: `cap * tanh(logits / cap)`; None for no bound.
+        temperature: Divides them, as sampling does.
     """
 
     factor: float = 1.0
@@ -36,7 +36,7 @@ class LogitScaling:
         return logits / self.temperature if self.temperature != 1.0 else logits
 
     def backward(self, gradient: Tensor, scaled: Tensor) -> Tensor:
-        """Turn the gradient of scaled logits into that of the raw ones."""
+        """Return the gradient of the raw logits, given that of the scaled logits."""
         if self.soft_cap is not None:
             gradient = gradient * (1 - (scaled * (self.temperature / self.soft_cap)).square())
         factor = self.factor / self.temperature
@@ -47,11 +47,11 @@ def token_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Te
     """Return the log-prob of each target, `[N]` in nats, in fp32 (float64 where the model is).
 
     Args:
-        hidden: `[N, hidden]` states of the positions before the targets.
-        weight: `[V, hidden]` of the output projection.
-        bias: `[V]` of it, if it has one.
+        hidden: `[N, hidden]` hidden states of the positions before the targets.
+        weight: `[V, hidden]` weight of the output projection.
+        bias: `[V]` bias of the output projection, if it has one.
         targets: `[N]` token ids.
-        scaling: Of the logits.
+        scaling: Scaling of the logits.
     """
     device = hidden.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
@@ -114,16 +114,16 @@ class _TokenLogps(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Tile:
-    """Some rows by some columns of the logits.
+    """A block of the logits.
 
     Attributes:
-        rows: Of the positions.
-        columns: Of the vocabulary.
+        rows: Its positions.
+        columns: Its part of the vocabulary.
         hidden: `[rows, hidden]` in the compute precision.
         projection: `[columns, hidden]` in the compute precision.
         logits: `[rows, columns]`, scaled.
         has_target: `[rows]` True where the row's target is one of the columns.
-        target: `[rows]` which one; any where it is none.
+        target: `[rows]` the column of the target; arbitrary where `has_target` is False.
     """
 
     rows: slice

@@ -1,4 +1,4 @@
-"""Value networks, of prompts (DRO) and of every response token (PPO), and a policy trained beside one."""
+"""Value networks of prompts (DRO) and of response tokens (PPO), each in one module with the policy."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from rao_kedro.models.reward_head import RewardModel, reward_module, scores
 
 
 class ValueNetwork(nn.Module):
-    """A backbone of its own with a linear head; it sees prompts only."""
+    """The value of a prompt: a backbone of its own with a linear head."""
 
     def __init__(self, classifier: PreTrainedModel, start: float) -> None:
         """Wrap a sequence classifier with one label.
 
         Args:
-            classifier: Its head is set to 0.
-            start: V(x) of every prompt before the first update.
+            classifier: The classifier, whose head is set to 0.
+            start: Value V(x) of every prompt before the first update.
         """
         super().__init__()
         head: Any = classifier.get_submodule("score")
@@ -35,10 +35,10 @@ class ValueNetwork(nn.Module):
 
 
 class PolicyAndValue(nn.Module):
-    """Both networks as one module, so that one optimizer and one checkpoint hold them."""
+    """Policy and value network as one module, for one optimizer and one checkpoint."""
 
     def __init__(self, policy: LogProbModel, value: ValueNetwork) -> None:
-        """Hold both."""
+        """Hold both networks."""
         super().__init__()
         self.policy, self.value = policy, value
         self._no_split_modules = policy._no_split_modules
@@ -53,13 +53,13 @@ class PolicyAndValue(nn.Module):
 
 
 class TokenValues(nn.Module):
-    """A sequence classifier's backbone and head as the value before every response token."""
+    """The value before every response token: the backbone and the head of a sequence classifier."""
 
     def __init__(self, classifier: PreTrainedModel) -> None:
-        """Wrap a sequence classifier with one label: the reward model is a good start.
+        """Wrap a sequence classifier with one label, such as the reward model.
 
         Raises:
-            ModelError: It cannot be computed on packed groups, or its head is not linear.
+            ModelError: The classifier cannot be computed on packed groups, or its head is not linear.
         """
         super().__init__()
         if not isinstance(reward_module(classifier), RewardModel):
@@ -76,10 +76,10 @@ class TokenValues(nn.Module):
 
 
 class PolicyAndTokenValues(nn.Module):
-    """Both networks of PPO as one module, so that one optimizer and one checkpoint hold them."""
+    """PPO's policy and value network as one module, for one optimizer and one checkpoint."""
 
     def __init__(self, policy: LogProbModel, value: TokenValues) -> None:
-        """Hold both."""
+        """Hold both networks."""
         super().__init__()
         self.policy, self.value = policy, value
 
@@ -89,5 +89,5 @@ class PolicyAndTokenValues(nn.Module):
 
 
 def pack_prompts(groups: Sequence[TokenizedGroup]) -> Pack:
-    """Pack the prompts alone: the last token takes the place of the response, so that a head reads there."""
+    """Pack prompts without responses: a prompt's last token is packed as its response, at which the head is read."""
     return pack_groups([TokenizedGroup(g.group_id, g.prompt_ids[:-1], [g.prompt_ids[-1:]]) for g in groups])

@@ -1,7 +1,10 @@
 """The runs that pipelines are built for. Knows neither command lines nor parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial, wraps
+from inspect import isgeneratorfunction, signature
+from typing import Any
 
 LIKELIHOOD_STUDY, REWARD_MODEL_STUDY = "likelihood_study", "reward_model_study"
 
@@ -30,6 +33,28 @@ class Runs:
         return [*self.alignment, *(study_namespace(study, run) for study, runs in studies.items() for run in runs)]
 
 
-def study_namespace(study: str, run: str) -> str:
-    """Return the namespace of a study's run: a dot in its name would begin another namespace."""
-    return f"{study}.{run.replace('.', '_')}"
+def study_namespace(study: str, name: str) -> str:
+    """Return the name of a study's run or dataset within the study; a dot would begin another namespace."""
+    return f"{study}.{name.replace('.', '_')}"
+
+
+def bind(function: Callable[..., Any], **values: Any) -> Callable[..., Any]:
+    """Return a node's function with some of its arguments set: what a run is, and no parameter says.
+
+    A function and not a `functools.partial`, of which kedro-viz shows no code.
+    """
+    bound = partial(function, **values)
+    if isgeneratorfunction(function):  # Kedro asks the node's function whether it is one
+
+        @wraps(function)
+        def node(*inputs: Any, **named: Any) -> Any:
+            yield from bound(*inputs, **named)
+
+    else:
+
+        @wraps(function)
+        def node(*inputs: Any, **named: Any) -> Any:
+            return bound(*inputs, **named)
+
+    node.__signature__ = signature(bound)  # type: ignore[attr-defined]
+    return node

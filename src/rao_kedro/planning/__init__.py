@@ -1,5 +1,5 @@
-"""What a run will do, and why it could not: told before any of it is done.
+"""Checks a run before any of it is done, and shows its plan: rows, tokens, steps, memory, disk, time.
 
-A check is a small function of parameters and files, and says each problem in a sentence. Nothing here loads a model.
-What cannot be known yet is left to the node itself, or, of lengths, checked as soon as the data are tokenised.
+A check is a small function of parameters and files that yields a sentence for each problem. No check loads a model.
+Lengths that are unknown at the start are checked once the data are tokenised; other unknowns are left to the node.
 """

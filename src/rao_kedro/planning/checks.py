@@ -1,4 +1,4 @@
-"""All checks of a run, each of which looks only at what the nodes of the run will need."""
+"""The checks of a run: each node of the run is checked for what it will need, and nothing else is."""
 
 import logging
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ from kedro.pipeline import Pipeline
 from pydantic import BaseModel
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.benchmarks import JUDGED, AnsweredBenchmarks
 from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.config.rewards import RewardParameters
@@ -17,6 +16,7 @@ from rao_kedro.config.runs import method_of
 from rao_kedro.config.training import TrainingParameters
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.generation.engine_options import refuse_impossible
 from rao_kedro.generation.generators import resolve_backend
 from rao_kedro.pipelines.methods import METHODS
@@ -26,15 +26,15 @@ from rao_kedro.planning.steps import Run, Step, steps_of
 
 logger = logging.getLogger(__name__)
 
-# Functions of nodes that accelerate runs; other workers are single processes.
+# Functions of nodes whose workers accelerate launches; other workers are single processes.
 _LAUNCHED = (
     *("train_sft", "train_reward_model", "annotate_responses", "score_reference", "align", "score_responses"),
-    *("train_runs", "measure_runs", "measure_reward"),
+    *("train_run", "measure_trained", "measure_implicit", "measure_reward"),
 )
 
 
 def problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
-    """Return why a run could not go as planned, a sentence each; what may go wrong is a warning in the log.
+    """Return a sentence for each reason why a run could not go as planned; what may go wrong is logged as a warning.
 
     Args:
         pipeline: The nodes that will run.
@@ -52,9 +52,9 @@ def problems(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
 
 
 def problems_of_made(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
-    """Return what the base model and the groups, which were made meanwhile, show to be wrong.
+    """Return what is wrong with the base model and the groups, once the run has made them.
 
-    That is which steps have no room for the groups, and which variables the chat template does not read.
+    A step may have no room for the groups, and the chat template may not read a variable that is given.
     """
     run = steps_of(pipeline, catalog)
     found = [problem for step in run.steps for problem in lengths.pack_problems(run, step)]
@@ -63,7 +63,7 @@ def problems_of_made(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
 
 
 def _template_problems(run: Run, step: Step) -> Iterator[str]:
-    if step.function == "generate_responses":
+    if step.function in ("generate_responses", "generate_with_benchmarks"):
         kwargs = step.given["generation"].chat_template_kwargs
         yield from models.template_kwargs_problems(run, step.named["generation"], kwargs)
 
@@ -79,10 +79,10 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
             yield from lengths.t0_problems(given["max_prompt_tokens"], given["t0_length"])
         case "train_reward_model" if given["start"] not in ("sft_model", "base_model"):
             yield from models.checkpoint_problems(named["start"], given["start"])
-        case "generate_responses":
+        case "generate_responses" | "generate_with_benchmarks":
             yield from _engine_problems(named["generation"], given["generation"])
             yield from lengths.generation_problems(run, step)
-            yield from files.benchmark_problems(_benchmarks(step), judged=False)
+            yield from files.benchmark_problems(_benchmarks(step))
         case "answer_with_served_models":
             yield from _of_served_models(step)
         case "judge_methods":
@@ -117,7 +117,7 @@ def _of_collection(run: Run, step: Step) -> Iterator[str]:
 
 
 def _engine_problems(parameter: str, how: GenerationParameters) -> Iterator[str]:
-    """Yield whether the backend is not installed, or has not what its options ask for."""
+    """Yield why a generation backend cannot be used: it is not installed, or lacks an option that is set."""
     if how.backend == "auto" and not how.engine.changed():
         return
     try:
@@ -137,16 +137,16 @@ def _of_served_models(step: Step) -> Iterator[str]:
         if method_of(name) in {BASELINE, *METHODS}:
             yield f"served_models: {name} is the name of a method; choose another one"
     if served and benchmarks.chosen:
-        yield from files.benchmark_problems(benchmarks, judged=False)
+        yield from files.benchmark_problems(benchmarks)
         for name, server in served.items():
             yield from judges.asked_problems(f"{step.named['served_models']}.{name}", server.model_dump())
 
 
 def _of_judges(run: Run, step: Step) -> Iterator[str]:
     chosen = run.parameter("evaluation.benchmarks")
-    if not {*JUDGED} & {*chosen.names.split()}:
+    if not chosen.judged:
         return
-    yield from files.benchmark_problems(chosen, judged=True)
+    yield from files.benchmark_problems(chosen)
     for parameter, judge in _asked(step):
         yield from judges.asked_problems(parameter, judge.model_dump())
 
@@ -162,7 +162,7 @@ def _asked(step: Step) -> Iterator[tuple[str, BaseModel]]:
 
 
 def _rewards(step: Step) -> Iterator[tuple[str, RewardParameters]]:
-    """Yield the rewards that a step scores with."""
+    """Yield the rewards that a step scores with, with the names of their parameters."""
     for argument, value in step.given.items():
         rollout = getattr(value, "rollout", None)
         places = {"": value, ".reward": getattr(value, "reward", None), ".rollout.reward": rollout and rollout.reward}
@@ -172,7 +172,7 @@ def _rewards(step: Step) -> Iterator[tuple[str, RewardParameters]]:
 
 
 def _of_launches(run: Run) -> Iterator[str]:
-    """Yield what is wrong with the accelerate file, and with training under it."""
+    """Yield what is wrong with the accelerate file, and with the trainings that it launches."""
     workers = run.workers()
     launch = None if workers is None else machine.launch_of(workers)
     if isinstance(launch, str):
@@ -211,16 +211,12 @@ def trainings(step: Step) -> Iterator[Trained]:
     """Yield the trainings of a step."""
     given, named = step.given, step.named
     match step.function:
-        case "train_sft" | "train_reward_model":
+        case "train_sft" | "train_reward_model" | "measure_trained":
             yield Trained(named["training"], given["training"])
-        case "align":
+        case "align" | "train_run":
             yield _method_training(f"{named['method']}.training", given["method"])
-        case "train_runs":
-            for name in given["only"].split() if given["only"] else given["runs"]:
-                yield _method_training(f"{named['runs']}.{name}.training", given["runs"][name])
-        case "measure_runs":
-            yield Trained(f"{named['study']}.training", given["study"].training)
-            yield Trained(f"{named['study']}.dpo.training", given["study"].dpo.training)
+        case "measure_implicit":
+            yield _method_training(f"{named['dpo']}.training", given["dpo"])
 
 
 def _method_training(parameter: str, method: MethodParameters) -> Trained:
@@ -229,15 +225,15 @@ def _method_training(parameter: str, method: MethodParameters) -> Trained:
 
 
 def _remarks(run: Run, step: Step) -> Iterator[str]:
-    """Yield what may go wrong later, which nothing can tell now."""
-    if step.function == "judge_methods" and {*JUDGED} & {*run.parameter("evaluation.benchmarks").names.split()}:
+    """Yield what may go wrong later and cannot be known yet."""
+    if step.function == "judge_methods" and run.parameter("evaluation.benchmarks").judged:
         for parameter, judge in _asked(step):
             if url := getattr(judge, "base_url", None):
                 yield from judges.unreachable(parameter, url)
     for parameter, reward in _rewards(step):
         if reward.name == "generative" and (url := reward.parameters.get("base_url")):
             yield from judges.unreachable(f"{parameter}.parameters", url)
-    if step.function == "align" and (rollout := step.given["method"].rollout) is not None:
+    if step.function in ("align", "train_run") and (rollout := step.given["method"].rollout) is not None:
         room = step.given["method"].training.max_tokens_per_batch
         tokens = run.parameter("data.max_prompt_tokens") + rollout.samples_per_prompt * rollout.max_new_tokens
         if tokens > room:

@@ -1,4 +1,4 @@
-"""Whether rewards, judges and served models can be asked: their parameters, addresses, keys and prompts."""
+"""Checks of rewards, judges and served models: parameters, addresses, keys, prompt templates."""
 
 import ipaddress
 import os
@@ -16,14 +16,14 @@ from rao_kedro.generation.engine_options import refuse_impossible
 from rao_kedro.planning.models import checkpoint_problems, template_problems
 from rao_kedro.rewards.registry import build_reward
 
-PATIENCE = 2.0  # seconds for a server to take a connection
-_INSIDE = (".local", ".internal", ".lan", ".localdomain", ".home", ".corp", ".cluster")
+CONNECT_TIMEOUT = 2.0  # seconds
+_PRIVATE_DOMAINS = (".local", ".internal", ".lan", ".localdomain", ".home", ".corp", ".cluster")
 _MODELS = {"bradley_terry": ("model_dir",), "implicit": ("policy_dir", "reference_dir")}
 
 
 def reward_problems(parameter: str, reward: RewardParameters) -> Iterator[str]:
     """Yield why a reward could not score."""
-    if reward == RewardParameters():  # the usual one needs no check, nor torch
+    if reward == RewardParameters():  # the default needs no check, and no torch
         return
     try:
         build_reward(reward.with_defaults(Path(), Path(), "no", Path()))
@@ -48,12 +48,12 @@ def _part_problems(parameter: str, name: str, given: Mapping[str, Any]) -> Itera
 
 
 def asked_problems(parameter: str, asked: Mapping[str, Any]) -> Iterator[str]:
-    """Yield why a model could not be asked for answers.
+    """Yield why a model could not be asked for responses.
 
     Args:
         parameter: Name of the block.
-        asked: Its values: `model`; `base_url`, where it is behind a server, else `engine`; `api_key_variable`, if that
-            is set.
+        asked: Values of the block: `model`, `base_url` of its server or else the `engine` that serves it here, and
+            `api_key_variable` where it is set.
     """
     url = asked.get("base_url")
     if not url:
@@ -81,21 +81,21 @@ def asked_problems(parameter: str, asked: Mapping[str, Any]) -> Iterator[str]:
 
 
 def unreachable(parameter: str, url: str) -> Iterator[str]:
-    """Yield a remark where a server takes no connection now; it may be started later."""
+    """Yield a remark where a server refuses a connection now; it may be started before it is needed."""
     address = urlsplit(url)
     port = address.port or {"http": 80, "https": 443}.get(address.scheme, 443)
     try:
-        socket.create_connection((str(address.hostname), port), timeout=PATIENCE).close()
+        socket.create_connection((str(address.hostname), port), timeout=CONNECT_TIMEOUT).close()
     except OSError as error:
         yield (
-            f"parameter {parameter}.base_url: {address.hostname}:{port} takes no connection now ({error}): it must "
-            "when it is asked"
+            f"parameter {parameter}.base_url: {address.hostname}:{port} takes no connection now ({error}): start "
+            "the server before the run needs it"
         )
 
 
 def is_inside(host: str) -> bool:
-    """Return whether a host is this machine, or in a network of one's own, where servers often take no key."""
-    if host == "localhost" or ("." not in host and ":" not in host) or host.endswith(_INSIDE):
+    """Return whether a host is this machine or in a private network, where servers often need no key."""
+    if host == "localhost" or ("." not in host and ":" not in host) or host.endswith(_PRIVATE_DOMAINS):
         return True
     try:
         return ipaddress.ip_address(host).is_private
@@ -108,7 +108,7 @@ def _key(variable: str) -> str:
 
 
 def _wrong_address(url: str) -> str | None:
-    """Return what is wrong with an address; it never quotes one with credentials."""
+    """Return what is wrong with an address; an address with credentials is never quoted."""
     try:
         address = urlsplit(url)
         port = address.port

@@ -1,4 +1,4 @@
-"""Whether packs and engines hold what prompts and responses may become, or, once they are tokenised, are."""
+"""Checks of lengths: packs and engines have room for prompts and responses, by their limits or as tokenised."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.benchmarks import AnsweredBenchmarks
 from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.generation import GenerationParameters
-from rao_kedro.config.studies import RewardModelStudyParameters
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.planning import models
 from rao_kedro.planning.steps import Run, Step
 
@@ -22,10 +21,10 @@ class Group(NamedTuple):
     """Lengths of a tokenised group.
 
     Attributes:
-        id: Of the group.
-        split: Its part of the data.
+        id: The group's id.
+        split: Its split of the data.
         prompt: Tokens of the prompt.
-        responses: Tokens of each response: the chosen one, the rejected one, the others.
+        responses: Tokens of each response: of the chosen one, the rejected one and the others, in this order.
     """
 
     id: str
@@ -34,7 +33,7 @@ class Group(NamedTuple):
     responses: tuple[int, ...]
 
     def tokens(self, responses: int | None) -> int:
-        """Return the tokens of the packed group with its first responses, or all."""
+        """Return the tokens of the packed group with its first `responses` responses, or with all of them."""
         return self.prompt + sum(self.responses[:responses])
 
 
@@ -43,11 +42,11 @@ class Pass:
     """Passes of a step over packed groups.
 
     Attributes:
-        parameter: Name of `max_tokens_per_batch`.
-        room: Its value.
-        responses: How many of a group are read, the chosen one first; None for all.
-        splits: Of which parts of the data.
-        training: Whether it trains on the part `train`.
+        parameter: Dotted name of the step's `max_tokens_per_batch`.
+        room: Its value, in tokens.
+        responses: How many responses of a group are read, the chosen one first; None for all.
+        splits: The splits of the data that are read.
+        training: Whether the step trains on the split `train`.
     """
 
     parameter: str
@@ -58,7 +57,7 @@ class Pass:
 
 
 def passes(step: Step) -> list[Pass]:
-    """Return a step's passes over groups; none for a step that packs no groups."""
+    """Return the passes of a step over groups; a step that packs no groups has none."""
     given, named = step.given, step.named
     match step.function:
         case "train_sft":
@@ -67,13 +66,12 @@ def passes(step: Step) -> list[Pass]:
             return [_training(named["training"], given["training"], None)]
         case "score_reference":
             return [_scoring(named["parameters"], given["parameters"].max_tokens_per_batch, "train validation test")]
-        case "align":
+        case "align" | "train_run":
             return [_of_method(named["method"], given["method"])]
-        case "train_runs":
-            names = given["only"].split() if given["only"] else given["runs"]
-            return [_of_method(f"{named['runs']}.{name}", given["runs"][name]) for name in names]
-        case "measure_runs":
-            return _of_study(named["study"], given["study"])
+        case "measure_trained":
+            return [_training(named["training"], given["training"], None)]
+        case "measure_implicit":  # the reference reads all responses
+            return [_training(f"{named['dpo']}.training", given["dpo"].training, None)]
         case "score_responses":
             return [_scoring(named["max_tokens_per_batch"].rpartition(".")[0], given["max_tokens_per_batch"], "test")]
     return []
@@ -91,14 +89,6 @@ def _of_method(name: str, method: MethodParameters) -> Pass:
     return _training(f"{name}.training", method.training, responses_read(method))
 
 
-def _of_study(name: str, study: RewardModelStudyParameters) -> list[Pass]:
-    trained = {"base", "sft"} & {*study.forms.split()}
-    found = [_training(f"{name}.training", study.training, None)] if trained else []
-    if "dpo_implicit" in study.forms.split():
-        found.append(_training(f"{name}.dpo.training", study.dpo.training, None))  # its reference reads all
-    return found
-
-
 def responses_read(method: MethodParameters) -> int | None:
     """Return how many responses of a group a method reads; None for all."""
     reads = method.requirements.reads
@@ -108,11 +98,12 @@ def responses_read(method: MethodParameters) -> int | None:
 
 
 def table_of(run: Run, step: Step) -> Path | None:
-    """Return the table of tokenised groups that a step will read, if it is known now."""
+    """Return the table of tokenised groups that a step will read, if it exists already."""
     if step.given.get("start", "sft_model") not in ("sft_model", "base_model"):
-        return None  # it has a tokenizer of its own
+        return None  # another model has another tokenizer
     names = ("reward_annotated@path", "reward_annotated@pandas", "tokenized_groups@path", "tokenized_groups@pandas")
-    read = [name for name in names if name in step.datasets.values()]
+    drawn = step.datasets.get("training_groups")  # of the tokenised groups, by a study
+    read = [drawn] if drawn else [name for name in names if name in step.datasets.values()]
     if not read:
         return None
     return run.path(read[0]) or run.path("tokenized_groups@path")
@@ -137,18 +128,18 @@ def _read_groups(path: Path, modified: int) -> list[Group]:
 
 
 def read_groups(path: Path) -> list[Group]:
-    """Return the lengths of the groups of a table."""
+    """Return the lengths of a table's groups."""
     return _read_groups(path, path.stat().st_mtime_ns)
 
 
 def pack_problems(run: Run, step: Step) -> Iterator[str]:
-    """Yield which packs of a step hold not all groups: where they are not known, of the longest that may be."""
+    """Yield the passes of a step in which a group has no room; unknown groups are taken to be as long as allowed."""
     found = passes(step)
     path = table_of(run, step) if found else None
     for of_step in found:
         if path is not None:
             yield from _too_long(step, of_step, read_groups(path))
-        elif step.function != "score_responses":  # how many responses have a group in it is not known
+        elif step.function != "score_responses":  # its groups are generated: their number of responses is a parameter
             yield from _too_small(step, of_step, run.parameter("data"))
 
 
@@ -182,7 +173,7 @@ def _too_small(step: Step, of_step: Pass, data: DataParameters) -> Iterator[str]
 
 
 def t0_problems(max_prompt_tokens: int, t0_length: int) -> Iterator[str]:
-    """Yield whether the common prefix leaves no room for a prompt."""
+    """Yield a problem where the common prefix t_0 leaves no room for a prompt."""
     if t0_length >= max_prompt_tokens:
         yield (
             f"parameter data.t0_length ({t0_length}) leaves nothing of a prompt of at most data.max_prompt_tokens "
@@ -191,7 +182,7 @@ def t0_problems(max_prompt_tokens: int, t0_length: int) -> Iterator[str]:
 
 
 def generation_problems(run: Run, step: Step) -> Iterator[str]:
-    """Yield why an engine could not answer the held-out prompts, for lack of room."""
+    """Yield why an engine has no room for the held-out prompts and their responses."""
     how: GenerationParameters = step.given["generation"]
     yield from room_problems(run, step.named["generation"], how, longest_prompt(run, how))
     benchmarks = AnsweredBenchmarks(
@@ -204,13 +195,13 @@ def generation_problems(run: Run, step: Step) -> Iterator[str]:
 
 
 def room_problems(run: Run, parameter: str, how: GenerationParameters, prompt: int | None) -> Iterator[str]:
-    """Yield whether `max_model_len` is too small for a prompt and its completion.
+    """Yield a problem where `max_model_len` is too small for a prompt and its completion.
 
     Args:
         run: The run.
         parameter: Name of the generation's block.
-        how: Its values.
-        prompt: Tokens of the longest prompt where they are known; else the limit of prompts counts.
+        how: The block's values.
+        prompt: Tokens of the longest prompt; None where they are unknown, so that the limit of prompts counts.
     """
     most = run.parameter("data.max_prompt_tokens")
     tokens = most if prompt is None else prompt
@@ -224,7 +215,7 @@ def room_problems(run: Run, parameter: str, how: GenerationParameters, prompt: i
 
 
 def longest_prompt(run: Run, how: GenerationParameters) -> int | None:
-    """Return the tokens of the longest held-out prompt, where they are known and it matters."""
+    """Return the tokens of the longest held-out prompt; None where it is unknown, or any prompt has room."""
     prompts, model = run.path("evaluation_prompts@path"), run.path("base_model")
     enough = how.max_model_len >= run.parameter("data.max_prompt_tokens") + how.sampling.max_tokens
     if enough or prompts is None or model is None:
@@ -237,19 +228,17 @@ def longest_prompt(run: Run, how: GenerationParameters) -> int | None:
 
 
 def benchmark_problems(benchmarks: AnsweredBenchmarks) -> Iterator[str]:
-    """Yield which benchmarks leave no room for a prompt."""
-    chosen = benchmarks.names.split()
-    for name in ("alpaca_eval", "mt_bench"):
-        tokens = getattr(benchmarks, name).max_tokens
-        if name in chosen and tokens >= benchmarks.max_model_len:
+    """Yield the benchmarks that leave no room for a prompt."""
+    for benchmark in benchmarks.judged:
+        if (tokens := benchmark.parameters.max_tokens) >= benchmarks.max_model_len:
             yield (
                 f"parameter evaluation.benchmarks.max_model_len ({benchmarks.max_model_len}) leaves no room for a "
-                f"prompt beside evaluation.benchmarks.{name}.max_tokens ({tokens}): raise it"
+                f"prompt beside evaluation.benchmarks.{benchmark.name}.max_tokens ({tokens}): raise it"
             )
 
 
 def position_problems(run: Run, parameter: str, length: int, backend: str) -> Iterator[str]:
-    """Yield whether vLLM would refuse a length, since the model has no such positions."""
+    """Yield a problem where vLLM would refuse a length, since the model has fewer positions."""
     from importlib.util import find_spec
 
     known = models.facts(run) if backend != "transformers" and find_spec("vllm") is not None else None

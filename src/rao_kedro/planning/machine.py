@@ -1,4 +1,4 @@
-"""Whether this machine has what a run needs: GPUs, packages, memory, disk."""
+"""Checks of the machine: GPUs, packages, memory and disk that a run needs."""
 
 import os
 import re
@@ -25,10 +25,10 @@ class Launch(NamedTuple):
 
     Attributes:
         kind: `distributed_type`.
-        on_cpu: Whether GPUs are left alone.
-        processes: On all machines together.
-        machines: How many.
-        options: All that the file says.
+        on_cpu: Whether no GPU is used.
+        processes: Number of processes on all machines together.
+        machines: Number of machines.
+        options: Everything that the file says.
     """
 
     kind: str
@@ -39,12 +39,12 @@ class Launch(NamedTuple):
 
     @property
     def sharded(self) -> bool:
-        """Whether weights, gradients and optimizer are divided among processes."""
+        """Whether weights, gradients and optimizer state are divided among processes."""
         return self.kind in _SHARDED
 
     @property
     def offloads(self) -> bool:
-        """Whether weights or optimizer are kept outside of the GPUs' memory."""
+        """Whether weights or optimizer state are kept outside the GPUs' memory."""
         fsdp, deepspeed = (self.options.get(f"{name}_config") or {} for name in ("fsdp", "deepspeed"))
         devices = [deepspeed.get(f"offload_{what}_device") for what in ("optimizer", "param")]
         return bool(fsdp.get("fsdp_offload_params")) or any(device not in (None, "none") for device in devices)
@@ -56,7 +56,7 @@ def launch_of(workers: WorkerParameters) -> Launch | str | None:
 
 
 def read_launch(path: Path) -> Launch | str:
-    """Return what an accelerate file says, or in a sentence why it cannot be read."""
+    """Return what an accelerate file says, or a sentence that says why it cannot be read."""
     if not path.exists():
         there = sorted(file.stem for file in path.parent.glob("*.yaml"))
         close = get_close_matches(path.stem, there, 1)
@@ -72,7 +72,7 @@ def read_launch(path: Path) -> Launch | str:
 
 
 def launch_problems(path: Path, launch: Launch) -> Iterator[str]:
-    """Yield why processes could not be started as an accelerate file says."""
+    """Yield why the processes of an accelerate file could not be started."""
     if launch.kind == "DEEPSPEED" and find_spec("deepspeed") is None:
         yield f"{path} asks for DeepSpeed, which is not installed: pip install deepspeed, or choose another file"
     if launch.kind == "FSDP" and (launch.options.get("fsdp_config") or {}).get("fsdp_version", 1) != 2:
@@ -90,13 +90,13 @@ def launch_problems(path: Path, launch: Launch) -> Iterator[str]:
 def training_problems(
     parameter: str, training: TrainingParameters, launch: Launch | None, samples: bool
 ) -> Iterator[str]:
-    """Yield which options of training do not work here, or not with the accelerate file.
+    """Yield the options of training that do not work on this machine or with the accelerate file.
 
     Args:
         parameter: Name of the block.
-        training: Its values.
+        training: The block's values.
         launch: What the accelerate file says; None where training runs inside the pipeline's process.
-        samples: Whether training samples from the policy (PPO).
+        samples: Whether training samples from the policy, as PPO does.
     """
     on_cpu = (launch is not None and launch.on_cpu) or visible_gpus() == 0
     if training.optimizer == "adamw_8bit" and (on_cpu or find_spec("bitsandbytes") is None):
@@ -122,13 +122,13 @@ def training_problems(
 
 
 def state_bytes(training: TrainingParameters, weights: int, launch: Launch | None, models: int = 1) -> int:
-    """Return the bytes that weights, gradients and optimizer take in each process, activations left out.
+    """Return the bytes of weights, gradients and optimizer state in each process, without activations.
 
     Args:
         training: Parameters of the loop.
-        weights: Of the model.
+        weights: Number of weights of the model.
         launch: What the accelerate file says.
-        models: How many models of that size are trained at once.
+        models: How many models of that size are trained at the same time.
     """
     adam = ADAM_BYTES // 4 if training.optimizer == "adamw_8bit" else ADAM_BYTES
     of_each = WEIGHT_BYTES if training.lora else WEIGHT_BYTES + GRADIENT_BYTES + adam
@@ -136,7 +136,7 @@ def state_bytes(training: TrainingParameters, weights: int, launch: Launch | Non
 
 
 def memory_problems(step: str, needed: int, launch: Launch | None) -> Iterator[str]:
-    """Yield whether weights, gradients and optimizer alone are more than there is memory."""
+    """Yield a problem where weights, gradients and optimizer state alone exceed the memory."""
     if launch is not None and launch.offloads:
         return
     on_gpus = not (launch is None or launch.on_cpu) and visible_gpus() != 0
@@ -149,7 +149,7 @@ def memory_problems(step: str, needed: int, launch: Launch | None) -> Iterator[s
 
 
 def disk_problems(needed: int, at: Path) -> Iterator[str]:
-    """Yield whether a disk has too little room for what will surely be written there."""
+    """Yield a problem where a disk has less room than the run surely needs."""
     free = free_bytes(at)
     if needed > free:
         yield (
@@ -159,13 +159,13 @@ def disk_problems(needed: int, at: Path) -> Iterator[str]:
 
 
 def free_bytes(at: Path) -> int:
-    """Return the free bytes of the disk on which a path is, or will be."""
+    """Return the free bytes of the disk that a path is on, or will be."""
     there = next(path for path in (at, *at.absolute().parents) if path.exists())
     return shutil.disk_usage(there).free
 
 
 def visible_gpus() -> int | None:
-    """Return how many GPUs workers can use here; None where that is not plain."""
+    """Return the number of GPUs that workers can use; None where it cannot be told."""
     if sys.platform != "linux" or any(Path(other).exists() for other in ("/dev/dxg", "/dev/kfd")):
         return None
     found = len([path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)])
@@ -179,7 +179,7 @@ def visible_gpus() -> int | None:
 
 
 def gpu_memory() -> int | None:
-    """Return the bytes of the smallest GPU; None where nothing says."""
+    """Return the memory of the smallest GPU in bytes; None where it cannot be told."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
@@ -189,7 +189,7 @@ def gpu_memory() -> int | None:
 
 
 def main_memory() -> int | None:
-    """Return the bytes of memory and swap that processes here may use; None where nothing says."""
+    """Return the memory and swap in bytes that processes may use; None where they cannot be told."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -203,7 +203,7 @@ def main_memory() -> int | None:
 
 
 def size(n_bytes: float) -> str:
-    """Return bytes as a reader wants them."""
+    """Return a number of bytes with a unit: 3.2 GB."""
     units: Sequence[str] = ("B", "kB", "MB", "GB", "TB")
     for unit in units[:-1]:
         if n_bytes < 1000:

@@ -1,4 +1,4 @@
-"""What can be known of a model without loading it: where it is, how many weights it has, how long its rows may be."""
+"""Checks of models without loading them: where a model is, its size, its longest sequence, its chat template."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from rao_kedro.models.checks import ADAPTER, check_causal_lm, check_settings, re
 from rao_kedro.models.gguf import find_packaged_gguf
 from rao_kedro.planning.steps import Run
 
-# Of any kind of tokenizer, one of these at least.
+# Every kind of tokenizer has at least one of these files.
 _TOKENIZERS = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "merges.txt", "*.tiktoken", "tekken.json")
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -24,8 +24,8 @@ class ModelFacts(NamedTuple):
     """What a model's files say.
 
     Attributes:
-        weights: How many there are.
-        positions: Tokens of its longest row; None where that is not plainly said.
+        weights: Number of weights.
+        positions: Tokens of the longest sequence; None where the settings do not say so plainly (scaled RoPE).
     """
 
     weights: int
@@ -33,7 +33,7 @@ class ModelFacts(NamedTuple):
 
 
 def facts(run: Run) -> ModelFacts | None:
-    """Return what is known of the base model, from which all policies and reward models start; None if nothing is."""
+    """Return what is known of the base model, whose size all policies and reward models have; None if nothing is."""
     imported = run.path("base_model")
     if imported is not None:
         return _facts_of_checkpoint(imported)
@@ -43,7 +43,7 @@ def facts(run: Run) -> ModelFacts | None:
 
 
 def base_model_problems(model: ModelParameters) -> Iterator[str]:
-    """Yield why a base model could not be imported, as far as names and small files tell."""
+    """Yield why the base model could not be imported, judged by names and small files."""
     try:
         if model.source == "gguf_package":
             find_packaged_gguf(model.name)
@@ -56,13 +56,13 @@ def base_model_problems(model: ModelParameters) -> Iterator[str]:
 
 
 def checkpoint_problems(parameter: str, name: str, revision: str | None = None, base: bool = False) -> Iterator[str]:
-    """Yield why a checkpoint that a parameter names could not be used; nothing of what can only be known from the hub.
+    """Yield why a checkpoint that a parameter names could not be used; the hub is not asked.
 
     Args:
         parameter: The parameter.
         name: A directory or a hub name.
         revision: A hub revision.
-        base: Whether it is to be the base model, which may be an adapter or FP8, and must be a causal LM.
+        base: Whether it becomes the base model, which may be an adapter or FP8 and must be a causal LM.
     """
     directory = Path(name).expanduser()
     if not directory.is_dir():
@@ -90,7 +90,7 @@ def checkpoint_problems(parameter: str, name: str, revision: str | None = None, 
 
 
 def template_problems(parameter: str, path: Path) -> Iterator[str]:
-    """Yield why a Jinja file could not be used: it is not there, or its syntax is wrong."""
+    """Yield why a Jinja file could not be used: it does not exist, or its syntax is wrong."""
     from jinja2 import Environment, TemplateSyntaxError
 
     if not path.is_file():
@@ -107,7 +107,7 @@ def template_problems(parameter: str, path: Path) -> Iterator[str]:
 
 
 def template_kwargs_problems(run: Run, parameter: str, kwargs: Mapping[str, Any]) -> Iterator[str]:
-    """Yield which variables the chat template of the base model, where that is there already, does not read."""
+    """Yield which of the variables the base model's chat template does not read, if the base model exists already."""
     from rao_kedro.models.chat_format import load_chat_format
 
     directory = run.path("base_model") if kwargs else None
@@ -155,5 +155,5 @@ def _positions(settings: dict[str, Any]) -> int | None:
 
 
 def long_rows_are_allowed() -> bool:
-    """Return whether vLLM was told to take rows that are longer than the model says."""
+    """Return whether vLLM is told to accept sequences longer than the model's positions."""
     return os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0") not in ("0", "")

@@ -1,4 +1,4 @@
-"""How many rows, tokens, steps and bytes a step takes, as far as that can be known before it runs."""
+"""The size of a step before it runs: rows, tokens, optimizer steps, memory, disk and time, as far as they are known."""
 
 import json
 from collections.abc import Iterator
@@ -15,21 +15,21 @@ from rao_kedro.datasets.freshness import RECORDS
 from rao_kedro.planning import lengths, machine, models
 from rao_kedro.planning.steps import Run, Step
 
-COUNTED = 2**30  # bytes of a file whose lines are counted
+COUNTED = 2**30  # bytes; lines of larger files are not counted
 _MODEL_MAKERS = ("prepare_base_model", "train_sft", "train_reward_model", "align")
 _PLAIN_LINES = (".jsonl",)
 
 
 class Size(NamedTuple):
-    """What a step takes; None where that is not known yet, or does not apply.
+    """The size of a step; a field is None where it is not known yet or does not apply.
 
     Attributes:
         rows: Groups, responses or prompts.
-        tokens: That are read, of all epochs together, or at most written.
+        tokens: Tokens that are read in all epochs together, or the most that can be generated.
         steps: Optimizer steps.
-        memory: Bytes of each process: weights, gradients and optimizer, activations left out.
-        disk: Bytes of models and checkpoints that stay or are there at the same time.
-        seconds: What it took the last time, or takes at the speed of the last time.
+        memory: Bytes of weights, gradients and optimizer state in each process, without activations.
+        disk: Bytes of the models that stay and of the checkpoints that exist at the same time.
+        seconds: Time at the speed of the last run, or else the time that the last run took.
     """
 
     rows: int | None = None
@@ -41,7 +41,7 @@ class Size(NamedTuple):
 
 
 def size_of(run: Run, step: Step, launch: machine.Launch | None) -> Size:
-    """Return what a step takes."""
+    """Return the size of a step."""
     found = _size(run, step, launch)
     return found if found.seconds is not None else found._replace(seconds=_seconds_last_time(run, step))
 
@@ -51,7 +51,7 @@ def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
     match step.function:
         case "prepare_base_model":
             known = models.facts(run)
-            copied = given["model"].source != "checkpoint"  # else links
+            copied = given["model"].source != "checkpoint"  # a checkpoint is linked
             return Size(disk=None if known is None else WEIGHT_BYTES * known.weights * copied)
         case "collect_preferences":
             if given["source"] == "preferences":
@@ -59,9 +59,11 @@ def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
             return _of_sampling(given["sampled"])
         case "train_sft":
             return _of_training(run, step, given["training"], 1, launch)
-        case "train_reward_model":
+        case "train_reward_model" | "measure_trained":
             return _of_training(run, step, given["training"], None, launch)
-        case "align":
+        case "measure_implicit":
+            return _of_training(run, step, given["dpo"].training, lengths.responses_read(given["dpo"]), launch)
+        case "align" | "train_run":
             method: MethodParameters = given["method"]
             return _of_training(run, step, method.training, lengths.responses_read(method), launch, method)
         case "annotate_responses":
@@ -71,7 +73,7 @@ def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
             groups = _groups(run, step)
             known_tokens = None if groups is None else sum(group.tokens(None) for group in groups)
             return Size(rows=None if groups is None else len(groups), tokens=known_tokens)
-        case "generate_responses":
+        case "generate_responses" | "generate_with_benchmarks":
             prompts, sampling = _evaluation_prompts(run), given["generation"].sampling
             rows = None if prompts is None else prompts * sampling.n
             return Size(rows=rows, tokens=None if rows is None else rows * sampling.max_tokens)
@@ -85,7 +87,7 @@ def _of_sampling(sampled: SampledResponses) -> Size:
 
 
 def _evaluation_prompts(run: Run) -> int | None:
-    """Return how many held-out prompts are answered; of preference data it is known once they are tokenised."""
+    """Return the number of held-out prompts; with preference data it is known once they are tokenised."""
     if (table := run.path("evaluation_prompts@path")) is not None:
         return int(pq.read_metadata(table).num_rows)
     data = run.parameter("data")
@@ -93,7 +95,8 @@ def _evaluation_prompts(run: Run) -> int | None:
 
 
 def _groups(run: Run, step: Step) -> list[lengths.Group] | None:
-    path = lengths.table_of(run, step)
+    drawn = step.datasets.get("training_groups")
+    path = lengths.table_of(run, step) if drawn is None else run.path(drawn)
     return None if path is None else lengths.read_groups(path)
 
 
@@ -128,12 +131,12 @@ def _of_training(
 
 
 def checkpoint_bytes(training: TrainingParameters, weights: int, steps: int | None) -> int:
-    """Return the bytes of the checkpoints that are on disk at the same time, one more while it is written.
+    """Return the bytes of the checkpoints that exist at the same time: one more than are kept, while it is written.
 
     Args:
         training: Parameters of the loop.
-        weights: Of the model.
-        steps: Optimizer steps; None where they are not known yet, so that there may be no checkpoint.
+        weights: Number of weights of the model.
+        steps: Optimizer steps; None where they are not known yet: then there may be no checkpoint.
     """
     if training.checkpoint_every == 0 or training.lora is not None or steps is None:
         return 0
@@ -143,7 +146,7 @@ def checkpoint_bytes(training: TrainingParameters, weights: int, steps: int | No
 
 
 def bytes_on_disk(run: Run) -> int:
-    """Return what a run surely writes besides what is there: models, and the checkpoints of the largest training."""
+    """Return the least bytes that a run adds to the disk: new models, and the checkpoints of the largest training."""
     known = models.facts(run)
     if known is None:
         return 0
@@ -151,7 +154,7 @@ def bytes_on_disk(run: Run) -> int:
     for step in run.steps:
         if step.function in _MODEL_MAKERS:
             place = run.place(step.outputs[0])
-            there = place is not None and (place / "config.json").exists()  # it is replaced
+            there = place is not None and (place / "config.json").exists()  # the new one replaces it
             linked = step.function == "prepare_base_model" and step.given["model"].source == "checkpoint"
             made += 0 if there or linked else WEIGHT_BYTES * known.weights
         for training, responses in _trainings(step):
@@ -161,14 +164,16 @@ def bytes_on_disk(run: Run) -> int:
 
 
 def _trainings(step: Step) -> Iterator[tuple[TrainingParameters, int | None]]:
-    if step.function in ("train_sft", "train_reward_model"):
+    if step.function in ("train_sft", "train_reward_model", "measure_trained"):
         yield step.given["training"], None
-    elif step.function == "align":
+    elif step.function in ("align", "train_run"):
         yield step.given["method"].training, None
+    elif step.function == "measure_implicit":
+        yield step.given["dpo"].training, None
 
 
 def rows_of(preferences: PreferenceFiles) -> int | None:
-    """Return how many rows of preference data will be read; None where that cannot be told quickly."""
+    """Return the rows of preference data that will be read; None where they cannot be counted quickly."""
     counts = [_rows_of_source(source) for _, source in preferences if source is not None]
     return None if None in counts else sum(count for count in counts if count is not None)
 
@@ -192,7 +197,7 @@ def _rows_of_file(path: Path) -> int | None:
 
 
 def _speed(run: Run, step: Step) -> float | None:
-    """Return the useful tokens per second of a training that ran before, from its log."""
+    """Return the useful tokens per second of the last run of a training, from its log."""
     log = next((run.place(output) for output in step.outputs if "training_log" in output), None)
     if log is None or not log.exists():
         return None
@@ -202,7 +207,7 @@ def _speed(run: Run, step: Step) -> float | None:
 
 
 def _seconds_last_time(run: Run, step: Step) -> float | None:
-    """Return what a step took when it made what is there, as its record says."""
+    """Return the seconds that a step took the last time, from the record of its artefacts."""
     for output in step.outputs:
         place = run.place(output)
         record = None if place is None else place.parent / RECORDS / f"{place.name}.json"

@@ -1,4 +1,4 @@
-"""The nodes of a run with what each is given: parameters by the argument's name, and datasets."""
+"""The nodes of a run with their parameters and datasets, by the names of their functions' arguments."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -19,12 +19,12 @@ class Step:
     """A node that will run.
 
     Attributes:
-        name: Of the node.
-        function: Name of its function, which says what it does.
-        given: Values of its parameters by the function's argument.
-        named: Their dotted names by the argument.
-        datasets: Names of its input datasets by the argument.
-        outputs: Names of its output datasets.
+        name: The node's name.
+        function: Name of the node's function, which says what the node does.
+        given: Values of the parameters, by the function's argument.
+        named: Dotted names of the parameters, by the argument.
+        datasets: Names of the input datasets, by the argument.
+        outputs: Names of the output datasets.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Run:
-    """All of a run.
+    """The steps of a run, and the catalog.
 
     Attributes:
-        steps: In the order in which they run.
+        steps: The steps in the order in which they run.
         catalog: Where the data are.
-        kept: Datasets that steps make again, but from what is there now, so that they come out as they are.
+        kept: Outputs of fresh steps: the run makes them again, but they stay what they are.
     """
 
     steps: tuple[Step, ...]
@@ -58,17 +58,17 @@ class Run:
         return next((step.given["workers"] for step in self.steps if "workers" in step.given), None)
 
     def makes(self, dataset: str) -> bool:
-        """Return whether a step makes a dataset anew, so that what is there now does not count."""
+        """Return whether a step changes a dataset, so that its content of now does not count."""
         made = {stem(output) for step in self.steps for output in step.outputs}
         return stem(dataset) in made - self.kept
 
     def path(self, dataset: str) -> Path | None:
-        """Return the local file or directory of a dataset that is there, and stays as it is; else None."""
+        """Return the local file or directory of a dataset that exists and that the run does not change; else None."""
         found = None if self.makes(dataset) else self.place(dataset)
         return found if found is not None and found.exists() else None
 
     def place(self, dataset: str) -> Path | None:
-        """Return where a dataset is kept on this machine, whether or not it is there; None for any other."""
+        """Return the local path of a dataset, whether or not it exists; None for a dataset that is kept elsewhere."""
         entry = self.catalog.get(dataset)
         if getattr(entry, "_protocol", "file") != "file" or getattr(entry, "_version", None) is not None:
             return None
@@ -77,7 +77,7 @@ class Run:
 
 
 def steps_of(pipeline: Pipeline, catalog: CatalogProtocol, kept: Iterable[str] = ()) -> Run:
-    """Return a run's nodes with what they are given; `kept` names nodes whose outputs come out as they are."""
+    """Return the steps of a run; `kept` names its fresh nodes, whose outputs stay what they are."""
     steps = tuple(_step(node, catalog) for node in pipeline.nodes)
     names = {*kept}
     outputs = {stem(output) for step in steps if step.name in names for output in step.outputs}
@@ -85,7 +85,7 @@ def steps_of(pipeline: Pipeline, catalog: CatalogProtocol, kept: Iterable[str] =
 
 
 def stem(dataset: str) -> str:
-    """Return the name that `data@pandas` and `data@path` share."""
+    """Return the part of the name that `data@pandas` and `data@path` share."""
     return dataset.split("@")[0]
 
 

@@ -12,7 +12,7 @@ from rao_kedro.planning.steps import Run, Step, steps_of
 UNKNOWN = "?"
 _WIDTHS = {"node": 27, "now": 5, "rows": 7, "tokens": 7, "steps": 6, "memory": 7, "disk": 7, "time": 7}
 _TRAINS = ("rows", "tokens", "steps", "memory", "disk", "time")
-# What a step has, by its function; of the others only what they took the last time is told.
+# The columns of a step, by its function; other steps show only the time that they took the last time.
 _HAS = {
     "prepare_base_model": ("disk", "time"),
     "collect_preferences": ("rows", "tokens", "time"),
@@ -22,22 +22,24 @@ _HAS = {
     "annotate_responses": ("rows", "time"),
     "score_reference": ("rows", "tokens", "time"),
     "generate_responses": ("rows", "tokens", "time"),
+    "generate_with_benchmarks": ("rows", "tokens", "time"),
     "score_responses": ("time",),
     "judge_methods": ("time",),
-    "train_runs": ("time",),
-    "measure_runs": ("time",),
+    "train_run": _TRAINS,
+    "measure_trained": _TRAINS,
+    "measure_implicit": _TRAINS,
     "measure_reward": ("time",),
     "tokenize": ("time",),
 }
 
 
 def plan_table(pipeline: Pipeline, catalog: CatalogProtocol, stale: Mapping[str, Sequence[str]]) -> str:
-    """Return the nodes of a run in their order, with what is known of each.
+    """Return a table of the nodes of a run in their order, with the known size of each.
 
     Args:
         pipeline: The nodes that will run.
         catalog: Where their inputs and outputs are.
-        stale: Names of the nodes whose outputs are missing or were made from something else.
+        stale: Names of the nodes whose outputs are missing or stale.
     """
     run = steps_of(pipeline, catalog, kept={node.name for node in pipeline.nodes} - {*stale})
     launch = _launch(run)
@@ -117,7 +119,7 @@ def _number(value: int | None) -> str | None:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a reader wants it."""
+    """Return a time with a unit: 3 min."""
     if seconds < 1:
         return "< 1 s"
     if seconds < 90:

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 
 from rao_kedro.config.runs import method_of
-from rao_kedro.reporting.report import embedded
+from rao_kedro.evals.benchmark import ItemTurn
+from rao_kedro.reporting.report import embed_figures
 
 Row = Mapping[Hashable, Any]
 
@@ -18,7 +19,7 @@ class Example(NamedTuple):
 
     Attributes:
         prompt: What was asked.
-        answers: What each method answered, and what is said of that.
+        answers: The answer of each method, and how it was judged.
     """
 
     prompt: str
@@ -31,46 +32,46 @@ def benchmark_report(
     figures: Mapping[str, go.Figure],
     answers: pd.DataFrame,
     samples: pd.DataFrame,
-    annotations: pd.DataFrame,
-    judgments: pd.DataFrame,
+    verdicts: Mapping[str, Mapping[ItemTurn, str]],
     examples: int,
 ) -> str:
     """Return the page.
 
     Args:
         scores: Table of `BenchmarkScoreTable`.
-        tables: By their headings.
-        figures: By their headings.
+        tables: Tables by their headings.
+        figures: Figures by their headings.
         answers: Table of `BenchmarkAnswerTable`.
         samples: Table of `DownstreamSampleTable`.
-        annotations: Table of `AlpacaEvalAnnotationTable`.
-        judgments: Table of `MTBenchJudgmentTable`.
-        examples: Items of each benchmark that are shown with every method's answer, of its first run.
+        verdicts: How each answer was judged, by benchmark (`Benchmark.verdicts`).
+        examples: Items of each benchmark that are shown with the answers of every method's first run.
     """
     template = Environment(loader=PackageLoader("rao_kedro.reporting"), autoescape=True).get_template("benchmarks.html")
-    judged = answers.assign(
-        verdict=[*map(_verdicts(annotations, judgments), answers.to_dict("records"))] if len(answers) else ""
-    )
+
+    def judged(row: Row) -> tuple[str, str]:
+        key = row["method"], row["item_id"], row["turn"]
+        return row["answer"], verdicts[row["benchmark"]].get(key, "not judged")
+
     methods = [run for run in dict.fromkeys([*answers["method"], *samples["method"]]) if run == method_of(run)]
-    samples = samples.drop_duplicates(["method", "task", "item_id"])  # of several metrics, the first
+    samples = samples.drop_duplicates(["method", "task", "item_id"])  # of several metrics, the first one
     shown = {
-        str(name): _examples(table, ["item_id", "turn"], methods, lambda row: (row["answer"], row["verdict"]), examples)
-        for name, table in judged.groupby("benchmark", sort=False)
+        str(name): _examples(table, ["item_id", "turn"], methods, judged, examples)
+        for name, table in answers.groupby("benchmark", sort=False)
     } | {
-        str(name): _examples(table, ["task", "item_id"], methods, _sample, examples)
+        str(name): _examples(table, ["task", "item_id"], methods, _read_sample, examples)
         for name, table in samples.groupby(samples["task"].str.split("::").str[0], sort=False)
     }
     return template.render(
         tables={title: (list(table.columns), table.to_numpy().tolist()) for title, table in tables.items()},
         cut=cut_sentences(scores),
-        figures=embedded(figures),
+        figures=embed_figures(figures),
         methods=methods,
         examples=shown,
     )
 
 
 def cut_sentences(scores: pd.DataFrame) -> list[str]:
-    """Return a sentence per benchmark on which responses were cut at the token limit.
+    """Return a sentence per benchmark on the share of responses that were cut at the token limit.
 
     Args:
         scores: Table of `BenchmarkScoreTable`.
@@ -86,45 +87,21 @@ def cut_sentences(scores: pd.DataFrame) -> list[str]:
 
 
 def _examples(
-    table: pd.DataFrame, key: list[str], methods: list[str], shown: Callable[[Row], tuple[str, str]], n: int
+    table: pd.DataFrame, key: list[str], methods: list[str], show: Callable[[Row], tuple[str, str]], n: int
 ) -> list[Example]:
     """Return the first `n` items, every turn of them, with each method's answer."""
     items = table["item_id"].drop_duplicates().head(n)
     return [
         Example(
             str(rows["prompt"].iloc[0]),
-            [shown(of_method[method]) if method in of_method else ("", "") for method in methods],
+            [show(of_method[method]) if method in of_method else ("", "") for method in methods],
         )
         for _, rows in table[table["item_id"].isin(items)].groupby(key, sort=False)
         for of_method in [{row["method"]: row for row in rows.to_dict("records")}]
     ]
 
 
-def _verdicts(annotations: pd.DataFrame, judgments: pd.DataFrame) -> Callable[[Row], str]:
-    """Return what says how an answer was judged."""
-    preferred = {
-        (row["generator_2"], row["instruction"]): f"preferred over {row['generator_1']} with probability "
-        f"{row['preference'] - 1:.2f}, says {row['annotator']}"
-        if not row["unscored_reason"]
-        else f"not judged: {row['unscored_reason']}"
-        for row in annotations[::-1].to_dict("records")  # the first judge's stays
-    }
-    scored = {
-        (row["method"], str(row["question_id"]), row["turn"]): f"{row['score']:g} of 10, says {row['judge']}"
-        if not row["unscored_reason"]
-        else f"not judged: {row['unscored_reason']}"
-        for row in judgments.to_dict("records")
-    }
-
-    def verdict(answer: Row) -> str:
-        if answer["benchmark"] == "alpaca_eval":
-            return preferred.get((answer["method"], answer["prompt"]), "not judged")
-        return scored.get((answer["method"], answer["item_id"], answer["turn"]), "not judged")
-
-    return verdict
-
-
-def _sample(row: Row) -> tuple[str, str]:
-    """Return what was written, and what was read off it."""
+def _read_sample(row: Row) -> tuple[str, str]:
+    """Return the output of a downstream task, and the answer that was read in it."""
     read: str = "no answer found" if pd.isna(row["extracted"]) else f"read as {row['extracted']}"
     return str(row["output"]), f"{read}; right is {row['gold']}"

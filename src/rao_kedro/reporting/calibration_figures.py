@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rao_kedro.reporting.figures import styled
+from rao_kedro.plotting import apply_style
 
 CHOSEN, REJECTED = "#0072b2", "#d55e00"
 PARTS = {"train": CHOSEN, "validation": "#009e73", "test": "#cc79a7"}
@@ -46,7 +46,7 @@ def reward_calibration(reward_annotated: pd.DataFrame, by_gap: pd.DataFrame, gri
     figure.update_xaxes(title_text="reward", row=1, col=1)
     figure.update_xaxes(title_text="difference of rewards", row=1, col=2)
     figure.update_yaxes(title_text="prompt groups", row=1)
-    return styled(figure, f"Rewards of {len(reward_annotated)} prompt groups", height=1050)
+    return apply_style(figure, f"Rewards of {len(reward_annotated)} prompt groups", height=1050)
 
 
 def _draw_accuracy(figure: go.Figure, by_gap: pd.DataFrame) -> None:

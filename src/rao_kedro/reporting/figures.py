@@ -1,6 +1,6 @@
 """Plotly figures of training runs, rewards and scores."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,10 +8,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from rao_kedro.config.runs import method_of
+from rao_kedro.plotting import apply_style, assign_colors, error_bars
 
-COLORS = {"sft": "#7f7f7f", "rao": "#0072b2", "dpo": "#d55e00"}
 STUDY_COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b"]
-OTHER_COLORS = ["#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#17becf", "#bcbd22", "#9467bd"]
 
 # Panels of a training run: title with unit, and the columns that are drawn in it with their names and dashes.
 PANELS = [
@@ -37,7 +36,7 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
     rows = -(-len(panels) // 2)
     titles = [title for title, _ in panels]
     figure = make_subplots(rows, 2, subplot_titles=titles, vertical_spacing=0.24 / rows, horizontal_spacing=0.1)
-    colors = colors_of(map(method_of, logs))
+    colors = assign_colors(map(method_of, logs))
     for i, (_, curves) in enumerate(panels):
         row, column = i // 2 + 1, i % 2 + 1
         for run, log in logs.items():
@@ -49,7 +48,9 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
     figure.update_xaxes(title_text="optimizer step", row=rows)
     dashes = "; solid: chosen, dotted: rejected" if "log_ratio_rejected" in columns else ""
     paler = "; paler: further seeds" if len(set(map(method_of, logs))) < len(logs) else ""
-    return styled(figure, f"Lines: training steps, markers: validation groups{dashes}{paler}", height=90 + 270 * rows)
+    return apply_style(
+        figure, f"Lines: training steps, markers: validation groups{dashes}{paler}", height=90 + 270 * rows
+    )
 
 
 def training_dynamics_of_one(training_log: pd.DataFrame) -> go.Figure:
@@ -88,7 +89,7 @@ def likelihood_dynamics(logs: pd.DataFrame, panels: Mapping[str, Sequence[str]])
     figure.update_xaxes(title_text="optimizer step")
     figure.update_yaxes(title_text="log-ratio to the reference, nats", col=1)
     title = "Lines: training steps, markers: validation groups; solid and filled: chosen, dotted and open: rejected"
-    figure = styled(figure, title, height=560)
+    figure = apply_style(figure, title, height=560)
     for column in range(1, len(panels) + 1):
         axis = figure.layout["xaxis" if column == 1 else f"xaxis{column}"]
         place = {"orientation": "v", "yref": "paper", "y": 0.01, "yanchor": "bottom", "xanchor": "left"}
@@ -115,7 +116,7 @@ def reward_model_accuracies(study: pd.DataFrame) -> go.Figure:
                 go.Scatter(
                     x=rows["form"],
                     y=rows[name],
-                    error_y=interval_bars(rows[f"{name}_high"] - rows[name], rows[name] - rows[f"{name}_low"]),
+                    error_y=error_bars(rows[f"{name}_high"] - rows[name], rows[name] - rows[f"{name}_low"]),
                     mode="markers",
                     name=label,
                     legendgroup=label,
@@ -128,12 +129,7 @@ def reward_model_accuracies(study: pd.DataFrame) -> go.Figure:
         low, high = shown[f"{name}_low"].min(), shown[f"{name}_high"].max()
         figure.update_yaxes(range=[low - 0.05, high + 0.05], row=1, col=column)
     figure.update_layout(scattermode="group", scattergap=0.5)
-    return styled(figure, f"{int(study['n'].max())} held-out groups, 95 % intervals", height=420)
-
-
-def interval_bars(above: Sequence[float] | pd.Series, below: Sequence[float] | pd.Series) -> dict[str, object]:
-    """Return error bars from how far an interval reaches above and below its point."""
-    return {"array": above, "arrayminus": below, "thickness": 2, "width": 8}
+    return apply_style(figure, f"{int(study['n'].max())} held-out groups, 95 % intervals", height=420)
 
 
 def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
@@ -146,7 +142,7 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
     panels = [("rule_score", "Rule score"), ("reward", "Reward")]
     panels = [*panels, ("win_rate_vs_sft", f"Win rate against SFT by {judge}")]
     panels = [panel for panel in panels if leaderboard[panel[0]].notna().any()] or panels
-    colors = colors_of(leaderboard["method"])
+    colors = assign_colors(leaderboard["method"])
     figure = make_subplots(1, len(panels), subplot_titles=[title for _, title in panels])
     seeds = int(leaderboard["seeds"].max())
     for column, (name, _) in enumerate(panels, start=1):
@@ -164,7 +160,7 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
     if seeds > 1:
         title += f"; diamonds: 95 % intervals over up to {seeds} training seeds"
         figure.update_layout(scattermode="group", scattergap=0.6)
-    return styled(figure, title, height=420)
+    return apply_style(figure, title, height=420)
 
 
 def _point(row: Mapping[Hashable, Any], name: str, over: str, symbol: str, color: str) -> go.Scatter:
@@ -172,7 +168,7 @@ def _point(row: Mapping[Hashable, Any], name: str, over: str, symbol: str, color
     return go.Scatter(
         x=[row["method"]],
         y=[point],
-        error_y=interval_bars([row[f"{name}{over}_high"] - point], [point - row[f"{name}{over}_low"]]),
+        error_y=error_bars([row[f"{name}{over}_high"] - point], [point - row[f"{name}{over}_low"]]),
         mode="markers",
         marker={"size": 11, "color": color, "symbol": symbol},
         offsetgroup=over or "_prompts",
@@ -198,29 +194,3 @@ def _curves(run: str, color: str, log: pd.DataFrame, name: str, part: str, dash:
             go.Scatter(x=points["step"], y=points[evaluated], mode="markers", name=label, showlegend=False, **shared)
         )
     return result
-
-
-def colors_of(methods: Iterable[str]) -> dict[str, str]:
-    """Return the colour of each method: its own, or one by its place among the others, the same in all figures."""
-    others = sorted(set(methods) - set(COLORS))
-    return COLORS | {name: OTHER_COLORS[i % len(OTHER_COLORS)] for i, name in enumerate(others)}
-
-
-def styled(figure: go.Figure, title: str, height: int) -> go.Figure:
-    """Give a figure the project's look."""
-    figure.update_layout(
-        title={"text": title, "font": {"size": 14}, "x": 0.01, "xanchor": "left"},
-        template="plotly_white",
-        height=height,
-        margin={"l": 70, "r": 30, "t": 80, "b": 60},
-        legend={
-            "orientation": "h",
-            "yref": "container",
-            "y": 1 - 30 / height,  # beside the title, below the buttons
-            "yanchor": "top",
-            "x": 1,
-            "xanchor": "right",
-        },
-        font={"family": "system-ui, sans-serif", "size": 13},
-    )
-    return figure

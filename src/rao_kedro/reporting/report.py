@@ -39,14 +39,14 @@ def html_report(
         unscored=bool(leaderboard["unscored"].any()),
         mixed=bool((leaderboard["n_rule_score"].between(1, leaderboard["n"] - 1)).any()),
         unequal=unequal_responses(leaderboard),
-        figures=embedded(figures),
+        figures=embed_figures(figures),
         methods=list(first_runs),
         examples=_examples(first_runs, examples),
         tables={title: (list(table.columns), table.to_numpy().tolist()) for title, table in tables.items()},
     )
 
 
-def embedded(figures: Mapping[str, go.Figure]) -> dict[str, str]:
+def embed_figures(figures: Mapping[str, go.Figure]) -> dict[str, str]:
     """Return figures as HTML by their headings; the first one brings plotly along for all."""
     return {
         title: figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False})

@@ -13,7 +13,7 @@ from rao_kedro.models.chat_format import ChatFormat, load_chat_format
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.models.loading import load_reward_model
 from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.models.reward_head import ReadAt, RewardModel, recorded_read_at, reward_module
+from rao_kedro.models.reward_head import ReadAt, RewardModel, find_read_at, reward_module
 from rao_kedro.models.rotary import rotary_limit
 from rao_kedro.rewards.base import Reward, Scores
 from rao_kedro.rewards.tokens import score_tokens
@@ -68,7 +68,7 @@ class BradleyTerry(Reward):
 
     @cached_property
     def _read_at(self) -> ReadAt:
-        return recorded_read_at(self._directory) if self.read_at == "auto" else self.read_at
+        return find_read_at(self._directory) if self.read_at == "auto" else self.read_at
 
     @cached_property
     def _chat(self) -> ChatFormat:

@@ -63,7 +63,7 @@ class GenerativeReward(Reward):
             top_logprobs: Most likely tokens that the expectation is computed from.
             max_failure_share: Share of replies without a score above which the run ends.
             cache_dir: Directory of the cached replies, so that none is paid for twice.
-            **judge: The other fields of `rao_kedro.config.benchmarks.JudgeServerParameters`: `base_url`, how the judge
+            **judge: The other fields of `rao_kedro.config.servers.JudgeServerParameters`: `base_url`, how the judge
                 is asked, prices. A `max_tokens` of `protocol` is 8, or 512 with reasoning; such a temperature is 0.
 
         Raises:

@@ -1,1 +1,1 @@
-"""Forward passes without gradients: log-probs of responses and prompts under a model, sharded over processes."""
+"""Forward passes without gradients: log-probs and rewards of groups of responses, on one process or on many."""

@@ -1,6 +1,6 @@
 """Forward passes over packed groups without gradients: reference log-probs, rewards, evaluation.
 
-Each process scores its share of the packs; all of them return everything, and the main one writes.
+Each process scores its share of the packs. Every process returns the scores of all groups; the main process writes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,12 +30,12 @@ Group = TypeVar("Group")
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """How packs are computed on; a `ScoringSpec` says the same.
+    """Precision and batch size of a forward pass; a `ScoringSpec` has the same attributes.
 
     Attributes:
-        mixed_precision: Compute precision, that of training.
+        mixed_precision: Compute precision, "no" or "bf16"; must be that of training.
         max_tokens_per_batch: Tokens of one packed forward pass.
-        t0_length: Tokens of the prefix t_0.
+        t0_length: Tokens of the prefix t_0, which all prompts share.
     """
 
     mixed_precision: str
@@ -44,7 +44,7 @@ class ForwardPass:
 
 
 class Logps(NamedTuple):
-    """Summed log-probs of one group, in nats: of the prompt after t_0, and of its responses."""
+    """Log-probs of one group in nats, summed over tokens: of the prompt after t_0, and of each response."""
 
     prompt: float
     responses: list[float]
@@ -71,18 +71,19 @@ def write_in_shards(
     tables: dict[int, pa.Table] = {}
     if main:
         shards.discard_others(keys)
-        tables = {start: t for start, of in zip(starts, keys, strict=True) if (t := shards.read(of)) is not None}
+        found = zip(starts, map(shards.read, keys), strict=True)
+        tables = {start: table for start, table in found if table is not None}
     (kept,) = broadcast_object_list([[*tables]])  # other machines may not see the main process's files
     what, done = f"scoring {spec.output_path.stem}", sum(map(len, tables.values()))
     if main and groups:
         report_progress(what, done, len(groups), "groups")
-    for start, of in zip(starts, keys, strict=True):
+    for start, shard_key in zip(starts, keys, strict=True):
         if start in kept:
             continue
         rows = score(groups[start : start + size])
         if main:
             tables[start] = pa.Table.from_pylist(rows)
-            shards.write(of, tables[start])
+            shards.write(shard_key, tables[start])
             done += len(rows)
             report_progress(what, done, len(groups), "groups")
     if main:
@@ -92,23 +93,26 @@ def write_in_shards(
 
 
 def read_all_groups(spec: ScoringSpec) -> list[TokenizedGroup]:
-    """Read every group of the spec's table, responses in the table's own order."""
+    """Read every group of the spec's table, with the responses in the order of the table."""
     rows = pq.read_table(spec.groups_path, columns=["group_id", "prompt_ids", "response_ids"]).to_pylist()
     return [TokenizedGroup(row["group_id"], row["prompt_ids"], row["response_ids"]) for row in rows]
 
 
 def score_logps(
-    module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass | ScoringSpec
+    module: nn.Module, groups: Sequence[TokenizedGroup], forward_pass: ForwardPass | ScoringSpec
 ) -> dict[str, Logps]:
-    """Return the log-probs of each group by its id, responses in the order of the group.
+    """Return the log-probs of each group by its id, with the responses in the order of the group.
 
     Args:
         module: A `LogProbModel`, which may be wrapped for training.
         groups: The groups; every process passes all of them.
-        how: Precision and batch size.
+        forward_pass: Precision and batch size.
+
+    Raises:
+        ModelError: A group is longer than the model's rotary embedding allows.
     """
     result = {}
-    for pack, batch, counts in _forward_packs(module, groups, how):
+    for pack, batch, counts in _forward_packs(module, groups, forward_pass):
         logps = module(batch, prompt_gradient="detached")
         assert isinstance(logps.prompts, torch.Tensor)
         if counts:
@@ -117,19 +121,22 @@ def score_logps(
     return gather_scores(result, groups)
 
 
-def score_rewards(module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass) -> dict[str, list[float]]:
-    """Return the rewards of each group by its id, responses in the order of the group.
+def score_rewards(
+    module: nn.Module, groups: Sequence[TokenizedGroup], forward_pass: ForwardPass
+) -> dict[str, list[float]]:
+    """Return the rewards of each group by its id, with the responses in the order of the group.
 
     Args:
-        module: What `reward_module` returns.
+        module: The module that `reward_module` returns.
         groups: The groups; every process passes all of them.
-        how: Precision and batch size.
+        forward_pass: Precision and batch size.
 
     Raises:
-        ModelError: The rewards of one process do not depend on the responses.
+        ModelError: The rewards that one process computed do not depend on the responses, or a group is longer than the
+            model's rotary embedding allows.
     """
     result = {}
-    for pack, batch, counts in _forward_packs(module, groups, how):
+    for pack, batch, counts in _forward_packs(module, groups, forward_pass):
         rewards = module(batch).tolist()
         if counts:
             for group, of_group in zip(pack, rewards, strict=True):
@@ -140,14 +147,14 @@ def score_rewards(module: nn.Module, groups: Sequence[TokenizedGroup], how: Forw
 
 
 def refuse_constant_rewards(groups: Sequence[TokenizedGroup], rewards: Mapping[str, Sequence[float]]) -> None:
-    """Refuse a model's rewards that are all the same number, or that are in every group of several responses.
+    """Refuse rewards that do not depend on the responses.
 
     Args:
-        groups: What was scored; equal responses may have equal rewards.
-        rewards: Of each group by its id.
+        groups: The groups that were scored. Equal responses may have equal rewards.
+        rewards: The rewards of each group by its id.
 
     Raises:
-        ModelError: They are.
+        ModelError: All rewards are the same number, or each group with different responses has one reward for all.
     """
     scored = {(tuple(group.prompt_ids), tuple(ids)) for group in groups for ids in group.response_ids}
     values = {value for group in groups for value in rewards[group.group_id]}
@@ -165,17 +172,18 @@ def refuse_constant_rewards(groups: Sequence[TokenizedGroup], rewards: Mapping[s
 
 
 def gather_scores(mine: dict[str, Scores], groups: Sequence[TokenizedGroup]) -> dict[str, Scores]:
-    """Return what each process knows of its groups as everybody's, in the order of the groups."""
-    known = {name: scores for share in gather_object([mine]) for name, scores in share.items()}
-    return {group.group_id: known[group.group_id] for group in groups}
+    """Return the scores of all processes on every process, in the order of the groups."""
+    scores = {group_id: of_group for share in gather_object([mine]) for group_id, of_group in share.items()}
+    return {group.group_id: scores[group.group_id] for group in groups}
 
 
 def _forward_packs(
-    module: nn.Module, groups: Sequence[TokenizedGroup], how: ForwardPass | ScoringSpec
+    module: nn.Module, groups: Sequence[TokenizedGroup], forward_pass: ForwardPass | ScoringSpec
 ) -> Iterator[tuple[Sequence[TokenizedGroup], Pack, bool]]:
-    """Yield packs of groups on the module's device, inside the precision of training and without gradients.
+    """Yield packs of groups on the module's device, in the compute precision and without gradients.
 
-    Each comes with whether it counts: others are another process's, and only the pass is wanted.
+    The boolean beside each pack says whether its scores count. A pack that does not count is computed only because
+    every process must make the same number of forward passes.
 
     Raises:
         ModelError: A group is longer than the module's rotary embedding allows.
@@ -184,11 +192,11 @@ def _forward_packs(
     state = process_state()
     was_training = module.training
     module.to(state.device).eval()
-    all_packs = fill_packs(groups, how.max_tokens_per_batch)
-    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=how.mixed_precision == "bf16")
+    all_packs = fill_packs(groups, forward_pass.max_tokens_per_batch)
+    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=forward_pass.mixed_precision == "bf16")
     with torch.no_grad(), autocast:
         for pack, counts in share_packs(all_packs, state.process_index, state.num_processes):
-            yield pack, pack_groups(pack, how.t0_length).to(state.device), counts
+            yield pack, pack_groups(pack, forward_pass.t0_length).to(state.device), counts
     module.train(was_training)
 
 

@@ -1,4 +1,4 @@
-"""Packs prompt groups into batches of a number of tokens, and shares the packs among processes."""
+"""Fills batches of a number of tokens with prompt groups, and shares these packs among processes."""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -8,13 +8,15 @@ from rao_kedro.models.packing import TokenizedGroup
 
 
 def fill_packs(groups: Sequence[TokenizedGroup], max_tokens: int) -> list[list[TokenizedGroup]]:
-    """Put groups into packs of at most `max_tokens` tokens: the longest first, each where it leaves least room.
+    """Put groups into packs of at most `max_tokens` tokens by best-fit decreasing.
+
+    The longest group comes first, and each goes into the pack whose free room it fills best.
 
     Raises:
-        TrainingError: One group alone is longer; names it.
+        TrainingError: A group alone is longer than a pack.
     """
     result: list[list[TokenizedGroup]] = []
-    rooms: list[tuple[int, int]] = []  # of each pack, ascending: tokens that still fit, and its position in `result`
+    rooms: list[tuple[int, int]] = []  # of each pack: tokens that still fit, and its position in `result`; ascending
     for group in sorted(groups, key=lambda g: g.n_tokens, reverse=True):
         if group.n_tokens > max_tokens:
             raise TrainingError(
@@ -33,10 +35,10 @@ def fill_packs(groups: Sequence[TokenizedGroup], max_tokens: int) -> list[list[T
 def share_packs(
     all_packs: Sequence[Sequence[TokenizedGroup]], process: int, n_processes: int
 ) -> list[tuple[Sequence[TokenizedGroup], bool]]:
-    """Return the packs of one process, each with whether it counts.
+    """Return the packs of one process, each with whether its result counts.
 
-    Every process gets the same number, since sharded models need the same number of forward passes everywhere;
-    where there are too few, the first pack is repeated and does not count.
+    All processes get the same number of packs, since a sharded model needs the same number of forward passes on every
+    process. Where packs are too few, the first one is repeated, and the repetition does not count.
     """
     n_each = -(-len(all_packs) // n_processes)
     mine = range(process, n_each * n_processes, n_processes)

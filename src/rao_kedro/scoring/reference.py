@@ -1,4 +1,4 @@
-"""Reference log-probs of every response and prompt, computed once per model, data and precision (design D3)."""
+"""Reference log-probs of every response and prompt: `python -m rao_kedro.scoring.reference spec.json`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,11 @@ from rao_kedro.workers import worker_main
 
 
 def main(spec_path: str) -> None:
-    """Write `group_id, prompt_logp, response_logps` (nats), responses in the order of the groups table, and the key."""
+    """Write a row per group: `group_id, prompt_logp, response_logps` (nats, in the order of the groups table), `key`.
+
+    Args:
+        spec_path: JSON of a `ScoringSpec`.
+    """
     spec = ScoringSpec.model_validate_json(Path(spec_path).read_text())
     key = scoring_key(spec.model_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
     model = LogProbModel(load_causal_lm(spec.model_dir))

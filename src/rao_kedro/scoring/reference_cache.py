@@ -1,6 +1,6 @@
-"""Reference log-probs as a content-addressed cache: a stale one cannot be read, since its key would be another.
+"""A cache of reference log-probs, keyed by the content they were computed from, so that no stale table is read.
 
-Imports neither torch nor transformers.
+The key does not depend on the rewards: another reward model reuses the table. Imports neither torch nor transformers.
 """
 
 from importlib.metadata import version
@@ -27,15 +27,17 @@ def cached_reference_logprobs(
     workers: Workers,
     cache: Path,
 ) -> pd.DataFrame:
-    """Return the table of `ReferenceLogProbTable` of a model on tokenised groups, computing it if it is not cached.
+    """Return the reference log-probs of a model on tokenised groups, as a `ReferenceLogProbTable`.
+
+    They are computed by a worker unless the cache holds them, unchanged since they were written.
 
     Args:
         model_dir: The reference model.
         groups_path: Parquet with `group_id`, `prompt_ids`, `response_ids`.
         parameters: Precision and batch size of the forward pass.
         t0_length: Tokens of the prefix t_0.
-        workers: How the worker that computes it is started.
-        cache: Directory of the cached tables. One that is not what was written there is computed again.
+        workers: How the worker that computes them is started.
+        cache: Directory of the cached tables.
     """
     key = scoring_key(model_dir, groups_path, parameters.mixed_precision, t0_length)
     path, marker = cache / f"{key}.parquet", cache / f"{key}.finished.json"
@@ -55,14 +57,14 @@ def cached_reference_logprobs(
 
 
 def scoring_key(model_dir: Path, groups_path: Path, precision: str, t0_length: int) -> str:
-    """Return the hash of all that reference log-probs depend on: weights, token ids, t_0, precision, this package."""
+    """Return a hash of everything reference log-probs depend on: weights, token ids, t_0, precision, this package."""
     groups = pq.read_table(groups_path, columns=["group_id", "prompt_ids", "response_ids"])
-    how = precision, str(t0_length), version("rao_kedro")
-    return combined_hash(content_hash(model_dir), *map(_column_hash, groups.columns), *how)
+    settings = precision, str(t0_length), version("rao_kedro")
+    return combined_hash(content_hash(model_dir), *map(_column_hash, groups.columns), *settings)
 
 
 def _column_hash(column: pa.ChunkedArray) -> str:
-    """Return a hash of a column's values, whatever chunks and integer type a writer chose."""
+    """Return a hash of a column's values, the same for any chunks and integer type that a writer chose."""
     lengths = []
     while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         lengths.append(pc.list_value_length(column).to_numpy().astype("int64").tobytes())
@@ -73,10 +75,14 @@ def _column_hash(column: pa.ChunkedArray) -> str:
 
 
 def refuse_stale(path: Path, key: str) -> None:
-    """Refuse reference log-probs that belong to something else.
+    """Refuse reference log-probs that were computed from other weights, tokens, t_0 or precision.
+
+    Args:
+        path: Table of `ReferenceLogProbTable`.
+        key: The expected key, of `scoring_key`.
 
     Raises:
-        TrainingError: The table's key is not `key`.
+        TrainingError: The table has another key.
     """
     found = set(pq.read_table(path, columns=["key"]).column(0).to_pylist())
     if found != {key}:

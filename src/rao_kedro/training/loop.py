@@ -20,7 +20,7 @@ from torch import nn
 from rao_kedro.config.training import TrainingParameters
 from rao_kedro.errors import TrainingError
 from rao_kedro.files import write_text
-from rao_kedro.models.adapters import merged
+from rao_kedro.models.adapters import merge_lora
 from rao_kedro.models.packing import TokenizedGroup, refuse_long_groups
 from rao_kedro.scoring.packs import fill_packs, share_packs
 from rao_kedro.training.checkpoints import Checkpoints
@@ -160,7 +160,7 @@ class _Run:
         accelerator.wait_for_everyone()
         weights = accelerator.get_state_dict(self.module)  # where the module is sharded, every process takes part
         if accelerator.is_main_process:
-            weights = weights if lora is None else merged(weights, lora)
+            weights = weights if lora is None else merge_lora(weights, lora)
             self.task.save(accelerator.unwrap_model(self.module), weights, self.workspace / "model")
 
 

@@ -1,8 +1,8 @@
 """AlpacaEval 2's pairwise judging: `weighted_alpaca_eval_gpt4_turbo`, with any judge that gives log-probs.
 
-The prompt, the random order of the outputs (seeded by the instruction) and the reading of log-probs are the package
-`alpaca_eval`'s own; asking, retrying and keeping of answers are `judges.chat_completions`'. A judge that gives no
-log-probs, or thinks first, can name the better output instead.
+The prompt, the random order of the outputs (seeded by the instruction) and the reading of log-probs come from the
+package `alpaca_eval`. Requests, retries and kept judgments are the business of `judges`. A judge that gives no
+log-probs, or thinks first, names the better output instead.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Literal
 import pandas as pd
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.alpaca_eval.win_rates import of_package
+from rao_kedro.evals.alpaca_eval.win_rates import import_package
 from rao_kedro.judges.client import ChatSampling
 from rao_kedro.judges.judge import Asked
 from rao_kedro.judges.replies import Answer
@@ -26,21 +26,21 @@ NAME = re.compile(r"\W*([mM])\W*")
 SWITCHED = "is_switched_outputs"
 
 
-def pairs(baseline: pd.DataFrame, model: pd.DataFrame) -> pd.DataFrame:
-    """Return a model's outputs beside the baseline's.
+def pair_with_baseline(baseline: pd.DataFrame, model: pd.DataFrame) -> pd.DataFrame:
+    """Put a model's outputs beside the baseline's.
 
     Args:
-        baseline: AlpacaEval outputs: `instruction, output, generator`; their order is kept.
-        model: The same of the model; it may have answered some of the instructions only. With a column
-            `unscored_reason`, which says why there is no output ("" where there is one).
+        baseline: AlpacaEval outputs `instruction, output, generator`; their order is kept.
+        model: The model's outputs in the same columns, to all instructions or some. A column `unscored_reason`, where
+            there is one, says why there is no output; it is "" where there is one.
 
     Returns:
-        Columns `instruction, output_1, generator_1` (the baseline's), `output_2, generator_2`, and `unscored_reason`
-        where the model has it, with the index of the baseline's rows, which the length-controlled win rate looks
-        difficulties up by.
+        Columns `instruction, output_1, generator_1` (the baseline's), `output_2, generator_2` (the model's), and
+        `unscored_reason` where the model has it. The index is that of the baseline's rows, by which the
+        length-controlled win rate looks up difficulties.
 
     Raises:
-        DataError: The model answered an instruction that the baseline did not, or one twice.
+        DataError: The model responded to an instruction that the baseline lacks, or twice to one.
     """
     columns = ["instruction", "output", "generator"]
     reasons = [name for name in ("unscored_reason",) if name in model]
@@ -56,26 +56,26 @@ def pairs(baseline: pd.DataFrame, model: pd.DataFrame) -> pd.DataFrame:
     return joined.dropna(subset="output_2")
 
 
-def judged(
+def compare_with_baseline(
     compared: pd.DataFrame, judge: Asked, swapped: bool = False, verdict: Literal["logprobs", "text"] = "logprobs"
 ) -> pd.DataFrame:
-    """Return the judge's preferences.
+    """Ask a judge which output of each pair is better.
 
     Args:
-        compared: Table of `pairs`; nobody is asked where it has an `unscored_reason`.
+        compared: Table of `pair_with_baseline`. The judge is not asked about rows with an `unscored_reason`.
         judge: The judge.
-        swapped: Show every pair in the other order than AlpacaEval's.
+        swapped: Show every pair in the order opposite to AlpacaEval's.
         verdict: What a preference is read from; see `JudgeParameters`.
 
     Returns:
-        AlpacaEval's annotations: `compared` with `annotator`, `preference` in [1, 2] (NaN where the judge named
-        neither; 1.5, without asking, where the outputs are equal), `unscored_reason` ("" where there is a preference)
-        and `is_switched_outputs`, whether the model's output was shown first.
+        AlpacaEval's annotations: `compared` with `annotator`, `preference` in [1, 2] (NaN where the judge named neither
+        output; 1.5, without asking, where both are equal), `unscored_reason` ("" where there is a preference) and
+        `is_switched_outputs`, whether the model's output was shown first.
     """
-    switched = _switched(compared) ^ swapped
+    switched = _draw_order(compared) ^ swapped
     reasons = compared.get("unscored_reason", pd.Series("", index=compared.index))
     differ = (compared["output_1"] != compared["output_2"]) & (reasons == "")
-    read = preference_for_second if verdict == "logprobs" else named_second
+    read = read_logprobs if verdict == "logprobs" else read_text
 
     def unusable(answer: Answer) -> str:
         if verdict == "logprobs" and (answer.thinking or answer.thinking_was_cut):
@@ -84,7 +84,7 @@ def judged(
         return answer.failure(complete=verdict == "text") or named_neither
 
     sampling = SAMPLING if verdict == "logprobs" else TEXT_SAMPLING
-    answers = judge.answers(dialogues(compared[differ], switched[differ]), sampling, unusable)
+    answers = judge.answers(make_dialogues(compared[differ], switched[differ]), sampling, unusable)
     asked = compared.index[differ]
     failures = pd.Series([unusable(answer) for answer in answers], index=asked, dtype=object)
     for_second = pd.Series([read(answer) for answer in answers], index=asked, dtype=float).where(failures == "")
@@ -97,42 +97,51 @@ def judged(
     )
 
 
-def dialogues(compared: pd.DataFrame, switched: pd.Series) -> list[list[Mapping[str, str]]]:
-    """Return what the judge is asked of each pair.
+def make_dialogues(compared: pd.DataFrame, switched: pd.Series) -> list[list[Mapping[str, str]]]:
+    """Return the dialogue that asks a judge about each pair.
 
     Args:
-        compared: Table of `pairs`.
+        compared: Table of `pair_with_baseline`.
         switched: Whether the model's output is shown first.
     """
     shown = compared.assign(
         output_1=compared["output_2"].where(switched, compared["output_1"]),
         output_2=compared["output_1"].where(switched, compared["output_2"]),
     )
-    package = of_package("utils")
+    package = import_package("utils")
     return [package.prompt_to_chatml(prompt) for prompt in package.make_prompts(shown, _template())[0]]
 
 
-def preference_for_second(answer: Answer) -> float:
-    """Return 1 where the judge is sure of what it saw first, 2 of the other; NaN where it named neither."""
+def read_logprobs(answer: Answer) -> float:
+    """Read a preference from the log-probs of the first token.
+
+    Returns:
+        A number in [1, 2]: 1 where the judge is sure of the output shown first, 2 of the other; NaN where it named
+        neither.
+    """
     if not answer.tokens:
         return float("nan")
     top = [{"token": token, "logprob": logprob} for token, logprob in answer.tokens[0].logprobs.items()]
     completion = {"logprobs": {"content": [{"top_logprobs": top}]}}
-    parse = of_package("completion_parsers").logprob_parser
+    parse = import_package("completion_parsers").logprob_parser
     (preference,) = parse(completion, numerator_token="m", denominator_tokens=["m", "M"], is_binarize=False)
     return float(preference)
 
 
-def named_second(answer: Answer) -> float:
-    """Return 1 where the last line of a judge's text names what it saw first, 2 of the other; NaN where neither."""
+def read_text(answer: Answer) -> float:
+    """Read a preference from the last line of the judge's text.
+
+    Returns:
+        1 where it names the output shown first, 2 for the other; NaN where it names neither.
+    """
     lines = answer.text.strip().splitlines()
     named = NAME.fullmatch(lines[-1]) if lines else None
     return {"m": 1.0, "M": 2.0}[named.group(1)] if named else float("nan")
 
 
-def _switched(compared: pd.DataFrame) -> pd.Series:
-    """Return whether AlpacaEval shows the model's output first: a coin that the instruction seeds."""
-    coin = of_package("processors").RandomSwitchTwoColumnsProcessor(
+def _draw_order(compared: pd.DataFrame) -> pd.Series:
+    """Return whether AlpacaEval shows the model's output first: a coin toss, seeded by the instruction."""
+    coin = import_package("processors").RandomSwitchTwoColumnsProcessor(
         ["output_1", "output_2"], random_seed_columns=["instruction"], _switch_column=SWITCHED, seed=0
     )
     return coin.preprocess(compared)[SWITCHED] if len(compared) else pd.Series(dtype=bool)
@@ -140,4 +149,4 @@ def _switched(compared: pd.DataFrame) -> pd.Series:
 
 @cache
 def _template() -> str:
-    return (Path(of_package("constants").EVALUATORS_CONFIG_DIR) / TEMPLATE).read_text()
+    return (Path(import_package("constants").EVALUATORS_CONFIG_DIR) / TEMPLATE).read_text()

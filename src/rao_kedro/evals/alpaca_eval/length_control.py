@@ -1,8 +1,8 @@
-"""How far AlpacaEval's length-controlled win rate can be trusted: a bootstrap over instructions.
+"""The uncertainty of AlpacaEval's length-controlled win rate: a bootstrap over instructions.
 
-`lc_standard_error` of the package `alpaca_eval` is the spread of the fitted win rates of the instructions, not the
-error of their mean: it leaves out what the fit does not know. Here the instructions are drawn anew and the regression
-is fitted to each draw.
+`lc_standard_error` of the package `alpaca_eval` is the standard error of the fitted win rates of the instructions. It
+ignores the uncertainty of the fit, and is too small. Here the instructions are resampled, and the regression is fitted
+to each draw.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ RESAMPLES = 1000
 AT_ONCE = 100
 MAX_STEPS = 100
 TOLERANCE = 1e-8
-# Of a model near 50 % cross-validation often chooses a penalty that makes all coefficients 0, in every draw: its
+# For a model near 50 %, cross-validation often chooses a penalty that makes all coefficients 0 in every draw. The
 # interval would have no width.
 MAX_PENALTY = 0.1
 
@@ -27,19 +27,22 @@ def length_controlled_resamples(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> np.ndarray:
-    """Return the length-controlled win rate of `resamples` draws of the instructions, in percent, `[resamples]`.
+    """Return the length-controlled win rate on bootstrap draws of the instructions.
 
-    Lengths are standardised within each draw. The strength of the L1 penalty is what cross-validation chose on all
-    instructions, at most `MAX_PENALTY`, and the annotations of the gamed baselines, which regularise the fit, stay as
-    they are.
+    Lengths are standardised within each draw. The strength of the L1 penalty is the one that cross-validation chose on
+    all instructions, at most `MAX_PENALTY`. The annotations of the gamed baselines, which regularise the fit, are not
+    resampled.
 
     Args:
-        annotations: As for `alpaca_eval.length_controlled_win_rate`. The same seed draws the same instructions of
-            tables with the same index, so that the difference of two models is paired.
-        instruction_difficulty: As there.
-        gamed: As there.
+        annotations: As in `win_rates.length_controlled_win_rate`. Tables with the same index and the same seed get the
+            same draws, so that the difference of two models is paired.
+        instruction_difficulty: As in `win_rates.length_controlled_win_rate`.
+        gamed: As in `win_rates.length_controlled_win_rate`.
         seed: Seeds the draws.
         resamples: Number of draws.
+
+    Returns:
+        Win rates in percent, `[resamples]`.
 
     Raises:
         DataError: A table is unusable, or a fit does not converge.
@@ -69,7 +72,7 @@ def length_controlled_resamples(
 def fit_logistic(
     features: np.ndarray, targets: np.ndarray, weights: np.ndarray, penalty: float, start: np.ndarray
 ) -> np.ndarray:
-    """Fit many small logistic regressions at once, by Newton's method with an L1 penalty.
+    """Fit many small logistic regressions at once with Newton's method and an L1 penalty.
 
     Minimises `sum_i w_i (log(1 + exp(z_i)) - y_i z_i) + penalty sum_k |b_k|` with `z_i = sum_k x_ik b_k`, as liblinear
     does for the package `alpaca_eval`.
@@ -79,7 +82,7 @@ def fit_logistic(
         targets: Probabilities, `[rows]`.
         weights: `[rows, fits]`.
         penalty: Weight of the coefficients' absolute values.
-        start: `[coefficients]`.
+        start: Coefficients to start from, `[coefficients]`.
 
     Returns:
         Coefficients, `[coefficients, fits]`.
@@ -93,7 +96,7 @@ def fit_logistic(
         gradient = (features * (weights * (probability - targets[:, None]))).sum(axis=1)
         bent = features * (weights * probability * (1 - probability))
         curvature = np.stack([(features * row).sum(axis=1) for row in bent])
-        with np.errstate(invalid="ignore", divide="ignore"):  # a fit without an optimum, which is refused below
+        with np.errstate(invalid="ignore", divide="ignore"):  # a fit without an optimum is refused below
             step = _step(found, gradient, curvature, penalty)
         found = found + step
         if np.abs(step).max() < TOLERANCE:
@@ -102,7 +105,7 @@ def fit_logistic(
 
 
 def _step(found: np.ndarray, gradient: np.ndarray, curvature: np.ndarray, penalty: float) -> np.ndarray:
-    """Return the steps to the minima of the quadratic models with the L1 penalty, by coordinate descent."""
+    """Return the steps to the minima of the L1-penalised quadratic models, found by coordinate descent."""
     step = np.zeros_like(found)
     for _ in range(MAX_STEPS):
         before = step.copy()

@@ -1,4 +1,4 @@
-"""Schema of what judges say of AlpacaEval's outputs."""
+"""Schema of AlpacaEval's annotations."""
 
 import pandera.pandas as pa
 from pandera.typing import Series
@@ -7,11 +7,12 @@ from rao_kedro.data.tables import Table
 
 
 class AlpacaEvalAnnotationTable(Table):
-    """AlpacaEval's annotations, and the preference in the other order where it was asked for (see `alpaca_judge`).
+    """One row per instruction, method and judge: which output the judge prefers.
 
-    `generator_2` is the method. A second judge's rows follow the first one's. `unscored_reason` says why there is no
-    `preference`: the model gave no output, or the judge's answer was refused, empty, filtered, cut or unreadable;
-    `unscored_reason_swapped` the same of `preference_swapped`.
+    `generator_2` is the method. Rows of a second judge follow those of the first one. `preference` is 1 for the
+    baseline's output and 2 for the method's; `preference_swapped` is the same for the pair in the other order, where it
+    was judged. `unscored_reason` says why there is no `preference`: the model gave no output, or the judgment was
+    refused, empty, filtered, cut or unreadable. `unscored_reason_swapped` does the same for `preference_swapped`.
     """
 
     index: Series[int] = pa.Field(ge=0)

@@ -18,10 +18,11 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from rao_kedro.config.benchmarks import DOWNSTREAM, ChainOfThoughtParameters, TaskSource
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.downstream.answers import INVALID
 from rao_kedro.evals.downstream.choice_answers import LETTERS
+from rao_kedro.evals.downstream.parameters import ChainOfThoughtParameters, TaskSource
+from rao_kedro.evals.downstream.registry import TASKS
 from rao_kedro.evals.downstream.results import (
     SAMPLE_COLUMNS,
     DownstreamResults,
@@ -52,7 +53,7 @@ def run(
 
     Args:
         lm: The model. Its `generate_until` gets `until` (empty), `do_sample`, `temperature` and `max_gen_toks`.
-        tasks: Some of `DOWNSTREAM`; all if not set.
+        tasks: Names in `TASKS`; unset, all.
         sources: Where a task's rows are, where it is not the usual dataset of the hub.
         limit: Items of each task and of each subject of MMLU; all if not set.
         chain_of_thought: How long a response may be.
@@ -66,10 +67,10 @@ def run(
         InferenceError: A log-probability is not a number.
         ParameterError: A task is unknown.
     """
-    tasks = list(dict.fromkeys(DOWNSTREAM if tasks is None else tasks))
+    tasks = list(dict.fromkeys(TASKS if tasks is None else tasks))
     sources = sources or {}
-    if unknown := [task for task in [*tasks, *sources] if task not in DOWNSTREAM]:
-        raise ParameterError(f"unknown downstream task {unknown[0]!r}: choose one of {', '.join(DOWNSTREAM)}")
+    if unknown := [task for task in [*tasks, *sources] if task not in TASKS]:
+        raise ParameterError(f"unknown downstream task {unknown[0]!r}: choose one of {', '.join(TASKS)}")
     if not tasks or (limit is not None and limit < 1):
         raise ParameterError(f"{len(tasks)} tasks with at most {limit} items are nothing to measure")
     # Plain values: the harness copies the metadata of a task into its records.

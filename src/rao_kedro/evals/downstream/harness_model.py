@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +28,7 @@ from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.client import ChatSampling
 from rao_kedro.models.chat import prompt_token_ids
 from rao_kedro.models.chat_format import load_chat_format
-from rao_kedro.models.thinking import with_opening_tag
+from rao_kedro.models.thinking import add_opening_tag
 from rao_kedro.progress import report_progress
 from rao_kedro.shards import JSON, Shards
 
@@ -87,7 +88,8 @@ class GeneratorLM(TemplateLM):
         how = self.generation.model_dump_json(include={"backend", "dtype", "max_model_len"})
         if self.generation.chat_template_kwargs:
             how += json.dumps(self.generation.chat_template_kwargs, sort_keys=True)
-        return combined_hash(identity_with(content_hash(self.model_dir), self.generation.engine), how)
+        model = identity_with(content_hash(self.model_dir), self.generation.engine)
+        return combined_hash(model, how, version("rao_kedro"))
 
     @property
     def eot_token_id(self) -> int:
@@ -141,7 +143,7 @@ class GeneratorLM(TemplateLM):
                 yield (
                     shard,
                     [
-                        Response(with_opening_tag(self.tokenizer, prompt, written.text), written.finish_reason)
+                        Response(add_opening_tag(self.tokenizer, prompt, written.text), written.finish_reason)
                         for prompt, (written,) in zip(shards[shard], completions, strict=True)
                     ],
                 )

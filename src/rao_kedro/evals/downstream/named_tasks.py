@@ -24,10 +24,10 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 
-from rao_kedro.config.benchmarks import HARNESS, HarnessDataset, HarnessParameters
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals.downstream.answers import INVALID
 from rao_kedro.evals.downstream.harness import quiet_harness, written
+from rao_kedro.evals.downstream.parameters import HARNESS, HarnessDataset, HarnessParameters
 from rao_kedro.evals.downstream.results import (
     SAMPLE_COLUMNS,
     DownstreamResults,
@@ -74,7 +74,7 @@ def load_tasks(how: HarnessParameters, generating_only: bool = False) -> NamedTa
     tasks: dict[str, Task] = {}
     groups: dict[str, Group] = {}
     shown: dict[str, str] = {}
-    names = list(dict.fromkeys(how.tasks.split()))
+    names = list(dict.fromkeys(how.tasks))
     with quiet_harness():
         manager = TaskManager() if names else None
         for name in names:

@@ -9,8 +9,8 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,36 +18,14 @@ from typing import Any
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
-from rao_kedro.config.benchmarks import DOWNSTREAM, TaskSource
 from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.data.readers import read_rows
 from rao_kedro.errors import DataError, ParameterError
-from rao_kedro.evals.downstream import formats
 from rao_kedro.evals.downstream.formats import Item, Row
+from rao_kedro.evals.downstream.parameters import TaskSource
+from rao_kedro.evals.downstream.registry import TASKS
 from rao_kedro.identity import file_hash
 
-
-@dataclass(frozen=True)
-class _Task:
-    read: Callable[[Row, str], Item]
-    hub: TaskSource
-
-
-def _hub(hub_id: str, revision: str | None, subset: str | None = None, split: str = "test") -> TaskSource:
-    return TaskSource(hub_id=hub_id, subset=subset, split=split, revision=revision)
-
-
-GSM8K, ARC = "740312add88f781978c0658806c59bc2815b9866", "210d026faf9955653af8916fad021475a3f00453"
-SOCIALIQA, MMLU = "54c6a1f8cb6daf4f5abf24a601852612fb35eb25", "c30699e8356da336a370243923dbaf21066bb9fe"
-_TASKS = {
-    "gsm8k": _Task(formats.gsm8k, _hub("openai/gsm8k", GSM8K, "main")),
-    "arc_easy": _Task(formats.arc, _hub("allenai/ai2_arc", ARC, "ARC-Easy")),
-    "arc_challenge": _Task(formats.arc, _hub("allenai/ai2_arc", ARC, "ARC-Challenge")),
-    # Copies without a loading script, which `datasets` no longer runs.
-    "mathqa": _Task(formats.mathqa, _hub("regisss/math_qa", None)),
-    "socialiqa": _Task(formats.socialiqa, _hub("lighteval/siqa", SOCIALIQA, split="validation")),
-    "mmlu": _Task(formats.mmlu, _hub("cais/mmlu", MMLU)),
-}
 SUBJECTS = re.findall(r"subject: (\w+)\}", (Path(__file__).parent / "tasks/rao_mmlu.yaml").read_text())
 
 
@@ -55,7 +33,7 @@ def read_items(task: str, source: TaskSource | None = None, subject: str = "", s
     """Read the items of a task.
 
     Args:
-        task: One of `DOWNSTREAM`.
+        task: A name in `TASKS`.
         source: Where its rows are; the usual dataset of the hub if not set.
         subject: A subject, of MMLU.
         split: A split other than the source's, of MMLU: `dev` for the examples.
@@ -64,10 +42,10 @@ def read_items(task: str, source: TaskSource | None = None, subject: str = "", s
         DataError: The source cannot be read, or a row does not fit: a benchmark with rows left out is another one.
         ParameterError: The name is unknown.
     """
-    if task not in _TASKS:
-        raise ParameterError(f"unknown downstream task {task!r}: choose one of {', '.join(DOWNSTREAM)}")
+    if task not in TASKS:
+        raise ParameterError(f"unknown downstream task {task!r}: choose one of {', '.join(TASKS)}")
     source = _whole(task, source)
-    split = split or source.split or str(_TASKS[task].hub.split)
+    split = split or source.split or str(TASKS[task].hub.split)
     rows = _local_rows(source, subject, split) if source.path else _HubRows(source).rows(subject, split)
     return _items(task, rows, source, subject)
 
@@ -76,7 +54,7 @@ def _items(task: str, rows: Iterable[Row], source: TaskSource, subject: str) -> 
     items = []
     for number, row in enumerate(rows, start=1):
         try:
-            items.append(_TASKS[task].read(row, f"{subject}:{number}" if subject else str(number)))
+            items.append(TASKS[task].read(row, f"{subject}:{number}" if subject else str(number)))
         except DataError as error:
             raise DataError(f"{source.path or source.hub_id}: row {number} is no row of {task}: {error}") from error
     if not items:
@@ -88,14 +66,14 @@ def _whole(task: str, source: TaskSource | None) -> TaskSource:
     """Return a source with what it does not say, from the usual dataset of the hub."""
     if source is not None and (source.path or source.hub_id):
         return source
-    return _TASKS[task].hub.model_copy(update=source.model_dump(exclude_none=True) if source else {})
+    return TASKS[task].hub.model_copy(update=source.model_dump(exclude_none=True) if source else {})
 
 
 def collect_rows(task: str, source: TaskSource | None, directory: Path) -> dict[str, Any]:
     """Read the rows of a task once, check them, and write them to a file or, of MMLU, a directory that `path` can name.
 
     Args:
-        task: One of `DOWNSTREAM`.
+        task: A name in `TASKS`.
         source: Where its rows are; the usual dataset of the hub if not set.
         directory: Where to.
 
@@ -107,8 +85,8 @@ def collect_rows(task: str, source: TaskSource | None, directory: Path) -> dict[
         DataError: As for `read_items`.
     """
     source = _whole(task, source)
-    split = source.split or str(_TASKS[task].hub.split)
-    hub = None if source.path else _HubRows(source, together=source.hub_id == _TASKS["mmlu"].hub.hub_id)
+    split = source.split or str(TASKS[task].hub.split)
+    hub = None if source.path else _HubRows(source, together=source.hub_id == TASKS["mmlu"].hub.hub_id)
     if task == "mmlu":
         parts = [(subject, part) for subject in SUBJECTS for part in (split, "dev")]
         files = {part: directory / "mmlu/data" / part[1] / f"{part[0]}_{part[1]}.jsonl" for part in parts}
@@ -138,7 +116,7 @@ def load_task(
     """Return a task's data as lm-evaluation-harness asks for it.
 
     Args:
-        task: One of `DOWNSTREAM`; from the task file's `dataset_kwargs`, as the next one is.
+        task: A name in `TASKS`; from the task file's `dataset_kwargs`, as the next one is.
         subject: A subject, of MMLU.
         sources: By task, the fields of a `TaskSource`. From the metadata of the `TaskManager`, or of the command line:
             `--metadata '{"sources": {"gsm8k": {"path": "test.jsonl"}}}'`.

@@ -1,13 +1,15 @@
-"""Schemas of what judges say of MT-Bench's answers."""
+"""Schemas of MT-Bench's judgments."""
 
 import pandera.pandas as pa
 from pandera.typing import Series
 
 from rao_kedro.data.tables import Table
 
+WINNERS = ["a", "b", "tie"]
+
 
 class MTBenchJudgmentTable(Table):
-    """One row per question and turn of MT-Bench; `unscored_reason` says why a `score` is missing."""
+    """One row per method, question and turn: the judge's score. `unscored_reason` says why a `score` is missing."""
 
     method: Series[str]
     question_id: Series[int]
@@ -21,10 +23,10 @@ class MTBenchJudgmentTable(Table):
 
 
 class MTBenchComparisonTable(Table):
-    """One row per question and turn of MT-Bench: whether the judge prefers the method, "a", or SFT, "b".
+    """One row per method, question and turn: whether the judge prefers the method, "a", or SFT, "b".
 
-    `winner_swapped` was asked for with SFT's answer in front, and calls that "a". The verdict is a tie where the orders
-    disagree, and missing where a judgment holds none: `unscored_reason` says why.
+    `winner_swapped` was asked for with SFT's answer shown first, and calls SFT "a". The verdict is a tie where the
+    orders disagree. It is missing where a judgment names no winner; `unscored_reason` says why.
     """
 
     method: Series[str]
@@ -34,7 +36,7 @@ class MTBenchComparisonTable(Table):
     judge: Series[str]
     judgment: Series[str]
     judgment_swapped: Series[str]
-    winner: Series[str] = pa.Field(nullable=True, isin=["a", "b", "tie"])
-    winner_swapped: Series[str] = pa.Field(nullable=True, isin=["a", "b", "tie"])
-    verdict: Series[str] = pa.Field(nullable=True, isin=["a", "b", "tie"])
+    winner: Series[str] = pa.Field(nullable=True, isin=WINNERS)
+    winner_swapped: Series[str] = pa.Field(nullable=True, isin=WINNERS)
+    verdict: Series[str] = pa.Field(nullable=True, isin=WINNERS)
     unscored_reason: Series[str]

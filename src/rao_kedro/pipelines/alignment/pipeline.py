@@ -7,7 +7,7 @@ from kedro.pipeline import Node, Pipeline
 from rao_kedro.config.runs import method_of
 from rao_kedro.objectives import get_requirements
 from rao_kedro.pipelines.alignment.nodes import align, score_reference
-from rao_kedro.pipelines.methods import of_run
+from rao_kedro.pipelines.runs import bind
 from rao_kedro.reporting.figures import training_dynamics_of_one
 
 
@@ -43,7 +43,7 @@ def _run(name: str, objective: str) -> Pipeline:
     return Pipeline(
         [
             Node(
-                of_run(align, name),
+                bind(align, run=name),
                 inputs={
                     "sft_model": "sft_model",
                     "reward_annotated": "reward_annotated@path",

@@ -1,30 +1,24 @@
 """Nodes of the benchmarks: their files, answers of served models, judging, comparing, drawing."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from rao_kedro.config.benchmarks import (
-    AlpacaEvalParameters,
-    AnsweredBenchmarks,
-    BenchmarkParameters,
-    JudgeParameters,
-    MTBenchParameters,
-    ServedAnswersSpec,
-    ServerParameters,
-)
 from rao_kedro.config.runs import method_of
+from rao_kedro.config.servers import JudgeParameters, ServerParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.errors import ParameterError
-from rao_kedro.evals.alpaca_eval.win_rates import model_outputs
+from rao_kedro.evals.downstream.figures import accuracy_bars
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
-from rao_kedro.evals.files import collect_files, read_csv, with_collected_files
+from rao_kedro.evals.files import collect_files, with_collected_files
 from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.leaderboard import BASELINE
-from rao_kedro.evals.metrics import LengthControl, Results
+from rao_kedro.evals.parameters import AnsweredBenchmarks, BenchmarkParameters
+from rao_kedro.evals.registry import BENCHMARKS
+from rao_kedro.evals.results import Results
 from rao_kedro.evals.scores import (
     benchmark_scores,
     downstream_table,
@@ -32,12 +26,14 @@ from rao_kedro.evals.scores import (
     judge_report,
     preference_table,
 )
+from rao_kedro.evals.specs import ServedAnswersSpec
 from rao_kedro.evals.tables import BenchmarkAnswerTable
 from rao_kedro.pipelines.evaluation.nodes import by_policy
 from rao_kedro.pipelines.methods import METHODS
-from rao_kedro.reporting.benchmark_figures import accuracy_bars, mt_bench_radar, win_rate_against_length
 from rao_kedro.reporting.benchmark_report import benchmark_report
 from rao_kedro.workers import launch
+
+JUDGE_USAGE = "judge_usage"
 
 
 def collect_benchmark_files(workers: WorkerParameters, **benchmarks: Any) -> Path:
@@ -49,7 +45,7 @@ def collect_benchmark_files(workers: WorkerParameters, **benchmarks: Any) -> Pat
         The directory of the files, with a manifest: where each came from, its revision, hash and number of rows.
     """
     chosen = AnsweredBenchmarks(**benchmarks)
-    if chosen.harness.tasks.split():
+    if chosen.harness.tasks:
         from rao_kedro.evals.downstream.named_tasks import load_tasks
 
         load_tasks(chosen.harness)
@@ -83,105 +79,133 @@ def answer_with_served_models(
         spec = ServedAnswersSpec(method=name, server=server, **about)
         launch(spec, workers)
         written.append([pd.read_parquet(path) for path in spec.paths])
-    answers, scores, samples = map(_joined, zip(*written, strict=True))
+    answers, scores, samples = map(_concatenate, zip(*written, strict=True))
     return answers, scores, samples
 
 
 def judge_methods(
-    alpaca_eval: AlpacaEvalParameters,
-    mt_bench: MTBenchParameters,
     judge: JudgeParameters | None,
     second_judge: JudgeParameters | None,
     benchmark_files: Path,
     workers: WorkerParameters,
-    **tables: pd.DataFrame,
-) -> tuple[dict[str, list[dict[Hashable, Any]]], pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Let the judge look at what all methods answered.
+    **inputs: Any,
+) -> dict[str, Any]:
+    """Let the judges read the answers of all methods.
+
+    Args:
+        judge: The judge.
+        second_judge: The second judge.
+        benchmark_files: Directory that `collect_benchmark_files` returned.
+        workers: How workers are started; judgments are kept in the workspace `judge`.
+        **inputs: Tables `benchmark_answers_<method>`, and the parameters of each judged benchmark.
 
     Returns:
-        AlpacaEval's outputs in its own format by method, and tables of `AlpacaEvalAnnotationTable`,
-        `MTBenchJudgmentTable`, `MTBenchComparisonTable` and `JudgeUsageTable`.
+        The datasets of `judged_datasets`, by name.
     """
-    how = BenchmarkParameters(alpaca_eval=alpaca_eval, mt_bench=mt_bench, judge=judge, second_judge=second_judge)
+    answers = _join(inputs, "benchmark_answers")
+    parameters = BenchmarkParameters(judge=judge, second_judge=second_judge, **_blocks(inputs))
     with workers.reserve("judge") as workspace:
-        answers = _joined([*by_policy(tables, "benchmark_answers_").values()])
-        judged = judge_answers(answers, with_collected_files(how, benchmark_files), workspace)
-    return model_outputs(answers), *judged
+        found = judge_answers(answers, with_collected_files(parameters, benchmark_files), workspace)
+    exports = {
+        dataset: export(answers[answers["benchmark"] == name])
+        for name, benchmark in BENCHMARKS.items()
+        for dataset, export in benchmark.exports.items()
+    }
+    return {**exports, **found.tables, JUDGE_USAGE: found.usage}
+
+
+def judgment_datasets() -> list[str]:
+    """Return the datasets with the judgments of all registered benchmarks."""
+    return [dataset for benchmark in BENCHMARKS.values() for dataset in benchmark.tables]
+
+
+def judged_datasets() -> list[str]:
+    """Return the datasets that `judge_methods` makes."""
+    exports = [dataset for benchmark in BENCHMARKS.values() for dataset in benchmark.exports]
+    return [*exports, *judgment_datasets(), JUDGE_USAGE]
+
+
+def figure_datasets() -> dict[str, str]:
+    """Return the datasets of figures by their headings in the report."""
+    return {benchmark.title: benchmark.figure_dataset for benchmark in BENCHMARKS.values()} | {
+        "Accuracies": "downstream_accuracies"
+    }
 
 
 def compare_on_benchmarks(
-    names: str,
-    limit: int | None,
-    alpaca_eval: AlpacaEvalParameters,
-    seed: int,
-    benchmark_files: Path,
-    annotations: pd.DataFrame,
-    judgments: pd.DataFrame,
-    comparisons: pd.DataFrame,
-    **tables: pd.DataFrame,
+    limit: int | None, seed: int, benchmark_files: Path, **inputs: Any
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Compare methods on the chosen benchmarks.
+    """Compare the methods on the chosen benchmarks.
+
+    Args:
+        limit: Number of items of each benchmark; None for all.
+        seed: Seeds the resampling of intervals.
+        benchmark_files: Directory that `collect_benchmark_files` returned.
+        **inputs: Tables `benchmark_answers_<method>`, `downstream_scores_<method>` and `downstream_samples_<method>`;
+            the datasets of `judgment_datasets`; the parameters of each judged benchmark.
 
     Returns:
         Tables of `BenchmarkScoreTable` and `JudgeReportTable`.
     """
-    written = ("downstream_scores_", "downstream_samples_", "benchmark_answers_")
-    tables_of_all = (_joined([*by_policy(tables, kind).values()]) for kind in written)
-    results = Results(annotations, judgments, comparisons, *tables_of_all).by_run()
-    how = with_collected_files(AnsweredBenchmarks(alpaca_eval=alpaca_eval), benchmark_files).alpaca_eval
-    length_control = _length_control(how) if "alpaca_eval" in names.split() and limit is None else None
-    return benchmark_scores(results, length_control, seed), judge_report(results, seed)
+    judged = {dataset: inputs[dataset] for dataset in judgment_datasets()}
+    written = (_join(inputs, kind) for kind in ("downstream_scores", "downstream_samples", "benchmark_answers"))
+    results = Results(judged, *written).by_run()
+    parameters = AnsweredBenchmarks(limit=limit, seed=seed, **_blocks(inputs))
+    benchmarks = [*with_collected_files(parameters, benchmark_files).registered().values()]
+    return benchmark_scores(results, benchmarks, seed), judge_report(results, benchmarks)
 
 
-def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return the rows of all tables; empty ones leave the others' types alone."""
-    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
-
-
-def _length_control(how: AlpacaEvalParameters) -> LengthControl | None:
-    """Return the inputs of the length-controlled win rate, where they are there."""
-    if how.instruction_difficulty is None or how.gamed is None:
-        return None
-    return LengthControl(read_csv(how.instruction_difficulty), read_csv(how.gamed))
-
-
-def plot_benchmarks(scores: pd.DataFrame) -> tuple[go.Figure, go.Figure, go.Figure]:
-    """Return win rate against length, MT-Bench by category, and accuracies."""
-    return win_rate_against_length(scores), mt_bench_radar(scores), accuracy_bars(scores)
+def plot_benchmarks(scores: pd.DataFrame) -> dict[str, go.Figure]:
+    """Return the figures, by dataset."""
+    figures = {benchmark.figure_dataset: benchmark().figure(scores) for benchmark in BENCHMARKS.values()}
+    return figures | {"downstream_accuracies": accuracy_bars(scores)}
 
 
 def write_benchmark_report(
-    examples: int,
-    scores: pd.DataFrame,
-    judged: pd.DataFrame,
-    usage: pd.DataFrame,
-    annotations: pd.DataFrame,
-    judgments: pd.DataFrame,
-    win_rates: go.Figure,
-    categories: go.Figure,
-    accuracies: go.Figure,
-    **tables: pd.DataFrame,
+    examples: int, benchmark_scores: pd.DataFrame, judge_report: pd.DataFrame, judge_usage: pd.DataFrame, **inputs: Any
 ) -> str:
-    """Return the HTML report on the chosen benchmarks."""
-    figures = {"AlpacaEval 2": win_rates, "MT-Bench": categories, "Accuracies": accuracies}
+    """Return the HTML report on the chosen benchmarks.
+
+    Args:
+        examples: Items of each benchmark that are shown with every method's answer.
+        benchmark_scores: Table of `BenchmarkScoreTable`.
+        judge_report: Table of `JudgeReportTable`.
+        judge_usage: Table of `JudgeUsageTable`.
+        **inputs: Tables `benchmark_answers_<method>` and `downstream_samples_<method>`; the datasets of
+            `judgment_datasets` and of `figure_datasets`.
+    """
     layouts = {
-        "Preference benchmarks": preference_table(scores).reset_index(),
-        "Downstream tasks": downstream_table(scores).reset_index(),
-        "Tasks of lm-evaluation-harness": harness_table(scores).reset_index(),
-        "All metrics": scores,
-        "The judge": judged,
-        "What the judge took": usage,
+        "Preference benchmarks": preference_table(benchmark_scores).reset_index(),
+        "Downstream tasks": downstream_table(benchmark_scores).reset_index(),
+        "Tasks of lm-evaluation-harness": harness_table(benchmark_scores).reset_index(),
+        "All metrics": benchmark_scores,
+        "The judge": judge_report,
+        "What the judge took": judge_usage,
     }
-    answers, samples = (
-        _joined([*by_policy(tables, kind).values()]) for kind in ("benchmark_answers_", "downstream_samples_")
-    )
+    figures = {title: inputs[dataset] for title, dataset in figure_datasets().items()}
+    judged = {dataset: inputs[dataset] for dataset in judgment_datasets()}
+    verdicts = {name: benchmark().verdicts(judged) for name, benchmark in BENCHMARKS.items()}
     return benchmark_report(
-        scores,
+        benchmark_scores,
         {title: table for title, table in layouts.items() if len(table)},
         {title: figure for title, figure in figures.items() if len(figure.data)},
-        answers,
-        samples,
-        annotations,
-        judgments,
+        _join(inputs, "benchmark_answers"),
+        _join(inputs, "downstream_samples"),
+        verdicts,
         examples,
     )
+
+
+def _blocks(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of the judged benchmarks."""
+    return {name: inputs[name] for name in BENCHMARKS}
+
+
+def _join(inputs: Mapping[str, Any], kind: str) -> pd.DataFrame:
+    """Return the rows of all tables `<kind>_<method>`."""
+    return _concatenate([*by_policy(inputs, f"{kind}_").values()])
+
+
+def _concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of all tables; empty tables do not change the types of columns."""
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)

@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from rao_kedro.config.benchmarks import AnsweredBenchmarks, PolicyAnswersSpec
 from rao_kedro.config.generation import GenerationParameters, GenerationSpec
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import PolicyScoringSpec
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.evals.leaderboard import leaderboard
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.evals.policies import scored_generations
+from rao_kedro.evals.specs import PolicyAnswersSpec
 from rao_kedro.reporting.figures import training_dynamics
 from rao_kedro.reporting.report import html_report
 from rao_kedro.workers import launch
@@ -24,30 +25,68 @@ logger = logging.getLogger(__name__)
 
 
 def generate_responses(
+    policy: Path, prompts: Path, generation: GenerationParameters, workers: WorkerParameters, *, run: str
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Let a policy respond to the held-out prompts.
+
+    Args:
+        policy: Its checkpoint.
+        prompts: Parquet of `EvaluationPromptTable`.
+        generation: How responses are sampled.
+        workers: How the worker is started.
+        run: Name of the policy.
+
+    Returns:
+        Table of `GenerationTable`; and the settings of the generation: model, chat template, sampling, stop tokens,
+        versions.
+    """
+    spec = _generation_spec(policy, prompts, generation, workers, run, AnsweredBenchmarks())
+    launch(spec, workers)
+    return pd.read_parquet(spec.held_out.output_path), json.loads(spec.settings_path.read_text())
+
+
+def generate_with_benchmarks(
     policy: Path,
     prompts: Path,
     generation: GenerationParameters,
     workers: WorkerParameters,
-    benchmark_files: Path | None = None,
+    benchmark_files: Path,
     *,
     run: str,
     **benchmarks: Any,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Let a policy answer the held-out prompts and the chosen benchmarks.
+) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Let a policy respond to the held-out prompts and to the chosen benchmarks, with one start of the engine.
 
     Args:
-        policy: Its checkpoint.
-        prompts: Table of `EvaluationPromptTable`.
-        generation: How it answers the held-out prompts.
-        workers: How the worker is started.
-        benchmark_files: What `collect_benchmark_files` read; None where no benchmark is chosen.
-        run: Name of the policy.
+        policy: See `generate_responses`.
+        prompts: See there.
+        generation: See there.
+        workers: See there.
+        benchmark_files: The files that `collect_benchmark_files` read.
+        run: See there.
         **benchmarks: Fields of `AnsweredBenchmarks`.
 
     Returns:
-        Tables of `GenerationTable`, `BenchmarkAnswerTable`, `DownstreamScoreTable` and `DownstreamSampleTable`; and how
-        they were written: model, chat template, sampling, stop tokens, versions.
+        What `generate_responses` returns, and tables of `BenchmarkAnswerTable`, `DownstreamScoreTable` and
+        `DownstreamSampleTable`.
     """
+    asked = AnsweredBenchmarks(**benchmarks)
+    spec = _generation_spec(policy, prompts, generation, workers, run, asked, benchmark_files)
+    launch(spec, workers)
+    answers, scores, samples = map(pd.read_parquet, spec.paths)
+    settings = json.loads(spec.settings_path.read_text())
+    return pd.read_parquet(spec.held_out.output_path), settings, answers, scores, samples
+
+
+def _generation_spec(
+    policy: Path,
+    prompts: Path,
+    generation: GenerationParameters,
+    workers: WorkerParameters,
+    run: str,
+    benchmarks: AnsweredBenchmarks,
+    files: Path | None = None,
+) -> PolicyAnswersSpec:
     workspace = _workspace(run, workers)
     held_out = GenerationSpec(
         model_dir=policy,
@@ -55,12 +94,7 @@ def generate_responses(
         output_path=workspace / "generations.parquet",
         **generation.model_dump(),
     )
-    asked = AnsweredBenchmarks(**benchmarks)
-    about = {"benchmarks": asked, "files": benchmark_files, "workspace": workspace}
-    spec = PolicyAnswersSpec(method=run, held_out=held_out, **about)
-    launch(spec, workers)
-    generations, answers, scores, samples = map(pd.read_parquet, (held_out.output_path, *spec.paths))
-    return generations, answers, scores, samples, json.loads(spec.settings_path.read_text())
+    return PolicyAnswersSpec(method=run, held_out=held_out, benchmarks=benchmarks, files=files, workspace=workspace)
 
 
 def score_responses(

@@ -5,34 +5,36 @@ from collections.abc import Sequence
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.runs import method_of
+from rao_kedro.evals import registry
 from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.pipelines.evaluation.benchmark_nodes import (
+    JUDGE_USAGE,
     answer_with_served_models,
     collect_benchmark_files,
     compare_on_benchmarks,
+    figure_datasets,
     judge_methods,
+    judged_datasets,
+    judgment_datasets,
     plot_benchmarks,
     write_benchmark_report,
 )
 from rao_kedro.pipelines.evaluation.nodes import (
     compare_methods,
     generate_responses,
+    generate_with_benchmarks,
     plot_training,
     score_responses,
     write_report,
 )
-from rao_kedro.pipelines.methods import of_run
+from rao_kedro.pipelines.runs import bind
 from rao_kedro.reporting.figures import scores_by_method
 
 BENCHMARKS = "benchmarks"  # the tag of the nodes that judge and compare
 BENCHMARK_FILES = "benchmark_files"  # what the first of them makes
-PER_POLICY = (
-    "scored_generations",
-    "held_out_logps",
-    "benchmark_answers",
-    "downstream_scores",
-    "downstream_samples",
-)
+SCORED = ("scored_generations", "held_out_logps")  # tables of a policy that comparisons read
+ANSWERS = ("benchmark_answers", "downstream_scores", "downstream_samples")  # its tables of a run with benchmarks
 
 
 def _parameters(block: str, *names: str) -> dict[str, str]:
@@ -40,19 +42,12 @@ def _parameters(block: str, *names: str) -> dict[str, str]:
     return {name: f"params:{block}.{name}" for name in names}
 
 
-COLLECTED = ("names", "limit", "alpaca_eval", "mt_bench", "harness", "sources")
-ANSWERED = _parameters(
-    "evaluation.benchmarks",
-    "names",
-    "limit",
-    "max_model_len",
-    "alpaca_eval",
-    "mt_bench",
-    "chain_of_thought",
-    "harness",
-    "sources",
-    "seed",
-)
+def _collected() -> dict[str, str]:
+    return _parameters("evaluation.benchmarks", "names", "limit", *registry.BENCHMARKS, "harness", "sources")
+
+
+def _answered() -> dict[str, str]:
+    return _parameters("evaluation.benchmarks", *AnsweredBenchmarks.model_fields)
 
 
 def create_pipeline(runs: Sequence[str], benchmarks: bool) -> Pipeline:
@@ -81,26 +76,19 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
         inputs["policy"] = "sft_model"
     nodes = [
         Node(
-            of_run(generate_responses, name),
+            bind(generate_with_benchmarks if benchmarks else generate_responses, run=name),
             inputs={
                 "policy": "policy",
                 "prompts": "evaluation_prompts@path",
                 **_parameters("evaluation", "generation"),
-                **ANSWERED,
                 "workers": "params:workers",
-                **files,
+                **(files | _answered() if benchmarks else {}),
             },
-            outputs=[
-                "generations@pandas",
-                "benchmark_answers",
-                "downstream_scores",
-                "downstream_samples",
-                "generation_settings",
-            ],
+            outputs=["generations@pandas", "generation_settings", *(ANSWERS if benchmarks else ())],
             name="generate",
         ),
         Node(
-            of_run(score_responses, name),
+            bind(score_responses, run=name),
             inputs={
                 "policy": "policy",
                 "sft_model": "sft_model",
@@ -123,7 +111,7 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
         namespace=name,
         tags=["evaluation", name, method_of(name)],
         inputs=inputs,
-        outputs={table: f"{table}_{name}" for table in PER_POLICY},
+        outputs={table: f"{table}_{name}" for table in (*SCORED, *(ANSWERS if benchmarks else ()))},
         parameters=parameters,
     )
 
@@ -136,24 +124,15 @@ def _of_each(policies: Sequence[str], *tables: str) -> dict[str, str]:
 def _benchmarks(policies: Sequence[str]) -> Pipeline:
     answers, samples = "benchmark_answers", "downstream_samples"
     served = [f"{table}_served" for table in (answers, "downstream_scores", samples)]
-    judgments = {
-        "annotations": "alpaca_eval_annotations",
-        "judgments": "mt_bench_judgments",
-        "comparisons": "mt_bench_comparisons",
-        "usage": "judge_usage",
-    }
-    figures = {
-        "win_rates": "alpaca_eval_win_rates",
-        "categories": "mt_bench_categories",
-        "accuracies": "downstream_accuracies",
-    }
+    judgments = {dataset: dataset for dataset in judgment_datasets()}
+    figures = {dataset: dataset for dataset in figure_datasets().values()}
     methods = [*policies, "served"]
     return Pipeline(
         [
             Node(
                 collect_benchmark_files,
                 inputs={
-                    **_parameters("evaluation.benchmarks", *COLLECTED),
+                    **_collected(),
                     "workers": "params:workers",
                 },
                 outputs=BENCHMARK_FILES,
@@ -162,7 +141,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
             Node(
                 answer_with_served_models,
                 inputs={
-                    **ANSWERED,
+                    **_answered(),
                     **_parameters("evaluation.benchmarks", "served_models"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
                     "workers": "params:workers",
@@ -173,33 +152,32 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
             Node(
                 judge_methods,
                 inputs={
-                    **_parameters("evaluation.benchmarks", "alpaca_eval", "mt_bench", "judge", "second_judge"),
+                    **_parameters("evaluation.benchmarks", *registry.BENCHMARKS, "judge", "second_judge"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
                     "workers": "params:workers",
                     **_of_each(methods, answers),
                 },
-                outputs=["alpaca_eval_outputs", *judgments.values()],
+                outputs={dataset: dataset for dataset in judged_datasets()},
                 name="judge_methods",
             ),
             Node(
                 compare_on_benchmarks,
                 inputs={
-                    **_parameters("evaluation.benchmarks", "names", "limit", "alpaca_eval", "seed"),
+                    **_parameters("evaluation.benchmarks", "limit", *registry.BENCHMARKS, "seed"),
                     BENCHMARK_FILES: BENCHMARK_FILES,
-                    **{name: judgments[name] for name in ("annotations", "judgments", "comparisons")},
+                    **judgments,
                     **_of_each(methods, answers, "downstream_scores", samples),
                 },
                 outputs=["benchmark_scores", "judge_report"],
                 name="compare_on_benchmarks",
             ),
-            Node(plot_benchmarks, inputs="benchmark_scores", outputs=[*figures.values()], name="plot_benchmarks"),
+            Node(plot_benchmarks, inputs="benchmark_scores", outputs=figures, name="plot_benchmarks"),
             Node(
                 write_benchmark_report,
                 inputs={
                     **_parameters("evaluation", "examples"),
-                    "scores": "benchmark_scores",
-                    "judged": "judge_report",
-                    **{name: judgments[name] for name in ("annotations", "judgments", "usage")},
+                    **{name: name for name in ("benchmark_scores", "judge_report", JUDGE_USAGE)},
+                    **judgments,
                     **figures,
                     **_of_each(methods, answers, samples),
                 },

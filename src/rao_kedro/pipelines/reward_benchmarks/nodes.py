@@ -23,7 +23,7 @@ def measure_reward(
     Returns:
         The scores, and a table of `QuarantineTable`: rows that do not fit their benchmark's schema.
     """
-    read = {name: read_benchmark(name, parameters.sources.get(name)) for name in parameters.names.split()}
+    read = {name: read_benchmark(name, parameters.sources.get(name)) for name in parameters.names}
     tables = []
     with workers.reserve("reward_benchmarks") as workspace:
         reward = parameters.reward.with_defaults(reward_model, sft_model, parameters.mixed_precision, workspace)

@@ -1,128 +1,177 @@
 """Nodes of the reward model study."""
 
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.config.alignment import ReferenceParameters
+from rao_kedro.config.alignment import MethodParameters, ReferenceParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AlignmentSpec, AnnotationSpec, RewardTrainingSpec
-from rao_kedro.config.studies import RewardModelStudyParameters
 from rao_kedro.config.training import KLParameters, TrainingParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.evals.reward_accuracy import LENGTH_ONLY, accuracy_table, group_outcomes, length_outcomes
 from rao_kedro.files import write_parquet
-from rao_kedro.identity import combined_hash, content_hash
+from rao_kedro.pipelines.runs import REWARD_MODEL_STUDY
 from rao_kedro.scoring.reference_cache import cached_reference_logprobs
 from rao_kedro.workers import launch
 
 
-def measure_runs(
-    base_model: Path,
-    sft_model: Path,
-    tokenized_groups: pd.DataFrame,
-    study: RewardModelStudyParameters,
-    t0_length: int,
-    workers: WorkerParameters,
-) -> pd.DataFrame:
-    """Train every reward model of the study, and score the `test` groups with it; finished ones are kept.
+def select_training_groups(tokenized_groups: pd.DataFrame, size: int | None, *, seed: int) -> pd.DataFrame:
+    """Return the groups that runs of one size and seed train with: training groups, and all validation groups.
 
-    Training evaluates on, and may choose a checkpoint by, the `validation` groups.
+    Args:
+        tokenized_groups: Table of `TokenizedGroupTable`.
+        size: How many training groups are drawn; None takes all.
+        seed: Of the drawing.
 
     Returns:
-        Loss and accuracy of each `test` group, with columns `form, size, train_groups, seed`.
+        The groups, with their ratings as `rewards`.
     """
-    trained_on, validation, reported = (
-        tokenized_groups[tokenized_groups["split"] == part] for part in ("train", "validation", "test")
-    )
-    content = combined_hash(tokenized_groups.to_json(), *map(content_hash, (base_model, sft_model)))
-    baseline = length_outcomes(reported).assign(form=LENGTH_ONLY, size="", train_groups=0, seed=0)
-    outcomes = [baseline]
-    with workers.reserve("reward_model_study") as workspace:
-        for form, size, seed in study.runs().values():
-            n = min(study.sizes[size] or len(trained_on), len(trained_on))
-            settings = study.model_dump_json(include={"training", "centering", "dpo"})
-            finished = workspace / f"{form}-{n}-{seed}-{combined_hash(content, settings, str(t0_length))}.parquet"
-            if not finished.exists():
-                run = workspace / f"{form}-{size}-{seed}"
-                run.mkdir(parents=True, exist_ok=True)
-                groups = pd.concat([trained_on.sample(n, random_state=seed), validation])
-                write_parquet(run / "groups.parquet", groups.assign(rewards=groups["ratings"]))
-                train = _train_implicit if form == "dpo_implicit" else _train_reward_model
-                start = base_model if form == "base" else sft_model
-                reward = train(start, run, study, seed, t0_length, workers)
-                write_parquet(run / "test.parquet", reported)
-                rewards = _scored(reward, run, workers)
-                write_parquet(finished, group_outcomes(reported, rewards))
-                shutil.rmtree(run)  # a study is about the accuracies; its models would fill the disk
-            found = pd.read_parquet(finished)
-            outcomes.append(found.assign(form=form, size=size, train_groups=n, seed=seed))
-    return pd.concat(outcomes, ignore_index=True)
+    train, validation = (tokenized_groups[tokenized_groups["split"] == part] for part in ("train", "validation"))
+    drawn = train.sample(min(size or len(train), len(train)), random_state=seed)
+    groups = pd.concat([drawn, validation], ignore_index=True)
+    return groups.assign(rewards=groups["ratings"])
 
 
-def _train_reward_model(
-    start: Path, run: Path, study: RewardModelStudyParameters, seed: int, t0_length: int, workers: WorkerParameters
-) -> RewardParameters:
-    spec = RewardTrainingSpec(
-        workspace=run / "training",
-        model_dir=start,
-        groups_path=run / "groups.parquet",
-        t0_length=t0_length,
-        training=_seeded(study.training, seed),
-        centering=study.centering,
-    )
-    launch(spec, workers, metric_prefix=f"{run.name}.")
-    parameters = {"model_dir": str(spec.trained_dir), "mixed_precision": study.training.mixed_precision}
-    return RewardParameters(name="bradley_terry", parameters=parameters)
+def select_test_groups(tokenized_groups: pd.DataFrame) -> pd.DataFrame:
+    """Return the groups on which all reward models are measured. Training never sees them."""
+    return tokenized_groups[tokenized_groups["split"] == "test"].reset_index(drop=True)
 
 
-def _train_implicit(
-    start: Path, run: Path, study: RewardModelStudyParameters, seed: int, t0_length: int, workers: WorkerParameters
-) -> RewardParameters:
-    training, groups = _seeded(study.dpo.training, seed), run / "groups.parquet"
-    how = ReferenceParameters(
-        mixed_precision=training.mixed_precision, max_tokens_per_batch=training.max_tokens_per_batch
-    )
-    reference = run / "reference.parquet"
-    logprobs = cached_reference_logprobs(start, groups, how, t0_length, workers, run / "cache")
-    write_parquet(reference, logprobs)
-    spec = AlignmentSpec(
-        workspace=run / "training",
-        model_dir=start,
-        groups_path=groups,
-        t0_length=t0_length,
-        training=training,
-        reference_path=reference,
-        objective=study.dpo.objective,
-        objective_parameters=study.dpo.parameters,
-        responses_per_prompt=study.dpo.responses_per_prompt,
-        pairs=study.dpo.pairs,
-        kl=KLParameters(prompts=0),
-    )
-    launch(spec, workers, metric_prefix=f"{run.name}.")
-    parameters = {
-        "policy_dir": str(spec.trained_dir),
-        "reference_dir": str(start),
-        "beta": study.dpo.parameters["beta"],
-        "mixed_precision": training.mixed_precision,
-    }
-    return RewardParameters(name="implicit", parameters=parameters)
+def measure_trained(
+    start: Path,
+    training_groups: Path,
+    test_groups: Path,
+    training: TrainingParameters,
+    centering: float,
+    t0_length: int,
+    workers: WorkerParameters,
+    *,
+    run: str,
+    seed: int,
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Train a Bradley-Terry reward model, and yield its outcomes on the test groups and its training log.
+
+    Once these are saved, the model is deleted: the models of a study would fill the disk.
+
+    Args:
+        start: The checkpoint that the reward model is trained from.
+        training_groups: Parquet of the training and validation groups.
+        test_groups: Parquet of the groups to score.
+        training: Parameters of the loop.
+        centering: Weight of the term that keeps the additive constant of the rewards near 0.
+        t0_length: Tokens of the prefix t_0.
+        workers: How the workers are started.
+        run: Name of the run.
+        seed: Of the new head and of the order of the data, in place of `training.seed`.
+    """
+    with workers.reserve(f"{REWARD_MODEL_STUDY}/{run}") as workspace:
+        spec = RewardTrainingSpec(
+            workspace=workspace / "training",
+            model_dir=start,
+            groups_path=training_groups,
+            t0_length=t0_length,
+            training=training.model_copy(update={"seed": seed}),
+            centering=centering,
+        )
+        launch(spec, workers, metric_prefix=f"{run}.")
+        parameters = {"model_dir": str(spec.trained_dir), "mixed_precision": training.mixed_precision}
+        reward = RewardParameters(name="bradley_terry", parameters=parameters)
+        outcomes = _measure(reward, training_groups, test_groups, workspace, workers)
+        yield outcomes, pd.read_json(spec.log_path, lines=True)
+        shutil.rmtree(workspace)
 
 
-def _seeded(training: TrainingParameters, seed: int) -> TrainingParameters:
-    return training.model_copy(update={"seed": seed})
+def measure_implicit(
+    start: Path,
+    training_groups: Path,
+    test_groups: Path,
+    dpo: MethodParameters,
+    t0_length: int,
+    workers: WorkerParameters,
+    *,
+    run: str,
+    seed: int,
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Train a DPO policy, and yield the outcomes of its implicit reward on the test groups and its training log.
+
+    Once these are saved, the policy is deleted, as in `measure_trained`, which has the arguments.
+
+    Args:
+        start: The reference, from which the policy is trained.
+        training_groups: See there.
+        test_groups: See there.
+        dpo: The method.
+        t0_length: See there.
+        workers: See there.
+        run: See there.
+        seed: Of the order of the data, in place of `dpo.training.seed`.
+    """
+    training = dpo.training.model_copy(update={"seed": seed})
+    forward = {name: getattr(training, name) for name in ("mixed_precision", "max_tokens_per_batch")}
+    with workers.reserve(f"{REWARD_MODEL_STUDY}/{run}") as workspace:
+        scored = start, training_groups, ReferenceParameters(**forward), t0_length, workers
+        reference = workspace / "reference.parquet"
+        write_parquet(reference, cached_reference_logprobs(*scored, workspace / "cache"))
+        spec = AlignmentSpec(
+            workspace=workspace / "training",
+            model_dir=start,
+            groups_path=training_groups,
+            t0_length=t0_length,
+            training=training,
+            reference_path=reference,
+            objective=dpo.objective,
+            objective_parameters=dpo.parameters,
+            responses_per_prompt=dpo.responses_per_prompt,
+            pairs=dpo.pairs,
+            kl=KLParameters(prompts=0),
+        )
+        launch(spec, workers, metric_prefix=f"{run}.")
+        parameters = {
+            "policy_dir": str(spec.trained_dir),
+            "reference_dir": str(start),
+            "beta": dpo.parameters["beta"],
+            "mixed_precision": training.mixed_precision,
+        }
+        reward = RewardParameters(name="implicit", parameters=parameters)
+        outcomes = _measure(reward, training_groups, test_groups, workspace, workers)
+        yield outcomes, pd.read_json(spec.log_path, lines=True)
+        shutil.rmtree(workspace)
 
 
-def _scored(reward: RewardParameters, run: Path, workers: WorkerParameters) -> pd.DataFrame:
-    output = run / "rewards.parquet"
-    spec = AnnotationSpec(
-        workspace=run / "scoring", groups_path=run / "test.parquet", reward=reward, output_path=output
-    )
+def _measure(
+    reward: RewardParameters, training_groups: Path, test_groups: Path, workspace: Path, workers: WorkerParameters
+) -> pd.DataFrame:
+    """Return the loss and accuracy of a reward on each test group, and how many groups it was trained with."""
+    output = workspace / "rewards.parquet"
+    spec = AnnotationSpec(workspace=workspace / "scoring", groups_path=test_groups, reward=reward, output_path=output)
     launch(spec, workers)
-    return pd.read_parquet(output)
+    train_groups = int((pd.read_parquet(training_groups, columns=["split"])["split"] == "train").sum())
+    return group_outcomes(pd.read_parquet(test_groups), pd.read_parquet(output)).assign(train_groups=train_groups)
 
 
-def summarise(outcomes: pd.DataFrame) -> pd.DataFrame:
+def collect_outcomes(
+    runs: Mapping[str, tuple[str, str, int]], test_groups: pd.DataFrame, **outcomes: pd.DataFrame
+) -> pd.DataFrame:
+    """Return the outcomes of all runs one below the other, after those of preferring the longer response.
+
+    Args:
+        runs: Form, size and seed of each run.
+        test_groups: The groups on which the runs are measured.
+        **outcomes: The outcomes of each run.
+
+    Returns:
+        Loss and accuracy of each test group, with columns `form, size, train_groups, seed`.
+    """
+    tables = [length_outcomes(test_groups).assign(form=LENGTH_ONLY, size="", train_groups=0, seed=0)]
+    for run, table in outcomes.items():
+        form, size, seed = runs[run]
+        tables.append(table.assign(form=form, size=size, seed=seed)[tables[0].columns])
+    return pd.concat(tables, ignore_index=True)
+
+
+def summarise_runs(outcomes: pd.DataFrame) -> pd.DataFrame:
     """Return the table: loss and held-out accuracy of each form and size, with intervals."""
     return accuracy_table(outcomes)

@@ -1,15 +1,16 @@
 """All parameters of the project, which are checked before any node runs."""
 
 from rao_kedro.config.alignment import ReferenceParameters, SeededMethodParameters
-from rao_kedro.config.base import Parameters
+from rao_kedro.config.base import Names, Parameters
 from rao_kedro.config.data_engineering import DataParameters
-from rao_kedro.config.evaluation import EvaluationParameters
+from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_benchmarks import RewardBenchmarksParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
 from rao_kedro.config.specs import ModelParameters
 from rao_kedro.config.studies import LikelihoodStudyParameters, RewardModelStudyParameters
 from rao_kedro.config.training import KLParameters, TrainingParameters
 from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.evals.parameters import EvaluationParameters
 
 
 class ProjectParameters(Parameters):
@@ -23,7 +24,7 @@ class ProjectParameters(Parameters):
         data: Of data_engineering.
         supervised_finetuning: Of that pipeline.
         reward_modeling: Of that pipeline.
-        methods: Names of methods with blanks between: what a run trains and compares.
+        methods: Names of methods: what a run trains and compares.
         reference: The forward pass of the reference model.
         kl_to_reference: How evaluations in training measure it.
         alignment: Methods by their names.
@@ -31,6 +32,7 @@ class ProjectParameters(Parameters):
         likelihood_study: Of that pipeline.
         reward_model_study: Of that pipeline.
         reward_benchmarks: Of that pipeline.
+        publish: Of that pipeline.
     """
 
     workers: WorkerParameters
@@ -38,7 +40,7 @@ class ProjectParameters(Parameters):
     data: DataParameters
     supervised_finetuning: TrainingParameters
     reward_modeling: RewardModelingParameters
-    methods: str
+    methods: Names
     reference: ReferenceParameters
     kl_to_reference: KLParameters
     alignment: dict[str, SeededMethodParameters]
@@ -46,3 +48,4 @@ class ProjectParameters(Parameters):
     likelihood_study: LikelihoodStudyParameters
     reward_model_study: RewardModelStudyParameters
     reward_benchmarks: RewardBenchmarksParameters
+    publish: PublishParameters = PublishParameters()
