@@ -23,7 +23,7 @@ from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import reward_module
 from rao_kedro.models.value_head import TokenValues, ValueNetwork, pack_prompts
 from rao_kedro.training import options
-from rao_kedro.training.options import prepared
+from rao_kedro.training.options import prepare_module
 from rao_kedro.workers import launch
 
 LORA = LoRAParameters(rank=4, alpha=8)
@@ -168,7 +168,7 @@ def test_compiling_without_a_compiler_is_refused_at_the_start(tmp_path, tiny_che
     training = parameters(compile=True)
     spec = TrainingSpec(workspace=tmp_path / "x", model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
     if not torch.cuda.is_available():
-        with pytest.raises(TrainingError, match="needs a C\\+\\+ compiler on a CPU, and no-such-compiler is not here"):
+        with pytest.raises(TrainingError, match="needs a C\\+\\+ compiler on a CPU; no-such-compiler is not installed"):
             launch(spec, IN_PROCESS)
 
 
@@ -176,15 +176,15 @@ def test_a_model_that_does_not_name_its_layers_cannot_be_compiled(tiny_checkpoin
     monkeypatch.setenv("CXX", "true")  # any program: none is called
     model = load_causal_lm(tiny_checkpoint)
     model._no_split_modules = []
-    with pytest.raises(TrainingError, match="LlamaForCausalLM does not name its layers"):
-        prepared(LogProbModel(model), parameters(compile=True), Accelerator())
+    with pytest.raises(TrainingError, match="which LlamaForCausalLM does not name"):
+        prepare_module(LogProbModel(model), parameters(compile=True), Accelerator())
 
 
 @pytest.mark.parametrize(
     ("plugins", "said"),
     [
         ({"fsdp_plugin": SimpleNamespace(fsdp_version=1)}, "FSDP1"),
-        ({"kind": "DEEPSPEED"}, "DeepSpeed does not support"),
+        ({"kind": "DEEPSPEED"}, "does not work with DeepSpeed"),
     ],
 )
 def test_sharding_that_cannot_work_is_refused_at_the_start(tiny_checkpoint, monkeypatch, plugins, said):
@@ -192,12 +192,12 @@ def test_sharding_that_cannot_work_is_refused_at_the_start(tiny_checkpoint, monk
     state = SimpleNamespace(fsdp_plugin=plugins.get("fsdp_plugin"), deepspeed_plugin=None)
     accelerator = SimpleNamespace(state=state, mixed_precision="no", device=torch.device("meta"))
     with pytest.raises(TrainingError, match=said):
-        prepared(LogProbModel(load_causal_lm(tiny_checkpoint)), parameters(compile=True), accelerator)
+        prepare_module(LogProbModel(load_causal_lm(tiny_checkpoint)), parameters(compile=True), accelerator)
 
 
 def test_an_optimizer_that_does_not_run_here_is_refused_at_the_start(tmp_path, tiny_checkpoint, groups_path):
     training = parameters(optimizer="adamw_8bit")
     spec = TrainingSpec(workspace=tmp_path / "x", model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
     if not torch.cuda.is_available():
-        with pytest.raises(TrainingError, match="adamw_8bit needs CUDA and bitsandbytes; this is cpu"):
+        with pytest.raises(TrainingError, match="adamw_8bit needs a CUDA device and bitsandbytes; the device is cpu"):
             launch(spec, IN_PROCESS)
