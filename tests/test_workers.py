@@ -18,8 +18,6 @@ from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.servers import ServerParameters
 from rao_kedro.config.specs import AnnotationSpec, ModelImportSpec, PolicyScoringSpec, ScoringSpec
 from rao_kedro.errors import BusyError, ModelError, RaoKedroError
-from rao_kedro.evals.alpaca_eval.benchmark import AlpacaEvalParameters
-from rao_kedro.evals.mt_bench.benchmark import MTBenchParameters
 from rao_kedro.evals.parameters import BenchmarkParameters
 from rao_kedro.evals.specs import PolicyAnswersSpec, ServedAnswersSpec
 from rao_kedro.files import only_one_in, write_text
@@ -142,7 +140,7 @@ def test_nothing_is_launched_where_another_run_is_at_work(tmp_path, role):
 def test_judges_are_not_asked_twice_at_a_time(tmp_path):
     workers = workers_in(tmp_path)
     with workers.reserve("judge"), pytest.raises(BusyError):
-        judge_methods(AlpacaEvalParameters(), MTBenchParameters(), None, None, tmp_path, workers)
+        judge_methods(None, None, tmp_path, workers)
 
 
 @pytest.mark.parametrize(("rank", "status"), [("0", 1), ("1", 0)])

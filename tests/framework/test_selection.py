@@ -11,7 +11,7 @@ from kedro_viz.integrations.kedro.data_loader import load_data
 from rao_kedro.datasets import CheckpointDataset
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.framework.session import StudySession
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import METHODS
 
 ROOT = Path(__file__).parents[2]
 DATA = {"prepare_base_model", "collect_preferences", "tokenize"}

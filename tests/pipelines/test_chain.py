@@ -25,7 +25,7 @@ from rao_kedro.config.runs import method_of
 from rao_kedro.errors import DataError, ModelError, ParameterError
 from rao_kedro.framework.session import StudySession
 from rao_kedro.identity import path_hash
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import METHODS
 
 ROOT = Path(__file__).parents[2]
 ULTRAFEEDBACK, REPORTED = ASSETS / "ultrafeedback", ASSETS / "reported_inputs"

@@ -27,8 +27,7 @@ from rao_kedro.framework.session import StudySession
 from rao_kedro.objectives import objective_names
 from rao_kedro.pipeline_registry import build_pipelines, register_pipelines
 from rao_kedro.pipelines.evaluation.benchmark_nodes import answer_with_served_models
-from rao_kedro.pipelines.methods import METHODS
-from rao_kedro.pipelines.runs import Runs
+from rao_kedro.pipelines.runs import METHODS, Runs
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper"]

@@ -17,7 +17,7 @@ from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.generation.engine_options import refuse_impossible
 from rao_kedro.generation.generators import resolve_backend
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import METHODS
 from rao_kedro.planning import files, judges, lengths, machine, models
 from rao_kedro.planning.size import bytes_on_disk
 from rao_kedro.planning.steps import Run, Step, steps_of

@@ -60,7 +60,7 @@ def train_reward_model(
             check_settings(model_dir)
             chat = load_chat_format(model_dir)
             check_tokens(chat.tokenizer, model_dir)
-            # In the parts that they have for the policy.
+            # Each group stays in the split that it has for the policy.
             parts = pd.read_parquet(tokenized_groups, columns=["group_id", "split"])
             groups = preference_groups.drop(columns="split").merge(parts, on="group_id", validate="one_to_one")
             limits = TokenLimits(max_prompt_tokens, max_response_tokens)
@@ -110,7 +110,7 @@ def annotate_responses(
 def report_rewards(
     reward_annotated: pd.DataFrame, rao: Mapping[str, Any], responses_per_prompt: int | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what a reader needs to trust the rewards, for the beta and log_z0 that RAO will be trained with.
+    """Return the report on the rewards, for the beta and log_z0 that RAO will be trained with.
 
     Logs a warning if a few rewards lie implausibly far from the others, since they would dominate RAO's targets.
 
