@@ -245,7 +245,7 @@ def test_a_method_is_trained_and_evaluated_once_per_seed_and_all_are_compared(se
 @pytest.mark.parametrize(
     ("alignment", "message"),
     [
-        ({"rao": {"seeds": [1, 2, 1]}}, "alignment.rao.seeds: .*1 is there twice: two runs would be the same"),
+        ({"rao": {"seeds": [1, 2, 1]}}, "alignment.rao.seeds: .*1 occurs twice: two runs would be the same"),
         ({"rao": {"seeds": []}}, "alignment.rao.seeds: .*no seed is named"),
         ({"rao": {"seeds": "0 -1"}}, "alignment.rao.seeds.1: .*greater than or equal to 0"),
         ({"rao_seed_1": {"seeds": [1]}}, "there is no method rao_seed_1"),

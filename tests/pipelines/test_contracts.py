@@ -205,8 +205,8 @@ def served(*names):
             "objective dpo samples no responses: leave rollout out",
         ),
         ({"alignment": {"dpo": {"trainings": {}}}}, "trainings"),
-        ({"likelihood_study": {"panels": {"x": ["roa"]}}}, "names runs that are not there: roa"),
-        ({"likelihood_study": {"only": "rao roa"}}, "likelihood_study.only names runs that are not there: roa"),
+        ({"likelihood_study": {"panels": {"x": ["roa"]}}}, "names unknown runs: roa"),
+        ({"likelihood_study": {"only": "rao roa"}}, "likelihood_study.only names unknown runs: roa"),
         (
             {"reward_model_study": {"forms": "sft magic"}},
             r"reward_model_study\.forms\.1: Input should be 'base', 'sft' or 'dpo_implicit'",

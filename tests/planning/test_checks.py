@@ -5,10 +5,10 @@ from kedro.io import DataCatalog
 from plans import data_parameters, planned_run, planned_step, training_parameters
 
 from rao_kedro.config.alignment import MethodParameters
+from rao_kedro.config.data_engineering import ModelParameters
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.servers import JudgeParameters, ServerParameters
-from rao_kedro.config.specs import ModelParameters
 from rao_kedro.errors import PlanError
 from rao_kedro.evals.downstream.parameters import HarnessParameters
 from rao_kedro.evals.parameters import AnsweredBenchmarks

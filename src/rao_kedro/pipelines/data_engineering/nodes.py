@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.config.data_engineering import PreferenceFiles, SampledResponses
+from rao_kedro.config.data_engineering import ModelParameters, PreferenceFiles, SampledResponses
 from rao_kedro.config.generation import GenerationSpec
-from rao_kedro.config.specs import ModelImportSpec, ModelParameters
+from rao_kedro.config.specs import ModelImportSpec
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError

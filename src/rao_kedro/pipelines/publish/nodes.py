@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.data_engineering import DataParameters
+from rao_kedro.config.data_engineering import DataParameters, ModelParameters
 from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
-from rao_kedro.config.specs import ModelParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.errors import ParameterError, RaoKedroError
 from rao_kedro.files import replacing_directory, write_text
