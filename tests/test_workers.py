@@ -12,10 +12,11 @@ import pytest
 from launching import IN_PROCESS, workers_in
 
 from rao_kedro import workers
+from rao_kedro.config.data_engineering import ModelParameters
 from rao_kedro.config.generation import GenerationSpec, SamplingParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.servers import ServerParameters
-from rao_kedro.config.specs import AnnotationSpec, ModelImportSpec, ModelParameters, PolicyScoringSpec, ScoringSpec
+from rao_kedro.config.specs import AnnotationSpec, ModelImportSpec, PolicyScoringSpec, ScoringSpec
 from rao_kedro.errors import BusyError, ModelError, RaoKedroError
 from rao_kedro.evals.parameters import BenchmarkParameters
 from rao_kedro.evals.specs import PolicyAnswersSpec, ServedAnswersSpec

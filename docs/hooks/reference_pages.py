@@ -27,7 +27,7 @@ from pydantic_core import PydanticUndefined
 
 import rao_kedro
 from rao_kedro.config.globals import GlobalParameters
-from rao_kedro.framework.context import StudyConfigLoader
+from rao_kedro.framework.config_loader import StudyConfigLoader
 from rao_kedro.objectives import get_requirements, make_objective, objective_names
 from rao_kedro.pipelines.parameters import ProjectParameters
 

@@ -11,8 +11,7 @@ from rao_kedro.pipelines import (
     reward_modeling,
     supervised_finetuning,
 )
-from rao_kedro.pipelines.methods import DEFAULT_METHODS, METHODS
-from rao_kedro.pipelines.runs import Runs
+from rao_kedro.pipelines.runs import DEFAULT_METHODS, METHODS, Runs
 from rao_kedro.pipelines.studies import likelihood, reward_models
 
 

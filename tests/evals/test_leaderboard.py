@@ -61,7 +61,7 @@ RAO = generations([(1.0, 1.0), (0.5, 0.0)], n_tokens=3)
 )
 def test_the_kl_divergence_is_only_given_of_samples_of_the_policy_itself(changed, measured, caplog):
     tables = {"scored_generations_sft": SFT, "held_out_logps_sft": held_out(-5, -5)}
-    board = compare_methods(0, GenerationParameters(**changed), **tables)
+    board = compare_methods(0, GenerationParameters(**changed), runs=[], **tables)
     LeaderboardTable.validate(board)
     assert board["kl_to_reference"].tolist() == ([0.0] if measured else [pytest.approx(float("nan"), nan_ok=True)])
     assert ("kl_to_reference is NaN" in caplog.text) is not measured

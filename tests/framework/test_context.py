@@ -12,8 +12,8 @@ from kedro.framework.startup import bootstrap_project
 from rao_kedro.config.globals import GlobalParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.session import StudySession
-from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.pipelines.parameters import ProjectParameters
+from rao_kedro.pipelines.runs import METHODS
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper"]

@@ -11,7 +11,7 @@ from kedro_viz.integrations.kedro.data_loader import load_data
 from rao_kedro.datasets import CheckpointDataset
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.framework.session import StudySession
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import METHODS
 
 ROOT = Path(__file__).parents[2]
 DATA = {"prepare_base_model", "collect_preferences", "tokenize"}
@@ -245,7 +245,7 @@ def test_a_method_is_trained_and_evaluated_once_per_seed_and_all_are_compared(se
 @pytest.mark.parametrize(
     ("alignment", "message"),
     [
-        ({"rao": {"seeds": [1, 2, 1]}}, "alignment.rao.seeds: .*1 is there twice: two runs would be the same"),
+        ({"rao": {"seeds": [1, 2, 1]}}, "alignment.rao.seeds: .*1 occurs twice: two runs would be the same"),
         ({"rao": {"seeds": []}}, "alignment.rao.seeds: .*no seed is named"),
         ({"rao": {"seeds": "0 -1"}}, "alignment.rao.seeds.1: .*greater than or equal to 0"),
         ({"rao_seed_1": {"seeds": [1]}}, "there is no method rao_seed_1"),

@@ -27,8 +27,7 @@ from rao_kedro.framework.session import StudySession
 from rao_kedro.objectives import objective_names
 from rao_kedro.pipeline_registry import build_pipelines, register_pipelines
 from rao_kedro.pipelines.evaluation.benchmark_nodes import answer_with_served_models
-from rao_kedro.pipelines.methods import METHODS
-from rao_kedro.pipelines.runs import Runs
+from rao_kedro.pipelines.runs import METHODS, Runs
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper"]
@@ -206,8 +205,8 @@ def served(*names):
             "objective dpo samples no responses: leave rollout out",
         ),
         ({"alignment": {"dpo": {"trainings": {}}}}, "trainings"),
-        ({"likelihood_study": {"panels": {"x": ["roa"]}}}, "names runs that are not there: roa"),
-        ({"likelihood_study": {"only": "rao roa"}}, "likelihood_study.only names runs that are not there: roa"),
+        ({"likelihood_study": {"panels": {"x": ["roa"]}}}, "names unknown runs: roa"),
+        ({"likelihood_study": {"only": "rao roa"}}, "likelihood_study.only names unknown runs: roa"),
         (
             {"reward_model_study": {"forms": "sft magic"}},
             r"reward_model_study\.forms\.1: Input should be 'base', 'sft' or 'dpo_implicit'",

@@ -22,7 +22,9 @@ REWARDS = {"reward_model_study": {"forms": "sft dpo_implicit", "sizes": {"large"
 LOGS = {f"likelihood_study.{run}.train" for run in ("dpo", "rao_beta_0_1")}
 COMPARED = {f"likelihood_study.{node}" for node in ("collect_logs", "summarise_runs", "plot_runs")}
 SIZES = ("small", "large")
-REWARDS_COMPARED = {f"reward_model_study.{node}" for node in ("collect_outcomes", "summarise_runs", "plot_runs")}
+REWARDS_COMPARED = {
+    f"reward_model_study.{node}" for node in ("collect_outcomes", "collect_logs", "summarise_runs", "plot_runs")
+}
 MACHINE = ("second", "mfu", "memory")  # in the names of columns that depend on the machine
 
 

@@ -5,10 +5,10 @@ from kedro.io import DataCatalog
 from plans import data_parameters, planned_run, planned_step, training_parameters
 
 from rao_kedro.config.alignment import MethodParameters
+from rao_kedro.config.data_engineering import ModelParameters
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.servers import JudgeParameters, ServerParameters
-from rao_kedro.config.specs import ModelParameters
 from rao_kedro.errors import PlanError
 from rao_kedro.evals.downstream.parameters import HarnessParameters
 from rao_kedro.evals.parameters import AnsweredBenchmarks
@@ -128,6 +128,14 @@ def test_one_response_makes_no_preference_and_a_backend_is_installed(monkeypatch
     found = list(checks._of_step(planned_run(collecting), collecting))
     said = ("vLLM is not installed", "sampling.n is 1", "leaves no room")
     assert all(text in sentence for text, sentence in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize(("objective", "models"), [("dpo", 1), ("rao", 1), ("dro", 2), ("ppo", 2)])
+def test_a_value_network_is_a_second_trained_model(objective, models):
+    rollout = {"rollout": {"max_new_tokens": 4}} if objective == "ppo" else {}
+    method = MethodParameters(objective=objective, training=training_parameters(), **rollout)
+    (trained,) = checks.trainings(planned_step("align", method=method))
+    assert trained.n_models == models and trained.samples_policy == (objective == "ppo")
 
 
 def test_a_plan_error_is_an_error_of_parameters_data_and_models():

@@ -8,8 +8,8 @@ from kedro.io import DataCatalog, MemoryDataset
 from plans import data_parameters, planned_run, planned_step, training_parameters
 
 from rao_kedro.config.alignment import MethodParameters
+from rao_kedro.config.data_engineering import ModelParameters
 from rao_kedro.config.generation import GenerationParameters
-from rao_kedro.config.specs import ModelParameters
 from rao_kedro.datasets import PathDataset
 from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.planning import lengths, models

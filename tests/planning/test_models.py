@@ -3,7 +3,7 @@
 import json
 import shutil
 
-from rao_kedro.config.specs import ModelParameters
+from rao_kedro.config.data_engineering import ModelParameters
 from rao_kedro.planning import models
 
 

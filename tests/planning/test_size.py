@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 
-from rao_kedro.config.data_engineering import PreferenceFiles
-from rao_kedro.config.specs import ModelParameters
+from rao_kedro.config.data_engineering import ModelParameters, PreferenceFiles
 from rao_kedro.config.training import LoRAParameters, TrainingParameters
 from rao_kedro.datasets import CheckpointDataset
 from rao_kedro.planning import machine, size, table

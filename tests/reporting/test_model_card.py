@@ -6,10 +6,9 @@ from huggingface_hub import ModelCard
 from leaderboards import row
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.data_engineering import DataParameters
+from rao_kedro.config.data_engineering import DataParameters, ModelParameters
 from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
-from rao_kedro.config.specs import ModelParameters
 from rao_kedro.reporting.model_card import model_card
 
 TRAINING = {"epochs": 1, "learning_rate": 1e-5, "batch_size": 8, "max_tokens_per_batch": 512}

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rao_kedro.config.specs import ModelImportSpec, ModelParameters
+from rao_kedro.config.data_engineering import ModelParameters
+from rao_kedro.config.specs import ModelImportSpec
 from rao_kedro.models.importing import main
 
 # What Llama 3.2 does, and what Qwen 3 and DeepSeek's reasoning models do.

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from rao_kedro.config.base import SPLIT, Parameters
 from rao_kedro.config.runs import run_names
 from rao_kedro.config.training import Precision, RolloutParameters, TrainingParameters
-from rao_kedro.objectives import get_requirements, make_objective
+from rao_kedro.objectives import Requirements, get_requirements, make_objective
 
 
 class MethodParameters(Parameters):
@@ -15,12 +15,13 @@ class MethodParameters(Parameters):
 
     Attributes:
         objective: A name of `rao_kedro.objectives.objective_names()`.
-        parameters: The objective's own parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
-        training: Parameters of the loop.
-        responses_per_prompt: Responses of a group that the method may see, at least 2: the chosen one, the rejected
-            one, and then the others in their order; all where it is null.
-        pairs: Of a pairwise method: the `one` pair of the chosen and the rejected response, or `all` pairs of
-            differently rated responses, whose mean is the loss of a group.
+        parameters: The objective's own parameters. RAO's `log_z0` is in nats, or `auto`, which solves it for a
+            `margin`.
+        training: Settings of the training loop.
+        responses_per_prompt: Number of responses of a group that the method sees: the chosen one, the rejected one,
+            then the others in their order. Null takes all.
+        pairs: For pairwise methods. `one` takes the pair of the chosen and the rejected response. `all` takes all pairs
+            of differently rated responses; the loss of a group is the mean over its pairs.
         rollout: What an on-policy method (`ppo`) samples; must be null for every other method.
     """
 
@@ -31,11 +32,15 @@ class MethodParameters(Parameters):
     pairs: Literal["one", "all"] = "one"
     rollout: RolloutParameters | None = None
 
+    @property
+    def requirements(self) -> Requirements:
+        """What the objective needs from a run."""
+        return get_requirements(self.objective)
+
     @model_validator(mode="after")
     def _objective_accepts_its_parameters(self) -> "MethodParameters":
-        # The objectives themselves know their parameters, so nothing is written twice.
         make_objective(self.objective, **self.parameters)
-        reads = get_requirements(self.objective).reads
+        reads = self.requirements.reads
         if self.pairs == "all" and reads != "pairs":
             raise ValueError(
                 f"objective {self.objective}: pairs: all is for the pairwise methods, and this one reads no pairs: "
@@ -56,7 +61,7 @@ def _check_seeds(seeds: list[int]) -> list[int]:
     if not seeds:
         raise ValueError("no seed is named: null trains once, with training.seed")
     if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
-        raise ValueError(f"{', '.join(map(str, twice))} is there twice: two runs would be the same")
+        raise ValueError(f"{', '.join(map(str, twice))} occurs twice: two runs would be the same")
     return seeds
 
 
@@ -65,11 +70,11 @@ Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], SPLIT, AfterValid
 
 
 class SeededMethodParameters(MethodParameters):
-    """One method of the alignment pipeline, and how often it is trained.
+    """One method of the alignment pipeline, and the seeds that it is trained with.
 
     Attributes:
-        seeds: The method is trained once with each, in place of `training.seed`, and each policy is evaluated; the run
-            of the first has the method's own name, the others are called `rao_seed_1` and so on. Null trains once.
+        seeds: The method is trained and evaluated once with each seed, which replaces `training.seed`. The run of the
+            first seed has the method's own name; the others are called `rao_seed_1` and so on. Null trains once.
     """
 
     seeds: Seeds | None = None
@@ -88,7 +93,8 @@ class ReferenceParameters(Parameters):
     """The forward pass of the reference model.
 
     Attributes:
-        mixed_precision: Must be the precision of the methods' training, or log-ratios at step 0 are not 0.
+        mixed_precision: Precision of the forward pass. It must be that of the methods' training; otherwise log-ratios
+            at step 0 are not 0.
         max_tokens_per_batch: Tokens of one packed forward pass.
     """
 

@@ -1,5 +1,6 @@
-"""Parameters of the data_engineering pipeline: where prompt groups come from, and what is kept of them."""
+"""Parameters of the data_engineering pipeline: the base model, where prompt groups come from, and what is kept."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -8,14 +9,31 @@ from rao_kedro.config.base import Parameters
 from rao_kedro.config.generation import GenerationParameters
 
 
-class SampledResponses(Parameters):
-    """Responses sampled from the model itself on shipped prompts, rated by the prompts' own requirements.
+class ModelParameters(Parameters):
+    """The base model.
 
     Attributes:
-        train_prompts: Prompts of the training split to sample from.
-        validation_prompts: Prompts of the held-out split to sample from for what training evaluates on.
-        test_prompts: Prompts of the evaluation to sample from, for the groups that are only reported.
-        generation: How to sample; `sampling.n` is K.
+        source: `gguf_package` is a Python package that ships a GGUF file; `checkpoint` is a directory or a hub name;
+            `tiny_random` is a tiny Llama with random weights, for tests.
+        name: The package, the directory or the hub name.
+        revision: A hub revision.
+        chat_template: A Jinja file that takes the place of the model's own chat template.
+    """
+
+    source: Literal["gguf_package", "checkpoint", "tiny_random"]
+    name: str
+    revision: str | None = None
+    chat_template: Path | None = None
+
+
+class SampledResponses(Parameters):
+    """Responses that the base model writes to the shipped prompts, rated by the prompts' own requirements.
+
+    Attributes:
+        train_prompts: Number of prompts of the training split.
+        validation_prompts: Number of held-out prompts for the groups that training evaluates on.
+        test_prompts: Number of evaluation prompts for the groups that are only reported.
+        generation: How responses are sampled; `sampling.n` is K.
     """
 
     train_prompts: int = Field(ge=1)
@@ -28,8 +46,8 @@ class SampledResponses(Parameters):
         if self.generation.chat_template_kwargs:
             raise ValueError(
                 "generation.chat_template_kwargs: training writes prompts without them, so that responses would be "
-                "sampled behind other prompts than they are trained behind: set the variables in a chat template of "
-                "your own (model.chat_template)"
+                "sampled after other prompts than in training: set the variables in a chat template of your own "
+                "(model.chat_template)"
             )
         return self
 
@@ -95,23 +113,22 @@ FormatName = Literal[
 
 
 class PreferenceSource(Parameters):
-    """Where rows of preference data come from: a local path, or the hub.
+    """Where rows of preference data come from.
 
     Attributes:
-        path: A file (JSON lines, JSON, parquet, Arrow or CSV, compressed or not), or a directory: of such files, saved
-            by `save_to_disk`, or a snapshot of a repository of the hub; where it is set, it is read in place of
+        path: A file (JSON lines, JSON, parquet, Arrow or CSV, compressed or not) or a directory. A directory holds such
+            files, was saved by `save_to_disk`, or is a snapshot of a hub repository. A path takes precedence over
             `hub_id`.
-        hub_id: A dataset of the hub, with its `subset`, `revision` and `split`.
-        subset: A configuration of it.
-        revision: A revision of it.
-        split: A split of it, or of a directory whose files or folders name splits.
-        format: What a row looks like (see docs/how_to/data.md); auto tells from each row's columns.
-        columns: The row's own name (which may be dotted) of a column that formats know by another one; null for a
-            column that is not to be read.
-        rating_key: The field that holds a response's rating, where it is not the format's own; may be dotted. Ratings
-            of fields called rank or ranking are best where they are lowest.
-        skip_rows: Rows at the beginning that are not read, for a split of one file.
-        max_rows: Rows to read; all if not set.
+        hub_id: A dataset on the hub.
+        subset: A configuration of the dataset.
+        revision: A revision of the dataset.
+        split: A split of the dataset, or of a directory whose files or folders name splits.
+        format: The schema of a row (docs/how_to/data.md); `auto` recognises it by the row's columns.
+        columns: Names of columns in the rows, which may be dotted, by the names that formats use; null skips a column.
+        rating_key: Field of a response's rating, which may be dotted, if not the format's own. For fields called rank
+            or ranking, the lowest value is the best.
+        skip_rows: Number of rows at the beginning that are skipped.
+        max_rows: Maximal number of rows; unset, all.
     """
 
     path: str | None = None
@@ -136,11 +153,10 @@ class PreferenceFiles(Parameters):
     """Preference data from local files or the hub.
 
     Attributes:
-        train: Where training rows come from.
-        test: Where held-out rows come from. Without `validation` they are divided: the first `data.evaluation_prompts`
-            prompts, but at most half of them, are reported (`test`), and training evaluates on the others
-            (`validation`).
-        validation: Where rows come from that training evaluates on; all of `test` is reported then.
+        train: Training rows.
+        test: Held-out rows. Without `validation` they are divided: the first `data.evaluation_prompts` prompts, but at
+            most half of them, are reported (`test`), and training evaluates on the others (`validation`).
+        validation: Rows that training evaluates on; all of `test` is reported then.
     """
 
     train: PreferenceSource
@@ -152,15 +168,15 @@ class DataParameters(Parameters):
     """The data_engineering pipeline.
 
     Attributes:
-        source: Where prompt groups come from: responses sampled from the model, or preference data.
-        sampled: Settings of the first; unused with the other.
-        preferences: Settings of the second; unused with the other.
-        max_prompt_tokens: Longer prompts are quarantined, never cut: that would cut t_0.
-        max_response_tokens: Longer responses are dropped; the group is kept where a preference is left.
+        source: Whether prompt groups hold responses sampled from the base model, or preference data.
+        sampled: Settings of the sampled responses; used only with that source.
+        preferences: The preference data; used only with that source.
+        max_prompt_tokens: Longer prompts are quarantined. They are never cut, since that would cut t_0.
+        max_response_tokens: Longer responses are dropped. The group is kept if a preference is left.
         t0_length: Tokens of the prefix t_0 that all prompts share.
-        pairing: Which response the pairwise methods take as the rejected one beside the best rated.
-        evaluation_prompts: Held-out prompts that the evaluation generates on; training never sees them, and they choose
-            no checkpoint. With preference data they are the prompts of the `test` groups, of which there may be fewer.
+        pairing: The rejected response of the pairwise methods; the chosen one is the best rated.
+        evaluation_prompts: Number of held-out prompts that the evaluation generates on. They are in no training and
+            choose no checkpoint. With preference data they are the prompts of the `test` groups, which may be fewer.
         seed: Seeds the random pairing.
     """
 

@@ -3,36 +3,35 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
+from rao_kedro.config.base import Parameters
 from rao_kedro.errors import InferenceError
 from rao_kedro.workers import Spec
 
-# Options of an engine that say what is computed; all others say where and how fast.
+# Options of an engine that change what is computed; all others change only where and how fast.
 CHANGE_WHAT_IS_COMPUTED = ("quantization", "kv_cache_dtype", "lora_path")
 
 FinishReason = Literal["stop", "length"]
 
 
-class SamplingParameters(BaseModel):
-    """How to sample; nothing of a checkpoint's own sampling defaults (top-k, penalties) is added to it.
+class SamplingParameters(Parameters):
+    """How responses are sampled, by vLLM's names. A checkpoint's own sampling defaults are ignored.
 
-    In vLLM's order, with either backend: the repetition penalty, the temperature, min_p, top_k, top_p.
+    Both backends apply the settings in vLLM's order: repetition penalty, temperature, min_p, top_k, top_p.
 
     Attributes:
-        n: Completions per prompt.
-        temperature: Logits are divided by it; 0 is greedy decoding.
-        top_p: Only the most likely tokens that together have this probability are sampled.
-        top_k: Only that many of the most likely tokens are sampled; 0 for all.
+        n: Responses per prompt.
+        temperature: Divides the logits; 0 is greedy decoding.
+        top_p: Only the likeliest tokens are sampled that together have this probability.
+        top_k: Only this many of the likeliest tokens are sampled; 0 for all.
         min_p: Only tokens with at least this share of the likeliest token's probability are sampled.
-        repetition_penalty: Positive logits of tokens that the prompt or the completion holds are divided by it,
-            negative ones multiplied.
-        stop: Texts, each of which ends a completion; the text ends before it, the tokens with it.
-        max_tokens: Tokens after which a completion is cut.
-        seed: Seeds one call of a generator.
+        repetition_penalty: Divides positive logits of tokens that the prompt or the response contains, and multiplies
+            negative ones.
+        stop: Texts that end a response. The response's text ends before the stop text; its token ids include it.
+        max_tokens: Tokens after which a response is cut.
+        seed: Seeds each call of a generator.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     n: int = Field(1, ge=1)
     temperature: float = Field(1.0, ge=0)
@@ -46,13 +45,13 @@ class SamplingParameters(BaseModel):
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
+        """Whether decoding is greedy."""
         return self.temperature == 0
 
     def changes_of_the_distribution(self) -> list[str]:
-        """Return the settings with which tokens are not sampled from the model's own distribution.
+        """Return the settings that make tokens samples of another distribution than the model's own.
 
-        A stop text is none of them, nor is `max_tokens`: they end a completion, and leave its tokens as they are.
+        `stop` and `max_tokens` are not among them: they end a response, and leave its tokens as they are.
         """
         names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         return [
@@ -60,29 +59,27 @@ class SamplingParameters(BaseModel):
         ]
 
 
-class EngineParameters(BaseModel):
-    """Options of the engine that generates, by vLLM's names; what is not set is vLLM's own default.
+class EngineParameters(Parameters):
+    """Options of the engine that generates, by vLLM's names. An option that is not set has vLLM's own default.
 
-    The backend transformers takes `data_parallel_size` and `lora_path`, and no other.
+    The backend transformers has only `data_parallel_size` and `lora_path`.
 
     Attributes:
-        data_parallel_size: Engines beside each other, each with the whole model and GPUs of its own. They divide the
-            shards of a table among them; a server divides its requests.
-        tensor_parallel_size: GPUs that divide every layer of an engine.
-        pipeline_parallel_size: GPUs that divide the layers of an engine.
+        data_parallel_size: Number of engines, each with the whole model and GPUs of its own. They share the shards of a
+            table; a server shares its requests among them.
+        tensor_parallel_size: GPUs over which every layer of an engine is split.
+        pipeline_parallel_size: GPUs over which the layers of an engine are distributed.
         gpu_memory_utilization: Share of a GPU's memory for weights and KV cache.
         cpu_offload_gb: GiB of weights per GPU that stay in the machine's memory.
-        quantization: How the weights are quantised when they are loaded, such as fp8; a checkpoint that is quantised
-            already says so itself.
+        quantization: How weights are quantised while they are loaded, such as fp8. A checkpoint that is already
+            quantised needs no setting.
         kv_cache_dtype: Precision of the KV cache, such as fp8.
-        enable_prefix_caching: Whether prompts that begin alike share what is computed for their beginning.
-        max_num_seqs: Completions that are written at a time.
-        max_num_batched_tokens: Tokens of one step.
-        enforce_eager: Whether to compile nothing; null compiles on GPUs.
-        lora_path: Directory of a LoRA adapter as peft saves it, whose model generates.
+        enable_prefix_caching: Whether the KV cache of a common beginning is shared by the prompts that have it.
+        max_num_seqs: Maximal number of responses that are written at the same time.
+        max_num_batched_tokens: Maximal number of tokens of one step.
+        enforce_eager: Whether compilation is switched off; null compiles on GPUs.
+        lora_path: Directory of a LoRA adapter, as peft saves it, with which the model generates.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data_parallel_size: int = Field(1, ge=1)
     tensor_parallel_size: int = Field(1, ge=1)
@@ -99,11 +96,11 @@ class EngineParameters(BaseModel):
 
     @property
     def gpus_per_engine(self) -> int:
-        """GPUs that one engine takes, where there are GPUs."""
+        """Number of GPUs per engine, on a machine with GPUs."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
     def changed(self) -> dict[str, Any]:
-        """Return the options that are not the defaults."""
+        """Return the options that differ from the defaults."""
         return self.model_dump(exclude_defaults=True)
 
 
@@ -111,28 +108,25 @@ class ServedEngineParameters(EngineParameters):
     """Options of vLLM as a server.
 
     Attributes:
-        dtype: Precision of weights and compute; "auto" takes the checkpoint's, and float16 for float32.
+        dtype: Precision of weights and computation. `auto` takes that of the checkpoint, and float16 for float32.
     """
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
 
 
-class GenerationParameters(BaseModel):
-    """Text generation as a user sets it.
+class GenerationParameters(Parameters):
+    """How a model generates responses.
 
     Attributes:
-        sampling: How to sample.
-        backend: "vllm", "transformers", or "auto": vLLM where it is installed.
-        dtype: Precision of weights and compute.
-        max_model_len: Tokens of the longest prompt and its completion together.
-        shard_size: Prompts per shard, which is kept once all its prompts are answered. Greedy text is asked for all at
-            once; samples shard by shard, since a resumed run samples what an uninterrupted one would have.
-        chat_template_kwargs: Variables that the model's chat template reads when it writes the prompts, such as
-            `enable_thinking`.
+        sampling: How responses are sampled.
+        backend: `vllm`, `transformers`, or `auto`: vLLM where it is installed.
+        dtype: Precision of weights and computation.
+        max_model_len: Tokens of the longest prompt together with its response.
+        shard_size: Prompts per shard; a shard is kept once it is complete. Samples are generated shard by shard, so
+            that a resumed run samples what an uninterrupted one would have. Greedy decoding takes all prompts at once.
+        chat_template_kwargs: Variables of the model's chat template, such as `enable_thinking`.
         engine: Options of the engine.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     sampling: SamplingParameters = SamplingParameters()
     backend: Literal["auto", "vllm", "transformers"] = "auto"
@@ -149,7 +143,7 @@ class GenerationParameters(BaseModel):
         return self
 
     def why_not_the_policy(self) -> str:
-        """Return the settings, if any, with which responses are not samples of the policy whose log-probs are taken."""
+        """Return the settings that make responses samples of another distribution than the policy's own, or ""."""
         changes = self.sampling.changes_of_the_distribution()
         engine = self.engine.changed()
         return ", ".join(
@@ -158,7 +152,7 @@ class GenerationParameters(BaseModel):
 
 
 def options_of_vllm_alone(engine: EngineParameters) -> str:
-    """Return a sentence that refuses what the backend transformers cannot do; none if it can do it all."""
+    """Return a sentence that refuses the options that the backend transformers does not have, or ""."""
     others = sorted({*engine.changed()} - {"data_parallel_size", "lora_path"})
     if not others:
         return ""

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from rao_kedro.config.alignment import Seeds
 from rao_kedro.config.base import Names, Parameters
-from rao_kedro.config.specs import ModelParameters
+from rao_kedro.config.data_engineering import ModelParameters
 from rao_kedro.config.training import Precision, RolloutParameters, TrainingParameters
 
 

@@ -1,4 +1,4 @@
-"""Says in sentences what is wrong with parameters; a name that is unknown comes with the nearest that is known."""
+"""Sentences that say what is wrong with parameters. An unknown name comes with the nearest known one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -8,11 +8,11 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-SHOWN = 12  # known names, where none is near
+SHOWN = 12  # known names that are listed when none is near
 
 
 def sentence(detail: ErrorDetails, *known: type[BaseModel]) -> str:
-    """Return the sentence on one of the errors that pydantic found."""
+    """Return the sentence for an error of pydantic."""
     if detail["type"] == "extra_forbidden":
         return unknown_name(detail["loc"], *known)
     if detail["type"] in ("model_type", "dict_type"):
@@ -21,11 +21,11 @@ def sentence(detail: ErrorDetails, *known: type[BaseModel]) -> str:
 
 
 def unknown_name(loc: Sequence[int | str], *known: type[BaseModel]) -> str:
-    """Return the sentence that refuses a name.
+    """Return the sentence that refuses an unknown name.
 
     Args:
-        loc: Its parts.
-        *known: Models that hold the names that are known; the part's own place is looked for in the first.
+        loc: The parts of the dotted name.
+        *known: Models with the known names. The place of the name is looked up in the first model.
     """
     *place, name = map(str, loc)
     beside = {other for model in (known if not place else known[:1]) for other in _fields_at(model, place)}
@@ -33,7 +33,7 @@ def unknown_name(loc: Sequence[int | str], *known: type[BaseModel]) -> str:
 
 
 def _no_block(loc: Sequence[int | str], *known: type[BaseModel]) -> str:
-    """Return the sentence on a value that stands where a block of parameters belongs."""
+    """Return the sentence that refuses a value in the place of a block of parameters."""
     name = ".".join(map(str, loc))
     inside = sorted(_fields_at(known[0], [*map(str, loc)]))[:3]
     shown = f" ({', '.join(f'{name}.{part}' for part in inside)} ...)" if inside else ""
@@ -43,13 +43,13 @@ def _no_block(loc: Sequence[int | str], *known: type[BaseModel]) -> str:
 
 
 def nearest(name: str, place: Sequence[str], beside: set[str], *known: type[BaseModel]) -> str:
-    """Return what was meant by a name that is unknown.
+    """Return what an unknown name may have meant.
 
     Args:
-        name: Its last part.
-        place: The parts before.
-        beside: The names that are known in its place.
-        *known: Models whose names are looked through where none beside is near.
+        name: The last part of the dotted name.
+        place: The parts before it.
+        beside: Known names in the same place.
+        *known: Models whose names are searched if no name in the same place is near.
     """
     names = sorted(beside)
     if close := get_close_matches(name, names, 1) or [other for other in names if other.startswith(name)]:
@@ -65,7 +65,7 @@ def nearest(name: str, place: Sequence[str], beside: set[str], *known: type[Base
 
 
 def _fields_at(model: type[BaseModel], place: Sequence[str]) -> set[str]:
-    """Return the names of the fields in a place; none where the place has no fields of its own."""
+    """Return the names of the fields in a place; empty if the place is no block."""
     annotation: Any = model
     for part in place:
         annotation = next((found for kind in _kinds(annotation) for found in _below(kind, part)), None)
@@ -81,7 +81,7 @@ def _below(kind: Any, part: str) -> Iterator[Any]:
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    """Return what a union is of, and what an annotated type is."""
+    """Return the members of a union; annotations are unwrapped."""
     if get_origin(annotation) is Annotated:
         return _kinds(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):

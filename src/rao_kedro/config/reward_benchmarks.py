@@ -11,10 +11,10 @@ class RewardBenchmarksParameters(Parameters):
 
     Attributes:
         names: Names of `rao_kedro.evals.reward_benchmarks.benchmarks.benchmark_names()`.
-        sources: Where a benchmark's rows are; the authors' dataset of the hub if not set.
-        reward: What is measured.
-        mixed_precision: Of a model that computes here.
-        seed: Seeds the resampling of the intervals.
+        sources: Where the rows of a benchmark are, by its name; unset, in the authors' dataset on the hub.
+        reward: The reward that is measured.
+        mixed_precision: Precision of a model that scores on this machine.
+        seed: Seeds the resampling of intervals.
     """
 
     names: Names

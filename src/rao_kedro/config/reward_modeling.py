@@ -13,16 +13,17 @@ class RewardModelingParameters(Parameters):
     """The reward_modeling pipeline.
 
     Attributes:
-        reward: Where the rewards of the alignment come from. A Bradley-Terry reward model is trained in any case.
-        clip: Rewards further than this many robust standard deviations from the median of the training split are set
-            there (see `rao_kedro.rewards.outliers`), before they are standardised; the raw ones are kept beside them.
-        normalisation: "standardise" gives the rewards mean 0 and standard deviation 1 over the training split; the raw
-            ones are kept beside them.
-        start: What the reward model is trained from: `sft_model` or `base_model` of the catalog, or another model's
-            directory or hub name: a causal LM, or a sequence classifier with one label.
+        reward: The reward that annotates responses for the alignment. A Bradley-Terry reward model is trained in any
+            case.
+        clip: Rewards are clipped to this many robust standard deviations around the median of the training split (see
+            `rao_kedro.rewards.outliers`), before they are standardised. The raw rewards are kept.
+        normalisation: `standardise` gives rewards mean 0 and standard deviation 1 over the training split. The raw
+            rewards are kept.
+        start: The model that the training starts from: `sft_model` or `base_model` of the catalog, or the directory or
+            hub name of a causal LM or of a sequence classifier with one label.
         centering: Weight of the term that keeps the additive constant of the rewards near 0.
-        margin: The better response is to lead by this much reward per unit of rating between the two.
-        training: Parameters of the loop.
+        margin: Reward by which the better response leads, per unit of rating between the two.
+        training: Settings of the training loop.
     """
 
     reward: RewardParameters = RewardParameters()

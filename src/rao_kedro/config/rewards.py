@@ -1,28 +1,27 @@
-"""What scores responses, by its name."""
+"""Parameters of rewards, which score responses."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
+from rao_kedro.config.base import Parameters
 from rao_kedro.config.servers import JudgeServerParameters
 from rao_kedro.errors import ParameterError
 
-MAX_MODEL_LEN = 4096  # of a judge that scores one response, where nothing else is said
+MAX_MODEL_LEN = 4096  # tokens; default for a judge that scores one response
 
 
-class RewardParameters(BaseModel):
+class RewardParameters(Parameters):
     """A reward of `rao_kedro.rewards`.
 
     Attributes:
-        name: One of `rao_kedro.rewards.reward_names()`.
-        parameters: Its own parameters.
-        defaults: What the pipeline sets where the reward takes it and `parameters` does not: the catalog's models, the
-            precision, where a judge's answers are kept.
+        name: A name of `rao_kedro.rewards.reward_names()`.
+        parameters: The reward's own parameters.
+        defaults: Values of the pipeline for what `parameters` leaves out: the catalog's models, the precision, and the
+            directory for a judge's replies. Not set by users.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: str = "bradley_terry"
     parameters: dict[str, Any] = {}
@@ -36,7 +35,7 @@ class RewardParameters(BaseModel):
         return self
 
     def with_defaults(self, reward_model: Path, sft_model: Path, mixed_precision: str, workspace: Path) -> Self:
-        """Return the reward with the defaults of a pipeline."""
+        """Return the reward with the pipeline's values for what its parameters leave out."""
         defaults = {
             "model_dir": str(reward_model),
             "reference_dir": str(sft_model),
@@ -53,7 +52,8 @@ def generative_judge(parameters: Mapping[str, Any]) -> JudgeServerParameters:
         parameters: Fields of `JudgeServerParameters`.
 
     Raises:
-        ParameterError: One is unknown or out of range; the message does not quote it, since it may hold a key.
+        ParameterError: A field is unknown or its value is not allowed. The message does not quote the value, which may
+            hold a key.
     """
     try:
         return JudgeServerParameters.model_validate({"max_model_len": MAX_MODEL_LEN, **parameters})
@@ -66,7 +66,7 @@ def generative_judge(parameters: Mapping[str, Any]) -> JudgeServerParameters:
 
 
 def _of_judges(name: str, parameters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the parameters of generative rewards, parts of combined ones included."""
+    """Yield the parameters of every generative reward, also of those within a combined reward."""
     if name == "generative":
         yield parameters
     elif name == "combined":

@@ -1,4 +1,4 @@
-"""Names of a method's runs: one for each training seed."""
+"""Names of a method's runs, of which there is one per training seed."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ _RUN = re.compile(r"(?P<method>.+)_seed_(?P<seed>\d+)")
 
 
 def run_names(method: str, seeds: "tuple[int, ...] | list[int]") -> list[str]:
-    """Return the names of a method's runs: the first seed's has the method's own name, say `rao`, `rao_seed_1`."""
+    """Return the names of a method's runs: `rao` for the first seed, then `rao_seed_1` for seed 1."""
     return [method, *(f"{method}_seed_{seed}" for seed in seeds[1:])]
 
 

@@ -1,11 +1,12 @@
-"""How models behind OpenAI-compatible servers are asked. Knows nothing of what they are asked for."""
+"""Parameters of models behind OpenAI-compatible servers, judges among them. Knows nothing of what they are asked."""
 
 import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from rao_kedro.config.base import Parameters
 from rao_kedro.config.generation import ServedEngineParameters
 from rao_kedro.errors import ParameterError
 
@@ -14,29 +15,26 @@ PROTOCOL: Protocol = "protocol"
 SET_HERE = ("model", "messages", "n", "stream", "logprobs", "top_logprobs", "max_completion_tokens")
 
 
-class RequestParameters(BaseModel):
-    """The fields of a request that a user can set.
+class RequestParameters(Parameters):
+    """The fields of a request that a user can set. Replies are cached under all of them.
 
-    `protocol` is what the benchmark or the reward asks with (AlpacaEval: one token at temperature 1, MT-Bench's judge:
-    2048 at 0); null leaves a field out of the request, which newer models need. Answers are kept by all of these.
+    `protocol` is the value of the benchmark or the reward: one token at temperature 1 for AlpacaEval, 2048 tokens at
+    temperature 0 for MT-Bench's judge. Null leaves a field out of the request, which newer models need.
 
     Attributes:
-        max_tokens: Tokens of an answer, thinking included.
-        max_tokens_field: What the server calls that; newer OpenAI models refuse `max_tokens`.
-        temperature: 0 takes the likeliest token.
-        top_p: Only the likeliest tokens that together have this probability are sampled.
-        top_k: Only so many of the likeliest tokens are sampled (vLLM).
+        max_tokens: Maximal tokens of a reply, including its thinking.
+        max_tokens_field: The server's name of this field; newer OpenAI models refuse `max_tokens`.
+        temperature: Temperature of the sampling; 0 takes the likeliest token.
+        top_p: Only the likeliest tokens are sampled that together have this probability.
+        top_k: Only this many of the likeliest tokens are sampled (vLLM).
         min_p: Only tokens with at least this share of the likeliest one's probability are sampled (vLLM).
-        repetition_penalty: Divides the logits of tokens that are there already (vLLM).
-        stop: Strings that end an answer.
-        seed: Of the server's sampling.
-        reasoning_effort: How much a model that thinks is to think, as its server names it.
+        repetition_penalty: Divides the logits of tokens that occurred before (vLLM).
+        stop: Strings that end a reply.
+        seed: Seeds the server's sampling.
+        reasoning_effort: How long a reasoning model thinks, in the words of its server.
         chat_template_kwargs: Variables of the chat template (vLLM), for example {enable_thinking: false}.
-        extra_body: Other fields of the request's JSON.
+        extra_body: Further fields of the request's JSON.
     """
-
-    # An input may hold a key: errors do not quote it.
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
 
     max_tokens: Annotated[int, Field(ge=1)] | Protocol | None = PROTOCOL
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -69,16 +67,17 @@ class RequestParameters(BaseModel):
 
 
 class AskedParameters(RequestParameters):
-    """A model that is asked through a server.
+    """A model that is asked over HTTP.
 
     Attributes:
-        model: The name that the server knows it by.
-        api_key_variable: The environment variable with the server's key; a local server needs none.
-        concurrency: Requests at a time.
-        timeout: Seconds for one request.
-        max_retries: Retries of a request that found the server busy, broken or away, with exponential back-off.
-        max_attempts: Runs in which a request is sent whose answer was refused, empty, filtered, cut or unreadable;
-            then it stays without one.
+        model: The server's name of the model.
+        api_key_variable: Environment variable that holds the server's key; a local server needs none.
+        concurrency: Number of requests at the same time.
+        timeout: Seconds per request.
+        max_retries: Retries of a request when the server is busy, fails or cannot be reached, with exponential
+            back-off.
+        max_attempts: Number of runs that send a request whose reply was refused, empty, filtered, cut or unreadable.
+            After them the request counts as one without a reply.
     """
 
     model: str
@@ -97,10 +96,11 @@ class AskedParameters(RequestParameters):
 
 
 def checked_url(base_url: str) -> str:
-    """Return the address of a server, which holds no secret: parameters end in logs and records.
+    """Return the address of a server. It must not hold a secret, since parameters are written to logs and records.
 
     Raises:
-        ParameterError: It is no http address, or holds credentials or a query. The message does not quote it.
+        ParameterError: The address is not an http address, or holds credentials or a query. The message does not quote
+            it.
     """
     try:
         url = urlsplit(base_url)
@@ -122,10 +122,10 @@ def checked_url(base_url: str) -> str:
 
 
 class ServerParameters(AskedParameters):
-    """A model behind an OpenAI-compatible server; how it is asked is in `AskedParameters`.
+    """A model behind an OpenAI-compatible server.
 
     Attributes:
-        base_url: Of the server, up to `/v1`.
+        base_url: Address of the server, up to `/v1`.
     """
 
     base_url: str
@@ -134,16 +134,17 @@ class ServerParameters(AskedParameters):
 
 
 class JudgeServerParameters(AskedParameters):
-    """A model that judges, and what it costs; see `rao_kedro.judges.judge.Judge`.
+    """A judge and its prices; see `rao_kedro.judges.judge.Judge`.
 
     Attributes:
-        model: A checkpoint that vLLM serves here, or with `base_url` the name that the server there knows.
-        base_url: Of an OpenAI-compatible server, up to `/v1`.
-        max_model_len: Tokens of a prompt and its answer, where vLLM serves the model here.
-        engine: Options of vLLM, where it serves the model here.
-        prompt_price: Per million tokens that the judge reads.
-        completion_price: Per million tokens that it writes, thinking included.
-        max_cost: What a run may cost: it does not begin where more is forecast, and ends once it cost more.
+        model: With `base_url`, the server's name of the model; without it, a checkpoint that vLLM serves on this
+            machine.
+        base_url: Address of an OpenAI-compatible server, up to `/v1`.
+        max_model_len: Tokens of a prompt together with its reply, where vLLM serves the model.
+        engine: Options of vLLM, where it serves the model.
+        prompt_price: Price of a million tokens that the judge reads.
+        completion_price: Price of a million tokens that the judge writes, including its thinking.
+        max_cost: Maximal cost of a run. A run with a higher forecast is refused, and a run ends once it has cost more.
     """
 
     base_url: str | None = None
@@ -173,8 +174,8 @@ class JudgeParameters(JudgeServerParameters):
 
     Attributes:
         verdict: `logprobs` reads AlpacaEval's preference from the log-probs of the judge's first token, as AlpacaEval
-            does. `text` reads the name of the better output, a preference of 1 or 2, for judges that think or give no
-            log-probs: they may write 2048 tokens, at temperature 0.
+            does. `text` reads the name of the better output, which gives a preference of 1 or 2. It is for judges that
+            think or give no log-probs; they may write 2048 tokens, at temperature 0.
     """
 
     verdict: Literal["logprobs", "text"] = "logprobs"

@@ -3,31 +3,13 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from rao_kedro.config.data_engineering import ModelParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.training import KLParameters, RolloutParameters, TrainingParameters
 from rao_kedro.errors import ModelError, TrainingError
 from rao_kedro.workers import CPU_MEMORY_SETTINGS, Spec
-
-
-class ModelParameters(BaseModel):
-    """Where the base model comes from.
-
-    Attributes:
-        source: gguf_package: a Python package that ships a GGUF file; checkpoint: a directory or a hub
-            name; tiny_random: a tiny Llama with random weights, for tests.
-        name: The package, the directory or the hub name.
-        revision: A hub revision.
-        chat_template: A Jinja file that takes the place of the model's own chat template.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    source: Literal["gguf_package", "checkpoint", "tiny_random"]
-    name: str
-    revision: str | None = None
-    chat_template: Path | None = None
 
 
 class ModelImportSpec(Spec):

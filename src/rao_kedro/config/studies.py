@@ -1,4 +1,4 @@
-"""Parameters of the studies, which train the same thing many times and compare."""
+"""Parameters of the studies, which compare many trainings."""
 
 import itertools
 from typing import Annotated, Literal
@@ -16,9 +16,9 @@ class LikelihoodStudyParameters(Parameters):
     """The likelihood_study pipeline.
 
     Attributes:
-        runs: Methods by the name of the run; all are trained on the same annotated groups.
-        only: Names of the runs to train; all if not set.
-        panels: Titles of the figure's panels, and the runs that each compares.
+        runs: The method of each run, by the name of the run. All runs are trained on the same annotated groups.
+        only: Names of the runs to train; null, all.
+        panels: Runs that each panel of the figure compares, by the title of the panel.
     """
 
     runs: Annotated[dict[FileName, MethodParameters], DIFFERENT_NAMES]
@@ -30,7 +30,7 @@ class LikelihoodStudyParameters(Parameters):
         named = {"panels": {run for runs in self.panels.values() for run in runs}, "only": {*(self.only or ())}}
         for key, names in named.items():
             if unknown := names - set(self.runs):
-                raise ValueError(f"likelihood_study.{key} names runs that are not there: {', '.join(sorted(unknown))}")
+                raise ValueError(f"likelihood_study.{key} names unknown runs: {', '.join(sorted(unknown))}")
         return self
 
 
@@ -38,12 +38,13 @@ class RewardModelStudyParameters(Parameters):
     """The reward_model_study pipeline.
 
     Attributes:
-        forms: Forms of reward model: trained from the base model, trained from the SFT model, implicit in a DPO policy.
-        sizes: Training groups by a name; null takes all.
-        seeds: How many, from 0 on: of data order, new heads, and which groups a size takes.
+        forms: Kinds of reward models: `base` and `sft` are trained from the base model and from the SFT model;
+            `dpo_implicit` is the implicit reward of a DPO policy.
+        sizes: Number of training groups, by a name; null takes all.
+        seeds: Number of seeds, from 0 on. A seed decides the data order, new heads, and which groups a size takes.
         centering: Weight of the term that keeps the additive constant of the rewards near 0.
-        training: Parameters of the loop for the trained ones.
-        dpo: The method whose policy holds the implicit one.
+        training: Settings of the training loop for `base` and `sft`.
+        dpo: The method for `dpo_implicit`.
     """
 
     forms: Annotated[tuple[Form, ...], SPLIT]

@@ -1,33 +1,32 @@
-"""Parameters of the training loop, the same for every task."""
+"""Parameters of the training loop, which are the same for every task."""
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
+from rao_kedro.config.base import Parameters
 from rao_kedro.config.rewards import RewardParameters
 
-# Per parameter of a model that is trained, in fp32.
+# Bytes per parameter of a model that is trained, in fp32.
 WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES = 4, 4, 8
 
-# On a command line and in YAML, an unquoted `no` is false.
+# YAML and the command line read an unquoted `no` as false.
 Precision = Annotated[Literal["no", "bf16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
-class RolloutParameters(BaseModel):
-    """What an on-policy method samples, and how often it learns from it.
+class RolloutParameters(Parameters):
+    """What PPO samples from the policy, and how often it learns from a sample.
 
-    Sampling knows a temperature and nothing else: PPO's ratios are those of the whole distribution, and with top_p, a
-    repetition penalty or the like it would learn from responses of another one.
+    The temperature is the only setting of the sampling. PPO's ratios are ratios of the policy's whole distribution;
+    with top_p or a repetition penalty, the responses would come from another distribution.
 
     Attributes:
-        samples_per_prompt: Responses to each prompt of a rollout.
-        max_new_tokens: Tokens of a response at most.
-        temperature: Divides the logits, in the rollout and in the update alike.
-        ppo_epochs: Passes over each rollout, an optimizer step each.
-        reward: What scores the responses.
+        samples_per_prompt: Responses per prompt of a rollout.
+        max_new_tokens: Tokens after which a response is cut.
+        temperature: Divides the logits, both in the rollout and in the update.
+        ppo_epochs: Passes over each rollout; each is one optimizer step.
+        reward: The reward that scores the responses.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     samples_per_prompt: int = Field(1, ge=1)
     max_new_tokens: int = Field(ge=1)
@@ -36,62 +35,59 @@ class RolloutParameters(BaseModel):
     reward: RewardParameters = RewardParameters()
 
 
-class LoRAParameters(BaseModel):
-    """Low-rank adapters in place of full fine-tuning; what is published is merged into plain weights.
+class LoRAParameters(Parameters):
+    """Low-rank adapters instead of full fine-tuning. They are merged into the weights before a model is published.
 
     Attributes:
-        rank: Of the update of a weight matrix.
+        rank: Rank of the update of a weight matrix.
         alpha: The update is multiplied by alpha / rank.
-        target_modules: Names of the linear layers that get one, or all but the output projection.
+        target_modules: Names of the linear layers that get an adapter; `all-linear` takes all but the output
+            projection.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
 
 
-class KLParameters(BaseModel):
-    """How evaluations of an offline method measure KL(policy || reference): on responses of the policy.
+class KLParameters(Parameters):
+    """How evaluations during training estimate KL(policy || reference): on responses sampled from the policy.
 
     Attributes:
-        prompts: Held-out prompts to sample one response each for; 0 does not measure.
-        max_new_tokens: Tokens of a response at most; the divergence is that of responses cut there.
+        prompts: Number of held-out prompts, with one sampled response each; 0 skips the estimate.
+        max_new_tokens: Tokens after which a response is cut; the estimate is of the divergence up to there.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompts: int = Field(64, ge=0)
     max_new_tokens: int = Field(256, ge=1)
 
 
-class TrainingParameters(BaseModel):
-    """What the loop needs to know; see `rao_kedro.training.loop`.
+class TrainingParameters(Parameters):
+    """Settings of `rao_kedro.training.loop`.
 
     Attributes:
         epochs: Passes over the training groups.
         learning_rate: Peak of the schedule.
         batch_size: Prompt groups per optimizer step, over all processes.
         max_tokens_per_batch: Tokens of one packed forward pass; bounds memory.
-        lora: Trains adapters instead of all weights; takes a learning rate about ten times higher.
-        optimizer: AdamW, or bitsandbytes' with 8-bit states, on CUDA only.
-        activation_checkpointing: Computes each layer again in the backward pass: less memory, a third more compute.
-        compile: Compiles each decoder layer (`torch.compile`): less memory and a little faster, after a minute or two.
-        lr_scheduler: How the learning rate goes on after the warm-up; see `rao_kedro.training.schedule`.
-        warmup_ratio: Share of the steps over which the learning rate rises; that of the first step is not 0.
+        lora: Trains adapters instead of all weights. It needs a learning rate that is about ten times higher.
+        optimizer: AdamW, or the AdamW of bitsandbytes with 8-bit states, on CUDA only.
+        activation_checkpointing: Recomputes each layer in the backward pass, for less memory and a third more compute.
+        compile: Compiles each decoder layer (`torch.compile`). Training is slightly faster and needs less memory, after
+            one to two minutes of compilation.
+        lr_scheduler: Learning rate after the warm-up; see `rao_kedro.training.schedule`.
+        warmup_ratio: Share of the steps over which the learning rate rises. It is not 0 in the first step.
         weight_decay: AdamW's decoupled weight decay.
         adam_beta2: AdamW's second-moment decay.
         max_grad_norm: Gradients are clipped to this norm.
-        mixed_precision: Compute precision; master weights are always fp32.
-        checkpoint_every: Steps (rollouts for PPO) between checkpoints; 0 keeps none, so that a killed run starts over.
-        checkpoints_kept: Checkpoints on disk at most; older ones are removed.
-        eval_every_epochs: Epochs between evaluations; the best one is kept.
-        keep: Which weights are published: of the best evaluation, or the last.
-        seed: Seeds data order, dropout and new heads.
+        mixed_precision: Precision of the computation; master weights are always fp32.
+        checkpoint_every: Optimizer steps (for PPO rollouts) between checkpoints. With 0 there are none: a killed run
+            starts over.
+        checkpoints_kept: Maximal number of checkpoints on disk; older ones are removed.
+        eval_every_epochs: Epochs between evaluations.
+        keep: Whether the weights of the best evaluation or the last weights are published.
+        seed: Seeds the data order, dropout and new heads.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(1, ge=1)
     learning_rate: float = Field(gt=0)

@@ -15,15 +15,15 @@ from rao_kedro.errors import ParameterError
 from rao_kedro.framework.config_loader import StudyConfigLoader
 from rao_kedro.framework.runs import choose_runs
 from rao_kedro.pipeline_registry import build_pipelines
-from rao_kedro.pipelines.methods import METHODS
 from rao_kedro.pipelines.parameters import ProjectParameters
+from rao_kedro.pipelines.runs import METHODS
 
 
 class StudyContext(KedroContext):
-    """Refuses an unknown name and a wrong value at any depth, whichever pipeline runs, and fills in defaults."""
+    """Refuses unknown names and wrong values of parameters at any depth, whichever pipeline runs, and sets defaults."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Load the parameters, and put the pipelines of their runs where Kedro, kedro-viz and notebooks find them."""
+        """Load the parameters, and register the pipelines of the runs that they choose with Kedro."""
         super().__init__(*args, **kwargs)
         pipelines.update(build_pipelines(choose_runs(self.params)))
 
@@ -34,9 +34,9 @@ class StudyContext(KedroContext):
         Raises:
             ParameterError: Names every parameter that is wrong.
         """
-        # Kedro's own check, of what nodes annotate, would find less and say it at length.
+        # Kedro's own check reads the annotations of nodes: it finds less, and says it at length.
         globals_, wrong = self._wrong_globals()
-        # What is wrong with a global is wrong in all places that take it.
+        # A wrong global is wrong in every place that takes it, and is named once.
         said = {_same_as(detail) for detail in globals_}
         try:
             checked = ProjectParameters.model_validate(self.config_loader["parameters"])
@@ -54,7 +54,7 @@ class StudyContext(KedroContext):
         return {name: getattr(checked, name) for name in ProjectParameters.model_fields} | derived
 
     def _wrong_globals(self) -> tuple[list[ErrorDetails], list[str]]:
-        """Return what is wrong with globals, as pydantic says it and in sentences."""
+        """Return what is wrong with globals: pydantic's details, and sentences."""
         assert isinstance(self.config_loader, StudyConfigLoader)
         found = self.config_loader["globals"]
         try:
@@ -70,7 +70,7 @@ class StudyContext(KedroContext):
 
 
 def _same_as(detail: ErrorDetails) -> tuple[str, str]:
-    """Return what an error has in common with that of the global whose value it is about."""
+    """Return what an error of a parameter has in common with the error of the global that it takes its value from."""
     unknown = detail["type"] == "extra_forbidden"
     return detail["type"], str(detail["loc"][-1]) if unknown else repr(detail["input"])
 

@@ -13,7 +13,7 @@ from rao_kedro.config.runs import method_of
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.runs import Selection
 from rao_kedro.pipelines.evaluation.pipeline import BENCHMARKS
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import METHODS
 
 # What the options of `KedroSession.run` are called by the command line, and by Kedro's filter where that differs.
 FLAGS = {"node_names": "--nodes"}

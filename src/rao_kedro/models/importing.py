@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rao_kedro.config.specs import ModelImportSpec, ModelParameters
+from rao_kedro.config.data_engineering import ModelParameters
+from rao_kedro.config.specs import ModelImportSpec
 from rao_kedro.errors import ModelError
 from rao_kedro.files import replacing_directory, write_text
 from rao_kedro.models.chat_format import open_tokenizer

@@ -1,4 +1,4 @@
-"""The runs that pipelines are built for. Knows neither command lines nor parameters."""
+"""Methods, and the runs that pipelines are built for. Knows neither command lines nor parameters."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,6 +6,10 @@ from functools import partial, wraps
 from inspect import isgeneratorfunction, signature
 from typing import Any
 
+from rao_kedro.objectives import objective_names
+
+METHODS = tuple(objective_names())
+DEFAULT_METHODS = ("rao", "dpo")  # what the default pipeline shows before parameters are loaded
 LIKELIHOOD_STUDY, REWARD_MODEL_STUDY = "likelihood_study", "reward_model_study"
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rao_kedro.config.specs import ModelParameters
+from rao_kedro.config.data_engineering import ModelParameters
 from rao_kedro.errors import ModelError, ParameterError
 from rao_kedro.models.checks import ADAPTER, check_causal_lm, check_settings, read_settings, weight_files
 from rao_kedro.models.gguf import find_packaged_gguf

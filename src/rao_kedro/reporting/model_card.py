@@ -10,11 +10,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.data_engineering import DataParameters
+from rao_kedro.config.data_engineering import DataParameters, ModelParameters
 from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
 from rao_kedro.config.runs import method_of
-from rao_kedro.config.specs import ModelParameters
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.reporting.report import headline
 

@@ -1,1 +1,1 @@
-"""Training: one accelerate-launched loop and its tasks. `launch.py` is the only way in from a node."""
+"""Training: one loop under `accelerate launch`, and its tasks. Nodes start a task with `rao_kedro.workers.launch`."""

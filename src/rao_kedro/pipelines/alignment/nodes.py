@@ -20,7 +20,7 @@ def score_reference(
     t0_length: int,
     workers: WorkerParameters,
 ) -> pd.DataFrame:
-    """Return the log-probs of all responses and prompts under the SFT model, computed once per content."""
+    """Return the log-probs of all responses and prompts under the SFT model; they are computed once per content."""
     cache = workers.workspace("reference")
     return cached_reference_logprobs(sft_model, reward_annotated, parameters, t0_length, workers, cache)
 
@@ -37,18 +37,18 @@ def align(
     *,
     run: str,
 ) -> tuple[Path, pd.DataFrame]:
-    """Train a policy with one method: on annotated responses, or on rollouts that a reward scores.
+    """Train a policy with one method, on annotated responses or on rollouts that a reward scores.
 
     Args:
-        sft_model: Where the policy starts; it is the reference too.
+        sft_model: The checkpoint that the policy starts from, which is also the reference.
         reward_annotated: Parquet of `AnnotatedGroupTable`.
         method: The method.
-        kl: How evaluations measure the KL divergence.
+        kl: How evaluations measure the KL divergence from the reference.
         t0_length: Tokens of the prefix t_0.
         workers: How the worker is started.
         reference_logprobs: Parquet of `ReferenceLogProbTable`; None for an objective that needs none.
-        reward_model: Of an on-policy method.
-        run: Name of the run's workspace, whose last part stands before its metrics in MLflow.
+        reward_model: The reward model; only an on-policy method needs it.
+        run: Name of the run's workspace; its last part is the prefix of the run's metrics in MLflow.
 
     Returns:
         The finished checkpoint's directory and the training log.
@@ -64,7 +64,8 @@ def align(
         "objective_parameters": method.parameters,
     }
     spec: PPOSpec | AlignmentSpec
-    if method.rollout is not None:
+    if method.requirements.reads == "rollouts":
+        assert method.rollout is not None  # `MethodParameters` has checked it
         if reward_model is None or reference_logprobs is None:
             raise ParameterError(f"objective {method.objective} needs the reward model and the reference log-probs")
         precision = method.training.mixed_precision

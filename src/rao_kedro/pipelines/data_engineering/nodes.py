@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from rao_kedro.config.data_engineering import PreferenceFiles, SampledResponses
+from rao_kedro.config.data_engineering import ModelParameters, PreferenceFiles, SampledResponses
 from rao_kedro.config.generation import GenerationSpec
-from rao_kedro.config.specs import ModelImportSpec, ModelParameters
+from rao_kedro.config.specs import ModelImportSpec
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
@@ -79,14 +79,14 @@ def tokenize(
     pairing: Pairing,
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Tokenise the groups, and divide them into what is trained on, evaluated on in training, and reported.
+    """Tokenise the groups, and divide them into the splits train, validation and test.
 
     Returns:
         Tables of `TokenizedGroupTable`, `EvaluationPromptTable` and `QuarantineTable` (of reading and of tokenising),
         and the data report.
 
     Raises:
-        NoGroupsLeftError: A part has no group left; says why rows were dropped.
+        NoGroupsLeftError: A split has no group left; says why rows were dropped.
     """
     chat = load_chat_format(base_model)
     limits = TokenLimits(max_prompt_tokens, max_response_tokens, t0_length)

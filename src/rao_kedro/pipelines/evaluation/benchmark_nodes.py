@@ -28,8 +28,7 @@ from rao_kedro.evals.scores import (
 )
 from rao_kedro.evals.specs import ServedAnswersSpec
 from rao_kedro.evals.tables import BenchmarkAnswerTable
-from rao_kedro.pipelines.evaluation.nodes import by_policy
-from rao_kedro.pipelines.methods import METHODS
+from rao_kedro.pipelines.runs import METHODS
 from rao_kedro.reporting.benchmark_report import benchmark_report
 from rao_kedro.workers import launch
 
@@ -203,7 +202,7 @@ def _blocks(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _join(inputs: Mapping[str, Any], kind: str) -> pd.DataFrame:
     """Return the rows of all tables `<kind>_<method>`."""
-    return _concatenate([*by_policy(inputs, f"{kind}_").values()])
+    return _concatenate([table for name, table in inputs.items() if name.startswith(f"{kind}_")])
 
 
 def _concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

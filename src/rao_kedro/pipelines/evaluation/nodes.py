@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from rao_kedro.config.generation import GenerationParameters, GenerationSpec
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import PolicyScoringSpec
 from rao_kedro.config.workers import WorkerParameters
-from rao_kedro.evals.leaderboard import leaderboard
+from rao_kedro.evals.leaderboard import BASELINE, leaderboard
 from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.evals.policies import scored_generations
 from rao_kedro.evals.specs import PolicyAnswersSpec
@@ -142,13 +142,24 @@ def _workspace(run: str, workers: WorkerParameters) -> Path:
     return workers.workspace(f"evaluation/{run}")
 
 
-def compare_methods(seed: int, generation: GenerationParameters, **tables: pd.DataFrame) -> pd.DataFrame:
-    """Return the leaderboard from `scored_generations_*`, `held_out_logps_*` and `training_log_*`.
+def compare_methods(
+    seed: int, generation: GenerationParameters, *, runs: Sequence[str], **tables: pd.DataFrame
+) -> pd.DataFrame:
+    """Return the leaderboard of runs and of SFT.
 
     The KL divergence is NaN where `generation` does not sample from the policies' own distributions.
+
+    Args:
+        seed: Seeds the resampling of the intervals.
+        generation: How the responses were sampled.
+        runs: Names of the runs.
+        **tables: `scored_generations_{policy}` and `held_out_logps_{policy}` of each run and of SFT, and
+            `training_log_{run}`.
     """
-    generations, held_out = (by_policy(tables, prefix) for prefix in ("scored_generations_", "held_out_logps_"))
-    board = leaderboard(generations, held_out, seed, by_policy(tables, "training_log_"))
+    generations, held_out = (
+        by_policy(tables, kind, [BASELINE, *runs]) for kind in ("scored_generations", "held_out_logps")
+    )
+    board = leaderboard(generations, held_out, seed, by_policy(tables, "training_log", runs))
     if changes := generation.why_not_the_policy():
         logger.warning(
             "kl_to_reference is NaN in the leaderboard: the responses are no samples of the policies' own "
@@ -159,14 +170,14 @@ def compare_methods(seed: int, generation: GenerationParameters, **tables: pd.Da
     return board
 
 
-def plot_training(**tables: pd.DataFrame) -> go.Figure:
-    """Return the training dynamics of all methods in one figure, from `training_log_{method}`."""
-    return training_dynamics(by_policy(tables, "training_log_"))
+def plot_training(**logs: pd.DataFrame) -> go.Figure:
+    """Return the training dynamics of runs in one figure, from their training logs."""
+    return training_dynamics(logs)
 
 
-def by_policy(tables: Mapping[str, pd.DataFrame], prefix: str) -> dict[str, pd.DataFrame]:
-    """Return the tables of one kind by policy."""
-    return {name.removeprefix(prefix): table for name, table in tables.items() if name.startswith(prefix)}
+def by_policy(tables: Mapping[str, pd.DataFrame], kind: str, policies: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """Return the tables `{kind}_{policy}` by policy."""
+    return {policy: tables[f"{kind}_{policy}"] for policy in policies}
 
 
 def write_report(
@@ -177,13 +188,13 @@ def write_report(
     calibration: go.Figure,
     reward_report: pd.DataFrame,
     data_report: pd.DataFrame,
-    **tables: pd.DataFrame,
+    **generations: pd.DataFrame,
 ) -> str:
-    """Return the HTML report."""
+    """Return the HTML report; `generations` are the scored generations of each policy."""
     return html_report(
         board,
         {"Scores": scores, "Training": dynamics, "Rewards": calibration},
-        by_policy(tables, "scored_generations_"),
+        generations,
         {"Reward model": reward_report, "Data": data_report},
         examples,
     )

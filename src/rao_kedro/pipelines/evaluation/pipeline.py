@@ -31,14 +31,14 @@ from rao_kedro.pipelines.evaluation.nodes import (
 from rao_kedro.pipelines.runs import bind
 from rao_kedro.reporting.figures import scores_by_method
 
-BENCHMARKS = "benchmarks"  # the tag of the nodes that judge and compare
-BENCHMARK_FILES = "benchmark_files"  # what the first of them makes
+BENCHMARKS = "benchmarks"  # tag of the nodes that judge and compare
+BENCHMARK_FILES = "benchmark_files"  # output of the first of these nodes
 SCORED = ("scored_generations", "held_out_logps")  # tables of a policy that comparisons read
 ANSWERS = ("benchmark_answers", "downstream_scores", "downstream_samples")  # its tables of a run with benchmarks
 
 
 def _parameters(block: str, *names: str) -> dict[str, str]:
-    """Return inputs that are called as the parameters of a block are: a node is given what it reads, and no more."""
+    """Return the inputs for parameters of a block, with arguments that have the parameters' names."""
     return {name: f"params:{block}.{name}" for name in names}
 
 
@@ -55,7 +55,7 @@ def create_pipeline(runs: Sequence[str], benchmarks: bool) -> Pipeline:
 
     Args:
         runs: Names of the runs that are compared with each other and with SFT.
-        benchmarks: Whether to judge and compare what the policies answer to benchmarks.
+        benchmarks: Whether policies respond to benchmarks, and are judged and compared on them.
     """
     policies = [BASELINE, *runs]
     compared = _comparison(runs) + _benchmarks(policies) if benchmarks else _comparison(runs)
@@ -117,7 +117,7 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
 
 
 def _of_each(policies: Sequence[str], *tables: str) -> dict[str, str]:
-    """Return inputs that are called as the datasets are."""
+    """Return the inputs for the tables of each policy, with arguments that have the datasets' names."""
     return {f"{table}_{policy}": f"{table}_{policy}" for table in tables for policy in policies}
 
 
@@ -192,17 +192,22 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
 def _comparison(runs: Sequence[str]) -> Pipeline:
     policies = [BASELINE, *runs]
     scored, held_out = _of_each(policies, "scored_generations"), _of_each(policies, "held_out_logps")
-    logs = {name: name for name in (f"training_log_{run}" for run in runs)}
+    logs = _of_each(runs, "training_log")
     return Pipeline(
         [
             Node(
-                compare_methods,
+                bind(compare_methods, runs=list(runs)),
                 inputs={**_parameters("evaluation", "seed", "generation"), **scored, **held_out, **logs},
                 outputs="leaderboard",
                 name="compare_methods",
             ),
             Node(scores_by_method, inputs="leaderboard", outputs="scores_by_method", name="plot_scores"),
-            Node(plot_training, inputs=logs, outputs="training_dynamics", name="plot_training"),
+            Node(
+                plot_training,
+                inputs={run: f"training_log_{run}" for run in runs},
+                outputs="training_dynamics",
+                name="plot_training",
+            ),
             Node(
                 write_report,
                 inputs={
@@ -213,7 +218,7 @@ def _comparison(runs: Sequence[str]) -> Pipeline:
                     "calibration": "reward_calibration",
                     "reward_report": "reward_report",
                     "data_report": "data_report",
-                    **scored,
+                    **{policy: f"scored_generations_{policy}" for policy in policies},
                 },
                 outputs="report",
                 name="write_report",

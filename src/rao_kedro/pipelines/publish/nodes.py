@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.data_engineering import DataParameters
+from rao_kedro.config.data_engineering import DataParameters, ModelParameters
 from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
-from rao_kedro.config.specs import ModelParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.errors import ParameterError, RaoKedroError
+from rao_kedro.files import replacing_directory, write_text
 from rao_kedro.identity import path_hash
 from rao_kedro.reporting.model_card import model_card
 
@@ -54,10 +54,9 @@ def write_model_card(
 def assemble_model(policy: Path, model_card: str, workers: WorkerParameters, *, run: str) -> Path:
     """Return a folder with the policy's files and its model card as README.md."""
     folder = workers.workspace("publish") / run
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(policy, folder, copy_function=_link_or_copy)
-    (folder / "README.md").unlink(missing_ok=True)
-    (folder / "README.md").write_text(model_card)
+    with replacing_directory(folder) as partial:
+        shutil.copytree(policy, partial, copy_function=_link_or_copy, dirs_exist_ok=True)
+        write_text(partial / "README.md", model_card)
     return folder
 
 

@@ -19,7 +19,7 @@ from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.objectives import make_objective
 from rao_kedro.reporting.calibration_figures import reward_calibration
-from rao_kedro.rewards.annotation import Normalisation, annotate
+from rao_kedro.rewards.annotation import Normalisation, join_rewards
 from rao_kedro.rewards.calibration import (
     GRID_BETAS,
     accuracy_by_gap,
@@ -60,7 +60,7 @@ def train_reward_model(
             check_settings(model_dir)
             chat = load_chat_format(model_dir)
             check_tokens(chat.tokenizer, model_dir)
-            # In the parts that they have for the policy.
+            # Each group stays in the split that it has for the policy.
             parts = pd.read_parquet(tokenized_groups, columns=["group_id", "split"])
             groups = preference_groups.drop(columns="split").merge(parts, on="group_id", validate="one_to_one")
             limits = TokenLimits(max_prompt_tokens, max_response_tokens)
@@ -104,13 +104,13 @@ def annotate_responses(
         output_path=workspace / "rewards.parquet",
     )
     launch(spec, workers)
-    return annotate(tokenized_groups, pd.read_parquet(spec.output_path), normalisation, pairing, seed, clip)
+    return join_rewards(tokenized_groups, pd.read_parquet(spec.output_path), normalisation, pairing, seed, clip)
 
 
 def report_rewards(
     reward_annotated: pd.DataFrame, rao: Mapping[str, Any], responses_per_prompt: int | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what a reader needs to trust the rewards, for the beta and log_z0 that RAO will be trained with.
+    """Return the report on the rewards, for the beta and log_z0 that RAO will be trained with.
 
     Logs a warning if a few rewards lie implausibly far from the others, since they would dominate RAO's targets.
 

@@ -48,11 +48,6 @@ def train_run(
     shutil.rmtree(workers.workspace(workspace))
 
 
-def collect_logs(**logs: pd.DataFrame) -> pd.DataFrame:
-    """Return the training logs of runs one below the other, with a column `run`."""
-    return pd.concat([log.assign(run=run) for run, log in logs.items()], ignore_index=True)
-
-
 def summarise_runs(logs: pd.DataFrame, reward_annotated: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each run: the last likelihoods of chosen and rejected validation responses."""
     return likelihood_summary(logs, n=int((reward_annotated["split"] == "validation").sum()))

@@ -6,7 +6,8 @@ from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.objectives import get_requirements
 from rao_kedro.pipelines.runs import LIKELIHOOD_STUDY, bind, study_namespace
-from rao_kedro.pipelines.studies.likelihood.nodes import collect_logs, plot_runs, summarise_runs, train_run
+from rao_kedro.pipelines.studies.likelihood.nodes import plot_runs, summarise_runs, train_run
+from rao_kedro.pipelines.studies.nodes import collect_logs
 
 
 def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:

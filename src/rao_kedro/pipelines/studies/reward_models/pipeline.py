@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.pipelines.runs import REWARD_MODEL_STUDY, bind, study_namespace
+from rao_kedro.pipelines.studies.nodes import collect_logs
 from rao_kedro.pipelines.studies.reward_models.nodes import (
     collect_outcomes,
     measure_implicit,
@@ -42,6 +43,13 @@ def create_pipeline(runs: Mapping[str, tuple[str, str, int]]) -> Pipeline:
             },
             outputs="reward_model_outcomes",
             name="collect_outcomes",
+            namespace=REWARD_MODEL_STUDY,
+        ),
+        Node(
+            collect_logs,
+            inputs={run: f"{study_namespace(REWARD_MODEL_STUDY, run)}.training_log" for run in runs},
+            outputs="reward_model_study_logs",
+            name="collect_logs",
             namespace=REWARD_MODEL_STUDY,
         ),
         Node(
