@@ -9,7 +9,7 @@ import pytest
 
 from rao_kedro import identity
 from rao_kedro.errors import DataError
-from rao_kedro.identity import cached_hash, content_hash, file_hash, flattened, named_files, path_hash
+from rao_kedro.identity import cached_hash, content_hash, file_hash, flatten, named_files, path_hash
 
 COUNT = [
     "config.json",
@@ -116,13 +116,13 @@ def test_parameters_name_the_files_that_are_there(tmp_path, monkeypatch):
         "parts": [{"model_dir": "train"}, {"cache_dir": "train"}],
         "text": "x" * 5000 + "/",
     }
-    found = named_files(flattened(values), but=("cache_dir",))
+    found = named_files(flatten(values), but=("cache_dir",))
     assert set(found) == {"model.name", "data.path", "parts.0.model_dir"}
     (tmp_path / "train/rows.jsonl").write_text('{"a": 1}')
-    again = named_files(flattened(values), but=("cache_dir",))
+    again = named_files(flatten(values), but=("cache_dir",))
     assert {name for name in found if found[name] != again[name]} == {"data.path", "parts.0.model_dir"}
     shutil.rmtree(tmp_path / "broken")
-    assert set(named_files(flattened(values))) == {"data.path", "parts.0.model_dir", "parts.1.cache_dir"}
+    assert set(named_files(flatten(values))) == {"data.path", "parts.0.model_dir", "parts.1.cache_dir"}
 
 
 def test_a_file_that_was_replaced_with_one_of_its_size_and_time_is_another(tmp_path):

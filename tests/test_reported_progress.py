@@ -9,7 +9,7 @@ import pytest
 from rao_kedro import progress
 from rao_kedro.errors import RaoKedroError
 from rao_kedro.processes import run_program
-from rao_kedro.progress import Progress, ProgressLines, duration, progress_heard_by, progress_of, report_progress
+from rao_kedro.progress import Progress, ProgressLines, duration, listen_to_progress, progress_of, report_progress
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_durations_are_what_people_say():
 
 def test_a_callback_counts_what_is_done():
     heard = []
-    with progress_heard_by(heard.append):
+    with listen_to_progress(heard.append):
         one_more = progress_of("asking", 2, "requests")
         one_more(None), one_more(None)
     assert [(p.done, p.total) for p in heard] == [(0, 2), (1, 2), (2, 2)]
@@ -89,7 +89,7 @@ def test_progress_warnings_and_errors_of_a_worker_reach_its_launcher_whole(tmp_p
     (tmp_path / "worker.py").write_text(WORKER)
     heard = []
     command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path / "spec.json")]
-    with caplog.at_level(logging.INFO), progress_heard_by(heard.append), pytest.raises(RaoKedroError) as failed:
+    with caplog.at_level(logging.INFO), listen_to_progress(heard.append), pytest.raises(RaoKedroError) as failed:
         run_program(command, os.environ | {"PYTHONUNBUFFERED": "1"})
     assert str(failed.value) == "row 3 is bad\nrow 4 is bad"
     assert heard == [Progress("training", 1, 2, "steps", 10.0)]

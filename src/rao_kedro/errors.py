@@ -9,7 +9,7 @@ class RaoKedroError(Exception):
 
 
 class DataError(RaoKedroError):
-    """A dataset, file or row does not have the form that was asked for."""
+    """A dataset, file or row does not have the required form."""
 
 
 class ModelError(RaoKedroError):
@@ -21,11 +21,11 @@ class ParameterError(RaoKedroError, ValueError):
 
 
 class TrainingError(RaoKedroError):
-    """Training could not start, or was stopped because going on would be wrong."""
+    """Training could not start, or was stopped since its result would be wrong."""
 
 
 class BusyError(RaoKedroError):
-    """Another run is at work in a directory that only one may use at a time."""
+    """Another run uses a directory that only one run may use at a time."""
 
 
 class InferenceError(RaoKedroError):
@@ -33,4 +33,4 @@ class InferenceError(RaoKedroError):
 
 
 class PlanError(ParameterError, DataError, ModelError):
-    """A run could not go as planned: lists all that is wrong, a line each, before anything runs."""
+    """The plan of a run has errors, found before anything runs; the message lists them, one a line."""

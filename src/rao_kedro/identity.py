@@ -1,4 +1,4 @@
-"""What a checkpoint, a file or a directory is, as a content hash. Imports the standard library only."""
+"""Content hashes of checkpoints, files and directories. Imports the standard library only."""
 
 import hashlib
 import os
@@ -11,16 +11,16 @@ from typing import Any
 from rao_kedro.errors import DataError, ModelError
 from rao_kedro.files import write_text
 
-LARGE = 2**26  # bytes, from which on the hash of a file is kept for other processes
-# Keys of parameters whose value may name a file, also where it is a plain word.
+LARGE = 2**26  # bytes; the hash of a larger file is kept for other processes
+# Keys of parameters whose value may name a file even if it is a plain word.
 NAMES_A_FILE = ("path", "name", "start", "model", "chat_template")
 
 
 def content_hash(model_dir: str | Path) -> str:
     """Return a short hash of a checkpoint: of every file, at any depth, but READMEs and hidden files.
 
-    A stop token, a chat template or a vocabulary that changed makes another checkpoint, as other weights do. Links are
-    followed: what they point to counts.
+    A changed stop token, chat template or vocabulary makes a different checkpoint, as changed weights do. Links are
+    followed.
 
     Raises:
         ModelError: The directory holds no safetensors file.
@@ -45,12 +45,12 @@ def path_hash(path: Path) -> str:
 def named_files(values: Mapping[str, Any], but: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the hashes of the files and directories that parameters name.
 
-    A text names a file that exists if it has a slash or a dot in it, or if its key is one of `NAMES_A_FILE` or ends in
-    `_dir` or `_path`.
+    A text counts as a path if it contains a slash or a dot, or if its key is one of `NAMES_A_FILE` or ends in `_dir` or
+    `_path`; it is hashed if the file exists.
 
     Args:
         values: Parameters by their dotted name.
-        but: Last parts of names whose files do not count.
+        but: Keys whose files do not count.
     """
     found = {}
     for name, value in values.items():
@@ -65,12 +65,12 @@ def named_files(values: Mapping[str, Any], but: tuple[str, ...] = ()) -> dict[st
     return found
 
 
-def flattened(value: Any, name: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dictionaries and lists by their dotted names."""
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries and lists, by dotted names."""
     if isinstance(value, Mapping) and value:
-        return {n: leaf for key, part in value.items() for n, leaf in flattened(part, _dotted(name, key)).items()}
+        return {n: leaf for key, part in value.items() for n, leaf in flatten(part, _dotted(name, key)).items()}
     if isinstance(value, list) and value:
-        return {n: leaf for key, part in enumerate(value) for n, leaf in flattened(part, _dotted(name, key)).items()}
+        return {n: leaf for key, part in enumerate(value) for n, leaf in flatten(part, _dotted(name, key)).items()}
     return {name: value}
 
 
@@ -96,22 +96,22 @@ def _name(path: Path, directory: Path) -> str:
 
 
 def cached_hash(path: Path) -> bytes:
-    """Return the SHA-256 of a file that is asked for often; it is read again once its size, times or inode changed."""
+    """Return the SHA-256 of a file; it is read again only after its size, times or inode changed."""
     state = path.stat()
-    times = state.st_mtime_ns, state.st_ctime_ns  # the second one cannot be set: `cp -p` onto a file changes it
+    times = state.st_mtime_ns, state.st_ctime_ns  # ctime cannot be set, so that `cp -p` onto the file changes it
     return _hash_of_state(path.resolve(), state.st_size, *times, state.st_dev, state.st_ino)
 
 
 @cache
 def _hash_of_state(path: Path, size: int, *state: int) -> bytes:
-    """Return the hash of a file in a state; that of a large file is kept in the user's cache directory."""
+    """Return the hash of a file in one state; the hash of a large file is kept in the user's cache directory."""
     if size < LARGE:
         return file_hash(path)
     kept = _cache_directory() / combined_hash(str(path), str(size), *map(str, state))
     with suppress(FileNotFoundError):
         return bytes.fromhex(kept.read_text())
     found = file_hash(path)
-    with suppress(OSError):  # a home that cannot be written to: the file is read again next time
+    with suppress(OSError):  # the home is read-only: the file is hashed again next time
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_text(kept, found.hex())
     return found
@@ -128,7 +128,7 @@ def file_hash(path: Path) -> bytes:
 
 
 def combined_hash(*parts: str | bytes) -> str:
-    """Return a short hash of several parts; order counts."""
+    """Return a short hash of several parts in their order."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

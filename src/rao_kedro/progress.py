@@ -1,4 +1,4 @@
-"""How far long work is: said by whoever does it, in this process or in a worker's, and shown by whoever listens.
+"""Progress of long work: reported by the code that does it, in this process or in a worker, and shown by a listener.
 
 Imports nothing heavy. Knows nothing about terminals.
 """
@@ -14,18 +14,18 @@ from typing import NamedTuple
 logger = logging.getLogger(__name__)
 
 PROGRESS_PREFIX = "rao_kedro progress: "
-LINE_SECONDS, LINE_SHARE, SILENT_SECONDS = 30, 0.1, 600  # when a line of progress is due, where there is no bar
+LINE_SECONDS, LINE_SHARE, SILENT_SECONDS = 30, 0.1, 600  # when a line of progress is due without a bar
 
 
 class Progress(NamedTuple):
-    """How far long work is.
+    """Progress of one piece of work.
 
     Attributes:
-        what: Names the work, for example "training rao".
+        what: The name of the work, for example "training rao".
         done: Units that are done.
         total: All units.
-        unit: Of what: rows, steps, prompts, requests.
-        rate: Speed, in `rate_unit`; None where it is not measured.
+        unit: The unit: rows, steps, prompts, requests.
+        rate: Speed in `rate_unit`; None if it is not measured.
         rate_unit: For example tokens/s.
     """
 
@@ -38,41 +38,41 @@ class Progress(NamedTuple):
 
     @classmethod
     def read(cls, line: str) -> "Progress":
-        """Return what a worker's line says."""
+        """Return the progress in a line of a worker's output."""
         return cls(**json.loads(line.removeprefix(PROGRESS_PREFIX)))
 
 
 class Pace:
-    """Tells how long work will take, from when it was first heard of."""
+    """Estimates the time left from the speed since the first report."""
 
     def __init__(self, first: Progress) -> None:
-        """Start the clock; what is done already, say before a resume, was not done in this time."""
+        """Start the clock; units that are done already, for example before a resume, do not count."""
         self.started, self.done_before = time.monotonic(), first.done
 
     def seconds_left(self, progress: Progress) -> float | None:
-        """Return the time left; None where nothing was done yet."""
+        """Return the seconds left; None before any unit was done."""
         done = progress.done - self.done_before
         elapsed = time.monotonic() - self.started
         return elapsed / done * (progress.total - progress.done) if done > 0 else None
 
 
 class ProgressLines:
-    """Says progress line by line, as `rao.train: 45 of 90 steps, 3512 tokens/s, 4 min left`.
+    """Writes progress as lines: `rao.train: 45 of 90 steps, 3512 tokens/s, 4 min left`.
 
-    A line is due 30 seconds after the last one if a tenth of the work is done since, else after 10 minutes.
+    A line is due 30 seconds after the last one if a tenth of the work was done since, else after 10 minutes.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        """Say lines through `say`."""
+        """Write lines with `say`."""
         self.say = say
-        self._works: dict[str, tuple[Pace, Progress, float]] = {}  # by name: its pace, and what was said last, and when
-        self._lock = threading.Lock()  # judges are asked by several threads
+        self._works: dict[str, tuple[Pace, Progress, float]] = {}  # by name: pace, last report, its time
+        self._lock = threading.Lock()  # several threads send requests to judges
 
     def __call__(self, progress: Progress) -> None:
-        """Hear how far work is, and say it where a line is due."""
+        """Take a report, and write a line if one is due."""
         with self._lock:
             if progress.done >= progress.total:
-                self._works.pop(progress.what, None)  # that it is done, others say
+                self._works.pop(progress.what, None)  # its caller says that it is done
                 return
             known, now = self._works.get(progress.what), time.monotonic()
             if known is None or progress.done < known[1].done:
@@ -87,7 +87,7 @@ class ProgressLines:
 
 
 def in_words(progress: Progress, seconds_left: float | None) -> str:
-    """Return progress as text: done, speed, time left."""
+    """Return progress as text: units done, speed, time left."""
     parts = [f"{progress.done} of {progress.total} {progress.unit}"]
     parts += [f"{progress.rate:.0f} {progress.rate_unit}"] if progress.rate is not None else []
     parts += [f"{duration(seconds_left)} left"] if seconds_left is not None else []
@@ -95,7 +95,7 @@ def in_words(progress: Progress, seconds_left: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: 4.2 s, 12 min, 3 h 20 min."""
+    """Return a time in words: 4.2 s, 12 min, 3 h 20 min."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
@@ -106,7 +106,7 @@ _listener: Callable[[Progress], None] = ProgressLines(lambda line: logger.info("
 
 
 def report_to_launcher(is_first: bool) -> None:
-    """Say progress to the launcher of this process, a worker; of several, only the first one does."""
+    """Report the progress of this worker to its launcher; of several processes only the first one does."""
     global _listener
     _listener = _print if is_first else lambda progress: None
 
@@ -116,14 +116,14 @@ def _print(progress: Progress) -> None:
 
 
 def hear(progress: Progress) -> None:
-    """Give progress to whoever listens."""
+    """Pass a report to the listener."""
     logger.debug("%s", progress)
     _listener(progress)
 
 
 @contextmanager
-def progress_heard_by(listener: Callable[[Progress], None]) -> Iterator[None]:
-    """Give progress to `listener`, while entered, in place of lines in the log."""
+def listen_to_progress(listener: Callable[[Progress], None]) -> Iterator[None]:
+    """Pass reports to `listener` inside the context, in place of writing lines to the log."""
     global _listener
     before, _listener = _listener, listener
     try:
@@ -135,26 +135,23 @@ def progress_heard_by(listener: Callable[[Progress], None]) -> Iterator[None]:
 def report_progress(
     what: str, done: int, total: int, unit: str = "rows", rate: float | None = None, rate_unit: str = "tokens/s"
 ) -> None:
-    """Say how far long work is: once before it starts, and whenever some of it is done. Any thread may.
+    """Report progress: once before the work starts, and whenever some of it is done. Any thread may call this.
 
-    A worker says it to its launcher, which shows it as a bar or, where it cannot, as lines now and then.
+    A worker reports to its launcher, which shows a bar or, without a terminal, a line now and then.
 
     Args:
-        what: As in `Progress`, as are the others.
+        what: The name of the work, for example "training rao".
         done: Units that are done.
         total: All units.
-        unit: What is counted.
-        rate: Speed, in `rate_unit`.
+        unit: The unit: rows, steps, prompts, requests.
+        rate: Speed in `rate_unit`; None if it is not measured.
         rate_unit: For example tokens/s.
     """
     hear(Progress(what, done, total, unit, rate, rate_unit))
 
 
 def progress_of(what: str, total: int, unit: str) -> Callable[[object], None]:
-    """Return a callback that counts its calls and reports each as one unit more; any thread may call it.
-
-    For `Future.add_done_callback`.
-    """
+    """Return a callback for `Future.add_done_callback` that reports one more unit per call. Any thread may call it."""
     done, lock = 0, threading.Lock()
 
     def one_more(_: object) -> None:

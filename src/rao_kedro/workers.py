@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rao_kedro.errors import RaoKedroError
 from rao_kedro.files import only_one_in, write_text
-from rao_kedro.identity import combined_hash, flattened, named_files
+from rao_kedro.identity import combined_hash, flatten, named_files
 from rao_kedro.processes import ERROR_PREFIX, NOTICE_LOGGER, NOTICE_PREFIX, WARNING_PREFIX, run_program
 from rao_kedro.progress import report_to_launcher
 from rao_kedro.shards import is_finished, mark_finished
@@ -173,7 +173,7 @@ def _environment(spec: Spec, metric_prefix: str) -> dict[str, str]:
 def _key(spec: Spec) -> str:
     """Return a hash of all that a run depends on: its parameters, the content of its inputs, this package's version."""
     outputs = [str(path) for path in spec.outputs]
-    values = {name: value for name, value in flattened(spec.model_dump(mode="json")).items() if value not in outputs}
+    values = {name: value for name, value in flatten(spec.model_dump(mode="json")).items() if value not in outputs}
     inputs = named_files(values, but=SCRATCH)
     return combined_hash(spec.worker, spec.model_dump_json(), json.dumps(inputs), version("rao_kedro"))
 

@@ -239,7 +239,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
 
 def test_a_dataset_that_the_hub_does_not_give_is_named(monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r"'no-one/nothing' \(split 'train'\) cannot be had from the hub"):
+    with pytest.raises(DataError, match=r"'no-one/nothing' \(split 'train'\) cannot be loaded from the hub"):
         list(read_rows(PreferenceSource(hub_id="no-one/nothing")))
 
 

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from rao_kedro.data.messages import (
+    add_system,
     check_prompt,
     is_visible,
     join_context,
     read_completion,
     read_dialogue,
     read_history,
-    with_system,
 )
 from rao_kedro.data.quarantine import UnusableRow
 
@@ -138,14 +138,14 @@ def test_completions_of_another_prompt_are_no_preference(prompt, contexts):
 
 
 def test_a_column_of_the_system_is_a_message():
-    assert with_system({"system": "Be brief."}, [user()]) == [SYSTEM, user()]
-    assert with_system({"system_prompt": "Be brief."}, [SYSTEM, user()]) == [SYSTEM, user()]
-    assert with_system({"system": "", "system_prompt": "Be brief."}, [user()]) == [SYSTEM, user()]
-    assert with_system({"system": ""}, [user()]) == with_system({"system": None}, [user()]) == [user()]
-    with pytest.raises(UnusableRow, match="bad_dialogue: column system says something else"):
-        with_system({"system": "Be long."}, [SYSTEM, user()])
+    assert add_system({"system": "Be brief."}, [user()]) == [SYSTEM, user()]
+    assert add_system({"system_prompt": "Be brief."}, [SYSTEM, user()]) == [SYSTEM, user()]
+    assert add_system({"system": "", "system_prompt": "Be brief."}, [user()]) == [SYSTEM, user()]
+    assert add_system({"system": ""}, [user()]) == add_system({"system": None}, [user()]) == [user()]
+    with pytest.raises(UnusableRow, match="bad_dialogue: column system differs from the system message"):
+        add_system({"system": "Be long."}, [SYSTEM, user()])
     with pytest.raises(UnusableRow, match="bad_type: column system is not a text"):
-        with_system({"system": 3}, [user()])
+        add_system({"system": 3}, [user()])
 
 
 def test_history_is_pairs_or_messages():

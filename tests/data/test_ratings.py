@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from rao_kedro.data.quarantine import UnusableRow
-from rao_kedro.data.ratings import ORDER, one_scale, rate_objects, rate_pair, read_ratings
+from rao_kedro.data.ratings import ORDER, choose_ratings, rate_objects, rate_pair, read_ratings
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ def test_of_ranks_the_lowest_is_best_and_that_is_said(name):
 
 
 def test_a_group_is_rated_by_one_field():
-    assert list(one_scale({"fine": [4.0, 3.0], "overall": [8.0, 9.0]}).values) == [4.0, 3.0]
+    assert list(choose_ratings({"fine": [4.0, 3.0], "overall": [8.0, 9.0]}).values) == [4.0, 3.0]
     # Mixed, the second would win with 9 over 4, although on both scales together the first is said to be better.
-    assert one_scale({"fine": [4.0, None], "overall": [9.5, 9.0]}).by == "overall"
-    assert one_scale({"fine": [4.0, float("nan")], "overall": [9.5, 9.0]}).by == "overall"
-    partly = one_scale({"fine": [4.0, None, 3.0], "overall": [None, 9.0, None]})
+    assert choose_ratings({"fine": [4.0, None], "overall": [9.5, 9.0]}).by == "overall"
+    assert choose_ratings({"fine": [4.0, float("nan")], "overall": [9.5, 9.0]}).by == "overall"
+    partly = choose_ratings({"fine": [4.0, None, 3.0], "overall": [None, 9.0, None]})
     assert (partly.by, list(partly.values)) == ("fine", [4.0, None, 3.0])
 
 

@@ -5,12 +5,11 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-import mlflow
 import pytest
 from click.testing import CliRunner
-from kedro.framework.project import configure_project, pipelines
-from kedro.framework.startup import bootstrap_project
+from kedro.framework.project import pipelines
 from kedro.pipeline import Pipeline
+from projects import run
 
 from rao_kedro.cli import cli
 from rao_kedro.errors import DataError, PlanError
@@ -26,28 +25,9 @@ BENCHMARKS = "evaluation.benchmarks"
 JUDGED = f"{BENCHMARKS}.names=mt_bench,{BENCHMARKS}.judge.model=j,{BENCHMARKS}.judge.base_url="
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project of its own with nothing made yet."""
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / "data/01_raw").mkdir(parents=True)
-    shutil.copy(ROOT / "data/01_raw/prompts.jsonl", tmp_path / "data/01_raw")
-    (tmp_path / "src").mkdir()
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    bootstrap_project(tmp_path)
-    configure_project("rao_kedro")
-    while mlflow.active_run():
-        mlflow.end_run()
-    yield tmp_path
-    while mlflow.active_run():
-        mlflow.end_run()
-
-
-def run(project, pipelines=None, env="test", params=None, **options):
-    with StudySession.create(project, env=env, runtime_params=params) as session:
-        return session.run(pipeline_names=pipelines, **options)
 
 
 def refusal(*options):
@@ -101,7 +81,7 @@ def test_a_run_that_does_not_need_what_is_missing_goes_on(project):
     params = {
         "evaluation": {"benchmarks": {"names": "mt_bench", "judge": {"model": "j", "base_url": "https://x.example/v1"}}}
     }
-    run(project, ["data_engineering"], params=params, dry_run=True)
+    run(project, "data_engineering", params=params, dry_run=True)
     with pytest.raises(PlanError, match=r"x\.example wants a key"):
         run(project, params=params, dry_run=True)
 
@@ -110,12 +90,12 @@ def test_a_missing_input_and_a_missing_file_are_said_together(project):
     shutil.rmtree(project / "data")
     benchmarks = {"names": "gsm8k", "sources": {"gsm8k": {"path": "gone.jsonl"}}}
     with pytest.raises(DataError) as refused:
-        run(project, ["evaluation"], params={"evaluation": {"benchmarks": benchmarks}})
+        run(project, "evaluation", params={"evaluation": {"benchmarks": benchmarks}})
     said = str(refused.value)
     assert "reward_annotated@path does not exist: run `kedro run --pipelines reward_modeling` first" in said
     assert "evaluation.benchmarks.sources.gsm8k.path: there is no file gone.jsonl" in said
     with pytest.raises(DataError, match=r"prompts does not exist: no pipeline makes it: .*data/01_raw/prompts.jsonl"):
-        run(project, ["data_engineering"])
+        run(project, "data_engineering")
 
 
 def test_an_accelerate_file_is_named_with_the_nearest(project):
@@ -182,14 +162,12 @@ def test_groups_that_turn_out_too_long_stop_a_run_before_anything_is_trained(pro
     }
     chain = ["data_engineering", "supervised_finetuning", "reward_modeling"]
     with pytest.raises(PlanError, match=r"^train_reward_model: group .* has \d+ tokens, and .* is 220: raise it to"):
-        run(project, chain, params=params)
+        run(project, *chain, params=params)
     data = project / "data/test"
     assert (data / "05_model_input/tokenized_groups.parquet").exists()
     assert not (data / "workspaces/sft/spec.json").exists()
-    while mlflow.active_run():  # parameters of a run cannot change
-        mlflow.end_run()
     with pytest.raises(PlanError, match=r"train_reward_model: group"):  # known now: at once
-        run(project, chain[1:], params=params, dry_run=True)
+        run(project, *chain[1:], params=params, dry_run=True)
     with StudySession.create(project, env="test", runtime_params=params) as session:
         catalog = session.load_context().catalog
     table = plan_table(pipelines["supervised_finetuning"], catalog, {"train_sft": []}).splitlines()

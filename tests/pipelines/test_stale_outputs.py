@@ -5,14 +5,12 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-import mlflow
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.hooks import hook_impl
-from kedro.framework.project import configure_project
-from kedro.framework.startup import bootstrap_project
+from projects import end_tracking, open_project
 from transformers import AutoModelForCausalLM
 
 from rao_kedro.cli import cli
@@ -48,25 +46,13 @@ GENERATED = {f"{policy}.generate" for policy in POLICIES} | SCORED
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A project whose chain has run."""
-    directory = tmp_path_factory.mktemp("project")
-    shutil.copytree(ROOT / "conf", directory / "conf")
-    shutil.copy(ROOT / "pyproject.toml", directory)
-    (directory / "data/01_raw").mkdir(parents=True)
-    shutil.copy(ROOT / "data/01_raw/prompts.jsonl", directory / "data/01_raw")
-    (directory / "src").mkdir()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(directory)
-        bootstrap_project(directory)
-        configure_project("rao_kedro")
+    with open_project(tmp_path_factory.mktemp("project")) as directory:
         run()
         yield directory
-    while mlflow.active_run():
-        mlflow.end_run()
 
 
 def session(**params):
-    while mlflow.active_run():  # parameters of a run cannot change
-        mlflow.end_run()
+    end_tracking()
     return StudySession.create(Path.cwd(), env="test", runtime_params=params)
 
 
@@ -322,8 +308,7 @@ def test_kedro_run_keeps_its_own_options_and_has_some_more(project):
         report = project / "data/test/08_reporting/report.html"
         board = project / "data/test/08_reporting/leaderboard.csv"
         before = report.stat().st_mtime_ns, board.stat().st_mtime_ns
-        while mlflow.active_run():
-            mlflow.end_run()
+        end_tracking()
         arguments = ["run", "--env", "test", "--only-stale-outputs", "--params", "evaluation.examples=2"]
         result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
         assert result.exit_code == 0

@@ -130,6 +130,14 @@ def test_one_response_makes_no_preference_and_a_backend_is_installed(monkeypatch
     assert all(text in sentence for text, sentence in zip(said, found, strict=True))
 
 
+@pytest.mark.parametrize(("objective", "models"), [("dpo", 1), ("rao", 1), ("dro", 2), ("ppo", 2)])
+def test_a_value_network_is_a_second_trained_model(objective, models):
+    rollout = {"rollout": {"max_new_tokens": 4}} if objective == "ppo" else {}
+    method = MethodParameters(objective=objective, training=training_parameters(), **rollout)
+    (trained,) = checks.trainings(planned_step("align", method=method))
+    assert trained.n_models == models and trained.samples_policy == (objective == "ppo")
+
+
 def test_a_plan_error_is_an_error_of_parameters_data_and_models():
     from rao_kedro.errors import DataError, ModelError, ParameterError
 

@@ -8,7 +8,7 @@ import pytest
 
 from rao_kedro.data.tables import AnnotatedGroupTable, QuarantineTable
 from rao_kedro.errors import DataError
-from rao_kedro.rewards.annotation import QUANTILES, annotate, clip_bounds
+from rao_kedro.rewards.annotation import QUANTILES, clip_bounds, join_rewards
 
 
 def groups():
@@ -40,7 +40,7 @@ def scored(first=(2.0, -1.0, 0.5), second=(-3.0, 1.0), failures=None):
 
 
 def annotated(*args, normalisation="none", clip=None, **kwargs):
-    table, dropped = annotate(groups(), scored(*args, **kwargs), normalisation, "best_vs_worst", seed=0, clip=clip)
+    table, dropped = join_rewards(groups(), scored(*args, **kwargs), normalisation, "best_vs_worst", seed=0, clip=clip)
     return AnnotatedGroupTable.validate(table), QuarantineTable.validate(dropped)
 
 
@@ -98,7 +98,7 @@ def test_a_group_without_a_preference_left_is_dropped_and_none_left_is_an_error(
 
 
 def test_a_group_without_rewards_and_rewards_without_spread_are_refused():
-    with pytest.raises(DataError, match="1 groups have no rewards, the first is b"):
-        annotate(groups(), scored().query("group_id == 'a'"), "none", "best_vs_worst", 0)
+    with pytest.raises(DataError, match="1 groups have no rewards, for example b"):
+        join_rewards(groups(), scored().query("group_id == 'a'"), "none", "best_vs_worst", 0)
     with pytest.raises(DataError, match=r"all 5 rewards are 1\.0"):
         annotated((1.0, 1.0, 1.0), (1.0, 1.0))

@@ -115,7 +115,7 @@ def test_too_many_answers_without_a_score_end_the_run():
 
     group = PromptGroup("g", GROUP.messages, [f"response {i}" for i in range(20)])
     with chat_server(lambda request, number: reply(("what?" if number <= 5 else "7", TOP))) as (url, _):
-        with pytest.raises(InferenceError, match=r"5 of 20 answers of judge hold no score from 1 to 9.*'what\?'"):
+        with pytest.raises(InferenceError, match=r"5 of 20 replies of judge have no score from 1 to 9.*'what\?'"):
             judge(url, concurrency=1).score([group])
         scores = judge(url, max_failure_share=0.3).score([group])  # of other numbers: all say 7 now
     assert not any(map(math.isnan, scores[0]))
@@ -165,8 +165,8 @@ def test_a_template_of_the_users_is_rendered_and_an_unknown_variable_is_named(tm
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"highest": 10}, "a scale from 1 to 10: scores are single digits"),
-        ({"lowest": 5, "highest": 5}, "a scale from 5 to 5"),
+        ({"highest": 10}, "the scale goes from 1 to 10, but scores must be single digits"),
+        ({"lowest": 5, "highest": 5}, "the scale goes from 5 to 5"),
         ({"read": "mean"}, "read is 'mean'"),
         ({"template": "no/such.jinja"}, "there is no template"),
         ({"max_tokns": 5}, "max_tokns: Extra inputs are not permitted"),

@@ -169,7 +169,7 @@ def test_a_score_that_is_not_a_number_stops_and_names_the_group(tiny_reward_mode
     with torch.no_grad():
         model.score.weight[0, 0] = math.nan
     save_checkpoint(model, load_tokenizer(tiny_reward_model), tmp_path / "broken")
-    with pytest.raises(DataError, match="a response of group g0 was scored nan"):
+    with pytest.raises(DataError, match="a response of group g0 has the score nan"):
         bradley_terry(tmp_path / "broken").score(GROUPS)
 
 
@@ -203,7 +203,7 @@ def test_the_implicit_reward_is_beta_times_the_log_ratio_of_the_plain_path(tiny_
 def test_the_implicit_reward_of_other_tokenizers_is_refused(tiny_checkpoint, policy, tmp_path):
     shutil.copytree(policy, tmp_path / "other")
     (tmp_path / "other/chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
-    with pytest.raises(ModelError, match="other tokenizers or chat templates"):
+    with pytest.raises(ModelError, match="different tokenizers or chat templates"):
         make_reward("implicit", policy_dir=tmp_path / "other", reference_dir=tiny_checkpoint).score(GROUPS)
 
 

@@ -53,7 +53,7 @@ def test_a_function_is_given_the_answer_without_its_thinking_and_not_asked_about
     group = replace(BRIEF, responses=["<think>so long</think>four", "four", "<think>never"])
     [scores] = make_reward("rules", function=f"{__name__}:length").annotate([group])
     assert scores.rewards[:2] == [4, 4] and math.isnan(scores.rewards[2])
-    assert scores.failures == ["", "", "the thinking was cut, so there is no answer"]
+    assert scores.failures == ["", "", "the thinking was cut, so the response has no answer"]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_function_is_given_the_answer_without_its_thinking_and_not_asked_about
     [
         ({"function": "no_such_module:f"}, r"cannot be imported .*package\.module:name"),
         ({"function": "math:no_such_function"}, "cannot be imported"),
-        ({"function": "math:pi"}, "is no function"),
+        ({"function": "math:pi"}, "is not a function"),
         ({"function": "math:sqrt", "requirements": [{"check": "no_commas"}]}, "requirements or function, not both"),
         ({"requirements": [{"check": "rhymes"}]}, "there is no check 'rhymes'"),
     ],
@@ -97,7 +97,7 @@ def test_the_first_part_that_scores_decides():
     [
         ({"parts": []}, "parts names no reward"),
         ({"parts": [{"name": "magic"}]}, "unknown reward 'magic'"),
-        ({"parts": [{"name": "rules", "factor": 2}]}, "a name, parameters and a weight, no factor"),
+        ({"parts": [{"name": "rules", "factor": 2}]}, "a part has no field factor"),
         ({"parts": [{"name": "rules"}], "mode": "mean"}, "mode is 'mean'; it must be weighted or first"),
     ],
 )

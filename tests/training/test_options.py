@@ -8,11 +8,13 @@ import torch
 from accelerate import Accelerator
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from launching import IN_PROCESS
+from padded import padded_rewards
 from torch._dynamo.utils import counters
 from transformers import BertConfig, BertForSequenceClassification
 
 from rao_kedro.config.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.config.training import LoRAParameters
+from rao_kedro.data.token_tables import read_groups
 from rao_kedro.errors import ParameterError, TrainingError
 from rao_kedro.models.adapters import add_lora, merge_lora
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, new_reward_model
@@ -21,7 +23,7 @@ from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import reward_module
 from rao_kedro.models.value_head import TokenValues, ValueNetwork, pack_prompts
 from rao_kedro.training import options
-from rao_kedro.training.options import prepared
+from rao_kedro.training.options import prepare_module
 from rao_kedro.workers import launch
 
 LORA = LoRAParameters(rank=4, alpha=8)
@@ -76,6 +78,7 @@ def test_a_policy_trained_with_lora_is_published_as_a_plain_checkpoint(tmp_path,
 
 
 def test_a_reward_model_with_lora_trains_its_head_too(tmp_path, tiny_checkpoint):
+    """The published model, computed the plain way, prefers the chosen responses of held-out groups."""
     spec = RewardTrainingSpec(
         workspace=tmp_path / "reward",
         model_dir=tiny_checkpoint,
@@ -85,7 +88,10 @@ def test_a_reward_model_with_lora_trains_its_head_too(tmp_path, tiny_checkpoint)
     launch(spec, IN_PROCESS)
     steps, _ = log_of(spec.workspace)
     assert steps[-1]["accuracy"] > 0.9
-    assert load_reward_model(spec.workspace / "model").score.weight.abs().sum() > 0
+    model = load_reward_model(spec.workspace / "model")
+    with torch.no_grad():
+        rewards = [padded_rewards(model, group) for group in read_groups(spec.groups_path, "validation")]
+    assert sum(bool(of_group[0] > of_group[1]) for of_group in rewards) > 0.8 * len(rewards) > 0
 
 
 @pytest.mark.parametrize("kind", ["reward model", "value network", "token values", "encoder"])
@@ -162,7 +168,7 @@ def test_compiling_without_a_compiler_is_refused_at_the_start(tmp_path, tiny_che
     training = parameters(compile=True)
     spec = TrainingSpec(workspace=tmp_path / "x", model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
     if not torch.cuda.is_available():
-        with pytest.raises(TrainingError, match="needs a C\\+\\+ compiler on a CPU, and no-such-compiler is not here"):
+        with pytest.raises(TrainingError, match="needs a C\\+\\+ compiler on a CPU; no-such-compiler is not installed"):
             launch(spec, IN_PROCESS)
 
 
@@ -170,15 +176,15 @@ def test_a_model_that_does_not_name_its_layers_cannot_be_compiled(tiny_checkpoin
     monkeypatch.setenv("CXX", "true")  # any program: none is called
     model = load_causal_lm(tiny_checkpoint)
     model._no_split_modules = []
-    with pytest.raises(TrainingError, match="LlamaForCausalLM does not name its layers"):
-        prepared(LogProbModel(model), parameters(compile=True), Accelerator())
+    with pytest.raises(TrainingError, match="which LlamaForCausalLM does not name"):
+        prepare_module(LogProbModel(model), parameters(compile=True), Accelerator())
 
 
 @pytest.mark.parametrize(
     ("plugins", "said"),
     [
         ({"fsdp_plugin": SimpleNamespace(fsdp_version=1)}, "FSDP1"),
-        ({"kind": "DEEPSPEED"}, "DeepSpeed does not support"),
+        ({"kind": "DEEPSPEED"}, "does not work with DeepSpeed"),
     ],
 )
 def test_sharding_that_cannot_work_is_refused_at_the_start(tiny_checkpoint, monkeypatch, plugins, said):
@@ -186,12 +192,12 @@ def test_sharding_that_cannot_work_is_refused_at_the_start(tiny_checkpoint, monk
     state = SimpleNamespace(fsdp_plugin=plugins.get("fsdp_plugin"), deepspeed_plugin=None)
     accelerator = SimpleNamespace(state=state, mixed_precision="no", device=torch.device("meta"))
     with pytest.raises(TrainingError, match=said):
-        prepared(LogProbModel(load_causal_lm(tiny_checkpoint)), parameters(compile=True), accelerator)
+        prepare_module(LogProbModel(load_causal_lm(tiny_checkpoint)), parameters(compile=True), accelerator)
 
 
 def test_an_optimizer_that_does_not_run_here_is_refused_at_the_start(tmp_path, tiny_checkpoint, groups_path):
     training = parameters(optimizer="adamw_8bit")
     spec = TrainingSpec(workspace=tmp_path / "x", model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
     if not torch.cuda.is_available():
-        with pytest.raises(TrainingError, match="adamw_8bit needs CUDA and bitsandbytes; this is cpu"):
+        with pytest.raises(TrainingError, match="adamw_8bit needs a CUDA device and bitsandbytes; the device is cpu"):
             launch(spec, IN_PROCESS)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.progress import progress_heard_by
+from rao_kedro.progress import listen_to_progress
 from rao_kedro.training.forecast import flops_per_token, matmul_peak, saved_bytes
 from rao_kedro.training.progress import MetricsLog, Progress
 
@@ -18,7 +18,7 @@ def test_a_step_reports_useful_tokens_mfu_and_the_time_left_with_every_pass_coun
     task = SimpleNamespace(train_groups=GROUPS, passes_per_step=3)
     log = MetricsLog(tmp_path / "log.jsonl", resume_at=0, is_main=True)
     caplog.set_level("INFO", "rao_kedro")
-    with progress_heard_by((heard := []).append):
+    with listen_to_progress((heard := []).append):
         progress = Progress(task, epochs=2, done_steps=0, n_steps=12, log=log, flops_per_token=0.05, what="rao")
         for step in range(1, 13):
             progress.report(step, step / 6, GROUPS[:2], seconds=2.0, peak_bytes=3 * 10**9, metrics={"loss": 1.0})

@@ -51,7 +51,7 @@ def test_after_the_warm_up_the_rates_are_those_of_transformers(scheduler):
 
 def test_a_warm_up_as_long_as_training_is_told(tmp_path):
     remark = warmup_remark(parameters(learning_rate=2.0, warmup_ratio=0.1), n_steps=1)
-    assert remark is not None and "as long as training, 1 optimizer steps: the learning rate goes up to 1 and" in remark
+    assert remark is not None and "as long as training, 1 optimizer steps: the learning rate rises to 1 and" in remark
     assert warmup_remark(parameters(warmup_ratio=0.0), n_steps=1) is None
     assert warmup_remark(parameters(warmup_ratio=0.1), n_steps=2) is None
     assert "as long as training, 2 optimizer steps" in (warmup_remark(parameters(warmup_ratio=0.6), n_steps=2) or "")

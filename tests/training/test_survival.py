@@ -244,7 +244,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
             newest.rename(newest.with_name("step-000000003.partial"))
     launch(spec, IN_PROCESS)
     assert killed_at_step_4 == [1, 2, 3, 4, 3, 4, 5, 6]
-    assert ("is passed over" in caplog.text) == (damage != "half-written")
+    assert ("skipped checkpoint" in caplog.text) == (damage != "half-written")
     assert_same(uninterrupted, weights_of(spec.workspace))
 
 
@@ -260,7 +260,7 @@ def test_sigterm_saves_a_checkpoint_and_stops_with_a_sentence(
     spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path, checkpoint_every=0)
     monkeypatch.setattr(Progress, "report", terminated)
     for step in (1, 2):  # the second is the last of its epoch
-        with pytest.raises(TrainingError, match=f"stopped by SIGTERM after step {step}; the same command goes on"):
+        with pytest.raises(TrainingError, match=f"stopped by SIGTERM after step {step}: the same command resumes"):
             launch(spec, IN_PROCESS)
     monkeypatch.setattr(Progress, "report", report)
     launch(spec, IN_PROCESS)

@@ -39,22 +39,14 @@ from rao_kedro.workers import launch
 
 PROJECT = Path(__file__).parents[2]
 ON_CPUS = {"ACCELERATE_USE_CPU": "true"}
+ZERO3_ON_CPUS = {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
 ENGINES = {  # the shipped file, what makes a CPU do, and what the run says of itself
     "ddp": ("ddp", ON_CPUS, "\n"),
     "fsdp2": ("fsdp2", ON_CPUS, ", sharded by FSDP\n"),
-    "zero3": (
-        "deepspeed_zero3",
-        {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"},
-        ", sharded by DEEPSPEED\n",
-    ),
+    "zero3": ("deepspeed_zero3", ZERO3_ON_CPUS, ", sharded by DEEPSPEED\n"),
 }
-EACH_ENGINE = [
-    "ddp",
-    "fsdp2",
-    pytest.param(
-        "zero3", marks=pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
-    ),
-]
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+EACH_ENGINE = ["ddp", "fsdp2", pytest.param("zero3", marks=needs_deepspeed)]
 TRAINING = parameters(epochs=2, max_tokens_per_batch=30, batch_size=3, learning_rate=1e-3, keep="last")
 LORA = {"lora": LoRAParameters(rank=4, alpha=8), "learning_rate": 1e-2}
 OBJECTIVES = {

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from rao_kedro.config.base import SPLIT, Parameters
 from rao_kedro.config.runs import run_names
 from rao_kedro.config.training import Precision, RolloutParameters, TrainingParameters
-from rao_kedro.objectives import get_requirements, make_objective
+from rao_kedro.objectives import Requirements, get_requirements, make_objective
 
 
 class MethodParameters(Parameters):
@@ -32,10 +32,15 @@ class MethodParameters(Parameters):
     pairs: Literal["one", "all"] = "one"
     rollout: RolloutParameters | None = None
 
+    @property
+    def requirements(self) -> Requirements:
+        """What the objective needs from a run."""
+        return get_requirements(self.objective)
+
     @model_validator(mode="after")
     def _objective_accepts_its_parameters(self) -> "MethodParameters":
         make_objective(self.objective, **self.parameters)
-        reads = get_requirements(self.objective).reads
+        reads = self.requirements.reads
         if self.pairs == "all" and reads != "pairs":
             raise ValueError(
                 f"objective {self.objective}: pairs: all is for the pairwise methods, and this one reads no pairs: "

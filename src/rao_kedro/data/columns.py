@@ -17,14 +17,15 @@ TEXT_KEYS = ("text", "response", "content", "output", "answer", "completion")  #
 
 
 def rename_columns(row: Row, columns: Mapping[Any, str | None]) -> Row:
-    """Return a row with the columns of a mapping under the names that formats know.
+    """Return a row with its own columns under the names that formats know.
 
     Args:
         row: The row.
-        columns: By known name, the row's own, which may be dotted; null for a column that is not to be read.
+        columns: The row's own column, which may be dotted, by the name that formats know; null for a column that is
+            not to be read.
 
     Raises:
-        UnusableRow: The row has no such column, or ranks, of which the lowest is best, are named as ratings.
+        UnusableRow: The row has no such column, or `columns` names ranks, of which the lowest is best, as ratings.
     """
     renamed = {name: value for name, value in row.items() if name not in columns.values()}
     for known, own in columns.items():

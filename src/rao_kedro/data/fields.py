@@ -1,4 +1,4 @@
-"""Fields of a row: found by name, also a dotted one, and read as a list or an object, also where they stand as text.
+"""Finds fields of a row by their names, and reads lists and objects that CSV files hold as text.
 
 Knows nothing about what a field means.
 """
@@ -15,9 +15,12 @@ Row = Mapping[str, Any]
 
 
 def look_up(row: Any, name: str) -> Any:
-    """Return a field by its name, or through objects by a dotted one; None where it is not there.
+    """Return the value of a field, or None where the row has no such field.
 
-    A part `*` stands for every field of an object and gives the list of what they hold: `annotations.*.Rating`.
+    Args:
+        row: A row, or an object inside one.
+        name: A name, or a dotted one that leads through objects. A part `*` stands for every field of an object and
+            gives a list: `annotations.*.Rating` is the list of all aspects' ratings.
     """
     if isinstance(row, str):
         row = parse(row)
@@ -31,27 +34,27 @@ def look_up(row: Any, name: str) -> Any:
     return look_up(row.get(first), rest) if rest else None
 
 
-def without_nan(value: Any) -> Any:
-    """Return a row in which NaN, as pandas writes what is missing, is null; numbers of a list stay what they are."""
+def replace_nan(value: Any) -> Any:
+    """Return a row with null in place of NaN, which is how pandas writes a missing value; NaN inside lists stays."""
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, Mapping):
-        return {name: without_nan(one) for name, one in value.items()}
+        return {name: replace_nan(one) for name, one in value.items()}
     if isinstance(value, list):
-        return [without_nan(one) if isinstance(one, Mapping | list) else one for one in value]
+        return [replace_nan(one) if isinstance(one, Mapping | list) else one for one in value]
     return value
 
 
-def first_of(row: Row, names: Iterable[str]) -> Any:
-    """Return the first of the fields that is there and not null, or None."""
+def find_first(row: Row, names: Iterable[str]) -> Any:
+    """Return the first of the named fields that is not null, or None."""
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
-def required(row: Row, name: str) -> Any:
-    """Return a field.
+def require(row: Row, name: str) -> Any:
+    """Return a field that a format needs.
 
     Raises:
-        UnusableRow: It is missing or null.
+        UnusableRow: The field is missing or null.
     """
     if row.get(name) is None:
         raise UnusableRow(QuarantineReason.MISSING_COLUMN, f"no column {name}")
@@ -59,10 +62,10 @@ def required(row: Row, name: str) -> Any:
 
 
 def as_list(value: Any, name: str) -> list[Any]:
-    """Return a list, also one that is written as text (as CSV files have it).
+    """Return a list, or the list that a text spells, as in a CSV file.
 
     Raises:
-        UnusableRow: The value is none.
+        UnusableRow: The value is not a list.
     """
     if isinstance(value, str):
         value = parse(value)
@@ -77,12 +80,12 @@ def is_filled(value: Any) -> bool:
 
 
 def is_list(value: Any) -> bool:
-    """Say whether a value is a list (or an array): not a text, and not an object."""
+    """Say whether a value is a list or an array; texts and objects are not."""
     return hasattr(value, "__iter__") and not isinstance(value, str | bytes | Mapping)
 
 
 def parse(text: str) -> Any:
-    """Return the list or object that a text spells as JSON or as a Python literal; None where it spells none."""
+    """Return the list or object that a text spells as JSON or as a Python literal; None if it spells neither."""
     if not text.lstrip().startswith(("[", "{")):
         return None
     for read in (json.loads, ast.literal_eval):

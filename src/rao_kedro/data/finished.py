@@ -1,4 +1,4 @@
-"""Reads whether responses were finished or cut, from the fields in which generators and data sets say so."""
+"""Reads whether responses were finished or cut, from the fields in which generators and data sets record it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,17 +14,17 @@ _CUT: tuple[str, ...] = ("length", "max_tokens", "max_length", "max_new_tokens",
 _CUT += ("content_filter", "abort")
 
 
-def finished_of_objects(responses: Sequence[Any]) -> list[bool] | None:
-    """Return whether each response was finished, by fields of its own; None where no response has one."""
+def read_finished_of_objects(responses: Sequence[Any]) -> list[bool] | None:
+    """Return whether each response was finished, from fields of the responses; None if no response has such a field."""
     last = [response[-1] if isinstance(response, list) and response else response for response in responses]
     return _known([_first(response) if isinstance(response, Mapping) else None for response in last])
 
 
-def finished_of_row(row: Row, n: int) -> list[bool] | None:
-    """Return whether each of `n` responses was finished, by the row's lists or its one value for all; else None.
+def read_finished_of_row(row: Row, n: int) -> list[bool] | None:
+    """Return whether each of `n` responses was finished, from a list of the row or one value for all; else None.
 
     Raises:
-        UnusableRow: A list has another length, or a value is not known.
+        UnusableRow: A list does not have `n` values, or a value is unknown.
     """
     for field in _FIELDS:
         for name in (field, f"{field}s"):
@@ -33,13 +33,13 @@ def finished_of_row(row: Row, n: int) -> list[bool] | None:
     return None
 
 
-def finished_of_pair(row: Row, n_chosen: int, n_rejected: int) -> list[bool] | None:
-    """Return whether chosen and rejected responses were finished, by `finished_chosen`, `rejected-finish-reason` ...
+def read_finished_of_pair(row: Row, n_chosen: int, n_rejected: int) -> list[bool] | None:
+    """Return whether chosen and rejected responses were finished, from `finished_chosen`, `rejected-finish-reason` ...
 
-    Without such fields, as `finished_of_row`.
+    A row without such fields is read by `read_finished_of_row`.
 
     Raises:
-        UnusableRow: A list has another length, or a value is not known.
+        UnusableRow: A list does not have `n` values, or a value is unknown.
     """
     fields = {str(name).replace("-", "_").lower(): value for name, value in row.items()}
     found: list[bool | None] = []
@@ -52,12 +52,12 @@ def finished_of_pair(row: Row, n_chosen: int, n_rejected: int) -> list[bool] | N
                 break
         else:
             found += [None] * n
-    return _known(found) or finished_of_row(row, n_chosen + n_rejected)
+    return _known(found) or read_finished_of_row(row, n_chosen + n_rejected)
 
 
 def _first(response: Row) -> bool | None:
     said = [_read(field, response[field]) for field in _FIELDS if response.get(field) is not None]
-    return False if False in said else True if True in said else None  # what says that it was cut wins
+    return False if False in said else True if True in said else None  # a field that says "cut" wins
 
 
 def _each(name: str, value: Any, n: int) -> list[Any]:
@@ -70,7 +70,7 @@ def _each(name: str, value: Any, n: int) -> list[Any]:
 
 
 def _known(values: list[bool | None]) -> list[bool] | None:
-    """Return the values, where one is known; a response of which nothing is said is finished."""
+    """Return the values if any is known; a response without one counts as finished."""
     return None if all(value is None for value in values) else [value is not False for value in values]
 
 
@@ -79,7 +79,7 @@ def _read(field: str, value: Any) -> bool | None:
     if value is None or said in ("", "nan"):
         return None
     yes, no = {"finished": (_YES, _NO), "truncated": (_NO, _YES)}.get(field, (_ENDED, _CUT))
-    if field == "stop_reason" and said not in no:  # also the text or the token at which vLLM stopped
+    if field == "stop_reason" and said not in no:  # vLLM writes the stop text or the stop token here
         return True
     if said not in yes + no:
         detail = f"{field} {value!r} is none of {', '.join(yes + no)}"

@@ -11,11 +11,11 @@ from enum import StrEnum
 from functools import cache
 
 from rao_kedro.data.columns import PROMPTS, RATINGS, RESPONSES, SINGLE
-from rao_kedro.data.fields import Row, first_of, is_filled, look_up, required
-from rao_kedro.data.finished import finished_of_objects, finished_of_pair, finished_of_row
+from rao_kedro.data.fields import Row, find_first, is_filled, look_up, require
+from rao_kedro.data.finished import read_finished_of_objects, read_finished_of_pair, read_finished_of_row
 from rao_kedro.data.messages import is_chat, is_transcript
 from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
-from rao_kedro.data.ratings import RATING_NAMES, Ratings, one_scale, rate_pair, read_ratings
+from rao_kedro.data.ratings import RATING_NAMES, Ratings, choose_ratings, rate_pair, read_ratings
 from rao_kedro.data.raw_groups import (
     RawGroup,
     assemble_group,
@@ -27,7 +27,7 @@ from rao_kedro.data.raw_groups import (
 
 
 class Rows(StrEnum):
-    """Which rows are one prompt group."""
+    """Which rows form one prompt group."""
 
     ONE = "one"
     CONSECUTIVE = "consecutive"
@@ -39,10 +39,10 @@ class Format:
     """A format.
 
     Attributes:
-        read: From a row and the parameter `rating_key` to a group; a group of one response where `rows` is not one.
-        columns: Alternatives of columns that show it.
-        weak_columns: Alternatives that show it where no format's `columns` do.
-        rows: Which rows are one group: each for itself, consecutive ones of one prompt, or all of one prompt.
+        read: Turns a row and the parameter `rating_key` into a group; it has one response if several rows form a group.
+        columns: Sets of columns; a row that has all columns of one set is of this format.
+        weak_columns: The same, tried after the `columns` of all formats.
+        rows: Which rows form one group: each row, consecutive rows of one prompt, or all rows of one prompt.
     """
 
     read: Callable[..., RawGroup]
@@ -54,16 +54,16 @@ class Format:
 def read_trl(row: Row, rating_key: str | None = None) -> RawGroup:
     """Read TRL's preference format: prompt, chosen, rejected, as text or as chats, the prompt explicit or implicit.
 
-    Chosen and rejected may go on with turns that both share, and may be lists of several responses. Ratings are fields
-    such as `score_chosen` and `chosen-rating`, in the row or in its `metadata`; without any, 1 and 0. Also reads the
-    binarised UltraFeedback of HuggingFaceH4, whose chosen and rejected chats repeat the prompt.
+    Chosen and rejected may continue the prompt with turns that both share, and may be lists of several responses.
+    Ratings are fields such as `score_chosen` and `chosen-rating`, in the row or in its `metadata`; without them, 1 and
+    0. Also reads the binarised UltraFeedback of HuggingFaceH4, whose chosen and rejected chats repeat the prompt.
     """
-    chosen, rejected = list_responses(required(row, "chosen")), list_responses(required(row, "rejected"))
+    chosen, rejected = list_responses(require(row, "chosen")), list_responses(require(row, "rejected"))
     if len(chosen) > 1 and is_chat(row["chosen"]) and not has_rating_each(row, len(chosen)):
         chosen = [row["chosen"]]  # one response of several messages
     rated = rate_pair(row, rating_key, len(chosen), len(rejected))
-    finished = finished_of_pair(row, len(chosen), len(rejected))
-    if (of_messages := finished_of_objects([*chosen, *rejected])) is not None:
+    finished = read_finished_of_pair(row, len(chosen), len(rejected))
+    if (of_messages := read_finished_of_objects([*chosen, *rejected])) is not None:
         finished = [all(both) for both in zip(of_messages, finished or of_messages, strict=True)]
     names = ["chosen"] * len(chosen) + ["rejected"] * len(rejected)
     prompt = read_prompt(row)
@@ -80,7 +80,7 @@ def read_trl(row: Row, rating_key: str | None = None) -> RawGroup:
 def read_hh_rlhf(row: Row, rating_key: str | None = None) -> RawGroup:
     """Read Anthropic's transcripts; the prompt is what chosen and rejected share up to the last answer."""
     for name in ("chosen", "rejected"):
-        if not is_transcript(required(row, name)):
+        if not is_transcript(require(row, name)):
             detail = 'a transcript starts with "\\n\\nHuman:" and ends with an answer after "\\n\\nAssistant:"'
             raise UnusableRow(QuarantineReason.BAD_TYPE, f"{name} is none: {detail}")
     return read_trl(row, rating_key)
@@ -88,22 +88,22 @@ def read_hh_rlhf(row: Row, rating_key: str | None = None) -> RawGroup:
 
 def read_alpaca(row: Row, rating_key: str | None = None) -> RawGroup:
     """Read LLaMA-Factory's alpaca layout: instruction, input, chosen, rejected, system, history."""
-    required(row, "instruction")
+    require(row, "instruction")
     return read_trl(row, rating_key)
 
 
 def read_sharegpt(row: Row, rating_key: str | None = None) -> RawGroup:
     """Read LLaMA-Factory's ShareGPT layout: conversations of from and value, and two single messages."""
-    required(row, "conversations")
+    require(row, "conversations")
     return read_trl(row, rating_key)
 
 
 def read_ultrafeedback(row: Row, rating_key: str | None = None) -> RawGroup:
     """Read openbmb's UltraFeedback: an instruction and completions with their scores.
 
-    The rating is `rating_key`, which may be `annotations.helpfulness.Rating`; or the fine-grained score (mean of the
-    aspects), or the overall one, or the mean of the aspects' ratings: of one group the first of these that all
-    completions have.
+    The rating is `rating_key`, for example `annotations.helpfulness.Rating`. Without it, a group is rated by the first
+    of these that all its completions have: the fine-grained score (mean of the aspects), the overall score, the mean
+    of the aspects' ratings.
     """
     keys = ("fine-grained_score", "overall_score", "annotations.*.Rating", *RATING_NAMES)
     return read_responses(row, "completions", rating_key, keys)
@@ -147,61 +147,61 @@ def read_helpsteer3(row: Row, rating_key: str | None = None) -> RawGroup:
     """
     names = ("response1", "response2") if row.get("response1") is not None else ("response_1", "response_2")
     key = rating_key or ("overall_preference" if row.get("overall_preference") is not None else "preference_strength")
-    [preference] = read_ratings(key, [required(row, key)]).values
+    [preference] = read_ratings(key, [require(row, key)]).values
     if not isinstance(preference, float):
         raise preference or UnusableRow(QuarantineReason.UNRATED_RESPONSE, f"{key} is empty")
     rated = Ratings([-preference / 2, preference / 2], key)
     return assemble_group(
         row,
         read_prompt(row, ("context", *PROMPTS)),
-        [required(row, name) for name in names],
+        [require(row, name) for name in names],
         rated,
-        finished_of_row(row, 2),
+        read_finished_of_row(row, 2),
     )
 
 
 def read_safe_rlhf(row: Row, rating_key: str | None = None) -> RawGroup:
     """Read PKU-SafeRLHF: response_0, response_1, and the better one's number in better_response_id.
 
-    With the `rating_key` safer_response_id, the safer one is preferred.
+    With `rating_key: safer_response_id`, the safer response is preferred.
     """
     key = rating_key or "better_response_id"
-    better = str(required(row, key)).strip().removesuffix(".0")
+    better = str(require(row, key)).strip().removesuffix(".0")
     if better not in ("0", "1"):
         raise UnusableRow(QuarantineReason.BAD_RATING, f"{key} is {better}, neither 0 nor 1")
     rated = Ratings([float(better == "0"), float(better == "1")], key)
-    responses = [required(row, name) for name in ("response_0", "response_1")]
-    return assemble_group(row, read_prompt(row), responses, rated, finished_of_row(row, 2))
+    responses = [require(row, name) for name in ("response_0", "response_1")]
+    return assemble_group(row, read_prompt(row), responses, rated, read_finished_of_row(row, 2))
 
 
 def read_helpsteer2(row: Row, rating_key: str | None = None) -> RawGroup:
-    """Read HelpSteer2: one response a row, rated by attributes; the rating is `rating_key`, or helpfulness.
+    """Read HelpSteer2: one response per row; the rating is the attribute `rating_key`, by default helpfulness.
 
-    Also other tables of this kind: prompt, response, rating or score. Consecutive rows of one prompt are one group.
+    Also reads tables of prompt, response, and rating or score. Consecutive rows of one prompt form one group.
     """
     keys = [rating_key] if rating_key else ["helpfulness", *RATING_NAMES]
     response = row.get(next((name for name in SINGLE if row.get(name) is not None), SINGLE[0]))
     if not any(key in row or look_up(row, key) is not None for key in keys):
         raise UnusableRow(QuarantineReason.MISSING_COLUMN, f"no rating: none of the columns {', '.join(keys)}")
-    rated = one_scale({key: [look_up(row, key)] for key in keys})
-    return assemble_group(row, read_prompt(row), [response], rated, finished_of_row(row, 1))
+    rated = choose_ratings({key: [look_up(row, key)] for key in keys})
+    return assemble_group(row, read_prompt(row), [response], rated, read_finished_of_row(row, 1))
 
 
 def read_unpaired(row: Row, rating_key: str | None = None) -> RawGroup:
     """Read the unpaired rows of KTO: prompt, completion and label, true for a desirable one; or messages and label.
 
-    All rows of one prompt are one group.
+    All rows of one prompt form one group.
     """
     key = rating_key or "label"
     label = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}.get(
-        str(required(row, key)).strip().lower()
+        str(require(row, key)).strip().lower()
     )
     if label is None:
         raise UnusableRow(QuarantineReason.BAD_RATING, f"{key} {row[key]!r} is neither true nor false")
-    prompt, completion = read_prompt(row), first_of(row, ("completion", "response"))
+    prompt, completion = read_prompt(row), find_first(row, ("completion", "response"))
     if completion is None:  # LLaMA-Factory's layout: the dialogue with its response
         prompt, completion = None, prompt
-    return assemble_group(row, prompt, [completion], Ratings([label], key), finished_of_row(row, 1))
+    return assemble_group(row, prompt, [completion], Ratings([label], key), read_finished_of_row(row, 1))
 
 
 def _columns(*alternatives: str) -> tuple[frozenset[str], ...]:
@@ -212,7 +212,7 @@ def _products(*names: Sequence[str]) -> tuple[frozenset[str], ...]:
     return tuple(map(frozenset, itertools.product(*names)))
 
 
-# In the order in which they are looked for: what says more about the responses comes first.
+# In the order in which they are tried: formats that hold more about the responses come first.
 FORMATS: dict[str, Format] = {
     "simpo": Format(read_simpo, _columns("all_generated_responses all_rm_scores")),
     "distilabel": Format(read_distilabel, _columns("generations ratings", "generations rating")),
@@ -241,7 +241,7 @@ FORMATS: dict[str, Format] = {
 
 
 def sniff(row: Row) -> str | None:
-    """Return the name of the format that a row's columns show, null ones counting last; None where they show none."""
+    """Return the name of a row's format, from its columns that are not null, else from all columns; None if unknown."""
     if all(is_transcript(row.get(name)) for name in ("chosen", "rejected")) and not is_filled(row.get("prompt")):
         return "hh_rlhf"
     there = frozenset(name for name, value in row.items() if value is not None)
@@ -258,7 +258,7 @@ def _format_of_columns(columns: frozenset[str]) -> str | None:
 
 
 def unknown_format(row: Row) -> UnusableRow:
-    """Return what to say of a row whose columns show no format."""
+    """Return the error of a row whose columns fit no format."""
     return UnusableRow(
         QuarantineReason.UNKNOWN_FORMAT,
         f"columns {', '.join(sorted(map(str, row)))} fit no known format: say which column is which with `columns`, "

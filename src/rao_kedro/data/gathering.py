@@ -1,6 +1,7 @@
-"""Gathers rows of one response each into prompt groups: consecutive rows of a prompt, or all of them.
+"""Gathers rows of one response each into prompt groups: consecutive rows of a prompt, or all rows of it.
 
-Consecutive rows are given on as soon as another prompt begins; only what may come anywhere waits for the last row.
+A group of consecutive rows is complete as soon as another prompt begins. A group of rows that may stand anywhere is
+complete after the last row of the source.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from rao_kedro.identity import combined_hash
 
 @dataclass
 class Gathered:
-    """Rows of one prompt, in their order."""
+    """Rows of one prompt, in the order of the source."""
 
     kind: Rows
     rows: list[RawRow] = field(default_factory=list)
@@ -23,7 +24,7 @@ class Gathered:
 
     @property
     def row(self) -> RawRow:
-        """What stands for all of the rows: where they stood, and what they said."""
+        """All rows as one, for the quarantine: their sources and their contents."""
         if len(self.rows) == 1:
             return self.rows[0]
         return RawRow(" + ".join(row.source for row in self.rows), {"rows": [row.content for row in self.rows]})
@@ -32,7 +33,7 @@ class Gathered:
         """Return the rows as one group.
 
         Raises:
-            UnusableRow: There is nothing to prefer a response to, or the ratings come from different fields.
+            UnusableRow: The group holds no preference, or its ratings come from different fields.
         """
         first, n = self.groups[0], len(self.groups)
         ratings = [rating for group in self.groups for rating in group.ratings]
@@ -54,14 +55,14 @@ class Gathered:
 
 
 class Gathering:
-    """The rows of one source on their way to groups."""
+    """Rows of one source that wait for the other rows of their prompt."""
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Start with no rows."""
         self._waiting: dict[tuple[Rows, str], Gathered] = {}
 
     def take(self, row: RawRow, raw: RawGroup, kind: Rows) -> Iterator[Gathered]:
-        """Take a row of one response, and yield what is complete now."""
+        """Add a row of one response, and yield the groups that are complete now."""
         key = kind, combined_hash(raw.requirements, *(f"{m['role']}:{m['content']}" for m in raw.messages))
         yield from self.interrupt(key)
         gathered = self._waiting.setdefault(key, Gathered(kind))
@@ -69,11 +70,11 @@ class Gathering:
         gathered.groups.append(raw)
 
     def interrupt(self, key: tuple[Rows, str] | None = None) -> Iterator[Gathered]:
-        """Yield consecutive rows that are complete because the next row is not of their prompt (the one of `key`)."""
+        """Yield groups of consecutive rows that end here, since the next row has another prompt than theirs (`key`)."""
         for other in [other for other in self._waiting if other[0] is Rows.CONSECUTIVE and other != key]:
             yield self._waiting.pop(other)
 
     def rest(self) -> Iterator[Gathered]:
-        """Yield the rows that were waiting for more, when there are no more."""
+        """Yield the groups that are still waiting, after the last row."""
         yield from self._waiting.values()
         self._waiting = {}

@@ -1,6 +1,6 @@
-"""Builds prompt groups from rows and checks them; what cannot be used is quarantined with a reason.
+"""Builds prompt groups from rows, checks them, and quarantines what cannot be used, with a reason.
 
-Every input row ends as a group, as a quarantined row, or as both when only some of its responses were dropped.
+Every input row becomes a group or a quarantined row; a row of which some responses were dropped becomes both.
 """
 
 import json
@@ -15,10 +15,10 @@ import pandas as pd
 
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.columns import rename_columns
-from rao_kedro.data.fields import Row, without_nan
+from rao_kedro.data.fields import Row, replace_nan
 from rao_kedro.data.formats import FORMATS, Rows, sniff, unknown_format
 from rao_kedro.data.gathering import Gathered, Gathering
-from rao_kedro.data.messages import check_prompt, is_visible, text_of
+from rao_kedro.data.messages import check_prompt, is_visible, read_text
 from rao_kedro.data.quarantine import (
     NoGroupsLeftError,
     QuarantineReason,
@@ -51,13 +51,13 @@ def read_preferences(files: PreferenceFiles) -> tuple[pd.DataFrame, pd.DataFrame
     """Read training and held-out rows.
 
     Args:
-        files: Where both come from. A training prompt that is also held out is quarantined.
+        files: Their sources. A training prompt that is also held out is quarantined.
 
     Returns:
         Tables of `PreferenceGroupTable` and `QuarantineTable`.
 
     Raises:
-        DataError: A source cannot be read, or (as `NoGroupsLeftError`) no group is left.
+        DataError: A source cannot be read, or no group is left (`NoGroupsLeftError`).
     """
     builder = GroupBuilder()
     for split, source in (("test", files.test), ("validation", files.validation), ("train", files.train)):
@@ -67,10 +67,10 @@ def read_preferences(files: PreferenceFiles) -> tuple[pd.DataFrame, pd.DataFrame
 
 
 class GroupBuilder:
-    """Collects prompt groups, held-out ones first, and what had to be dropped."""
+    """Collects prompt groups and quarantined rows. Held-out sources come first, so that their prompts are known."""
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Start with no groups."""
         self.groups: list[dict[str, Any]] = []
         self.dropped: list[dict[str, str]] = []
         self._ids: set[str] = set()
@@ -95,7 +95,7 @@ class GroupBuilder:
         self._add_gathered(split, gathering.rest())
 
     def add(self, split: str, row: RawRow, raw: RawGroup) -> None:
-        """Add a prompt with its responses, or quarantine it. Held-out rows come first."""
+        """Add a prompt with its responses, or quarantine it."""
         with self._quarantine(row):
             self._add(split, row, raw)
 
@@ -107,7 +107,7 @@ class GroupBuilder:
 
     @contextmanager
     def _quarantine(self, row: RawRow) -> Iterator[None]:
-        """Quarantine a row that cannot be used, for whatever reason: no row ends a run."""
+        """Quarantine a row if anything about it fails: no row ends a run."""
         try:
             yield
         except UnusableRow as problem:
@@ -156,7 +156,7 @@ class GroupBuilder:
         return pd.DataFrame(groups, columns=GROUP_COLUMNS), quarantined
 
     def _say_what_ratings_are(self) -> None:
-        """Log where ratings come from, as a warning where groups differ in it: their scales may differ too."""
+        """Log which fields the ratings come from; warn where groups differ, since their scales may differ too."""
         counts = Counter((group["split"], group["rated_by"]) for group in self.groups)
         for split in dict.fromkeys(split for split, _ in counts):
             fields = [f"{by} ({n} groups)" for (s, by), n in counts.items() if s == split]
@@ -165,16 +165,16 @@ class GroupBuilder:
 
 
 def _content(row: RawRow, source: PreferenceSource) -> Row:
-    """Return what a row says, its columns named as formats know them."""
+    """Return a row with its columns named as formats know them."""
     if isinstance(row.content, str):
         known = row.problem == RawRow.problem
         raise UnusableRow(QuarantineReason.INVALID_JSON if known else QuarantineReason.UNREADABLE, row.problem)
-    content: Row = without_nan(row.content)
+    content: Row = replace_nan(row.content)
     return rename_columns(content, source.columns) if source.columns else content
 
 
 def _format_of(row: Row, source: PreferenceSource, otherwise: str | None) -> str:
-    """Return the format of a row: the parameter's, or what its columns show, or else that of the row before it."""
+    """Return a row's format: that of the parameter, else the one that its columns show, else that of the row before."""
     if source.format != "auto":
         return source.format
     if (name := sniff(row) or otherwise) is None:
@@ -183,22 +183,23 @@ def _format_of(row: Row, source: PreferenceSource, otherwise: str | None) -> str
 
 
 def _requirements(value: Any) -> str:
-    """Return a row's checkable requirements as JSON: a list or its JSON in the row, none if the row has none."""
+    """Return a row's checkable requirements as a JSON list, which is empty if the row has none."""
     try:
         requirements = json.loads(value) if isinstance(value, str) else list(value if value is not None else [])
         if requirements:
             score_response("", requirements)
     except (ValueError, TypeError, AttributeError) as error:
         raise UnusableRow(QuarantineReason.BAD_TYPE, f"requirements: {error}") from error
-    return text_of(json.dumps(requirements, ensure_ascii=False), "requirements")
+    return read_text(json.dumps(requirements, ensure_ascii=False), "requirements")
 
 
 def _usable_responses(
     raw: RawGroup,
 ) -> tuple[list[str], list[float], list[bool], dict[QuarantineReason, list[str]]]:
-    """Return responses that can be read, are neither empty nor unrated, and not there twice; and why others cannot.
+    """Return the usable responses: readable, not empty, rated, and each once.
 
-    With their ratings, and whether they are finished.
+    Returns:
+        Their texts, their ratings, whether each is finished, and details of the dropped ones by reason.
     """
     responses: list[str] = []
     ratings: list[float] = []

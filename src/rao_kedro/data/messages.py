@@ -1,4 +1,4 @@
-"""Reads messages with roles as data sets write them: chats, chats as JSON, transcripts, texts, lists of content parts.
+"""Reads messages as data sets write them: chats, chats as JSON, transcripts, plain texts, lists of content parts.
 
 Knows nothing about formats and ratings.
 """
@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rao_kedro.data.fields import Row, as_list, first_of, is_filled, is_list, parse
+from rao_kedro.data.fields import Row, as_list, find_first, is_filled, is_list, parse
 from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
 
 Message = dict[str, str]
@@ -22,24 +22,24 @@ ROLES = {
 }
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from"), ("content", "value", "text")
 _TEXT_PARTS = {None, "text", "input_text", "output_text"}
-# Fields of a message without which it is another message; what else stands beside role and content is left out.
+# A message with one of these fields is more than its text. All other fields beside role and content are dropped.
 _CALLS = ("tool_calls", "function_call", "tool_call_id")
 _OTHER_CONTENT = ("images", "image", "audio", "video", "videos", "reasoning_content", "reasoning", "thinking")
 
 # Anthropic's transcripts have blank lines before a speaker, some copies only line breaks.
 _HH_TURN, _LINE_TURN = re.compile(r"\n\n(Human|Assistant):"), re.compile(r"\n(Human|Assistant):")
 _NEMO_TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
-# How a chat begins that was written into a text, readable or not (numpy's own way of writing has no commas).
+# The beginning of a chat that was written into a text; it may not parse (numpy writes lists without commas).
 _LOOKS_LIKE_A_CHAT = re.compile(
     r"\s*\[?\s*\{\s*(?:['\"](?:content|value|text)['\"]\s*:.*?,\s*)?['\"](?:role|from)['\"]\s*:\s*['\"](\w+)['\"]", re.S
 )
-# How prompts begin (some also end) to which a chat template was applied.
+# The beginning, and for some templates the end, of a prompt to which a chat template was applied.
 _RENDERED = re.compile(
     r"\s*(?:<\|im_start\|>\s*(?:system|user|assistant)\b|<s>\s*\[INST\]|<\|prompter\|>"
     r"|(?:.*\n)?### (?:Human|Instruction):.*\n### (?:Assistant|Response):\s*$)",
     re.DOTALL,
 )
-# Letters and symbols that are drawn as nothing; the others are of the Unicode categories below.
+# Letters and symbols without a glyph; other invisible characters are found by their Unicode category.
 _BLANKS = {"\u034f", "\u115f", "\u1160", "\u17b4", "\u17b5", "\u2800", "\u3164", "\uffa0"}
 _VARIATION_SELECTORS = re.compile("[\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _INVISIBLE = {"Cc", "Cf", "Cn", "Cs", "Zl", "Zp", "Zs"}
@@ -49,29 +49,29 @@ def read_dialogue(value: Any, name: str) -> list[Message]:
     """Read a prompt or a whole dialogue: a chat, one message, JSON of either, a transcript, or the user's text.
 
     Args:
-        value: What the row has.
-        name: What the row calls it, for what is said of it.
+        value: The field's value.
+        name: The field's name, for errors.
 
     Raises:
-        UnusableRow: It is none of these, has content that is not text, or a role that is not known.
+        UnusableRow: It is none of these, or it has content that is not text or an unknown role.
     """
     if not isinstance(value, str):
         return _chat(value, name)
     if (messages := _written_chat(value, name)) is None:
-        return [{"role": "user", "content": text_of(value, name)}]
+        return [{"role": "user", "content": read_text(value, name)}]
     if messages[-1] == {"role": "assistant", "content": ""}:  # a transcript that is open for the response
         return messages[:-1]
     return messages
 
 
 def read_completion(value: Any, name: str) -> list[Message]:
-    """Read a response as the messages whose last one is the assistant's: what `read_dialogue` reads, or its own text.
+    """Read a response: messages that end with the assistant's, in any form of `read_dialogue`, or the text alone.
 
     Raises:
-        UnusableRow: As `read_dialogue`; or the last message is not the assistant's.
+        UnusableRow: As `read_dialogue`, or the last message is not the assistant's.
     """
     if isinstance(value, str):
-        messages = _written_chat(value, name) or [{"role": "assistant", "content": text_of(value, name)}]
+        messages = _written_chat(value, name) or [{"role": "assistant", "content": read_text(value, name)}]
     elif value is None:
         raise UnusableRow(QuarantineReason.EMPTY_RESPONSE, f"{name} is null")
     else:
@@ -87,17 +87,17 @@ def read_completion(value: Any, name: str) -> list[Message]:
 def is_chat(value: Any) -> bool:
     """Say whether a value is one message, or a list of messages."""
     if isinstance(value, Mapping):
-        return first_of(value, _ROLE_KEYS) is not None
+        return find_first(value, _ROLE_KEYS) is not None
     return is_list(value) and len(value) > 0 and all(isinstance(m, Mapping) and is_chat(m) for m in value)
 
 
 def is_transcript(value: Any) -> bool:
-    """Say whether a value is a text that begins as Anthropic's transcripts do."""
+    """Say whether a value is a text that begins like one of Anthropic's transcripts."""
     return isinstance(value, str) and value.lstrip().startswith("Human:")
 
 
 def read_history(value: Any) -> list[Message]:
-    """Read turns before the prompt: messages, or LLaMA-Factory's pairs of what the user and the assistant said.
+    """Read the turns before the prompt: messages, or LLaMA-Factory's pairs of a user's and an assistant's text.
 
     Raises:
         UnusableRow: They are neither.
@@ -110,17 +110,17 @@ def read_history(value: Any) -> list[Message]:
         raise UnusableRow(QuarantineReason.BAD_TYPE, detail)
     roles = ("user", "assistant")
     return [
-        {"role": role, "content": text_of(text, "history")}
+        {"role": role, "content": read_text(text, "history")}
         for turn in turns
         for role, text in zip(roles, turn, strict=True)
     ]
 
 
-def with_system(row: Row, messages: list[Message]) -> list[Message]:
-    """Put a row's `system` or `system_prompt` before its messages.
+def add_system(row: Row, messages: list[Message]) -> list[Message]:
+    """Return the messages with the row's `system` or `system_prompt` as their system message.
 
     Raises:
-        UnusableRow: It is not text, or the messages have another system message.
+        UnusableRow: The column is not text, or the messages have a different system message.
     """
     system = next((row[name] for name in ("system", "system_prompt") if row.get(name) not in (None, "")), None)
     if system is None:
@@ -130,18 +130,18 @@ def with_system(row: Row, messages: list[Message]) -> list[Message]:
         raise UnusableRow(QuarantineReason.BAD_TYPE, detail)
     if messages and messages[0]["role"] == "system":
         if messages[0]["content"].strip() != system.strip():
-            detail = "column system says something else than the system message of the prompt"
+            detail = "column system differs from the system message of the prompt"
             raise UnusableRow(QuarantineReason.BAD_DIALOGUE, detail)
         return messages
-    return [{"role": "system", "content": text_of(system, "system")}, *messages]
+    return [{"role": "system", "content": read_text(system, "system")}, *messages]
 
 
 def join_context(prompt: list[Message] | None, contexts: Sequence[list[Message]]) -> list[Message]:
-    """Return the prompt of completions that may repeat it, or go on with turns of their own.
+    """Return the whole prompt, where completions may repeat it or continue it with turns that they share.
 
     Args:
         prompt: The explicit prompt, if there is one.
-        contexts: What each completion has before its last message; all the same.
+        contexts: The messages of each completion before its last one; they must be equal.
 
     Raises:
         UnusableRow: The completions differ before their last message, or begin with another prompt.
@@ -166,7 +166,7 @@ def check_prompt(messages: Sequence[Message]) -> None:
     """Check that a prompt is a dialogue: perhaps a system message, then user and assistant in turn, the user last.
 
     Raises:
-        UnusableRow: It is not; says where.
+        UnusableRow: It is not; the detail lists its roles.
     """
     if not messages or not is_visible(messages[-1]["content"]):
         raise UnusableRow(QuarantineReason.EMPTY_PROMPT, "the prompt has no text")
@@ -182,16 +182,16 @@ def check_prompt(messages: Sequence[Message]) -> None:
 
 
 def is_visible(text: str) -> bool:
-    """Say whether a text shows anything: not only blanks, controls and characters of no width."""
+    """Say whether a text has a visible character: one that is no blank, no control and not of zero width."""
     shown = _VARIATION_SELECTORS.sub("", text)
     return any(unicodedata.category(c) not in _INVISIBLE and c not in _BLANKS for c in shown)
 
 
-def text_of(value: Any, name: str) -> str:
+def read_text(value: Any, name: str) -> str:
     """Return a text that can be written as UTF-8.
 
     Raises:
-        UnusableRow: The value is no text, or a text with half of a surrogate pair or undecodable bytes in it.
+        UnusableRow: The value is not a text, or the text has half of a surrogate pair or undecodable bytes.
     """
     if not isinstance(value, str):
         raise UnusableRow(QuarantineReason.BAD_TYPE, f"{name} is not a text but {type(value).__name__}")
@@ -205,7 +205,7 @@ def text_of(value: Any, name: str) -> str:
 
 
 def _written_chat(text: str, name: str) -> list[Message] | None:
-    """Return the messages that a text spells: a chat as JSON or as Python writes it, or a transcript; else None."""
+    """Return the messages of a text that is a chat in JSON or in Python's notation, or a transcript; else None."""
     if (found := _LOOKS_LIKE_A_CHAT.match(text)) and found[1].lower() in ROLES:
         value = parse(text)
         if is_chat(value):
@@ -217,18 +217,18 @@ def _written_chat(text: str, name: str) -> list[Message] | None:
 
 
 def _transcript(text: str, name: str) -> list[Message] | None:
-    """Return the turns of Anthropic's transcripts ("\\n\\nHuman: ...") or NeMo's ("<extra_id_1>User"); else None."""
+    """Return the turns of a transcript in the form of Anthropic (Human, Assistant) or NeMo (extra_id_1); else None."""
     if "<extra_id_1>" in text:
         first, *parts = _NEMO_TURN.split(text)
         parts = ["User", first, *parts] if parts and first.strip() else parts
     elif is_transcript(text):
         parts = _HH_TURN.split("\n\n" + text.lstrip())[1:]
-        if len(parts) == 2 and not text.startswith("\n\n"):  # one speaker, and no blank line before: perhaps prose
+        if len(parts) == 2 and not text.startswith("\n\n"):  # one speaker and no blank line before it: it may be prose
             parts = _LINE_TURN.split("\n" + text.lstrip())[1:] if text.rstrip().endswith("\nAssistant:") else []
     else:
         return None
     turns = zip(parts[::2], parts[1::2], strict=True)
-    return [{"role": ROLES[who.lower()], "content": text_of(said.strip(), name)} for who, said in turns] or None
+    return [{"role": ROLES[who.lower()], "content": read_text(said.strip(), name)} for who, said in turns] or None
 
 
 def _chat(value: Any, name: str) -> list[Message]:
@@ -244,7 +244,7 @@ def _chat(value: Any, name: str) -> list[Message]:
 
 def _message(message: Row, name: str) -> Message | None:
     """Read a message; None for a system message without content."""
-    said = str(first_of(message, _ROLE_KEYS))
+    said = str(find_first(message, _ROLE_KEYS))
     if (role := ROLES.get(said.strip().lower())) is None:
         detail = f"{name} has a message of the unknown role {said!r}; known are {', '.join(ROLES)}"
         raise UnusableRow(QuarantineReason.BAD_DIALOGUE, detail)
@@ -254,7 +254,7 @@ def _message(message: Row, name: str) -> Message | None:
         raise UnusableRow(QuarantineReason.TOOL_CALL, detail)
     if other := [key for key in _OTHER_CONTENT if is_filled(message.get(key))]:
         raise UnusableRow(QuarantineReason.NOT_TEXT, f"{name} has a message with {other[0]}, which is not read")
-    content = first_of(message, _CONTENT_KEYS)
+    content = find_first(message, _CONTENT_KEYS)
     if content is None:
         if role == "system":
             return None
@@ -264,16 +264,16 @@ def _message(message: Row, name: str) -> Message | None:
 
 
 def _content(content: Any, name: str) -> str:
-    """Return a message's text; of a list of parts, all their texts together."""
+    """Return a message's text; the texts of a list of parts are joined."""
     if isinstance(content, str):
-        return text_of(content, name)
+        return read_text(content, name)
     texts = []
     for part in [content] if isinstance(content, Mapping) else as_list(content, f"the content of a message of {name}"):
         if isinstance(part, Mapping):
             if (kind := part.get("type")) not in _TEXT_PARTS or not isinstance(part.get("text"), str):
                 raise UnusableRow(QuarantineReason.NOT_TEXT, f"{name} has a part of type {kind}; only texts are read")
             part = part["text"]
-        texts.append(text_of(part, name))
+        texts.append(read_text(part, name))
     return "".join(texts)
 
 

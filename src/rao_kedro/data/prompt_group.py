@@ -1,4 +1,4 @@
-"""A prompt with its responses, as text."""
+"""A prompt with its responses, as text: what rewards read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """A prompt and its K responses, as text: a reward has its own tokenizer and template.
+    """A prompt and its K responses, as text, since a reward model has its own tokenizer and template.
 
     Attributes:
         group_id: Names it in errors and in tables.
         messages: The dialogue up to the last message of the user.
-        responses: What is scored.
+        responses: The texts to score.
         requirements: JSON list of the prompt's checkable requirements (`rao_kedro.data.requirements`).
-        ratings: What the data say of the responses, where they say it.
-        finished: False for a response that was cut at its token limit, which no end-of-turn token follows; None where
+        ratings: The data's ratings of the responses, if there are any.
+        finished: False for a response that was cut at its token limit, so that no end-of-turn token follows; None if
             all are finished.
     """
 

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: where they stood, why, and what they said. Pandas only."""
+"""Rows that cannot be used, with their source, the reason and their beginning. Imports pandas only."""
 
 import json
 import reprlib
@@ -57,31 +57,31 @@ class UnusableRow(Exception):
 
 
 class NoGroupsLeftError(DataError):
-    """Every row of a split (or of a benchmark) was quarantined. Says the most frequent reasons, each with an example.
+    """Every row of a split, or of a benchmark, was quarantined. Names the most frequent reasons, each with an example.
 
     Attributes:
         quarantined: Table of `QuarantineTable`, which a hook of the pipelines saves although the node failed.
     """
 
     def __init__(self, what: str, quarantined: pd.DataFrame, kept: Collection[str] = ()) -> None:
-        """Say what is empty.
+        """Write the sentence.
 
         Args:
-            what: The sentence's beginning.
-            quarantined: All rows that were quarantined.
-            kept: Sources of rows that became groups of another split all the same: they explain nothing.
+            what: Its beginning: what is empty.
+            quarantined: All quarantined rows.
+            kept: Sources of rows that still became groups; they do not explain why a split is empty.
         """
         explaining = quarantined[~quarantined["source"].isin(kept)]
         super().__init__(f"{what}; {most_frequent_reasons(explaining)}")
         self.what, self.quarantined, self.kept = what, quarantined, kept
 
     def with_earlier(self, quarantined: pd.DataFrame) -> "NoGroupsLeftError":
-        """Return the error with rows that were quarantined before."""
+        """Return the error with the rows that an earlier step quarantined."""
         return NoGroupsLeftError(self.what, pd.concat([quarantined, self.quarantined], ignore_index=True), self.kept)
 
 
 def most_frequent_reasons(quarantined: pd.DataFrame, n: int = 3) -> str:
-    """Return a sentence with the `n` most frequent reasons of a table of `QuarantineTable`, each with an example."""
+    """Return a sentence with the `n` most frequent reasons in a table of `QuarantineTable`, each with an example."""
     if quarantined.empty:
         return "there were no rows"
     counts = quarantined["reason"].value_counts()
@@ -96,21 +96,21 @@ def most_frequent_reasons(quarantined: pd.DataFrame, n: int = 3) -> str:
 
 
 def quarantined_row(source: str, reason: QuarantineReason, detail: str, row: object) -> dict[str, str]:
-    """Return one record of the table of `QuarantineTable`; the row itself is cut at 2000 characters."""
+    """Return one record of the table of `QuarantineTable`; the row is cut at 2000 characters."""
     texts = {"source": source, "reason": str(reason), "detail": detail[:MAX_DETAIL_CHARACTERS], "row": _written(row)}
     return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items()}
 
 
 def quarantined_table(records: Sequence[Mapping[str, str]]) -> pd.DataFrame:
-    """Return records as a table of `QuarantineTable`, also where there are none."""
+    """Return records as a table of `QuarantineTable`; the table may be empty."""
     return pd.DataFrame(records, columns=COLUMNS, dtype="str")
 
 
 def _written(row: object) -> str:
-    """Return the beginning of what a row says; never fails."""
+    """Return the beginning of a row as text; never fails."""
     try:
         text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=_plain)
-    except (TypeError, ValueError, RecursionError):  # keys that JSON has not, circles, rows without a bottom
+    except (TypeError, ValueError, RecursionError):  # keys that JSON does not allow, circular or too deep objects
         text = reprlib.repr(row)
     return text[:MAX_ROW_CHARACTERS]
 

@@ -1,4 +1,4 @@
-"""Reads ratings: numbers, texts such as "4.5 / 5", ranks; of one group only those of one scale.
+"""Reads ratings: numbers, texts such as "4.5 / 5", and ranks. The ratings of one group are on one scale.
 
 Knows nothing about prompts and responses.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from rao_kedro.data.fields import Row, as_list, is_list, look_up, parse
 from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
 
-# What fields of ratings are called, in the order in which they are looked for; of the last two the lowest is best.
+# Names of rating fields, in the order in which they are looked for. The last two are ranks: the lowest is best.
 RATING_NAMES = ("rating", "score", "reward", "avg_rating", "rm_score", "rank", "ranking")
 ORDER = "the order of chosen and rejected"
 
@@ -29,9 +29,9 @@ class Ratings:
     """Ratings of a group's responses.
 
     Attributes:
-        values: A number per response, NaN and infinite ones included; None where it has none; what is wrong with it
-            where it cannot be read.
-        by: The field that they come from, as the data report says it.
+        values: Per response a number, which may be NaN or infinite; None if it has no rating; the error if its rating
+            cannot be read.
+        by: The field that they come from, in the words of the data report.
     """
 
     values: Sequence[float | UnusableRow | None]
@@ -39,7 +39,7 @@ class Ratings:
 
 
 def is_rank(name: str) -> bool:
-    """Say whether a word of a field's name is rank or ranking: the lowest of its values is best."""
+    """Say whether a field holds ranks, of which the lowest is best: a word of its name is rank or ranking."""
     return any(word.lower() in _RANKS for word in _WORD.findall(name))
 
 
@@ -47,7 +47,7 @@ def read_ratings(name: str, values: Sequence[Any]) -> Ratings:
     """Read the ratings that the responses of a group have in one field; ranks become negative ratings.
 
     Raises:
-        UnusableRow: They are on different scales ("4/5" and "7/10").
+        UnusableRow: The ratings are on different scales ("4/5" and "7/10").
     """
     read = [_read(name, value) for value in values]
     scales = {scale for value, scale in read if isinstance(value, float) and math.isfinite(value)}
@@ -59,24 +59,24 @@ def read_ratings(name: str, values: Sequence[Any]) -> Ratings:
     return Ratings([-v if isinstance(v, float) else v for v, _ in read], f"{name}, of which the lowest is best")
 
 
-def one_scale(fields: Mapping[str, Sequence[Any]]) -> Ratings:
-    """Return the ratings of one field: of the first that all responses have, else of that which most have.
+def choose_ratings(fields: Mapping[str, Sequence[Any]]) -> Ratings:
+    """Return the ratings of the first field that all responses have, else of the field that most responses have.
 
     Args:
-        fields: By name, what each response has there.
+        fields: The value of every response, by the name of the field.
     """
     found = [read_ratings(name, values) for name, values in fields.items()]
     return max(found, key=_how_many)
 
 
 def _how_many(ratings: Ratings) -> tuple[int, int]:
-    """Return how many responses have a number, and how many have something."""
+    """Return how many responses have a finite number, and how many have any value."""
     numbers = sum(isinstance(value, float) and math.isfinite(value) for value in ratings.values)
     return numbers, sum(value is not None for value in ratings.values)
 
 
 def rate_objects(responses: Sequence[Any], keys: Sequence[str]) -> Ratings:
-    """Return the ratings that responses have as fields of their own; a key may be dotted.
+    """Return the ratings that stand in fields of the responses; a key may be dotted.
 
     Raises:
         UnusableRow: No response has such a field.
@@ -85,18 +85,18 @@ def rate_objects(responses: Sequence[Any], keys: Sequence[str]) -> Ratings:
     if all(value is None for values in fields.values() for value in values):
         detail = f"no response has a field {' or '.join(keys)}: name it with rating_key"
         raise UnusableRow(QuarantineReason.MISSING_COLUMN, detail)
-    return one_scale(fields)
+    return choose_ratings(fields)
 
 
 def rate_pair(row: Row, rating_key: str | None, n_chosen: int, n_rejected: int) -> Ratings:
-    """Return the ratings of chosen and rejected responses: 1 and 0 where the row says no more than that.
+    """Return the ratings of chosen and rejected responses; 1 and 0 if the row has no ratings.
 
-    They are fields such as `chosen_rating` and `rejected-rating`, `score_chosen`, `chosen_avg_rating`, in the row or in
-    its `metadata`.
+    Ratings are fields such as `chosen_rating` and `rejected-rating`, `score_chosen`, `chosen_avg_rating`, in the row or
+    in its `metadata`.
 
     Args:
         row: The row.
-        rating_key: The field's name without `chosen` and `rejected`, where it is none of `RATING_NAMES`.
+        rating_key: The field's name without `chosen` and `rejected`, if it is not one of `RATING_NAMES`.
         n_chosen: Number of chosen responses.
         n_rejected: Number of rejected ones.
 
@@ -125,7 +125,7 @@ def rate_pair(row: Row, rating_key: str | None, n_chosen: int, n_rejected: int) 
 
 
 def _rating_of(response: Any, key: str) -> Any:
-    """Return what a response has under a key; with a `*` in it the mean, or None if one of them is no number."""
+    """Return the value of a key; for a key with `*` the mean of its values, or None if one of them is not a number."""
     found = look_up(response, key)
     if "*" not in key or not is_list(found):
         return found
@@ -135,7 +135,7 @@ def _rating_of(response: Any, key: str) -> Any:
 
 
 def _each(value: Any, n: int) -> list[Any]:
-    """Return the ratings of `n` responses that a field holds: a list, or one for the only response."""
+    """Return the ratings of `n` responses from a field that holds a list, or one rating for one response."""
     values = as_list(value, "a list of ratings") if is_list(value) else [value]
     if len(values) != n:
         raise UnusableRow(QuarantineReason.BAD_RATING, f"{len(values)} ratings of {n} responses")
@@ -146,12 +146,12 @@ def _check_order(chosen: Sequence[Any], rejected: Sequence[Any], by: str) -> Non
     best = max((value for value in rejected if isinstance(value, float)), default=-math.inf)
     worst = min((value for value in chosen if isinstance(value, float)), default=math.inf)
     if best > worst:
-        detail = f"{by} rate a rejected response above a chosen one; ranks are read from columns that are called so"
+        detail = f"{by} rate a rejected response above a chosen one; if they are ranks, name them so: `ranks`"
         raise UnusableRow(QuarantineReason.CONTRADICTORY_RATINGS, detail)
 
 
 def _read(name: str, value: Any) -> tuple[float | UnusableRow | None, str | None]:
-    """Return a rating, and the scale that its text names; or what is wrong with it."""
+    """Return a rating and the scale that its text names; in place of a rating that cannot be read, the error."""
     if isinstance(value, str):
         return _read_text(name, value.strip())
     if value is None:

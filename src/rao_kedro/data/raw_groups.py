@@ -1,6 +1,7 @@
-"""Builds a raw prompt group of a row: its prompt, its responses and their ratings, whatever the columns are called.
+"""Builds a raw prompt group from a row: its prompt, its responses and their ratings.
 
-The formats call these functions. What is wrong with a single response stands in its place; the other responses stay.
+The formats say which columns to read and call these functions. The error of a single response takes its place; the
+other responses stay.
 """
 
 import re
@@ -9,35 +10,35 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rao_kedro.data.columns import PROMPTS, RATINGS, TEXT_KEYS
-from rao_kedro.data.fields import Row, as_list, first_of, is_filled, is_list, look_up, parse, required
-from rao_kedro.data.finished import finished_of_objects, finished_of_row
+from rao_kedro.data.fields import Row, as_list, find_first, is_filled, is_list, look_up, parse, require
+from rao_kedro.data.finished import read_finished_of_objects, read_finished_of_row
 from rao_kedro.data.messages import (
     ROLES,
     Message,
+    add_system,
     is_chat,
     is_transcript,
     join_context,
     read_completion,
     read_dialogue,
     read_history,
-    text_of,
-    with_system,
+    read_text,
 )
 from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
-from rao_kedro.data.ratings import RATING_NAMES, Ratings, one_scale, rate_objects
+from rao_kedro.data.ratings import RATING_NAMES, Ratings, choose_ratings, rate_objects
 
 
 @dataclass
 class RawGroup:
-    """A prompt and its responses as a row gave them, not checked yet.
+    """A prompt and its responses as a row has them, before any check.
 
     Attributes:
         messages: The dialogue up to the last message of the user.
-        responses: K texts; in place of one that cannot be read, why.
-        ratings: Of each response; None where it has none.
+        responses: K texts; the error in place of a text that cannot be read.
+        ratings: Per response its rating, or None.
         requirements: JSON list of the prompt's checkable requirements.
-        finished: Per response, False where it was cut before its end; None where all are finished.
-        rated_by: What the ratings are, as the data report says it; empty where they are the prompt's requirements.
+        finished: Per response, False if it was cut; None if all are finished.
+        rated_by: The field of the ratings, in the words of the data report; empty if the prompt's rules rate.
     """
 
     messages: list[Message]
@@ -49,7 +50,12 @@ class RawGroup:
 
 
 def read_prompt(row: Row, names: Sequence[str] = PROMPTS) -> list[Message] | None:
-    """Return the explicit prompt with the turns before it, or None."""
+    """Return the explicit prompt with the turns before it, or None if the row has none.
+
+    Args:
+        row: The row.
+        names: Columns that may hold the prompt, in the order in which they are looked for.
+    """
     name = next((name for name in names if is_filled(row.get(name))), None)
     messages = None if name is None else read_dialogue(row[name], name)
     for other in ("messages", "conversations"):
@@ -67,7 +73,7 @@ def read_prompt(row: Row, names: Sequence[str] = PROMPTS) -> list[Message] | Non
             text = row.get(other)
             if not is_filled(text) or (other == "context" and not isinstance(text, str)):
                 continue
-            text = text_of(text, other)
+            text = read_text(text, other)
             on_its_own = rf"(?:^|\n|:\s){re.escape(text.strip())}\s*(?:\n|$)"
             if name == "instruction" or not re.search(on_its_own, messages[-1]["content"]):
                 messages[-1]["content"] += f"\n{text}"
@@ -81,10 +87,10 @@ def _without_answer(messages: list[Message]) -> list[Message]:
 
 
 def _check_prompt_columns(row: Row, messages: Sequence[Message]) -> None:
-    """Check that every column that may be the prompt is part of the prompt that was read.
+    """Check that no column that may hold a prompt has text that the prompt does not have.
 
     Raises:
-        UnusableRow: One holds other text; says which.
+        UnusableRow: A column does; the detail names it.
     """
     read = " ".join(" ".join(message["content"] for message in messages).split())
     for name in ("context", *PROMPTS):
@@ -99,14 +105,14 @@ def _check_prompt_columns(row: Row, messages: Sequence[Message]) -> None:
 
 
 def list_responses(value: Any) -> list[Any]:
-    """Return the responses that `chosen` or `rejected` holds: one text, message or chat, or a list of responses."""
+    """Return the responses in `chosen` or `rejected`, which holds one response (text, message or chat) or a list."""
     if not is_list(value) or (is_chat(value) and not _only_answers(value)):
         return [value]
     return list(value)
 
 
 def has_rating_each(row: Row, n: int) -> bool:
-    """Say whether a row has a list of ratings for `n` chosen responses."""
+    """Say whether the row has a list of `n` ratings for its chosen responses."""
     lists = [value for name, value in row.items() if "chosen" in str(name).lower() and name != "chosen"]
     return any(is_list(value) and len(value) == n for value in lists)
 
@@ -123,17 +129,17 @@ def read_responses(
     keys: Sequence[str] = RATING_NAMES,
     prompts: Sequence[str] = PROMPTS,
 ) -> RawGroup:
-    """Read responses and their ratings.
+    """Read a list of responses with their ratings.
 
     Args:
         row: The row.
-        name: Its list of texts, chats, or objects with a text.
-        rating_key: The field of the rating, in the objects or the row.
-        keys: Fields of the rating in objects, where there is no `rating_key`; in the row they are `RATINGS`.
-        prompts: Columns of the prompt.
+        name: The column of the responses: texts, chats, or objects with a text.
+        rating_key: The field of the ratings, in the objects or in the row.
+        keys: Without a `rating_key`, the fields of the objects that may hold the rating; of the row, `RATINGS` may.
+        prompts: Columns that may hold the prompt.
     """
-    responses = as_list(required(row, name), name)
-    texts = [r if not isinstance(r, Mapping) or is_chat(r) else first_of(r, TEXT_KEYS) for r in responses]
+    responses = as_list(require(row, name), name)
+    texts = [r if not isinstance(r, Mapping) or is_chat(r) else find_first(r, TEXT_KEYS) for r in responses]
     if responses and all(isinstance(r, Mapping) for r in responses) and all(text is None for text in texts):
         raise UnusableRow(QuarantineReason.BAD_TYPE, f"a response has none of the fields {', '.join(TEXT_KEYS)}")
     keys = [rating_key] if rating_key else keys
@@ -142,12 +148,12 @@ def read_responses(
         ratings = rate_objects(responses, keys)
     else:
         ratings = _rating_lists(row, rating_key, len(responses))
-    finished = finished_of_objects(responses) or finished_of_row(row, len(responses))
+    finished = read_finished_of_objects(responses) or read_finished_of_row(row, len(responses))
     return assemble_group(row, read_prompt(row, prompts), texts, ratings, finished)
 
 
 def _rating_lists(row: Row, rating_key: str | None, n: int) -> Ratings:
-    """Return the ratings of `n` responses that stand in a list of the row."""
+    """Return the ratings of `n` responses from a list in the row."""
     keys = [rating_key] if rating_key else RATINGS
     found = {key: parse(value) if isinstance(value := look_up(row, key), str) else value for key in keys}
     lists = {key: as_list(value, key) for key, value in found.items() if is_list(value)}
@@ -157,7 +163,7 @@ def _rating_lists(row: Row, rating_key: str | None, n: int) -> Ratings:
     for key, values in lists.items():
         if len(values) != n:
             raise UnusableRow(QuarantineReason.BAD_TYPE, f"{n} responses and {len(values)} {key}")
-    return one_scale(lists)
+    return choose_ratings(lists)
 
 
 def assemble_group(
@@ -168,7 +174,19 @@ def assemble_group(
     finished: list[bool] | None,
     names: Sequence[str] = (),
 ) -> RawGroup:
-    """Put a prompt and its responses together, and what is wrong with single responses in their place."""
+    """Put a prompt and its responses together.
+
+    Args:
+        row: The row.
+        prompt: The explicit prompt; None if the completions hold it.
+        completions: The values of K responses.
+        rated: Their ratings.
+        finished: Per response, False if it was cut; None if all are finished.
+        names: Names of the responses, for errors.
+
+    Raises:
+        UnusableRow: There is no prompt, the responses have different ones, or the prompt has more than text.
+    """
     for name in ("images", "image", "tools", "audio", "videos"):
         if is_filled(value := row.get(name)) and value != "[]":
             detail = f"column {name} is part of the prompt and not read; `columns: {{{name}: null}}` leaves it out"
@@ -177,7 +195,7 @@ def assemble_group(
     ratings: list[float | None] = []
     contexts = []
     names = names or [f"response {number}" for number in range(1, len(completions) + 1)]
-    open_transcript = any(is_transcript(row.get(name)) for name in PROMPTS)  # what follows it begins with a blank
+    open_transcript = any(is_transcript(row.get(name)) for name in PROMPTS)  # its responses begin with a blank
     for name, completion, rating in zip(names, completions, rated.values, strict=True):
         try:
             text = completion.strip() if open_transcript and isinstance(completion, str) else completion
@@ -196,6 +214,6 @@ def assemble_group(
         empty = QuarantineReason.EMPTY_PROMPT if any(name in row for name in PROMPTS) else None
         detail = f"no prompt: none of the columns {', '.join(PROMPTS)}"
         raise first_problem or UnusableRow(empty or QuarantineReason.MISSING_COLUMN, detail)
-    messages = with_system(row, join_context(prompt, contexts))
+    messages = add_system(row, join_context(prompt, contexts))
     _check_prompt_columns(row, messages)
     return RawGroup(messages, responses, ratings, finished=finished, rated_by=rated.by)

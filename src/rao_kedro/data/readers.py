@@ -1,6 +1,6 @@
 """Reads rows of preference data from local files and folders, or from a dataset of the hub.
 
-Knows nothing about what a row means; see `formats`.
+Knows nothing about what a row means: `data.formats` does.
 """
 
 import bz2
@@ -34,23 +34,23 @@ COMPRESSIONS: dict[str, Callable[[Path], Any]] = {
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 _SPLITS = re.compile(r"(train|test|valid|validation|val|dev|eval|evaluation)(_\w+)?$")
 _WORDS = re.compile(r"(?:^|[-._ \d])(train|test|valid|validation|val|dev|eval|evaluation)(?:ing)?(?=[-._ \d]|$)", re.I)
-_ABOUT_DATA = (  # not data themselves
+_ABOUT_DATA = (  # files that describe data and hold none
     *("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"),
     *("config.json", "metadata.json"),
 )
 _BEGINNINGS_OF_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
-csv.field_size_limit(sys.maxsize)  # a dialogue can be longer than the 131,072 characters that are the limit otherwise
+csv.field_size_limit(sys.maxsize)  # a dialogue can be longer than the default limit of 131,072 characters
 
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row and where it stood.
+    """A row and its place in the source.
 
     Attributes:
         source: `file:row`, counted from 1.
-        content: What its columns hold; the text itself where it cannot be read as a row.
-        problem: Why it cannot be.
+        content: Its columns; the text itself if it cannot be read as a row.
+        problem: Why it cannot be read.
     """
 
     source: str
@@ -68,7 +68,7 @@ _Rows = Iterator[dict[str, Any] | _BadRow]
 
 
 def read_rows(source: PreferenceSource) -> Iterator[RawRow]:
-    """Yield the rows of a source: behind `source.skip_rows`, at most `source.max_rows`.
+    """Yield at most `source.max_rows` rows of a source, after the first `source.skip_rows`.
 
     Raises:
         DataError: The source cannot be read; names the file or the dataset, and what to do.
@@ -78,16 +78,16 @@ def read_rows(source: PreferenceSource) -> Iterator[RawRow]:
 
 
 def data_files(directory: Path) -> list[Path]:
-    """Return the data files of a directory: those that lie in it, or if there are none, in the folders below.
+    """Return the data files that lie in a directory, or if there are none, in the folders below it.
 
-    Hidden files and folders, such as macOS and snapshots of the hub have, are left out.
+    Hidden files and folders, as macOS and snapshots of the hub have them, are left out.
     """
     found = [file for file in _visible(directory.glob("*"), directory) if _ending(file) in ENDINGS]
     return sorted(found or (f for f in _visible(directory.rglob("*"), directory) if _ending(f) in ENDINGS))
 
 
 def is_saved_dataset(path: Path) -> bool:
-    """Say whether a folder is what `save_to_disk` of datasets wrote."""
+    """Say whether a folder was written by `Dataset.save_to_disk`."""
     return any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
 
 
@@ -124,14 +124,14 @@ def _raw_row(source: str, row: dict[str, Any] | _BadRow) -> RawRow:
 
 
 def _files_of_split(directory: Path, source: PreferenceSource) -> list[Path]:
-    """Return the files of a directory that belong to the split; all of them where their names tell of no splits."""
+    """Return the files of the source's split; all files if their names do not name splits."""
     files = data_files(directory)
     splits = {file: _split_of(file.relative_to(directory)) for file in files}
     there = sorted({split for split in splits.values() if split})
     asked = "split" in source.model_fields_set
     if len(files) > 1 and not there and asked:
         raise DataError(
-            f"{directory}: no file's name tells its split, so that none is known to be of split {source.split!r}: "
+            f"{directory}: no file name contains a split, so that the files of split {source.split!r} are unknown: "
             f"{', '.join(file.name for file in files[:5])}. Set `path` to one of the files, or leave `split` out to "
             "read them all"
         )
@@ -146,7 +146,7 @@ def _files_of_split(directory: Path, source: PreferenceSource) -> list[Path]:
 
 
 def _split_of(file: Path) -> str | None:
-    """Return the split that a file's name or its folder's tells; None if they tell none."""
+    """Return the split that the name of a file or of its folder contains; None if there is none."""
     stem = file.name
     for ending in (*COMPRESSIONS, *ENDINGS):
         stem = stem.removesuffix(ending)
@@ -159,7 +159,7 @@ def _split_of(file: Path) -> str | None:
 
 
 def _saved_rows(path: Path, source: PreferenceSource) -> Iterator[RawRow]:
-    """Yield the rows of a folder that `save_to_disk` of datasets wrote, of one dataset or of several splits."""
+    """Yield the rows of a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
     from datasets import Dataset, load_from_disk
 
     try:
@@ -197,7 +197,7 @@ def _file_rows(file: Path, split: str) -> _Rows:
 
 
 def _open(file: Path, newline: str | None = None) -> IO[str]:
-    """Open a text; a byte-order mark is no part of it, and bytes that are not UTF-8 become lone surrogates."""
+    """Open a text without its byte-order mark; bytes that are not UTF-8 become lone surrogates."""
     opener = next((opener for ending, opener in COMPRESSIONS.items() if file.name.endswith(ending)), None)
     buffered = io.BufferedReader(opener(file)) if opener else file.open("rb")
     encoding = "utf-16" if buffered.peek(2)[:2] in _BEGINNINGS_OF_UTF16 else "utf-8-sig"
@@ -219,7 +219,7 @@ def _arrow_rows(batches: Iterable[pa.RecordBatch]) -> _Rows:
     for batch in batches:
         try:
             rows = batch.to_pylist()
-        except (ValueError, OverflowError):  # bytes that are not UTF-8, dates that Python has not: in which rows?
+        except (ValueError, OverflowError):  # bytes that are not UTF-8, dates that Python does not have: find the rows
             rows = [_arrow_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
         yield from rows
 
@@ -232,7 +232,7 @@ def _arrow_row(batch: pa.RecordBatch) -> dict[str, Any] | _BadRow:
 
 
 def _csv_rows(text: IO[str]) -> _Rows:
-    """Yield the rows of a CSV file, whose first line names the columns and shows what separates them."""
+    """Yield the rows of a CSV file; its first line names the columns and shows the separator."""
     header = text.readline()
     lines = csv.reader(chain([header], text), delimiter=max(",\t;", key=header.count), strict=True)
     names = next(lines, [])
@@ -252,7 +252,7 @@ def _csv_rows(text: IO[str]) -> _Rows:
 
 
 def _json_rows(text: IO[str], file: Path, split: str) -> _Rows:
-    """Yield the rows of JSON lines or of one JSON value, whichever it is."""
+    """Yield the rows of a file that holds either JSON lines or one JSON value."""
     lines = (line for line in text if line.strip())
     first = next(lines, "")
     row = _parse(first)
@@ -273,7 +273,7 @@ def _json_rows(text: IO[str], file: Path, split: str) -> _Rows:
 
 
 def _rows_of_json(value: Any, file: Path, split: str) -> _Rows:
-    """Yield the rows of a list, or of an object's one list: that of the split where it has several."""
+    """Yield the rows of a list, or of the only list of an object; of several lists, the one named after the split."""
     if isinstance(value, dict):
         lists = {name: rows for name, rows in value.items() if isinstance(rows, list)}
         value = lists.get(split) if len(lists) > 1 else next(iter(lists.values()), None)
@@ -292,7 +292,7 @@ def _row_of_line(line: str) -> dict[str, Any] | _BadRow:
 
 
 def _parse(text: str) -> Any:
-    """Return what JSON says; None where it is none, or holds numbers or depths that Python refuses."""
+    """Return the value of a JSON text; None if it is not JSON, or too large or too deep for Python."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -307,14 +307,14 @@ def _hub_rows(source: PreferenceSource) -> Iterator[RawRow]:
         rows = load_dataset(source.hub_id, source.subset, split=source.split, revision=source.revision)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"the dataset {source.hub_id!r} (split {source.split!r}) cannot be had from the hub now: check the name, "
-            f"log in with `hf auth login` if it is gated, or set `path` to a local copy ({error})"
+            f"the dataset {source.hub_id!r} (split {source.split!r}) cannot be loaded from the hub now: check the "
+            f"name, log in with `hf auth login` if it is gated, or set `path` to a local copy ({error})"
         ) from error
     for number, row in enumerate(_dataset_rows(rows), start=1):
         yield _raw_row(f"{source.hub_id}/{source.split}:{number}", row)
 
 
 def _dataset_rows(rows: Any) -> _Rows:
-    """Yield the rows of a dataset of the library; images and sounds as they are stored, not decoded."""
+    """Yield the rows of a `datasets.Dataset`; images and sounds are not decoded."""
     for batch in rows.with_format("arrow").iter(batch_size=256):
         yield from _arrow_rows(batch.to_batches())

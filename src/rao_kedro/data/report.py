@@ -1,4 +1,4 @@
-"""The data report: what came in, what was dropped and why, how long it is, and what t_0 is."""
+"""The data report: groups per split, quarantined rows by reason, lengths in tokens, and t_0."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,10 +26,10 @@ def data_report(
 
     Args:
         preference_groups: Table of `PreferenceGroupTable`.
-        quarantined: Table of `QuarantineTable`, of reading and of tokenising.
-        tokenized: Table of `TokenizedGroupTable`; its splits may be others than those that were read.
+        quarantined: Table of `QuarantineTable`, from reading and from tokenising.
+        tokenized: Table of `TokenizedGroupTable`; its held-out groups may already be divided into two splits.
         evaluation_prompts: Table of `EvaluationPromptTable`.
-        tokenizer: Spells out t_0.
+        tokenizer: Decodes t_0.
         t0_length: Tokens of the prefix t_0 in use.
     """
     lines: list[Line] = []
@@ -53,7 +53,7 @@ def data_report(
 
 
 def quarantine_report(quarantined: pd.DataFrame) -> pd.DataFrame:
-    """Return the part of the data report that there is where no group is left."""
+    """Return the quarantined rows by reason: all of the report that exists if no group is left."""
     return _table(_quarantine_lines(quarantined))
 
 

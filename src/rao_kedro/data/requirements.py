@@ -1,7 +1,7 @@
 """Rule-based rewards: checkable requirements of a prompt, each scored in [0, 1] with partial credit.
 
-Partial credit orders responses that all miss a requirement, so that the best and the worst of a few samples differ.
-A check is added by adding a function with `@check`. Imports no package until mathematics is checked.
+Partial credit ranks responses that all miss a requirement, so that the best and the worst of a few samples differ.
+To add a check, write a function with `@check`. No package is imported until a check of mathematics runs.
 """
 
 import inspect
@@ -24,14 +24,14 @@ def check(function: Check) -> Check:
 
 
 def score_response(response: str, requirements: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean of the requirements' scores, in [0, 1]; nothing, and an unfinished thought, scores 0.
+    """Return the mean of the requirements' scores, in [0, 1]; an empty answer and an unfinished thought score 0.
 
     Args:
-        response: The text; checks are given what stands behind the thinking.
+        response: The text; checks read the answer after the thinking.
         requirements: For example `[{"check": "max_words", "limit": 20}, {"check": "no_commas"}]`.
 
     Raises:
-        ParameterError: There is no requirement, no such check, or it does not take these arguments.
+        ParameterError: There is no requirement, a check does not exist, or it does not take these arguments.
     """
     if not requirements:
         raise ParameterError("a prompt without requirements cannot be scored by rules")
@@ -79,7 +79,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _near(count: int, wanted: int) -> float:
-    """Return 1 at the wanted count, less by its relative distance, and 0 at twice of it or none."""
+    """Return 1 minus the relative distance from the wanted count, and at least 0."""
     return max(0.0, 1 - abs(count - wanted) / wanted)
 
 
@@ -95,7 +95,7 @@ def max_words(response: str, limit: int) -> float:
 
 @check
 def min_words(response: str, limit: int) -> float:
-    """Return the share of `limit` words that is there."""
+    """Return the number of words as a share of `limit`, at most 1."""
     return min(1.0, len(words(response)) / limit)
 
 
@@ -145,7 +145,7 @@ def ends_with(response: str, text: str) -> float:
 def answer(response: str, accepted: Sequence[str]) -> float:
     """Return 1 if the response names an accepted answer, in any case, and less the more words surround it.
 
-    The answer alone is 1, buried in 20 words or more it is 0.5.
+    The answer alone scores 1, the answer among 20 or more other words 0.5.
     """
     if not any(re.search(rf"(?<!\w){re.escape(a)}(?!\w)", response, re.IGNORECASE) for a in accepted):
         return 0.0
@@ -170,27 +170,27 @@ def math_answer(response: str, expected: str) -> float:
 
 @check
 def lowercase(response: str) -> float:
-    """Return 1 without a capital letter, else the share of words that have none, halved."""
+    """Return 1 if no letter is a capital, else half the share of words without a capital."""
     found = [word == word.lower() for word in words(response)] or [True]
     return 1.0 if all(found) else 0.5 * _mean(found)
 
 
 @check
 def uppercase(response: str) -> float:
-    """Return 1 if every letter is a capital, else the share of words that are, halved."""
+    """Return 1 if every letter is a capital, else half the share of words in capitals."""
     found = [word == word.upper() for word in words(response)] or [True]
     return 1.0 if all(found) else 0.5 * _mean(found)
 
 
 @check
 def no_commas(response: str) -> float:
-    """Return 1 without a comma, half of it with one, a third with two."""
+    """Return 1 / (1 + the number of commas)."""
     return 1 / (1 + response.count(","))
 
 
 @check
 def bullet_points(response: str, count: int) -> float:
-    """Score the number of lines that start with `-`, `*` or `•`, less where other lines stand between them."""
+    """Score the number of lines that start with `-`, `*` or `•`, times their share of all lines."""
     lines = _lines(response)
     bullets = [line for line in lines if re.match(r"[-*•]\s+\S", line)]
     return _near(len(bullets), count) * len(bullets) / len(lines) if bullets else 0.0
@@ -198,7 +198,7 @@ def bullet_points(response: str, count: int) -> float:
 
 @check
 def numbered_list(response: str, count: int) -> float:
-    """Score the number of lines that are numbered 1, 2, 3 ..., less where other lines stand between them."""
+    """Score the number of lines that are numbered 1, 2, 3 ..., times their share of all lines."""
     lines = _lines(response)
     numbers = [int(match.group(1)) for line in lines if (match := re.match(r"(\d+)[.)]\s+\S", line))]
     in_order = sum(number == i for i, number in enumerate(numbers, start=1))
@@ -207,7 +207,7 @@ def numbered_list(response: str, count: int) -> float:
 
 @check
 def comma_separated(response: str, count: int) -> float:
-    """Score a single line of `count` short items between commas; an item has at most four words."""
+    """Score one line of `count` comma-separated items of at most four words each."""
     items = [item for item in response.rstrip(".").split(",") if item.strip()]
     short = [item for item in items if len(words(item)) <= 4]
     return _near(len(short), count) * len(short) / len(items) / len(_lines(response)) if short else 0.0
@@ -227,11 +227,11 @@ def json_object(response: str, keys: Sequence[str]) -> float:
 
 @check
 def quoted(response: str) -> float:
-    """Return 1 if the whole response stands in double quotes, half for one quote at an end."""
+    """Return 1 if the whole response is in double quotes, 0.5 if only one end has a quote."""
     return ((response[:1] in '"“') + (response[-1:] in '"”')) / 2
 
 
 @check
 def question(response: str) -> float:
-    """Return 1 for a single sentence that ends with a question mark, less with every further sentence."""
+    """Return 1 / the number of sentences if the response ends with a question mark, else 0."""
     return response.endswith("?") / max(1, len(sentences(response)))

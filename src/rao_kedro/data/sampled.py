@@ -1,4 +1,4 @@
-"""Prompt groups from responses that a model wrote to prompts with checkable requirements, rated by the rules."""
+"""Prompt groups from sampled responses to prompts with checkable requirements; the rules rate the responses."""
 
 import json
 from collections.abc import Collection
@@ -18,11 +18,11 @@ from rao_kedro.models.chat_format import ChatFormat
 
 @dataclass(frozen=True)
 class DividedPrompts:
-    """Prompts by what they are for; `requirements` are JSON.
+    """Prompts by their use; `requirements` are JSON.
 
     Attributes:
-        to_sample: Prompts that groups are sampled for; `split` is the part of the groups.
-        evaluation: Table of `EvaluationPromptTable`; groups of the part `test` are of the first of them.
+        to_sample: Prompts that responses are sampled for; `split` is the split of the groups.
+        evaluation: Table of `EvaluationPromptTable`. Its first prompts are those of the `test` groups.
     """
 
     to_sample: pd.DataFrame
@@ -32,16 +32,16 @@ class DividedPrompts:
 def divide_prompts(
     prompts: pd.DataFrame, counts: SampledResponses, n_evaluation: int, chat: ChatFormat
 ) -> DividedPrompts:
-    """Divide prompts into those of `train`, of `validation` and of the evaluation.
+    """Divide prompts into training prompts, validation prompts and evaluation prompts.
 
     Args:
-        prompts: Table of `PromptTable`. Its first held-out ones are `validation`, those behind are for the evaluation.
-        counts: How many there are to be of each part.
-        n_evaluation: Prompts of the evaluation.
-        chat: Tells which prompts are the same.
+        prompts: Table of `PromptTable`. The first held-out prompts are for validation, the next for the evaluation.
+        counts: The number of prompts of each split.
+        n_evaluation: The number of evaluation prompts.
+        chat: How the model writes a chat: prompts with equal tokens are the same.
 
     Raises:
-        DataError: There are not that many, or two prompts are the same.
+        DataError: There are fewer prompts, or two prompts are the same.
     """
     _refuse_same_prompts(prompts, chat)
     prompts = prompts.assign(requirements=[json.dumps(list(r), ensure_ascii=False) for r in prompts["requirements"]])
@@ -79,8 +79,8 @@ def rate_by_rules(
     Args:
         prompts: Those of `DividedPrompts.to_sample`.
         generations: Table of `GenerationTable`, several samples for each prompt.
-        end_of_turn_ids: Tokens of which a finished response ends with one. A response that a stop text ended does
-            not: the model has not said that it is complete.
+        end_of_turn_ids: A finished response ends with one of these tokens. A response that a stop text ended does not:
+            the model has not ended its turn.
     """
     builder = GroupBuilder()
     written = generations.groupby("prompt_id")[["response", "response_ids"]].agg(list)

@@ -1,7 +1,7 @@
-"""Three parts of the data that share no prompt: `train`, `validation` and `test` (design D10).
+"""Three splits of the data that share no prompt: `train`, `validation` and `test`.
 
 Training evaluates on `validation`, which may choose a checkpoint or a hyperparameter; `test` is only reported. Two
-prompts are the same where their tokens are. Knows tables of `TokenizedGroupTable`; no tokenizer, no model, no files.
+prompts are the same if their tokens are equal. Knows tables of `TokenizedGroupTable`; no tokenizer, no model, no files.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from rao_kedro.data.quarantine import (
 
 PARTS = ("train", "validation", "test")
 
-# What adds groups to an empty part, by the source of the data.
+# What to do about an empty split, by the source of the data.
 REMEDIES = {
     "preferences": {
         "train": "raise data.preferences.train.max_rows, or the length limits of data",
@@ -30,12 +30,12 @@ REMEDIES = {
 
 
 def divide_held_out(tokenized_groups: pd.DataFrame, n_test_prompts: int) -> pd.DataFrame:
-    """Return the groups with the held-out ones, which readers call `test`, divided into `test` and `validation`.
+    """Divide the held-out groups, which readers call `test`, into `test` and `validation`.
 
     Args:
         tokenized_groups: Table of `TokenizedGroupTable`.
-        n_test_prompts: The first so many held-out prompts are `test`, but at most half of them. All groups of a prompt
-            go to the same part.
+        n_test_prompts: So many held-out prompts, from the first, are `test`, but at most half of them. All groups of a
+            prompt go to the same split.
     """
     held_out = tokenized_groups["split"] == "test"
     prompts = tokenized_groups["prompt_ids"].map(tuple)
@@ -48,11 +48,11 @@ def divide_held_out(tokenized_groups: pd.DataFrame, n_test_prompts: int) -> pd.D
 def quarantine_reported_prompts(
     tokenized_groups: pd.DataFrame, sources: Mapping[str, str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Take the groups out of `validation` whose prompts are also those of `test` groups.
+    """Quarantine the `validation` groups whose prompts occur in `test`.
 
     Args:
         tokenized_groups: Table of `TokenizedGroupTable`.
-        sources: Where the row of each group stood, by its id.
+        sources: The source of each group's row, by the group's id.
 
     Returns:
         The other groups, and a table of `QuarantineTable`.
@@ -71,15 +71,15 @@ def quarantine_reported_prompts(
 
 
 def require_every_part(tokenized_groups: pd.DataFrame, source: str, quarantined: pd.DataFrame) -> None:
-    """Refuse groups of which a part is empty.
+    """Refuse tables in which a split is empty.
 
     Args:
-        tokenized_groups: Table of `TokenizedGroupTable`, divided.
+        tokenized_groups: Table of `TokenizedGroupTable` with all three splits.
         source: `data.source`.
         quarantined: Table of `QuarantineTable`, for the reasons.
 
     Raises:
-        NoGroupsLeftError: Names the empty parts, how many groups each has, what to do, and why rows were dropped.
+        NoGroupsLeftError: Names the empty splits, the groups of each split, what to do, and why rows were dropped.
     """
     counts = {part: int((tokenized_groups["split"] == part).sum()) for part in PARTS}
     if empty := [part for part, n in counts.items() if n == 0]:
@@ -96,8 +96,8 @@ def prompts_of_groups(tokenized_groups: pd.DataFrame, n: int) -> pd.DataFrame:
     """Return the first `n` prompts of the `test` groups, each once, as a table of `EvaluationPromptTable`.
 
     Args:
-        tokenized_groups: Table of `TokenizedGroupTable`, divided.
-        n: Wanted prompts; all of them where there are fewer.
+        tokenized_groups: Table of `TokenizedGroupTable` with all three splits.
+        n: The number of prompts; all of them if there are fewer.
     """
     reported = tokenized_groups[tokenized_groups["split"] == "test"]
     first = reported[~reported["prompt_ids"].map(tuple).duplicated()].head(n)

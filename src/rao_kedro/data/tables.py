@@ -1,4 +1,4 @@
-"""Schemas of the catalog's tables; Kedro checks them on load and on save."""
+"""Schemas of the data's tables; Kedro validates them when it loads and when it saves."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pandera.typing import Series
 
 # Training evaluates on `validation`, which may choose a checkpoint; `test` is only reported.
 SPLITS = ["train", "validation", "test"]
-# Of generated text: the model ended it, or it was cut at its token limit.
+# The model ended the response, or it was cut at its token limit.
 FINISH_REASONS = ["stop", "length"]
 
 
@@ -18,7 +18,7 @@ def _numbers_are_finite(values: Sequence[float]) -> bool:
 
 
 class Table(pa.DataFrameModel):
-    """A table without missing and without unknown columns."""
+    """A table with all columns of its schema and no others."""
 
     class Config:
         """Pandera's settings."""
@@ -27,7 +27,7 @@ class Table(pa.DataFrameModel):
 
 
 class PromptTable(Table):
-    """One row per prompt that responses are sampled for; `requirements` are checks of `rao_kedro.data.requirements`."""
+    """One row per prompt to sample responses for; `requirements` lists checks of `rao_kedro.data.requirements`."""
 
     prompt_id: Series[str] = pa.Field(unique=True)
     template: Series[str]
@@ -37,7 +37,7 @@ class PromptTable(Table):
 
 
 class EvaluationPromptTable(Table):
-    """One row per prompt of the evaluation; `requirements` as JSON, "[]" where nothing can be checked."""
+    """One row per evaluation prompt; `requirements` is a JSON list, which is empty if nothing can be checked."""
 
     prompt_id: Series[str] = pa.Field(unique=True)
     messages: Series[object]
@@ -47,7 +47,7 @@ class EvaluationPromptTable(Table):
 class PreferenceGroupTable(Table):
     """One row per prompt: its messages, K >= 2 responses, their ratings, and whether each was finished.
 
-    `rated_by` says what the ratings are: the fields of the data that they come from.
+    `rated_by` names the fields of the data that the ratings come from.
     """
 
     group_id: Series[str] = pa.Field(unique=True)
@@ -70,7 +70,7 @@ class PreferenceGroupTable(Table):
 
 
 class QuarantineTable(Table):
-    """One row per dropped input row: where it stood, why it was dropped, and what it said."""
+    """One row per quarantined input row: its source, the reason, a detail, and its beginning."""
 
     source: Series[str]
     reason: Series[str]
@@ -81,7 +81,7 @@ class QuarantineTable(Table):
 class TokenizedGroupTable(Table):
     """One row per prompt group, as text and as token ids; `chosen` and `rejected` are positions in `response_ids`.
 
-    `finished` says which responses came to their end: these, and no others, have an end-of-turn token.
+    Responses that are `finished` end with an end-of-turn token, and no others do.
     """
 
     group_id: Series[str] = pa.Field(unique=True)
@@ -111,18 +111,18 @@ class TokenizedGroupTable(Table):
 
 
 class RatedGroupTable(TokenizedGroupTable):
-    """Tokenised groups whose ratings stand in for rewards."""
+    """Tokenised groups with their ratings as rewards."""
 
     rewards: Series[object]
 
 
 class AnnotatedGroupTable(TokenizedGroupTable):
-    """Tokenised groups with a reward per response, and what gave it.
+    """Tokenised groups with a reward per response, and its source.
 
-    `rewards` are those to train with, `raw_rewards` as they were given, and `reward_transforms` the JSON list of what
-    made the first of the second, in order: clip (low, high), standardise (mean, std); it is the same in every row.
-    `truncated` says which responses were read in part only. Mean, standard deviation and quantiles
-    (`rewards.annotation.QUANTILES`) are those of all rewards of the table.
+    `raw_rewards` are those of the reward model, `rewards` those to train with. `reward_transforms` is the JSON list of
+    the steps between them in their order, clip (low, high) and standardise (mean, std); all rows have the same.
+    `truncated` says per response whether the reward model read only a part of it. `reward_mean`, `reward_std` and
+    `reward_quantiles` (`rewards.annotation.QUANTILES`) are those of all rewards of the table.
     """
 
     raw_rewards: Series[object]
@@ -140,7 +140,7 @@ class AnnotatedGroupTable(TokenizedGroupTable):
 
 
 class ReferenceLogProbTable(Table):
-    """Log-probs of prompts and responses under the reference model, in nats, and the content key they belong to."""
+    """Log-probs of prompts and responses under the reference model, in nats, with the content key of their inputs."""
 
     group_id: Series[str] = pa.Field(unique=True)
     prompt_logp: Series[float] = pa.Field(le=0)

@@ -1,4 +1,4 @@
-"""Reads the parquet tables that workers train on."""
+"""Reads the Parquet tables of prompt groups and reference log-probs that workers train on."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -23,8 +23,8 @@ def read_groups(
     Args:
         path: Parquet with the columns of `TokenizedGroupTable`.
         split: Only rows of this split; None for all.
-        read: Which of rewards and ratings to read; the others are None.
-        responses: Responses of a group at most, the first in this order; None for all.
+        read: Which of rewards and ratings to read; those not read are None.
+        responses: The maximum number of responses per group, the first in this order; None for all.
     """
     columns = ["group_id", "split", "prompt_ids", "response_ids", "chosen", "rejected"]
     groups = []
@@ -44,7 +44,7 @@ def read_groups(
 
 
 def read_prompt_groups(path: Path) -> list[PromptGroup]:
-    """Read tokenised groups as text, responses in the table's own order."""
+    """Read tokenised groups as text, with the responses in the table's own order."""
     columns = ["group_id", "messages", "responses", "requirements", "ratings", "finished"]
     return [PromptGroup(**row) for row in pq.read_table(path, columns=columns).to_pylist()]
 
@@ -53,7 +53,7 @@ def read_reference(path: Path, groups_path: Path) -> dict[str, tuple[float, list
     """Read reference log-probs as `{group_id: (prompt_logp, response_logps)}`, in the column order of `read_groups`.
 
     Raises:
-        TrainingError: A group has no reference log-probs, so the two tables do not belong together.
+        TrainingError: A group has no reference log-probs: the two tables do not belong together.
     """
     by_id = {row["group_id"]: row for row in pq.read_table(path).to_pylist()}
     result = {}

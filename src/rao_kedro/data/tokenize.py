@@ -1,4 +1,4 @@
-"""Prompt groups as token ids: t_0 check, length limits, and which pair the pairwise methods take.
+"""Tokenises prompt groups: checks t_0 and the length limits, and chooses the pair of the pairwise methods.
 
 Knows a tokenizer and tables; no model, no files.
 """
@@ -25,11 +25,11 @@ from rao_kedro.models.chat_format import ChatFormat
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """What fits.
+    """Limits on the tokens of a group.
 
     Attributes:
-        max_prompt_tokens: Longer prompts are quarantined, never cut: that would cut t_0.
-        max_response_tokens: Longer responses are dropped; the group is kept where a preference is left.
+        max_prompt_tokens: Longer prompts are quarantined. They are never cut, since that would cut t_0.
+        max_response_tokens: Longer responses are dropped; the group is kept if it still holds a preference.
         t0_length: Tokens of the prefix t_0 that all prompts must share.
     """
 
@@ -46,14 +46,14 @@ def tokenize_groups(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tokenise prompt groups.
 
-    What texts can hide shows in tokens, and is quarantined: responses that are empty or the same after the template,
-    groups that are there twice, training prompts that are held out too.
+    Some faults only show in tokens and are quarantined here: responses that are empty or equal once the template is
+    applied, duplicate groups, and training prompts that are held out too.
 
     Args:
         preference_groups: Table of `PreferenceGroupTable`.
         chat: How the policy writes a chat.
-        limits: What fits.
-        pairing: The rejected response is one of the others at random (the paper), or the worst rated.
+        limits: Limits on the tokens of a group.
+        pairing: The rejected response is a random one of those rated below the chosen one (the paper), or the worst.
         seed: Seeds the random pairing.
 
     Returns:
@@ -132,7 +132,7 @@ def _prompt_ids(row: Mapping[str, Any], chat: ChatFormat, limits: TokenLimits) -
         detail = f"{len(ids)} tokens, max_prompt_tokens is {limits.max_prompt_tokens}"
         raise UnusableRow(QuarantineReason.PROMPT_TOO_LONG, detail)
     if len(ids) <= limits.t0_length:
-        detail = f"{len(ids)} tokens, and t_0 has {limits.t0_length}: there is nothing behind it"
+        detail = f"{len(ids)} tokens, and t_0 has {limits.t0_length}: no token follows t_0"
         raise UnusableRow(QuarantineReason.PROMPT_NOT_T0, detail)
     return ids
 
@@ -140,7 +140,7 @@ def _prompt_ids(row: Mapping[str, Any], chat: ChatFormat, limits: TokenLimits) -
 def _tokenize_responses(
     row: Mapping[str, Any], chat: ChatFormat, limits: TokenLimits
 ) -> tuple[list[_Response], dict[QuarantineReason, list[str]]]:
-    """Return the usable responses of a row, and by reason what was wrong with the others.
+    """Return the usable responses of a row, and details of the dropped ones by reason.
 
     Raises:
         UnusableRow: No preference is left; the reason is the most frequent one.
@@ -212,14 +212,14 @@ def choose_pair(ratings: Sequence[float], pairing: Pairing, rng: random.Random) 
 
 
 def response_order(chosen: int, rejected: int, n_responses: int) -> list[int]:
-    """Return the positions of a group's responses as training takes them: chosen, rejected, the others behind."""
+    """Return the positions of a group's responses in the order of training: chosen, rejected, then the others."""
     return [chosen, rejected, *(i for i in range(n_responses) if i not in (chosen, rejected))]
 
 
 def _sharing_t0(
     groups: Sequence[tuple[dict[str, Any], dict[str, Any]]], t0_length: int
 ) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], str]]]:
-    """Split rows and their groups: the groups that start with the most frequent t_0, and the other rows with why."""
+    """Return the groups that start with the most frequent t_0, and the other rows with their own beginnings."""
     starts = [tuple(group["prompt_ids"][:t0_length]) for _, group in groups]
     if not starts:
         return [], []

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from rao_kedro.config.generation import CHANGE_WHAT_IS_COMPUTED
 from rao_kedro.files import write_text
-from rao_kedro.identity import flattened, named_files, path_hash
+from rao_kedro.identity import flatten, named_files, path_hash
 
 RECORDS = ".made_from"
 NOT_KEPT = "is not kept in a plain file here"  # stands for the hash of a dataset that has no local file
@@ -144,7 +144,7 @@ def _differences(then: Mapping[str, Any], now: Provenance, defaults: set[str]) -
 
 def _parameters(node: Node, catalog: CatalogProtocol) -> dict[str, Any]:
     given = {name.removeprefix("params:"): catalog[name].load() for name in _parameters_that_matter(node)}
-    leaves = {leaf: value for name, block in given.items() for leaf, value in flattened(_plain(block), name).items()}
+    leaves = {leaf: value for name, block in given.items() for leaf, value in flatten(_plain(block), name).items()}
     return {
         leaf: value for leaf, value in leaves.items() if ENGINE not in leaf or leaf.rpartition(".")[2] in ENGINE_INPUTS
     }
@@ -161,8 +161,8 @@ def _defaults(node: Node, catalog: CatalogProtocol) -> set[str]:
         block = catalog[name].load()
         if isinstance(block, BaseModel):
             prefix = name.removeprefix("params:")
-            every = flattened(_plain(block), prefix)
-            found |= {*every} - {*flattened(block.model_dump(mode="json", exclude_defaults=True), prefix)}
+            every = flatten(_plain(block), prefix)
+            found |= {*every} - {*flatten(block.model_dump(mode="json", exclude_defaults=True), prefix)}
     return found
 
 

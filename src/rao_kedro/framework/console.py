@@ -28,7 +28,7 @@ from rich.text import Text
 from rao_kedro.framework.error_text import error_sentences, fit_error
 from rao_kedro.framework.run_log import PACKAGE, log_everything, new_log
 from rao_kedro.framework.summary import shown_path, summary
-from rao_kedro.progress import Pace, Progress, ProgressLines, duration, in_words, progress_heard_by
+from rao_kedro.progress import Pace, Progress, ProgressLines, duration, in_words, listen_to_progress
 
 FILE_WIDTH = 80  # characters of a line of an error where there is no terminal
 OUTPUTS_SHOWN = 3
@@ -68,7 +68,7 @@ class RunConsole:
                 columns = (TextColumn("{task.description}"), BarColumn(None), _StateColumn(Column(no_wrap=True)))
                 self.bars = Bars(*columns, console=self.console, transient=True, expand=True, redirect_stderr=False)
                 stack.enter_context(self.bars)
-            stack.enter_context(progress_heard_by(self.hear))
+            stack.enter_context(listen_to_progress(self.hear))
             yield
         self.bars = None
 

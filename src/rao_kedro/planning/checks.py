@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from pydantic import BaseModel
 
+from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.config.rewards import RewardParameters
@@ -180,23 +182,46 @@ def _of_launches(run: Run) -> Iterator[str]:
         yield from machine.launch_problems(workers.accelerate_config, launch)
     known = models.facts(run)
     for step in run.steps:
-        for parameter, training, ppo in trainings(step):
-            yield from machine.training_problems(parameter, training, launch, ppo)
+        for trained in trainings(step):
+            yield from machine.training_problems(
+                trained.parameter, trained.training, launch, samples=trained.samples_policy
+            )
             if known is not None:
-                needed = machine.state_bytes(training, known.weights, launch, models=2 if ppo else 1)
+                needed = machine.state_bytes(trained.training, known.weights, launch, trained.n_models)
                 yield from machine.memory_problems(step.name, needed, launch)
 
 
-def trainings(step: Step) -> Iterator[tuple[str, TrainingParameters, bool]]:
-    """Yield the name and the parameters of each training of a step, and whether it samples from the policy."""
+class Trained(NamedTuple):
+    """One training of a step.
+
+    Attributes:
+        parameter: Name of its parameter block.
+        training: The block.
+        samples_policy: Whether it samples responses from the policy.
+        n_models: Models that are trained at once, a value network included.
+    """
+
+    parameter: str
+    training: TrainingParameters
+    samples_policy: bool = False
+    n_models: int = 1
+
+
+def trainings(step: Step) -> Iterator[Trained]:
+    """Yield the trainings of a step."""
     given, named = step.given, step.named
     match step.function:
         case "train_sft" | "train_reward_model" | "measure_trained":
-            yield named["training"], given["training"], False
+            yield Trained(named["training"], given["training"])
         case "align" | "train_run":
-            yield f"{named['method']}.training", given["method"].training, given["method"].rollout is not None
+            yield _method_training(f"{named['method']}.training", given["method"])
         case "measure_implicit":
-            yield f"{named['dpo']}.training", given["dpo"].training, False
+            yield _method_training(f"{named['dpo']}.training", given["dpo"])
+
+
+def _method_training(parameter: str, method: MethodParameters) -> Trained:
+    needs = method.requirements
+    return Trained(parameter, method.training, needs.reads == "rollouts", 2 if needs.value_network else 1)
 
 
 def _remarks(run: Run, step: Step) -> Iterator[str]:

@@ -13,7 +13,6 @@ from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.evals.parameters import AnsweredBenchmarks
-from rao_kedro.objectives import get_requirements
 from rao_kedro.planning import models
 from rao_kedro.planning.steps import Run, Step
 
@@ -92,7 +91,7 @@ def _of_method(name: str, method: MethodParameters) -> Pass:
 
 def responses_read(method: MethodParameters) -> int | None:
     """Return how many responses of a group a method reads; None for all."""
-    reads = get_requirements(method.objective).reads
+    reads = method.requirements.reads
     if reads == "rollouts":  # rollouts have no responses yet; evaluations read all
         return None
     return 2 if reads == "pairs" and method.pairs == "one" else method.responses_per_prompt

@@ -123,7 +123,8 @@ def _of_training(
                 * sum(group.prompt + rollout.samples_per_prompt * rollout.max_new_tokens for group in read)
             )
     if known is not None:
-        memory = machine.state_bytes(training, known.weights, launch, models=2 if rollout is not None else 1)
+        models_trained = 2 if method is not None and method.requirements.value_network else 1
+        memory = machine.state_bytes(training, known.weights, launch, models_trained)
         disk = WEIGHT_BYTES * known.weights + checkpoint_bytes(training, known.weights, steps)
     speed = _speed(run, step)
     return Size(rows, tokens, steps, memory, disk, None if tokens is None or speed is None else tokens / speed)

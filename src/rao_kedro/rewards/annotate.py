@@ -1,4 +1,4 @@
-"""Rewards of every response of prompt groups, from any reward."""
+"""The worker that scores every response of prompt groups with a reward."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from rao_kedro.workers import worker_main
 
 
 def main(spec_path: str) -> None:
-    """Write `group_id, rewards, truncated, failures, reward_model`, responses in the order of the groups table."""
+    """Write `group_id, rewards, truncated, failures, reward_model`, responses in the order of the table of groups."""
     spec = AnnotationSpec.model_validate_json(Path(spec_path).read_text())
     reward = build_reward(spec.reward)
     identity = reward.identity

@@ -1,4 +1,4 @@
-"""Joins rewards to prompt groups; what could not be scored is quarantined. Pandas only: knows no model."""
+"""Joins rewards to prompt groups, and quarantines responses without a reward. Pandas only: knows no model."""
 
 import json
 import random
@@ -18,36 +18,38 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 PER_RESPONSE = ("responses", "response_ids", "ratings", "finished", "raw_rewards", "truncated")
 
 
-def annotate(
+def join_rewards(
     tokenized_groups: pd.DataFrame,
-    scored: pd.DataFrame,
+    scores: pd.DataFrame,
     normalisation: Normalisation,
     pairing: Pairing,
     seed: int,
     clip: float | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return groups with their rewards.
+    """Add rewards to groups: clipped and normalised as asked.
 
     Args:
         tokenized_groups: Table of `TokenizedGroupTable`.
-        scored: Columns `group_id`, `rewards`, `truncated`, `failures`, `reward_model`.
-        normalisation: "standardise" makes rewards of mean 0 and standard deviation 1 over the training split.
-        pairing: How a group that loses responses gets its pair; see `choose_pair`.
-        seed: Seeds the random pairing.
-        clip: Rewards further than this many robust standard deviations from the median of the training split are set
-            there, before they are standardised; None leaves them.
+        scores: Columns `group_id`, `rewards`, `truncated`, `failures`, `reward_model`.
+        normalisation: "standardise" gives rewards mean 0 and standard deviation 1 over the training split.
+        pairing: How a pair is chosen in a group that lost responses; see `choose_pair`.
+        seed: Seed of the random pairing.
+        clip: Largest distance from the median of the training split, in robust standard deviations; rewards are clipped
+            to it before they are standardised. None does not clip.
 
     Returns:
         Tables of `AnnotatedGroupTable` and `QuarantineTable`.
 
     Raises:
-        DataError: A group was not scored, no group is left to train on, or all rewards are the same number.
+        DataError: A group has no row of scores, no training group is left, or all rewards are equal.
     """
-    scored = scored.rename(columns={"rewards": "raw_rewards"})
-    joined = tokenized_groups.merge(scored, on="group_id", how="left", validate="one_to_one")
+    scores = scores.rename(columns={"rewards": "raw_rewards"})
+    joined = tokenized_groups.merge(scores, on="group_id", how="left", validate="one_to_one")
     unscored = joined.loc[joined["raw_rewards"].isna(), "group_id"]
     if len(unscored):
-        raise DataError(f"{len(unscored)} groups have no rewards, the first is {unscored.iloc[0]}: annotate again")
+        raise DataError(
+            f"{len(unscored)} groups have no rewards, for example {unscored.iloc[0]}: annotate the responses again"
+        )
     rows, dropped = [], []
     for record in joined.to_dict("records"):
         row = {str(name): value for name, value in record.items()}
@@ -55,7 +57,8 @@ def annotate(
         if (kept := _of_scored_responses(row, pairing, seed)) is not None:
             rows.append(kept)
     if not any(row["split"] == "train" for row in rows):
-        why = f"{len(dropped)} responses got no reward, for example: {dropped[0]['detail']}" if dropped else "none came"
+        example = f"for example: {dropped[0]['detail']}" if dropped else ""
+        why = f"{len(dropped)} responses got no reward, {example}" if dropped else "the table of groups has none"
         raise DataError(f"no training group is left: {why}")
     table = pd.DataFrame(rows).drop(columns="failures")
     return _with_statistics(table, normalisation, clip), quarantined_table(dropped)
@@ -71,7 +74,7 @@ def _failures(row: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _of_scored_responses(row: dict[str, Any], pairing: Pairing, seed: int) -> dict[str, Any] | None:
-    """Return a row without the responses that got no reward; none where no preference is left."""
+    """Return a row without the responses that got no reward; None if no preference is left."""
     if not any(row["failures"]):
         return row
     kept = [i for i, failure in enumerate(row["failures"]) if not failure]
@@ -83,10 +86,10 @@ def _of_scored_responses(row: dict[str, Any], pairing: Pairing, seed: int) -> di
 
 
 def _with_statistics(table: pd.DataFrame, normalisation: Normalisation, clip: float | None) -> pd.DataFrame:
-    """Add the rewards to train with, how they were made, and their mean, standard deviation and quantiles."""
+    """Add the final rewards, the transforms that made them, and their mean, standard deviation and quantiles."""
     raw = np.concatenate(list(table["raw_rewards"]))
     if len(raw) > 1 and np.ptp(raw) == 0.0:
-        raise DataError(f"all {len(raw)} rewards are {raw[0]}: what scored them has learnt nothing")
+        raise DataError(f"all {len(raw)} rewards are {raw[0]}: the reward tells no response from another")
     training = np.concatenate(list(table.loc[table["split"] == "train", "raw_rewards"]))
     rewards = [np.asarray(values, dtype=float) for values in table["raw_rewards"]]
     transforms: list[dict[str, Any]] = []
@@ -110,7 +113,7 @@ def _with_statistics(table: pd.DataFrame, normalisation: Normalisation, clip: fl
 
 
 def clip_bounds(reward_annotated: pd.DataFrame) -> tuple[float, float] | None:
-    """Return the raw rewards at which those of a table of `AnnotatedGroupTable` were clipped; None if they were not."""
+    """Return the bounds to which raw rewards of an `AnnotatedGroupTable` were clipped; None if they were not."""
     for transform in json.loads(reward_annotated["reward_transforms"].iloc[0]):
         if transform["name"] == "clip":
             return transform["low"], transform["high"]

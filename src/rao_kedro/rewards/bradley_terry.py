@@ -21,7 +21,7 @@ from rao_kedro.scoring.forward import ForwardPass, score_rewards
 
 
 class BradleyTerry(Reward):
-    """The scalar that a reward model reads off a response; its body may compute in bf16, its head in fp32."""
+    """Scores responses with a sequence classifier. Its head computes in fp32, its body in bf16 or fp32."""
 
     def __init__(
         self,
@@ -32,19 +32,20 @@ class BradleyTerry(Reward):
         max_length: int | None = None,
         read_at: Literal["auto", "template_end", "end_of_turn"] = "auto",
     ) -> None:
-        """Say which model scores, and how.
+        """Set the model and the forward pass.
 
         Args:
             model_dir: A checkpoint with its tokenizer and chat template: a directory or a hub name.
             mixed_precision: "no" or "bf16".
             max_tokens_per_batch: Tokens of a packed forward pass.
-            max_length: Tokens of prompt and response that the model reads; None takes what its configuration says.
-            read_at: The score is that of the last token that the chat template writes, as model cards and RewardBench
-                read it, or that of the response's end-of-turn token; "auto" reads a model that was trained here where
-                it says, and any other at the template's end. Both read a response that was cut at its last token.
+            max_length: Tokens of prompt and response that the model reads; None takes the limit of its configuration.
+            read_at: The token whose score is read. "template_end" is the last token that the chat template writes, as
+                on model cards and in RewardBench; "end_of_turn" is the response's end-of-turn token. "auto" takes what
+                a model trained here has recorded, and "template_end" for any other model. A response that was cut is
+                read at its last token.
 
         Raises:
-            ParameterError: The place is unknown.
+            ParameterError: `read_at` is unknown.
         """
         if read_at not in ("auto", "template_end", "end_of_turn"):
             raise ParameterError(
@@ -56,7 +57,7 @@ class BradleyTerry(Reward):
 
     @property
     def identity(self) -> str:
-        """Return the model's content hash, the precision, where it is read, and the length where that was set."""
+        """Return the model's content hash, the precision, `read_at`, and `max_length` if it is set."""
         options = [self.mixed_precision, f"read at {self._read_at}"]
         options += [f"{self.max_length} tokens"] if self.max_length else []
         return ", ".join([content_hash(self._directory), *options])
@@ -95,9 +96,9 @@ class BradleyTerry(Reward):
 
 
 def context_length(model: Any) -> int:
-    """Return how many tokens a model of transformers reads; one without a table of positions has no end.
+    """Return the tokens that a model of transformers reads at most: its positions, and its rotary embedding's limit.
 
-    No more than its rotary embedding reads alike in every batch.
+    A model without either has no limit.
     """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min(positions or sys.maxsize, rotary_limit(model.config) or sys.maxsize)

@@ -1,4 +1,4 @@
-"""How far rewards can be trusted, and what they imply for RAO. Knows tables of `AnnotatedGroupTable`; no model."""
+"""Tables that show how far rewards can be trusted, and the targets they give RAO. Knows no model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,25 +21,27 @@ BOUNDS = {"chosen_minus_rejected": None, "length_correlation": (-1, 1), "rating_
 def calibration_report(
     reward_annotated: pd.DataFrame, rao: Mapping[str, Any], seed: int = 0, responses: int | None = None
 ) -> pd.DataFrame:
-    """Return per split what a reader needs to trust the rewards.
+    """Measure the rewards of each split: distribution, agreement with the ratings, dependence on length, RAO's targets.
 
-    Pairs are those of differently rated responses; their accuracy is a mean over groups, beside that of preferring the
-    longer response, and a tie counts as half. Correlations are Spearman's within a group, over those groups where both
-    vary. `saturation` is the share of a split's rewards within 1 % of the whole table's range from either of its ends:
-    much more than 2 % says that the scale is too short. `outliers` is the share of rewards that lie implausibly far
-    from those of training (`rewards.outliers`), `clipped` the share that `reward_modeling.clip` has moved.
-    `chosen_target_is_up` is P(r_w > beta log_z0), the share of chosen responses whose likelihood RAO raises (step 0,
-    where every D_i is 0); `suggested_log_z0` is that of `log_z0: auto`, in nats.
+    - `pair_accuracy`: share of differently rated pairs that the rewards order as the ratings do, a tie counting 0.5;
+      mean over groups. `length_only_accuracy` is that of preferring the longer response.
+    - `length_correlation` and `rating_length_correlation`: Spearman's, within a group; mean over the groups where both
+      vary.
+    - `saturation`: share of rewards within 1 % of the table's range from either end. If the scale is long enough, it is
+      about 2 %.
+    - `outliers`: share of rewards implausibly far from the training rewards (`rewards.outliers`). `clipped`: share that
+      `reward_modeling.clip` changed.
+    - `chosen_target_is_up`: P(r_w > beta log_z0), the share of chosen responses whose likelihood RAO raises at step 0,
+      where every D_i is 0. `suggested_log_z0`: what `log_z0: auto` solves to, in nats.
 
     Args:
         reward_annotated: Table of `AnnotatedGroupTable`.
-        rao: Parameters of the RAO run that these rewards are for; `log_z0: auto` is solved as that run will solve it.
-        seed: Seeds the resampling of the intervals.
-        responses: Responses of a group that the RAO run takes at most (its `responses_per_prompt`).
+        rao: Parameters of the RAO run that will train with these rewards; it solves `log_z0: auto` in the same way.
+        seed: Seed of the resampling for the intervals.
+        responses: The run's `responses_per_prompt`: responses of a group at most.
 
     Returns:
-        Columns `split, metric, value, low, high, n`; 95 % intervals over the n groups where the value is a mean over
-        groups.
+        Columns `split, metric, value, low, high, n`. A mean over groups comes with its 95 % interval over the n groups.
     """
     train = training_rewards(reward_annotated, responses)
     objective = make_objective("rao", **rao)
@@ -56,7 +58,7 @@ def calibration_report(
 
 
 def training_rewards(reward_annotated: pd.DataFrame, responses: int | None = None) -> list[list[float]]:
-    """Return the rewards of the training groups as training reads them, `[groups][responses]`.
+    """Return the rewards of the training groups in the column order of training, `[groups][responses]`.
 
     Args:
         reward_annotated: Table of `AnnotatedGroupTable`.
@@ -74,10 +76,10 @@ def _distribution(table: pd.DataFrame, low: float, high: float, median: float, s
 
     Args:
         table: Groups of a split.
-        low: The lowest reward of the whole table.
-        high: The highest one.
-        median: Of the training rewards.
-        spread: Their robust standard deviation.
+        low: Lowest reward of the whole table.
+        high: Highest reward of the whole table.
+        median: Median of the training rewards.
+        spread: Robust standard deviation of the training rewards.
     """
     rewards = np.concatenate(list(table["rewards"]))
     near_an_end = np.minimum(rewards - low, high - rewards) <= SATURATED * (high - low)
@@ -93,7 +95,7 @@ def _distribution(table: pd.DataFrame, low: float, high: float, median: float, s
 
 
 def _by_group(table: pd.DataFrame, threshold: float, seed: int) -> list[tuple[Any, ...]]:
-    """Return metrics that are means over groups, with their intervals."""
+    """Return the metrics that are means over groups, with their intervals."""
     from rao_kedro.statistics import mean_interval
 
     columns = (table[name] for name in ("rewards", "ratings", "response_ids", "chosen", "rejected", "truncated"))
@@ -129,7 +131,7 @@ def _of_group(
 
 
 def _correlation(values: Sequence[float], lengths: Sequence[int]) -> float:
-    from scipy.stats import spearmanr  # a second's import
+    from scipy.stats import spearmanr  # the import takes a second
 
     if len(set(values)) < 2 or len(set(lengths)) < 2:
         return np.nan
@@ -137,16 +139,15 @@ def _correlation(values: Sequence[float], lengths: Sequence[int]) -> float:
 
 
 def accuracy_by_gap(reward_annotated: pd.DataFrame, bins: int = 5, seed: int = 0) -> pd.DataFrame:
-    """Return how often the better rated response has the higher reward, by the size of the gap between their rewards.
+    """Return the accuracy of the rewards on rated pairs, by the size of the gap between the two rewards.
 
-    A reward model that knows what it does not know is near 0.5 for small gaps and near 1 for large ones; a tie
-    counts as half. Accuracies are means over the groups that have pairs in a bin: pairs of one group share responses,
-    and are not independent.
+    A calibrated reward model is near 0.5 for small gaps and near 1 for large ones. A tie counts 0.5. The accuracy of a
+    bin is a mean over the groups with pairs in it: pairs of one group share responses and are not independent.
 
     Args:
         reward_annotated: Table of `AnnotatedGroupTable`.
-        bins: Equally large ones, of the pairs of a split by the absolute gap.
-        seed: Seeds the resampling of the intervals.
+        bins: Number of bins; the pairs of a split are cut by the absolute gap into bins of equal size.
+        seed: Seed of the resampling for the intervals.
 
     Returns:
         Columns `split, gap_low, gap_high, gap_mean, accuracy, low, high, n`, with 95 % intervals over the n groups.
@@ -177,14 +178,14 @@ def target_grid(
     rao: Mapping[str, Any] | None = None,
     responses: int | None = None,
 ) -> pd.DataFrame:
-    """Return what RAO would aim at with other parameters.
+    """Return the targets that RAO would have with other values of beta and log_z0.
 
     Args:
-        reward_annotated: Table of `AnnotatedGroupTable`; its training split counts.
-        betas: Reward units per nat.
-        log_z0s: In nats; what `log_z0: auto` solves for is added for each beta.
-        rao: Other parameters of the RAO run; their `margin` and `reduction` are those of `log_z0: auto`.
-        responses: Responses of a group that the RAO run takes at most.
+        reward_annotated: Table of `AnnotatedGroupTable`; only its training split is read.
+        betas: Values of beta, in reward units per nat.
+        log_z0s: Values of log_z0, in nats; for each beta the solution of `log_z0: auto` is added.
+        rao: The other parameters of the RAO run; `log_z0: auto` uses its `margin` and `reduction`.
+        responses: The run's `responses_per_prompt`: responses of a group at most.
 
     Returns:
         Columns `beta, log_z0, suggested, chosen_target_is_up` (P(r_w > beta log_z0)), and the mean target log-ratios

@@ -1,4 +1,4 @@
-"""A reward made of others: their weighted sum, or the first that can score."""
+"""A reward made of other rewards: their weighted sum, or the first that scores a response."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,16 @@ from rao_kedro.rewards.registry import make_reward
 
 
 class CombinedReward(Reward):
-    """Several rewards as one."""
+    """Combines several rewards."""
 
     def __init__(self, *, parts: Sequence[Mapping[str, Any]], mode: Literal["weighted", "first"] = "weighted") -> None:
-        """Make the parts.
+        """Build the parts.
 
         Args:
-            parts: Rewards as `{name, parameters, weight}`; the weight is 1 if not set.
-            mode: "weighted": the sum of the weighted rewards, which all must score. "first": of each response the
-                weighted reward of the first part that scores it, for example rules, and a reward model where a prompt
-                has none.
+            parts: Rewards as `{name, parameters, weight}`; the default weight is 1.
+            mode: "weighted" sums the weighted rewards; a response needs a score from every part. "first" takes the
+                weighted reward of the first part that scores the response: for example rules, then a reward model for
+                prompts without rules.
 
         Raises:
             ParameterError: There is no part, a part is not a reward, or the mode is unknown.
@@ -31,7 +31,7 @@ class CombinedReward(Reward):
             raise ParameterError("reward 'combined': parts names no reward")
         if unknown := {key for part in parts for key in part} - {"name", "parameters", "weight"}:
             raise ParameterError(
-                f"reward 'combined': a part has a name, parameters and a weight, no {', '.join(unknown)}"
+                f"reward 'combined': a part has no field {', '.join(unknown)}: it takes name, parameters and weight"
             )
         self.mode = mode
         self.parts = [make_reward(part["name"], **part.get("parameters", {})) for part in parts]
@@ -50,7 +50,7 @@ class CombinedReward(Reward):
         return [combine(of_group) for of_group in zip(*by_part, strict=True)]
 
     def forecast(self, groups: Sequence[PromptGroup]) -> None:
-        """Log what each part will cost."""
+        """Log the expected cost of each part."""
         for part in self.parts:
             part.forecast(groups)
 
@@ -70,5 +70,5 @@ class CombinedReward(Reward):
 
 
 def _columns(parts: Sequence[Scores], name: str) -> list[tuple[Any, ...]]:
-    """Return one field of all parts, response by response."""
+    """Return one field of all parts, as one tuple per response."""
     return list(zip(*(getattr(part, name) for part in parts), strict=True))

@@ -1,7 +1,7 @@
-"""A generative reward model: a judge is asked for a score, which is read as the expectation over its score tokens.
+"""A generative reward model: a judge writes a score, whose expectation over the score tokens is the reward.
 
-As G-Eval reads it (Liu et al. 2023, eq. 1): `sum_s s p(s)`, here over the scores among the likeliest tokens in the
-score's place, their probabilities scaled to sum to 1.
+G-Eval (Liu et al. 2023, eq. 1): `sum_s s p(s)`. Here s runs over the scores among the most likely tokens at the score's
+position, and their probabilities are normalised to sum to 1.
 """
 
 import json
@@ -29,11 +29,11 @@ PROMPTS = Path(__file__).parent / "judge_prompts"
 VERDICT = re.compile(r"^[^\w\n]*Score:(.*)", re.MULTILINE | re.IGNORECASE)
 FIRST_LINE = re.compile(r"\s*(.*)")
 DIGIT = re.compile("[0-9]")
-FEW = 20  # answers that are too few to call a share of failures large
+FEW = 20  # replies below which a share of failures means nothing
 
 
 class GenerativeReward(Reward):
-    """What a judge says of a response, alone with its prompt; asked through an OpenAI-compatible server."""
+    """Scores each response, alone with its prompt, with a judge behind an OpenAI-compatible server."""
 
     def __init__(
         self,
@@ -49,31 +49,31 @@ class GenerativeReward(Reward):
         cache_dir: str | Path | None = None,
         **judge: Any,
     ) -> None:
-        """Say who judges, and how.
+        """Set the judge, its prompt and its scale.
 
         Args:
-            model: A checkpoint (directory or hub name), which vLLM serves here from the first question on until this
-                process ends; or, with `base_url`, the name that the server there knows.
-            template: A Jinja file of the prompt, in place of the shipped ones (`rewards/judge_prompts`), with the
-                variables `messages`, `response`, `lowest`, `highest` and `marker`.
-            lowest: Of the scale; a score is one digit, so that it is one token.
-            highest: Of the scale.
-            reasoning: The judge argues first, and its score is the last line `Score: N`.
-            read: The expectation over the score tokens' probabilities, or the score as written.
-            top_logprobs: Likeliest tokens that the expectation is over.
-            max_failure_share: Of answers without a score; more than that ends the run.
-            cache_dir: Where answers are kept, so that none is paid for twice.
+            model: A checkpoint (directory or hub name), which vLLM serves on this machine from the first request until
+                this process ends. With `base_url`: the model's name on that server.
+            template: A Jinja file of the prompt with the variables `messages`, `response`, `lowest`, `highest` and
+                `marker`; None takes one of `rewards/judge_prompts`.
+            lowest: Lowest score. Scores are single digits, so that each is one token.
+            highest: Highest score.
+            reasoning: Whether the judge argues before it writes the line `Score: N`.
+            read: The expectation over the probabilities of the score tokens, or the score in the text.
+            top_logprobs: Most likely tokens that the expectation is computed from.
+            max_failure_share: Share of replies without a score above which the run ends.
+            cache_dir: Directory of the cached replies, so that none is paid for twice.
             **judge: The other fields of `rao_kedro.config.servers.JudgeServerParameters`: `base_url`, how the judge
                 is asked, prices. A `max_tokens` of `protocol` is 8, or 512 with reasoning; such a temperature is 0.
 
         Raises:
-            ParameterError: The scale is not of single digits, the template is not there, or a field of the judge is
+            ParameterError: The scale is not of single digits, the template does not exist, or a field of the judge is
                 unknown or out of range.
         """
         if not 0 <= lowest < highest <= 9:
             raise ParameterError(
-                f"reward 'generative': a scale from {lowest} to {highest}: scores are single digits, since a judge's "
-                "tokenizer may spell longer ones with several tokens"
+                f"reward 'generative': the scale goes from {lowest} to {highest}, but scores must be single digits: a "
+                "judge's tokenizer may split longer ones into several tokens"
             )
         if read not in ("expectation", "text"):
             raise ParameterError(f"reward 'generative': read is {read!r}; it must be expectation or text")
@@ -87,41 +87,41 @@ class GenerativeReward(Reward):
 
     @property
     def identity(self) -> str:
-        """Return the judge's name and server or its content hash, and a hash of the template and of how it is read."""
+        """Return the judge's name and server or its content hash, and a hash of the template, scale and sampling."""
         asked = json.dumps(self.sampling.fields(self.judge.how), sort_keys=True)
         how = (self.template.read_text(), self.lowest, self.highest, self.reasoning, self.read, asked)
         return f"{self.judge.identity} judging {combined_hash(*map(str, how))}"
 
     def forecast(self, groups: Sequence[PromptGroup]) -> None:
-        """Log what asking will cost.
+        """Log the expected cost of the requests.
 
         Raises:
-            InferenceError: It is expected to cost more than it may.
+            InferenceError: The expected cost exceeds the limit.
         """
         requests = self.judge.to_ask(self._dialogues(groups), self.sampling, self._failure)
         self.judge.forecast(requests.values())
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
-        """Return the scores of each group; under accelerate, one process asks.
+        """Return the scores of each group; under accelerate, the main process sends the requests.
 
         Raises:
-            InferenceError: The server stays away, or too many answers hold no score.
+            InferenceError: The server does not answer, or too many replies have no score.
         """
         from accelerate.utils import broadcast_object_list
 
         from rao_kedro.distributed import process_state
 
-        found = [self._asked(groups) if process_state().is_main_process else None]
+        found = [self._judge(groups) if process_state().is_main_process else None]
         return broadcast_object_list(found)[0]
 
-    def _asked(self, groups: Sequence[PromptGroup]) -> list[Scores]:
+    def _judge(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         answers = self.judge.answers(self._dialogues(groups), self.sampling, self._failure)
         scored = [self._score(answer) for answer in answers]
         failures = [failure for _, failure in scored if failure]
         if len(scored) >= FEW and len(failures) > self.max_failure_share * len(scored):
             raise InferenceError(
-                f"{len(failures)} of {len(scored)} answers of {self.judge.model} hold no score from {self.lowest} to "
-                f"{self.highest}, for example: {failures[0]}. Ask a better judge, or change the template"
+                f"{len(failures)} of {len(scored)} replies of {self.judge.model} have no score from {self.lowest} to "
+                f"{self.highest}, for example: {failures[0]}. Use a better judge, or change the template"
             )
         rest = iter(scored)
         return [_scores([next(rest) for _ in group.responses]) for group in groups]
@@ -139,8 +139,8 @@ class GenerativeReward(Reward):
     def _prompt(self, messages: Sequence[Mapping[str, str]], response: str) -> str:
         from jinja2 import TemplateError
 
-        response = split_thinking(response).answer or ""  # as the judges of benchmarks see it
-        # A response cannot end its own block: it does not know the marker.
+        response = split_thinking(response).answer or ""  # the judges of benchmarks do not see it either
+        # A response cannot write the end of its block: it does not know the marker.
         marker = combined_hash(response, *(message["content"] for message in messages))[:8]
         scale = {"lowest": self.lowest, "highest": self.highest}
         try:
@@ -155,8 +155,8 @@ class GenerativeReward(Reward):
         return self._score(answer)[1]
 
     def _score(self, answer: Answer) -> tuple[float, str]:
-        """Return the score of an answer and no failure, or NaN and why."""
-        # Without an argument before it, the score stands on the first line, and no more needs to be written.
+        """Return the score of a reply and an empty string, or NaN and why it has none."""
+        # Without reasoning the score is on the first line, so the rest of the reply may be cut.
         if why := answer.failure(complete=self.reasoning):
             return math.nan, why
         if (position := self._position(answer.text)) is None:
@@ -167,9 +167,10 @@ class GenerativeReward(Reward):
         return score, f"there are no log-probs of the score in {answer.text[:200]!r}" if math.isnan(score) else ""
 
     def _position(self, answer: str) -> int | None:
-        """Return where the score stands, if there is one of the scale: in the last verdict, or alone on the first line.
+        """Return the index of the score in the text: in the last verdict, or alone on the first line.
 
-        Nothing but the top of the scale may be another number there: neither `7.5` nor `7/10` is a 7.
+        Return None if there is none on the scale. The line may have no other number than the top of the scale: neither
+        `7.5` nor `7/10` is a 7.
         """
         verdicts = [*VERDICT.finditer(answer)]
         line = verdicts[-1] if verdicts else FIRST_LINE.match(answer)
@@ -187,9 +188,10 @@ class GenerativeReward(Reward):
 
 
 def _alternatives(answer: Answer, position: int) -> Mapping[str, float]:
-    """Return the log-probs of the token that holds the digit at a position of the text; none where it is not found.
+    """Return the log-probs of the token with the digit at a position of the text; empty if it is not found.
 
-    Digits are counted from the end: tokens may hold hidden reasoning before the text, and other spaces and bytes.
+    Digits are counted from the end: the tokens before the text may be hidden reasoning, and their spaces and bytes may
+    differ from the text's.
     """
     behind = len(DIGIT.findall(answer.text[position:]))
     for token in reversed(answer.tokens):

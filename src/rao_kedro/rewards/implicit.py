@@ -19,7 +19,7 @@ from rao_kedro.scoring.forward import ForwardPass, refuse_constant_rewards, scor
 
 
 class ImplicitReward(Reward):
-    """How much likelier a policy finds a response than its reference does, times beta."""
+    """Beta times the log-ratio of a response under a policy and its reference."""
 
     def __init__(
         self,
@@ -30,17 +30,17 @@ class ImplicitReward(Reward):
         mixed_precision: str = "bf16",
         max_tokens_per_batch: int = 4096,
     ) -> None:
-        """Say which models score, and how.
+        """Set the models and the forward pass.
 
         Args:
-            policy_dir: The aligned policy: a directory or a hub name.
-            reference_dir: What it was aligned from.
-            beta: Reward units per nat: that of the policy's own training.
+            policy_dir: The aligned policy, a directory or a hub name.
+            reference_dir: The model that the policy was aligned from.
+            beta: Reward units per nat; the beta of the policy's training.
             mixed_precision: "no" or "bf16".
             max_tokens_per_batch: Tokens of a packed forward pass.
 
         Raises:
-            ParameterError: Beta is not positive.
+            ParameterError: beta is not positive.
         """
         if beta <= 0:
             raise ParameterError(f"reward 'implicit': beta is {beta}; it must be positive")
@@ -63,8 +63,8 @@ class ImplicitReward(Reward):
         own, others = chat.tokenizer, other.tokenizer
         if (own.get_vocab(), own.chat_template) != (others.get_vocab(), others.chat_template):
             raise ModelError(
-                f"{self.policy_dir} and {self.reference_dir} have other tokenizers or chat templates, so that their "
-                "log-probs cannot be compared: name the model that the policy was aligned from"
+                f"{self.policy_dir} and {self.reference_dir} have different tokenizers or chat templates, so their "
+                "log-probs cannot be compared: set reference_dir to the model that the policy was aligned from"
             )
         return chat
 

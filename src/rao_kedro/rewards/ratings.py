@@ -1,4 +1,4 @@
-"""The ratings of the data as rewards, where they are to be trusted."""
+"""The ratings in the data as rewards."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from rao_kedro.rewards.base import Reward, Scores
 
 
 class Ratings(Reward):
-    """What the data say of their responses."""
+    """Returns the ratings of the data unchanged."""
 
     @property
     def identity(self) -> str:
@@ -15,7 +15,7 @@ class Ratings(Reward):
         return "ratings"
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
-        """Return the ratings of each group; responses that nobody rated, such as generated ones, have none."""
+        """Return the ratings of each group; a group without ratings, such as a generated one, fails."""
         return [
             Scores.failed(len(group.responses), "the response has no rating")
             if group.ratings is None

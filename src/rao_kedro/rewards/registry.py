@@ -1,4 +1,4 @@
-"""Rewards by name. A new one is one file and one line here."""
+"""Rewards by name. A new reward is one file and one line here."""
 
 import importlib
 import inspect
@@ -9,7 +9,7 @@ from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.rewards.base import Reward
 
-# Named, not imported: rules need neither torch nor a server.
+# Imported when they are asked for: rules need neither torch nor a server.
 _REWARDS = {
     "bradley_terry": "bradley_terry:BradleyTerry",
     "implicit": "implicit:ImplicitReward",
@@ -44,10 +44,10 @@ def make_reward(name: str, **parameters: Any) -> Reward:
 
 
 def build_reward(reward: RewardParameters) -> Reward:
-    """Build the reward that a pipeline's parameters name; its parts get the defaults too.
+    """Build the reward that a pipeline's parameters name. The parts of a combined reward get the defaults too.
 
     Raises:
-        ParameterError: As `make_reward`.
+        ParameterError: See `make_reward`.
     """
     return make_reward(reward.name, **_with_defaults(reward.name, reward.parameters, reward.defaults))
 

@@ -1,4 +1,4 @@
-"""Prompt groups as the tokens of a model that scores them: cut to what it reads, in pieces that fit a batch."""
+"""Turns prompt groups into the tokens of a scoring model, cut to its length and into pieces that fit a batch."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -27,14 +27,14 @@ def score_tokens(
     """Return the scores of groups under a model that reads token ids.
 
     Args:
-        chat: How that model writes a chat.
-        groups: What is scored. Where its template refuses a prompt or a response, there is no score.
-        max_length: Tokens of a prompt and a response that the model reads; a longer response is cut at its end, and
-            with a longer prompt there is no score.
+        chat: The model's chat format.
+        groups: The groups to score. A prompt or a response that the chat template refuses gets no score.
+        max_length: Tokens of prompt and response that the model reads. A longer response is cut at its end; with a
+            longer prompt there is no score.
         max_tokens_per_batch: Tokens of a packed forward pass; only a single longer response exceeds it.
-        score: Returns the scores of pieces of groups by their ids, given the tokens of a batch.
-        read_at: The last token of a response: what the template ends with, or the end-of-turn token.
-        padding: A token that is not read at the template's end, as plain transformers reads the last other one.
+        score: Takes pieces of groups and the tokens of a batch; returns the scores of each piece by its id.
+        read_at: Where a response ends: at the template's last token, or at the end-of-turn token.
+        padding: Padding token, removed from the template's end: plain transformers reads the last token before it.
 
     Raises:
         DataError: A score is not finite.
@@ -48,7 +48,7 @@ def score_tokens(
             results.append(Scores.failed(len(group.responses), str(error)))
             continue
         if len(prompt_ids) >= max_length:
-            reason = f"the prompt has {len(prompt_ids)} tokens, and the model reads {max_length}"
+            reason = f"the prompt has {len(prompt_ids)} tokens, but the model reads only {max_length}"
             results.append(Scores.failed(len(group.responses), reason))
             continue
         rows, failures = _rows(chat, group, prompt_ids, read_at)
@@ -59,7 +59,7 @@ def score_tokens(
         n_shared = len(prompt_ids) if read_at == "end_of_turn" else _n_shared([row for row in rows if row])
         for i, row in enumerate(rows):
             if not failures[i] and (n_shared < MIN_SHARED or len(row) <= n_shared):
-                failures[i] = "the response has no token that can be read behind its prompt"
+                failures[i] = "the response has no token after the prompt"
         read = [row for row, failure in zip(rows, failures, strict=True) if not failure]
         if read:
             pieces += _pieces(str(n), read[0][:n_shared], [row[n_shared:] for row in read], max_tokens_per_batch)
@@ -69,14 +69,14 @@ def score_tokens(
     for piece in pieces:
         values.setdefault(int(piece.group_id.split(":")[0]), []).extend(found[piece.group_id])
     return [
-        _filled(group, scores, values.get(n, [])) for n, (group, scores) in enumerate(zip(groups, results, strict=True))
+        _fill(group, scores, values.get(n, [])) for n, (group, scores) in enumerate(zip(groups, results, strict=True))
     ]
 
 
 def _rows(
     chat: ChatFormat, group: PromptGroup, prompt_ids: list[int], read_at: ReadAt
 ) -> tuple[list[list[int]], list[str]]:
-    """Return the ids of each response behind its prompt, none where the template fails, and why it did."""
+    """Return the ids of each prompt with its response, empty if the template fails, and why it failed."""
     rows: list[list[int]] = []
     failures: list[str] = []
     for response, finished in zip(group.responses, group.finished or [True] * len(group.responses), strict=True):
@@ -101,12 +101,12 @@ def _without_trailing(padding: int | None, row: list[int]) -> list[int]:
 
 
 def _n_shared(rows: Sequence[Sequence[int]]) -> int:
-    """Return how many tokens all rows begin with, where each of them ends behind these."""
+    """Return how many first tokens all rows share, such that each row has at least one more."""
     return min(len(common_prefix(rows)), min(map(len, rows)) - 1) if rows else 0
 
 
 def _pieces(name: str, prompt_ids: list[int], responses: list[list[int]], max_tokens: int) -> Iterator[TokenizedGroup]:
-    """Yield the responses in groups of at most `max_tokens`, where one response alone is not longer."""
+    """Yield the responses in groups of at most `max_tokens`; a longer response is a group of its own."""
     start, size = 0, len(prompt_ids)
     for end, ids in enumerate(responses):
         if end > start and size + len(ids) > max_tokens:
@@ -117,11 +117,11 @@ def _pieces(name: str, prompt_ids: list[int], responses: list[list[int]], max_to
         yield TokenizedGroup(f"{name}:{start}", prompt_ids, responses[start:])
 
 
-def _filled(group: PromptGroup, scores: Scores, values: Sequence[float]) -> Scores:
-    """Put values where no response failed."""
+def _fill(group: PromptGroup, scores: Scores, values: Sequence[float]) -> Scores:
+    """Return the scores with `values` for the responses that did not fail."""
     if broken := [value for value in values if not math.isfinite(value)]:
         raise DataError(
-            f"a response of group {group.group_id} was scored {broken[0]}: the model's weights are broken, or the "
+            f"a response of group {group.group_id} has the score {broken[0]}: the model's weights are damaged, or the "
             "precision is too low for them"
         )
     rest = iter(values)

@@ -1,6 +1,6 @@
-"""Checkpoints of a run in its workspace: written beside and renamed, checked before they are loaded.
+"""Checkpoints of a run: written atomically, checked by their hashes before they are loaded.
 
-A kill at any moment leaves the last good one; one that is damaged is passed over for the one before.
+A kill at any moment leaves the previous checkpoint intact. A damaged checkpoint is skipped for the one before it.
 """
 
 import json
@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 
 
 class Checkpoints:
-    """Saves and resumes model, optimizer, schedule, RNG and data position."""
+    """Saves and loads the model, optimizer, schedule, random state and step."""
 
     def __init__(self, accelerator: Accelerator, workspace: Path, keep: int) -> None:
         """Keep the last `keep` checkpoints of the run in `workspace/checkpoints`."""
@@ -30,10 +30,10 @@ class Checkpoints:
         self.directory = workspace / DIRECTORY
 
     def resume(self) -> tuple[int, float | None]:
-        """Load the last good checkpoint, if any; return its step and the best evaluation score so far."""
+        """Load the newest intact checkpoint, if any; return its step and the best evaluation score so far."""
         found: list[str | None] = [None]
         if self.accelerator.is_main_process:
-            found = [self._last_good()]
+            found = [self._newest_intact()]
         (name,) = broadcast_object_list(found)
         if name is None:
             return 0, None
@@ -42,10 +42,10 @@ class Checkpoints:
         return manifest["step"], manifest["best"]
 
     def save(self, step: int, best: float | None) -> None:
-        """Write a checkpoint, and remove the oldest ones.
+        """Write a checkpoint, and remove the oldest.
 
         Raises:
-            TrainingError: It could not be written; those before are untouched.
+            TrainingError: It could not be written; earlier ones are intact.
         """
         target = self.directory / f"step-{step:09d}"
         partial = target.with_name(target.name + ".partial")
@@ -59,11 +59,11 @@ class Checkpoints:
                 self._seal(partial, step, best)
                 shutil.rmtree(target, ignore_errors=True)
                 partial.rename(target)
-        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
             shutil.rmtree(partial, ignore_errors=True)
             raise TrainingError(
-                f"the checkpoint of step {step} could not be written ({error}). Those before are in {self.directory}, "
-                "and the same command goes on from there; if the disk is full, make room first"
+                f"the checkpoint of step {step} could not be written ({error}). If the disk is full, make room first. "
+                f"The same command resumes from the earlier checkpoints in {self.directory}"
             ) from error
         if self.accelerator.is_main_process:
             for old in self._newest_first()[self.keep :]:
@@ -74,15 +74,15 @@ class Checkpoints:
         found = (path for path in self.directory.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
         return sorted(found, reverse=True)
 
-    def _last_good(self) -> str | None:
+    def _newest_intact(self) -> str | None:
         for path in self._newest_first():
             if (problem := _problem(path)) is None:
                 return path.name
-            logger.warning("%s is passed over: %s", path, problem)
+            logger.warning("skipped checkpoint %s: %s", path, problem)
         return None
 
     def _seal(self, directory: Path, step: int, best: float | None) -> None:
-        """Write the manifest, last: what was saved, and the hash of every file."""
+        """Write the manifest, last: step, best score and the hash of every file."""
         files = sorted(path for path in directory.rglob("*") if path.is_file())
         hashes = {str(path.relative_to(directory)): file_hash(path).hex() for path in files}
         manifest = {"step": step, "best": best, "files": hashes}
@@ -90,7 +90,7 @@ class Checkpoints:
 
 
 def _problem(directory: Path) -> str | None:
-    """Return what is wrong with a checkpoint, if anything."""
+    """Return what is wrong with a checkpoint; None if it is intact."""
     try:
         files = json.loads((directory / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError):
@@ -100,5 +100,5 @@ def _problem(directory: Path) -> str | None:
         if not path.exists():
             return f"{name} is missing"
         if file_hash(path).hex() != expected:
-            return f"{name} is not what was written"
+            return f"{name} has changed since it was written"
     return None

@@ -1,4 +1,4 @@
-"""What a run will need before it starts, and how much of the machine it uses while it runs."""
+"""Forecasts the memory of a run before it starts, and measures memory and FLOPs while it runs."""
 
 import resource
 import sys
@@ -19,7 +19,7 @@ from rao_kedro.training.task import Task
 
 
 def saved_bytes(forward: Callable[[], None]) -> int:
-    """Return how many bytes a forward pass keeps for its backward pass, parameters left out."""
+    """Return the bytes that a forward pass saves for its backward pass, without the parameters."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -34,22 +34,22 @@ def saved_bytes(forward: Callable[[], None]) -> int:
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Return the bytes that are in use now: of the GPU, or resident in this process."""
+    """Return the bytes in use now: allocated on the GPU, or resident in this process on a CPU."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that were in use so far: of the GPU, or resident in this process."""
+    """Return the peak of the bytes in use so far: allocated on the GPU, or resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "linux":  # ru_maxrss would count what the parent process had in use when it started this one
+    if sys.platform == "linux":  # ru_maxrss includes what the parent process used when it started this one
         (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """Return the FLOP/s of a large square matrix product, the best of those that fit into `seconds`."""
+    """Return the FLOP/s of a large square matrix product, the best one within `seconds`."""
     n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     best, end = 0.0, time.perf_counter() + seconds
@@ -65,26 +65,26 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
 
 
 def flops_per_token(module: nn.Module) -> int:
-    """Return the FLOPs of a forward and a backward pass over a token: 6 per parameter, 4 where it is frozen."""
+    """Return the FLOPs of a forward and a backward pass over a token: 6 per trainable parameter, 4 per frozen one."""
     return sum(_n_elements(p) * (6 if p.requires_grad else 4) for p in module.parameters())
 
 
 def _n_elements(parameter: nn.Parameter) -> int:
-    n: int = getattr(parameter, "ds_numel", parameter.numel())  # DeepSpeed leaves none in the parameter itself
+    n: int = getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 empties the parameter itself
     return n
 
 
 def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters: TrainingParameters) -> str:
-    """Return a sentence on what the run will need: groups, tokens, steps, and memory at the peak on each device.
+    """Return a sentence with the run's groups, tokens and steps, and its expected peak memory on each device.
 
-    Passes over the shortest and the longest group tell what a token keeps in memory; all processes take part.
+    Passes over the shortest and the longest group measure the memory that a token takes. Every process takes part.
     """
     groups, n_groups = task.train_groups, len(task.train_groups)
     steps = -(-n_groups // parameters.batch_size) * parameters.epochs * task.passes_per_step
     longest = max(sum(g.n_tokens for g in pack) for pack in fill_packs(groups, parameters.max_tokens_per_batch))
     in_use = memory_in_use(accelerator.device)
     by_length = sorted(groups, key=lambda g: g.n_tokens)
-    probes = [_kept(task, accelerator, module, group) for group in (by_length[0], by_length[-1])]
+    probes = [_measure_saved_bytes(task, accelerator, module, group) for group in (by_length[0], by_length[-1])]
     (n, kept), (n_longest, kept_longest) = probes
     per_token = (kept_longest - kept) / (n_longest - n) if n_longest > n else kept / n
     module.zero_grad()
@@ -100,8 +100,10 @@ def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters
     )
 
 
-def _kept(task: Task, accelerator: Accelerator, module: nn.Module, group: TokenizedGroup) -> tuple[int, int]:
-    """Return the tokens of a group, and what its forward pass keeps; goes backward too, as sharding expects."""
+def _measure_saved_bytes(
+    task: Task, accelerator: Accelerator, module: nn.Module, group: TokenizedGroup
+) -> tuple[int, int]:
+    """Return a group's tokens, and the bytes that its forward pass saves. Sharding expects the backward pass too."""
     module.train()
     batch = task.before_packs(module, [group], 0.0)
     losses = []

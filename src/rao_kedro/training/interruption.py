@@ -1,4 +1,4 @@
-"""SIGTERM, as a scheduler sends it to a job that it takes the machine from: remembered until a step is finished."""
+"""Lets a run finish its step after SIGTERM, which schedulers send before they take a machine away."""
 
 import signal
 import threading
@@ -10,21 +10,21 @@ from accelerate import Accelerator
 
 
 class Interruption:
-    """While entered, SIGTERM is remembered instead of ending the process."""
+    """A context in which SIGTERM is noted instead of ending the process."""
 
     def __init__(self) -> None:
-        """Start without having seen it."""
+        """Start without a signal."""
         self.seen = False
         self.before: Any = None
 
     def __enter__(self) -> "Interruption":
-        """Take over SIGTERM, where Python lets us: in the main thread."""
+        """Handle SIGTERM; Python allows that in the main thread only."""
         if threading.current_thread() is threading.main_thread():
             self.before = signal.signal(signal.SIGTERM, self._remember)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Give SIGTERM back."""
+        """Restore the handler of SIGTERM."""
         if self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
 
@@ -32,7 +32,7 @@ class Interruption:
         self.seen = True
 
     def requested(self, accelerator: Accelerator) -> bool:
-        """Return whether any process got the signal; all processes call this at the same step."""
+        """Return whether any process got the signal. Every process calls this at the same step."""
         if accelerator.num_processes == 1:
             return self.seen
         return bool(accelerator.reduce(torch.tensor(float(self.seen), device=accelerator.device), reduction="sum"))

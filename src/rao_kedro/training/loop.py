@@ -26,7 +26,7 @@ from rao_kedro.scoring.packs import fill_packs, share_packs
 from rao_kedro.training.checkpoints import Checkpoints
 from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, peak_memory
 from rao_kedro.training.interruption import Interruption
-from rao_kedro.training.options import make_optimizer, prepared
+from rao_kedro.training.options import make_optimizer, prepare_module
 from rao_kedro.training.progress import MetricsLog, Progress
 from rao_kedro.training.schedule import epoch_steps, make_schedule, warmup_remark
 from rao_kedro.training.task import Task
@@ -35,31 +35,32 @@ logger = logging.getLogger(__name__)
 
 
 def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
-    """Train a task's model and leave `workspace/model` and `workspace/training_log.jsonl` behind.
+    """Train a task's model; write `workspace/model` and `workspace/training_log.jsonl`.
 
-    Called again after a kill, it goes on from the last checkpoint; SIGTERM makes it save one and stop.
+    A killed run resumes from its last checkpoint. SIGTERM makes a run save a checkpoint and stop.
 
     Raises:
-        TrainingError: No training groups, a step-0 invariant is broken, or a loss or gradient is not finite.
+        TrainingError: There are no training groups, an invariant of step 0 is broken, or a loss or gradient is not
+            finite.
         ModelError: A group is longer than the model's rotary embedding allows.
     """
     if not task.train_groups:
-        raise TrainingError("there are no training groups: see data_report and quarantined_rows for what was dropped")
+        raise TrainingError("there are no training groups: data_report and quarantined_rows say why")
     with Interruption() as interruption:
         _Run(task, parameters, workspace, interruption).train()
 
 
 class _Run:
-    """One training run: from its last checkpoint, if there is one, to its end."""
+    """One training run, from the start or the last checkpoint to the end."""
 
     def __init__(self, task: Task, parameters: TrainingParameters, workspace: Path, interruption: Interruption) -> None:
-        """Load everything, say what the run will need, and resume."""
+        """Load the model, log a forecast, and resume from a checkpoint if there is one."""
         self.task, self.parameters, self.workspace, self.interruption = task, parameters, workspace, interruption
         self.accelerator = accelerator = Accelerator(mixed_precision=parameters.mixed_precision)
         set_seed(parameters.seed)
         module = task.load()
         refuse_long_groups(module, [*task.train_groups, *task.eval_groups])
-        module = prepared(module, parameters, accelerator)
+        module = prepare_module(module, parameters, accelerator)
         optimizer = make_optimizer(module, parameters, accelerator.device)
         passes = task.passes_per_step
         self.steps_per_epoch = math.ceil(len(task.train_groups) / parameters.batch_size) * passes
@@ -87,7 +88,7 @@ class _Run:
         )
 
     def train(self) -> None:
-        """Take the steps that are left, and publish the model."""
+        """Take the remaining steps, and publish the model."""
         task, parameters = self.task, self.parameters
         if self.step == 0 and task.eval_groups:
             evaluated = self.passes.evaluate(task.eval_groups, 0.0)
@@ -102,10 +103,10 @@ class _Run:
             is_last = self.step == self.n_steps
             if task.eval_groups and ((epoch + 1) % parameters.eval_every_epochs == 0 or is_last):
                 self._evaluate(epoch + 1)
-            self._checkpoint_if_due()  # behind the evaluation, which a resumed run would skip
+            self._checkpoint_if_due()  # after the evaluation: a run resumed from it does not evaluate again
         if parameters.keep == "last" or self.best is None:
             self._publish()
-        self.accelerator.wait_for_everyone()  # the launcher removes the checkpoints, once it has noted the end
+        self.accelerator.wait_for_everyone()  # the launcher removes the checkpoints once the run is marked as finished
 
     def _take_step(self, groups: Sequence[TokenizedGroup]) -> None:
         self.module.train()
@@ -133,7 +134,7 @@ class _Run:
         )
 
     def _evaluate(self, epochs_done: int) -> None:
-        """Log an evaluation, and publish the model where it is the best so far."""
+        """Log an evaluation, and publish the model if it is the best so far."""
         task = self.task
         evaluated = self.passes.evaluate(task.eval_groups, self.step / self.n_steps)
         self.log.write(step=self.step, epoch=float(epochs_done), **{f"eval_{k}": v for k, v in evaluated.items()})
@@ -152,7 +153,7 @@ class _Run:
         if stopping or (every and self.step % every == 0):
             self.checkpoints.save(self.step, self.best)
         if stopping:
-            raise TrainingError(f"stopped by SIGTERM after step {self.step}; the same command goes on from there")
+            raise TrainingError(f"stopped by SIGTERM after step {self.step}: the same command resumes there")
 
     def _publish(self) -> None:
         accelerator, lora = self.accelerator, self.parameters.lora
@@ -164,7 +165,7 @@ class _Run:
 
 
 class _Passes:
-    """One step's forward and backward passes, or an evaluation, over all processes."""
+    """The forward and backward passes of a step, or the forward passes of an evaluation, over all processes."""
 
     def __init__(self, task: Task, accelerator: Accelerator, module: nn.Module, max_tokens: int) -> None:
         self.task, self.accelerator, self.module, self.max_tokens = task, accelerator, module, max_tokens
@@ -215,6 +216,6 @@ def _refuse_non_finite(
     ids = [group.group_id for group in groups]
     write_text(report, json.dumps({"step": step, "group_ids": ids, "metrics": dict(metrics)}, default=str))
     raise TrainingError(
-        f"step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; the group ids are in {report}. "
-        "Lower the learning rate, or look for extreme rewards in these groups."
+        f"step {step}: the loss is {metrics['loss']}, the gradient norm {metrics['grad_norm']}. {report} lists the "
+        "step's groups. Lower the learning rate, or look for extreme rewards in these groups"
     )

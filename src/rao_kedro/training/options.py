@@ -1,4 +1,4 @@
-"""Options of training that change the module or the optimizer; what cannot work together is refused at the start."""
+"""Training options that change the module or the optimizer. Combinations that cannot work raise before step 0."""
 
 import importlib.util
 import os
@@ -19,17 +19,17 @@ from rao_kedro.errors import TrainingError
 from rao_kedro.models.adapters import add_lora, outermost_models
 
 
-def prepared(module: nn.Module, parameters: TrainingParameters, accelerator: Accelerator) -> nn.Module:
-    """Return `module` with adapters, activation checkpointing and compiled layers, where they are asked for.
+def prepare_module(module: nn.Module, parameters: TrainingParameters, accelerator: Accelerator) -> nn.Module:
+    """Add the LoRA adapters, activation checkpointing and compiled layers that the parameters ask for.
 
     Raises:
-        TrainingError: A model inside cannot do it, or the accelerate file does it already.
+        TrainingError: A model in the module does not support one of them, or the accelerate file does it already.
     """
     fsdp = getattr(accelerator.state, "fsdp_plugin", None)
     if fsdp is not None:
         _set_precision_of_shards(fsdp, accelerator.mixed_precision)
     if (deepspeed := accelerator.state.deepspeed_plugin) is not None:
-        # Asked for, and ignored: the loop decides what a batch is.
+        # DeepSpeed requires a micro-batch size, which nothing uses: the loop makes the batches.
         deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
         deepspeed.deepspeed_config["gradient_clipping"] = parameters.max_grad_norm
     if parameters.lora is not None:
@@ -42,7 +42,7 @@ def prepared(module: nn.Module, parameters: TrainingParameters, accelerator: Acc
             )
         for model in outermost_models(module):
             if not model.supports_gradient_checkpointing:
-                raise TrainingError(f"{type(model).__name__} has no activation checkpointing: turn it off")
+                raise TrainingError(f"{type(model).__name__} does not support activation checkpointing: turn it off")
             model.gradient_checkpointing_enable({"use_reentrant": False})
     if parameters.compile:
         _compile_layers(module, accelerator)
@@ -66,18 +66,19 @@ def _set_precision_of_shards(fsdp: FullyShardedDataParallelPlugin, mixed_precisi
 
 
 def _compile_layers(module: nn.Module, accelerator: Accelerator) -> None:
-    """Compile the decoder layers one by one, in place; what is outside of them, and the attention, stays as it is."""
+    """Compile each decoder layer in place, without its attention; nothing outside the layers is compiled."""
     compiler = os.environ.get("CXX", "g++")
     if accelerator.device.type == "cpu" and shutil.which(compiler) is None:
-        raise TrainingError(f"training.compile needs a C++ compiler on a CPU, and {compiler} is not here: turn it off")
+        raise TrainingError(f"training.compile needs a C++ compiler on a CPU; {compiler} is not installed: turn it off")
     if sharding() == DistributedType.DEEPSPEED:
-        raise TrainingError("training.compile compiles layer by layer, which DeepSpeed does not support: turn it off")
+        raise TrainingError("training.compile does not work with DeepSpeed: turn it off")
     for model in outermost_models(module):
         names = model._no_split_modules or ()
         layers = [layer for layer in model.modules() if type(layer).__name__ in names]
         if not layers:
             raise TrainingError(
-                f"{type(model).__name__} does not name its layers, which training.compile needs: turn it off"
+                f"training.compile needs the class of the layers, which {type(model).__name__} does not name "
+                "(_no_split_modules): turn it off"
             )
         for layer in layers:
             layer.compile(dynamic=True)
@@ -95,24 +96,24 @@ def disable_dropout(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def make_optimizer(module: nn.Module, parameters: TrainingParameters, device: torch.device) -> torch.optim.Optimizer:
-    """Return the optimizer of the parameters that are trained.
+    """Return the optimizer of the trainable parameters.
 
     Raises:
-        TrainingError: The optimizer does not run here; says why.
+        TrainingError: The optimizer does not run on this machine.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    how: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "lr": parameters.learning_rate,
         "weight_decay": parameters.weight_decay,
         "betas": (0.9, parameters.adam_beta2),
     }
     if parameters.optimizer == "adamw":
-        return torch.optim.AdamW(trained, fused=True, **how)
+        return torch.optim.AdamW(trained, fused=True, **settings)
     if device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
         raise TrainingError(
-            f"optimizer adamw_8bit needs CUDA and bitsandbytes; this is {device.type}: set optimizer: adamw, or "
-            "pip install bitsandbytes on a machine with a GPU"
+            f"optimizer adamw_8bit needs a CUDA device and bitsandbytes; the device is {device.type}: set optimizer: "
+            "adamw, or pip install bitsandbytes on a machine with a GPU"
         )
     from bitsandbytes.optim import AdamW8bit
 
-    return AdamW8bit(trained, **how)
+    return AdamW8bit(trained, **settings)

@@ -1,4 +1,4 @@
-"""Progress of a run: the training log (one JSON object a line), MLflow, the console, and a line per step in its log."""
+"""Reports each step: JSON lines in the training log, metrics in MLflow, a line in the log, a progress bar."""
 
 import json
 import logging
@@ -16,20 +16,20 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """Appends metrics to a JSON-lines file and, where a run is active, to MLflow."""
+    """Appends metrics to a JSON-lines file and, if a run is active, to MLflow."""
 
     def __init__(self, path: Path, resume_at: int, is_main: bool) -> None:
-        """Open the log; lines after `resume_at` belong to steps that will be done again and are dropped.
+        """Open the log, and drop the lines after `resume_at`: their steps will be taken again.
 
         Args:
             path: The JSON-lines file.
-            resume_at: The step at which training goes on.
+            resume_at: Steps already taken.
             is_main: Whether this process writes.
         """
         self.path, self.is_main = path, is_main
         if is_main:
             lines = path.read_text().splitlines(keepends=True) if path.exists() and resume_at else []
-            whole = (line for line in lines if line.endswith("\n"))  # a kill may have left half of the last one
+            whole = (line for line in lines if line.endswith("\n"))  # a kill may have cut the last one
             write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= resume_at))
         self.prefix = os.environ.get("RAO_KEDRO_METRIC_PREFIX", "")
         self.mlflow = None
@@ -55,7 +55,7 @@ class MetricsLog:
 
 
 class Progress:
-    """Measures speed and the time left, and reports each step."""
+    """Measures speed and remaining time, and reports each step."""
 
     def __init__(
         self,
@@ -67,16 +67,17 @@ class Progress:
         flops_per_token: float,
         what: str = "model",
     ) -> None:
-        """Start without a step.
+        """Start measuring.
 
         Args:
-            task: Its training groups tell how many tokens there are.
-            epochs: Passes over them.
-            done_steps: Steps done before a resume.
-            n_steps: All steps of the run.
-            log: Where metrics go.
-            flops_per_token: Of a forward and a backward pass, divided by the matmul peak of all processes together.
-            what: Names what is trained.
+            task: The task, whose training groups define the number of tokens.
+            epochs: Passes over the training groups.
+            done_steps: Steps taken before a resume.
+            n_steps: Steps of the whole run.
+            log: Receives the metrics.
+            flops_per_token: FLOPs of a forward and a backward pass over a token, divided by the peak FLOP/s of all
+                processes together.
+            what: Name of the trained model.
         """
         self.log, self.n_steps, self.flops_per_token, self.what = log, n_steps, flops_per_token, f"training {what}"
         passes = epochs * task.passes_per_step
@@ -97,12 +98,12 @@ class Progress:
         """Log a finished step.
 
         Args:
-            step: Steps done.
+            step: Steps taken.
             epoch: Epochs done.
-            groups: What it trained on.
-            seconds: What it took, without evaluations and checkpoints.
-            peak_bytes: Memory at its peak so far, on this process's device.
-            metrics: Of the task.
+            groups: The step's groups.
+            seconds: Duration without evaluations and checkpoints.
+            peak_bytes: Peak memory so far on this process's device.
+            metrics: Metrics of the task.
         """
         useful = sum(group.n_tokens for group in groups)
         self.tokens_done, self.seconds = self.tokens_done + useful, self.seconds + seconds

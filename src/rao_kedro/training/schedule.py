@@ -1,4 +1,4 @@
-"""The groups and the learning rate of each optimizer step; pure functions of the seed and the settings."""
+"""The groups and the learning rate of each optimizer step: pure functions of the seed and the parameters."""
 
 import math
 import random
@@ -13,21 +13,21 @@ from rao_kedro.models.packing import TokenizedGroup
 
 
 def warmup_steps(parameters: TrainingParameters, n_steps: int) -> int:
-    """Return how many of `n_steps` optimizer steps come before the learning rate has reached its peak."""
+    """Return the number of optimizer steps before the learning rate reaches its peak."""
     return math.ceil(parameters.warmup_ratio * n_steps)
 
 
 def learning_rate_factor(step: int, lr_scheduler: str, warmup: int, n_steps: int) -> float:
-    """Return by what the peak learning rate is multiplied at a step, in (0, 1].
+    """Return the factor of the peak learning rate at a step, in (0, 1].
 
-    It is that of transformers' schedulers, except for the warm-up, which starts at 0 there.
+    The schedules are those of transformers, except that their warm-up starts at 0.
 
     Args:
-        step: Steps done, from 0 on.
-        lr_scheduler: `linear` falls to 0, which it would reach one step after the last; `cosine` does so along a half
-            cosine; `constant_with_warmup` stays.
-        warmup: Steps before the peak; the factor is (step + 1) / (warmup + 1).
-        n_steps: All steps of the run.
+        step: Steps taken, from 0.
+        lr_scheduler: `linear` falls on a line that reaches 0 one step after the last, `cosine` on half a cosine to the
+            same point; `constant_with_warmup` keeps the peak.
+        warmup: Steps before the peak; their factor is (step + 1) / (warmup + 1).
+        n_steps: Steps of the whole run.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -50,20 +50,20 @@ def make_schedule(optimizer: Optimizer, parameters: TrainingParameters, n_steps:
 
 
 def warmup_remark(parameters: TrainingParameters, n_steps: int) -> str | None:
-    """Return a sentence if the warm-up is as long as training, so that the peak learning rate is never reached."""
+    """Return a warning if the warm-up is as long as training, so that the learning rate never reaches its peak."""
     warmup = warmup_steps(parameters, n_steps)
     if warmup < n_steps:
         return None
     highest = parameters.learning_rate * learning_rate_factor(n_steps - 1, parameters.lr_scheduler, warmup, n_steps)
     return (
         f"warmup_ratio {parameters.warmup_ratio:g} makes the warm-up as long as training, {n_steps} optimizer steps: "
-        f"the learning rate goes up to {highest:.3g} and never reaches {parameters.learning_rate:g}. Take more steps "
-        "(a smaller batch_size, more epochs), or set warmup_ratio: 0"
+        f"the learning rate rises to {highest:.3g} and never reaches {parameters.learning_rate:g}. Take more steps "
+        "(smaller batch_size, more epochs), or set warmup_ratio: 0"
     )
 
 
 def epoch_steps(groups: Sequence[TokenizedGroup], batch_size: int, seed: int, epoch: int) -> list[list[TokenizedGroup]]:
-    """Return the optimizer steps of an epoch: a shuffle of all groups, cut into steps; the last may be smaller."""
+    """Return the groups of each optimizer step of an epoch: all groups, shuffled; the last step may be smaller."""
     order = list(range(len(groups)))
     random.Random(f"{seed}-{epoch}").shuffle(order)
     return [[groups[i] for i in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]

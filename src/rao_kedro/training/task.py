@@ -1,4 +1,4 @@
-"""What the loop asks of a task: its model, its groups, its loss."""
+"""The interface of a training task: its model, its groups, its loss. The loop knows nothing else of it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class LossOutput:
     """The loss of a pack.
 
     Attributes:
-        loss: Scalar mean over the pack's units (see `Task.weigh`).
+        loss: Scalar mean over the pack's groups, responses or tokens (see `Task.weigh`).
         metrics: Detached scalars, means over the pack's groups.
     """
 
@@ -27,17 +27,25 @@ class LossOutput:
 
 
 class Task(ABC):
-    """One kind of training: supervised fine-tuning, a reward model, alignment."""
+    """One kind of training: supervised fine-tuning, a reward model, alignment.
+
+    Attributes:
+        train_groups: Groups that are trained on.
+        eval_groups: Groups of the evaluations.
+        selection_metric: Metric of an evaluation by which the best weights are chosen.
+        greater_is_better: Whether a higher selection metric is better.
+        passes_per_step: Optimizer steps on the same groups; PPO's epochs over a rollout.
+    """
 
     train_groups: list[TokenizedGroup]
     eval_groups: list[TokenizedGroup]
     selection_metric: str
     greater_is_better: bool
-    passes_per_step: int = 1  # optimizer steps on the same groups
+    passes_per_step: int = 1
 
     @property
     def responses_per_prompt(self) -> float | None:
-        """Mean responses to a training prompt that are learned from; None where the task samples its own."""
+        """Mean number of responses per training prompt; None where the task samples its own."""
         return fmean(len(group.response_ids) for group in self.train_groups)
 
     @abstractmethod
@@ -46,7 +54,7 @@ class Task(ABC):
 
     @abstractmethod
     def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
-        """Return how many units the loss of these groups is a mean over (groups, responses or tokens)."""
+        """Return the number of groups, responses or tokens that the loss of these groups is a mean over."""
 
     @abstractmethod
     def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
@@ -54,33 +62,35 @@ class Task(ABC):
 
     @abstractmethod
     def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
-        """Write the trained module, whose gathered state dict is `weights`, as a plain checkpoint."""
+        """Write the trained module as a plain checkpoint; `weights` is its gathered state dict."""
 
     def prepare(self, module: nn.Module) -> None:  # noqa: B027
-        """See the module on its device with its first weights, before any checkpoint is loaded."""
+        """Compute what depends on the initial weights: the module is on its device, no checkpoint is loaded yet."""
 
     def before_packs(
         self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float
     ) -> Sequence[TokenizedGroup]:
-        """Compute what spans the packs of a step or of an evaluation; all processes call this with all its groups.
+        """Compute what depends on all groups of a step or an evaluation, before they are cut into packs.
+
+        Every process calls this with all groups.
 
         Args:
-            module: The module.
+            module: The module that is trained.
             groups: All groups of the step or evaluation.
-            progress: Share of the training steps that are done, in [0, 1].
+            progress: Completed share of the training steps, in [0, 1].
 
         Returns:
-            The groups that the packs are made of: the same ones, except for rollouts.
+            The groups to pack: the same ones, or those of a rollout.
         """
         return groups
 
     def summarise(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Turn metrics averaged over all groups of a step or evaluation into those that are logged."""
+        """Return the metrics to log, from those averaged over all groups of a step or evaluation."""
         return dict(metrics)
 
     def check_step_zero(self, metrics: Mapping[str, float]) -> None:  # noqa: B027
-        """Raise `TrainingError` if the metrics of the first step, before any update, cannot be right."""
+        """Raise `TrainingError` if the metrics of the first step, before any update, are impossible."""
 
     def remark(self, metrics: Mapping[str, float]) -> str | None:
-        """Return a sentence on an evaluation that its reader must not miss, if there is one."""
+        """Return a warning about an evaluation, or None."""
         return None

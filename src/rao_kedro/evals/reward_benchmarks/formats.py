@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rao_kedro.data.messages import text_of
+from rao_kedro.data.messages import read_text
 from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
 
 Row = Mapping[str, Any]
@@ -183,7 +183,7 @@ def _value(row: Any, name: str) -> Any:
 
 
 def _text(row: Any, name: str) -> str:
-    return text_of(_value(row, name), name)
+    return read_text(_value(row, name), name)
 
 
 def _list(row: Row, name: str) -> list[Any]:
@@ -196,12 +196,12 @@ def _list(row: Row, name: str) -> list[Any]:
 
 
 def _texts(row: Row, name: str) -> tuple[str, ...]:
-    return tuple(text_of(text, name) for text in _list(row, name))
+    return tuple(read_text(text, name) for text in _list(row, name))
 
 
 def _messages(row: Row, name: str) -> tuple[dict[str, str], ...]:
     value = _value(row, name)
-    chat = [{"role": "user", "content": text_of(value, name)}] if isinstance(value, str) else _list(row, name)
+    chat = [{"role": "user", "content": read_text(value, name)}] if isinstance(value, str) else _list(row, name)
     messages = tuple({key: _text(message, key) for key in ("role", "content")} for message in chat)
     if messages[-1]["role"] != "user":
         raise UnusableRow(QuarantineReason.BAD_TYPE, f"{name} does not end with a message of the user")

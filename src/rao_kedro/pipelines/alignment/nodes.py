@@ -64,7 +64,8 @@ def align(
         "objective_parameters": method.parameters,
     }
     spec: PPOSpec | AlignmentSpec
-    if method.rollout is not None:
+    if method.requirements.reads == "rollouts":
+        assert method.rollout is not None  # `MethodParameters` has checked it
         if reward_model is None or reference_logprobs is None:
             raise ParameterError(f"objective {method.objective} needs the reward model and the reference log-probs")
         precision = method.training.mixed_precision

@@ -19,7 +19,7 @@ from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.objectives import make_objective
 from rao_kedro.reporting.calibration_figures import reward_calibration
-from rao_kedro.rewards.annotation import Normalisation, annotate
+from rao_kedro.rewards.annotation import Normalisation, join_rewards
 from rao_kedro.rewards.calibration import (
     GRID_BETAS,
     accuracy_by_gap,
@@ -104,7 +104,7 @@ def annotate_responses(
         output_path=workspace / "rewards.parquet",
     )
     launch(spec, workers)
-    return annotate(tokenized_groups, pd.read_parquet(spec.output_path), normalisation, pairing, seed, clip)
+    return join_rewards(tokenized_groups, pd.read_parquet(spec.output_path), normalisation, pairing, seed, clip)
 
 
 def report_rewards(

@@ -1,6 +1,6 @@
-"""PPO: samples from the policy, scores with the reward model, learns from each rollout several times.
+"""PPO: samples responses from the policy, scores them with a reward, and trains on each rollout several times.
 
-The loop is the one of every task; a step's groups are replaced by what the policy answers to their prompts.
+`before_packs` replaces the groups of a step by the responses that the policy samples for their prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,20 +39,20 @@ from rao_kedro.workers import worker_main
 
 
 class PPOTask(Task):
-    """Reinforcement learning from the reward model, with a KL penalty to the SFT model."""
+    """Reinforcement learning from a reward, with a KL penalty to the SFT model."""
 
     selection_metric = "score"
     greater_is_better = True
 
     def __init__(self, spec: PPOSpec) -> None:
-        """Read the prompts that the spec names."""
+        """Read the prompts and reference log-probs that the spec names, and build the objective and the reward."""
         self.spec = spec
         self.passes_per_step = spec.rollout.ppo_epochs
         self.tokenizer = load_tokenizer(spec.model_dir)
-        how = spec.rollout
-        self.sampler = Sampler(spec.model_dir, how.max_new_tokens, how.samples_per_prompt, how.temperature)
+        rollout = spec.rollout
+        self.sampler = Sampler(spec.model_dir, rollout.max_new_tokens, rollout.samples_per_prompt, rollout.temperature)
         self.objective = make_objective("ppo", **spec.objective_parameters)
-        self.reward = build_reward(how.reward)
+        self.reward = build_reward(rollout.reward)
         self.texts = {group.group_id: group for group in read_prompt_groups(spec.groups_path)}
         self.train_groups, self.eval_groups = (
             read_groups(spec.groups_path, split, ["rewards"]) for split in ("train", "validation")
@@ -67,19 +67,19 @@ class PPOTask(Task):
 
     @property
     def responses_per_prompt(self) -> None:
-        """The responses of the data are not learned from."""
+        """None: training does not use the responses of the data."""
 
     def load(self) -> nn.Module:
         """Return the policy and a value network that starts as the reward model.
 
         Raises:
             TrainingError: The policy would be sharded over processes, so that it cannot be sampled from here; or the
-                reward model reads other tokens than the policy writes.
+                reward model has another tokenizer than the policy.
         """
         if kind := sharding():
             raise TrainingError(
                 f"ppo samples from the policy, which {kind} would shard: use an accelerate file with one process, or "
-                "with data parallelism alone (accelerate: ddp)"
+                "with data parallelism only (accelerate: ddp)"
             )
         if load_tokenizer(self.spec.reward_model_dir).get_vocab() != self.tokenizer.get_vocab():
             raise TrainingError(
@@ -103,7 +103,7 @@ class PPOTask(Task):
     def before_packs(
         self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float
     ) -> Sequence[TokenizedGroup]:
-        """Sample and score a rollout, except where training passes over the last one again."""
+        """Sample and score a rollout; further epochs over the same prompts reuse it."""
         if not (module.training and groups is self.prompts):
             was_training = module.training
             module.eval()
@@ -118,7 +118,7 @@ class PPOTask(Task):
     def _score(
         self, module: nn.Module, groups: Sequence[TokenizedGroup]
     ) -> dict[str, tuple[Rollout, dict[str, float]]]:
-        """Return the rollout of each group by its id, with its mean score, KL and length; whitened over all tokens."""
+        """Return each group's rollout by its id, with means of score, KL and length; whitening is over all tokens."""
         mine = {}
         scores = self._rewards(groups)
         all_packs = fill_packs(groups, self.spec.training.max_tokens_per_batch)
@@ -175,12 +175,12 @@ class PPOTask(Task):
         return torch.tensor([reward for scores in found for reward in scores.rewards])
 
     def _likelihoods(self, module: nn.Module, groups: Sequence[TokenizedGroup]) -> dict[str, float]:
-        """Return how likely the chosen and rejected responses of the groups themselves have become."""
+        """Return how the likelihood of the chosen and rejected responses in the data has changed."""
         policy = LogProbModel(extract_model_from_parallel(module).policy.model)
         training = self.spec.training
-        how = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)
+        forward_pass = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)
         pairs = [replace(group, response_ids=group.response_ids[:2]) for group in groups]
-        logps = score_logps(policy, pairs, how)
+        logps = score_logps(policy, pairs, forward_pass)
         batch = LogProbBatch(
             policy=torch.tensor([logps[group.group_id].responses for group in pairs]),
             reference=torch.tensor([self.reference_logps[group.group_id][1][:2] for group in pairs]),
@@ -191,11 +191,11 @@ class PPOTask(Task):
         return {name: float(value) for name, value in metrics.items()}
 
     def summarise(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Add the likelihoods of chosen and rejected responses to the metrics of an evaluation."""
+        """Add the likelihoods of the chosen and rejected responses to the metrics of an evaluation."""
         return {**metrics, **self.likelihoods}
 
     def remark(self, metrics: Mapping[str, float]) -> str | None:
-        """Say that the chosen responses become less likely, and which log_z0 of RAO would stop it."""
+        """Return a sentence if the chosen responses became less likely."""
         return likelihood_remark("ppo", metrics, self.train_groups, self.objective.temperature)
 
     def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
@@ -218,7 +218,7 @@ class PPOTask(Task):
         return LossOutput(out.loss, {**out.metrics, **summary})
 
     def check_step_zero(self, metrics: Mapping[str, float]) -> None:
-        """Before the first update the policy is the one that sampled, and the reference.
+        """Check that before the first update the policy is the policy that sampled, and the reference.
 
         Raises:
             TrainingError: It is not, beyond the noise of the compute precision.
@@ -236,7 +236,7 @@ class PPOTask(Task):
 
 
 def _by_response(tokens: Tensor, packed: Pack) -> Tensor:
-    """Return `[R]` values of response tokens as `[N, T]`, a row per response."""
+    """Return `[R]` values of response tokens as `[N, T]`, one row per response."""
     return pad_sequence(list(tokens.split(packed.lengths[packed.mask].tolist())), batch_first=True)
 
 
