@@ -12,7 +12,7 @@ from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.config.rewards import RewardParameters
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.config.training import TrainingParameters
 from rao_kedro.errors import InferenceError, ParameterError
 from rao_kedro.evals.leaderboard import BASELINE
