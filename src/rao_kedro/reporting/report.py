@@ -24,8 +24,8 @@ def html_report(
     Args:
         leaderboard: Table of `LeaderboardTable`.
         figures: Figures by their headings.
-        generations: Table of `ScoredGenerationTable` by run (`config.run_names`), for side-by-side examples of each method's
-            first run.
+        generations: Table of `ScoredGenerationTable` by run (`config.run_names`), for side-by-side examples of each
+            method's first run.
         tables: Further tables by their headings.
         examples: Prompts to show.
     """
