@@ -44,32 +44,6 @@ def test_after_reasoning_the_last_verdict_counts_at_its_own_token():
     assert all("Score: N" in prompt for prompt in prompts)
 
 
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [
-        ("\U0001f600\nScore: 7", [("\\xf0\\x9f\\x98\\x80", {}), ("\nScore", {}), (":", {"2": 0.0}), (" 7", TOP)]),
-        (
-            "It is so good.\nScore: 7",
-            [(t, {"2": 0.0}) for t in ["It", "is", "so", "good", ".", "\n", "Score", ":"]] + [("7", TOP)],
-        ),
-        (
-            "Score: 7/9",
-            [("Is it 2", {"2": 0.0}), (" or 3?", {"3": 0.0}), ("Score:", {}), (" 7", TOP), ("/", {}), ("9", {})],
-        ),
-        ("Score: 7", [("Score:", {}), (" 7", TOP), ("<|im_end|>", {"2": 0.0})]),
-    ],
-    ids=["bytes", "no spaces", "hidden reasoning", "end of turn"],
-)
-def test_the_score_token_is_found_where_tokens_and_text_differ(text, tokens):
-    from chat_server import reply
-
-    _, body, _ = reply(*tokens)
-    said = json.loads(body)
-    said["choices"][0]["message"]["content"] = text
-    scores, _ = asked_with(lambda request, number: (200, json.dumps(said), {}), reasoning=True)
-    assert scores.rewards == pytest.approx([EXPECTATION] * 2)
-
-
 def test_tokens_that_are_spelled_alike_count_together():
     top = [("7", math.log(0.6)), ("2", math.log(0.3)), ("7", math.log(0.1))]
     content = [{"token": "7", "top_logprobs": [{"token": text, "logprob": logp} for text, logp in top]}]
@@ -78,36 +52,10 @@ def test_tokens_that_are_spelled_alike_count_together():
     assert scores.rewards == pytest.approx([7 * 0.7 + 2 * 0.3] * 2)
 
 
-@pytest.mark.parametrize(
-    ("said", "reasoning"),
-    [
-        *[(said, False) for said in ("7.", "**7**", "7/9", "**Score: 7**", "7\n\nIt is")],
-        *[(said, True) for said in ("**Score:** 7", "Score: 2\nScore: 7 (good)", "score: 7 out of 9.")],
-    ],
-)
-def test_a_score_may_be_dressed_up(said, reasoning):
-    answer = json.dumps({"choices": [{"message": {"content": said}}]})
-    scores, _ = asked_with(lambda request, number: (200, answer, {}), read="text", reasoning=reasoning)
-    assert scores.rewards == [7.0, 7.0]
-
-
 def test_the_written_score_needs_no_log_probs():
     answer = json.dumps({"choices": [{"message": {"content": "Score: 6"}}]})
     scores, _ = asked_with(lambda request, number: (200, answer, {}), read="text")
     assert scores.rewards == [6.0, 6.0]
-
-
-@pytest.mark.parametrize(
-    ("said", "reasoning"),
-    [(said, False) for said in ("It is good.", "10", "0", "7.5", "I give it a 7", "1. The response", "7/10", "-7")]
-    + [(said, True) for said in ("7", "Score: 7\nScore: 10", "Score:\n1. Correct", "Score: -3", "Score: 7/10")],
-)
-def test_an_answer_without_a_score_of_the_scale_is_a_failure_that_quotes_it(said, reasoning):
-    from chat_server import reply
-
-    scores, _ = asked_with(lambda request, number: reply((said, TOP)), reasoning=reasoning)
-    assert all(map(math.isnan, scores.rewards))
-    assert scores.failures == [f"the judge gave no score: {said!r}"] * 2
 
 
 def test_too_many_answers_without_a_score_end_the_run():
