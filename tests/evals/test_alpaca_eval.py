@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from assets import ALPACA_MODELS, alpaca_annotations, alpaca_table
 
-from rao_kedro.errors import DataError, InferenceError
+from rao_kedro.errors import DataError, GenerationError
 from rao_kedro.evals.alpaca_eval import judge
 from rao_kedro.evals.alpaca_eval.judge import compare_with_baseline, make_dialogues, pair_with_baseline
 from rao_kedro.evals.alpaca_eval.win_rates import (
@@ -202,7 +202,7 @@ def test_a_judge_that_thinks_is_told_to_be_read_as_text():
 
     for answer in (reply(("<think>", {"<think>": 0.0}), finish_reason="length"), reply(("m", {}), reasoning="Hm")):
         with pytest.raises(
-            InferenceError, match=r"the judge thought before its verdict.*set the judge's verdict: text"
+            GenerationError, match=r"the judge thought before its verdict.*set the judge's verdict: text"
         ):
             asked_with(lambda request, number, answer=answer: answer)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.identity import content_hash
 from rao_kedro.rewards import PromptGroup, make_reward
 
@@ -63,13 +63,13 @@ def test_too_many_answers_without_a_score_end_the_run():
 
     group = PromptGroup("g", GROUP.messages, [f"response {i}" for i in range(20)])
     with chat_server(lambda request, number: reply(("what?" if number <= 5 else "7", TOP))) as (url, _):
-        with pytest.raises(InferenceError, match=r"5 of 20 replies of judge have no score from 1 to 9.*'what\?'"):
+        with pytest.raises(GenerationError, match=r"5 of 20 replies of judge have no score from 1 to 9.*'what\?'"):
             judge(url, concurrency=1).score([group])
         scores = judge(url, max_failure_share=0.3).score([group])  # of other numbers: all say 7 now
     assert not any(map(math.isnan, scores[0]))
     with (
         chat_server(lambda request, number: reply(("7", {"x": 0.0}))) as (url, _),
-        pytest.raises(InferenceError, match=r"none of the first 10 .* there are no log-probs of the score in '7'"),
+        pytest.raises(GenerationError, match=r"none of the first 10 .* there are no log-probs of the score in '7'"),
     ):
         judge(url).score([group])
 
@@ -181,10 +181,13 @@ def test_an_annotation_says_what_it_will_cost_and_ends_where_that_is_too_much(tm
     how = {"prompt_price": 10.0, "completion_price": 30.0, "cache_dir": tmp_path, "concurrency": 1}
     usage = {"prompt_tokens": 1000, "completion_tokens": 8}
     with chat_server(lambda request, number: reply(("7", TOP), usage=usage)) as (url, requests):
-        with pytest.raises(InferenceError, match=r"2 requests.*more than max_cost 0\.001"):
+        with pytest.raises(GenerationError, match=r"2 requests.*more than max_cost 0\.001"):
             judge(url, max_cost=0.001, **how).forecast([GROUP])
         assert not requests
-        with caplog.at_level(logging.INFO), pytest.raises(InferenceError, match=r"1 requests have cost 0\.01024, more"):
+        with (
+            caplog.at_level(logging.INFO),
+            pytest.raises(GenerationError, match=r"1 requests have cost 0\.01024, more"),
+        ):
             judge(url, max_cost=0.008, **how).score([GROUP])
         assert len(requests) == 1 and "judging with judge: 2 requests, about" in caplog.text
         part = {"name": "generative", "parameters": {"model": "judge", "base_url": url, **how}}

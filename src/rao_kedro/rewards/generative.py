@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rao_kedro.config.rewards import generative_judge
 from rao_kedro.data.prompt_group import PromptGroup
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.identity import combined_hash
 from rao_kedro.judges.client import ChatSampling
 from rao_kedro.judges.judge import Judge
@@ -91,7 +91,7 @@ class GenerativeReward(Reward):
         """Log the expected cost of the requests.
 
         Raises:
-            InferenceError: The expected cost exceeds the limit.
+            GenerationError: The expected cost exceeds the limit.
         """
         requests = self.judge.to_ask(self._dialogues(groups), self.sampling, self._failure)
         self.judge.forecast(requests.values())
@@ -100,7 +100,7 @@ class GenerativeReward(Reward):
         """Return the scores of each group; under accelerate, the main process sends the requests.
 
         Raises:
-            InferenceError: The server does not answer, or too many replies have no score.
+            GenerationError: The server does not answer, or too many replies have no score.
         """
         from accelerate.utils import broadcast_object_list
 
@@ -114,7 +114,7 @@ class GenerativeReward(Reward):
         scored = [self._score(answer) for answer in answers]
         failures = [failure for _, failure in scored if failure]
         if len(scored) >= FEW and len(failures) > self.max_failure_share * len(scored):
-            raise InferenceError(
+            raise GenerationError(
                 f"{len(failures)} of {len(scored)} replies of {self.judge.model} have no score from {self.lowest} to "
                 f"{self.highest}, for example: {failures[0]}. Use a better judge, or change the template"
             )
