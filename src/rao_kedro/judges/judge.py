@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rao_kedro.config.servers import JudgeServerParameters
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.generation.engine_options import identity_with
 from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.client import ChatSampling, Message
@@ -99,13 +99,13 @@ class Judge:
             requests: All requests of this judge, as `to_ask` returns them.
 
         Raises:
-            InferenceError: They are expected to cost more than they may.
+            GenerationError: They are expected to cost more than they may.
         """
         self._forecast_is_made = True
         expected = Forecast.of(requests)
         line = f"judging with {expected.describe(self.model, self.prices)}"
         if self.how.max_cost is not None and expected.cost(self.prices) > self.how.max_cost:
-            raise InferenceError(f"{line}: more than max_cost {self.how.max_cost:g}, so that nothing is asked")
+            raise GenerationError(f"{line}: more than max_cost {self.how.max_cost:g}, so that nothing is asked")
         logger.info("%s", line)
 
     def answers(
@@ -114,7 +114,7 @@ class Judge:
         """Return the answer to each dialogue, in their order; equal dialogues are asked once.
 
         Raises:
-            InferenceError: As `ChatServer.answers`. Also if no forecast was made before, and these dialogues are
+            GenerationError: As `ChatServer.answers`. Also if no forecast was made before, and these dialogues are
                 expected to cost more than they may.
         """
         server = self._named
