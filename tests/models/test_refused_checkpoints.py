@@ -87,8 +87,8 @@ def halfway_merged(model, directory):
     [
         (quantised, r"is quantised \(awq"),
         (fp8, r"is quantised \(fp8.*as the base model, FP8 weights are dequantised at import"),
-        (with_adapter, "holds a model and an adapter"),
-        (adapter, "is an adapter of .* and no model: merge it"),
+        (with_adapter, "contains a model and an adapter"),
+        (adapter, "is an adapter of .*, not a model: merge it"),
         (padding, "padding token .* is 999"),
         (without_a_weight, r"1 are missing, model\.layers\.1\.mlp\.up_proj\.weight, and would be random"),
         (other_shape, r"has the shape \[32, 64\]"),
