@@ -168,7 +168,7 @@ def test_requests_are_billed_once_and_what_is_reused_apart(tmp_path, baseline, m
     assert again["reused_cost"].sum() == pytest.approx(6 * 0.013)
     lines = [record.message for record in caplog.records if "judging with" in record.message]
     assert len(lines) == 2 and "judge: 5 requests, about " in lines[0] and "at most" in lines[0]
-    assert lines[1] == "judging with judge: all answers are kept, nothing is asked"
+    assert lines[1] == "judging with judge: all answers are cached, no request is sent"
 
 
 def test_a_judge_that_is_expected_to_cost_too_much_is_not_asked(tmp_path, baseline, mt_bench, answers):

@@ -179,7 +179,7 @@ def test_a_checkpoint_with_another_stop_token_generates_again_and_one_with_anoth
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "holds no prompts"),
+        ([], "contains no prompts"),
         ([PROMPTS[0], PROMPTS[0]], "'p1' occurs twice"),
         ([{"prompt_id": "a"}], "columns messages, requirements are missing"),
     ],

@@ -24,25 +24,25 @@ def test_a_server_that_is_busy_at_first_is_asked_again():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda request, number: (500, "{}", {}), "cannot be asked: .*500"),
-        (lambda request, number: refusal(402, "Pay first"), "cannot be asked: .*Pay first"),
+        (lambda request, number: (500, "{}", {}), "cannot answer: .*500"),
+        (lambda request, number: refusal(402, "Pay first"), "cannot answer: .*Pay first"),
         (
             lambda request, number: refusal(429, "You exceeded your current quota", code="insufficient_quota"),
-            "cannot be asked: .*exceeded your current quota",
+            "cannot answer: .*exceeded your current quota",
         ),
-        (lambda request, number: refusal(400, "Budget has been exceeded"), "cannot be asked: .*Budget"),
-        (lambda request, number: refusal(403, "You are not allowed to sample from this model"), "cannot be asked: "),
-        (lambda request, number: (403, "<html>a policy, content filtered</html>", {}), "cannot be asked: "),
+        (lambda request, number: refusal(400, "Budget has been exceeded"), "cannot answer: .*Budget"),
+        (lambda request, number: refusal(403, "You are not allowed to sample from this model"), "cannot answer: "),
+        (lambda request, number: (403, "<html>a policy, content filtered</html>", {}), "cannot answer: "),
         (
             lambda request, number: refusal(404, "The model `judge` does not exist", code="model_not_found"),
-            "cannot be asked: .*does not exist",
+            "cannot answer: .*does not exist",
         ),
-        (lambda request, number: (404, '{"detail": "Not Found"}', {}), "cannot be asked: .*set model and base_url"),
-        (lambda request, number: (429, "{}", {}), "cannot be asked: .*429"),
+        (lambda request, number: (404, '{"detail": "Not Found"}', {}), "cannot answer: .*correct model and base_url"),
+        (lambda request, number: (429, "{}", {}), "cannot answer: .*429"),
         (lambda request, number: (401, "{}", {}), "refuses the key of the environment variable OPENAI_API_KEY"),
-        (lambda request, number: (200, "<html>hello</html>", {}), "does not answer as a chat server does: '<html>"),
-        (lambda request, number: (200, '{"choices": []}', {}), "does not answer as a chat server does"),
-        (lambda request, number: (200, '{"choices": [{"message": {"content": "7"}}]}', {}), "gives no log-probs"),
+        (lambda request, number: (200, "<html>hello</html>", {}), "did not send a chat completion: '<html>"),
+        (lambda request, number: (200, '{"choices": []}', {}), "did not send a chat completion"),
+        (lambda request, number: (200, '{"choices": [{"message": {"content": "7"}}]}', {}), "returns no log-probs"),
     ],
     ids=[
         "broken",
@@ -64,7 +64,7 @@ def test_a_slow_server_and_one_that_is_away_end_too():
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
-        with pytest.raises(GenerationError, match="cannot be asked: Connection error"):
+        with pytest.raises(GenerationError, match="cannot answer: Connection error"):
             server_at(url).answers(DIALOGUES[:1], SAMPLING)
 
 
@@ -87,7 +87,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_quoting_it(key, monkey
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with chat_server(echo) as (url, requests):
         with pytest.raises(
-            GenerationError, match="the environment variable OPENAI_API_KEY holds a line break"
+            GenerationError, match="the environment variable OPENAI_API_KEY contains a line break"
         ) as error:
             server_at(url).answers(DIALOGUES[:1], SAMPLING)
         assert "very" not in str(error.value) and not requests

@@ -49,4 +49,4 @@ def test_a_forecast_says_tokens_and_cost_with_an_upper_bound():
     assert line.endswith("at most 0.1444 at the token limit")
     unlimited = Forecast.of([{"messages": DIALOGUES[0], "max_tokens": None}])
     assert unlimited.describe("judge", Prices(10.0, 30.0)).endswith("without an upper bound, since max_tokens is null")
-    assert Forecast.of([]).describe("judge", Prices(1.0, 1.0)) == "judge: all answers are kept, nothing is asked"
+    assert Forecast.of([]).describe("judge", Prices(1.0, 1.0)) == "judge: all answers are cached, no request is sent"

@@ -31,7 +31,7 @@ def asked_about(requests):
         ((422, '{"detail": "messages too long"}', {}), "HTTP status 422: messages too long"),
         ((404, '{"detail": "no endpoint for this input"}', {}), "HTTP status 404"),
         ((200, '{"error": {"message": "provider failed"}}', {}), "refused the request: .*provider failed"),
-        ((200, '{"choices": []}', {}), "does not answer as a chat server does"),
+        ((200, '{"choices": []}', {}), "did not send a chat completion"),
         (reply(("", {}), refusal="I cannot help"), "the model declined: I cannot help"),
         (reply(("", {})), "the answer is empty"),
         (reply(("", {}), content=None), "the answer is empty"),

@@ -61,7 +61,7 @@ def test_a_judge_is_served_with_its_engines_options(fake_vllm, tiny_checkpoint, 
     assert "--tensor-parallel-size 2" in said and "--data-parallel-size 2" in said and "--max-model-len 512" in said
     assert "--gpu-memory-utilization 0.5" in said and "--dtype float16" in said and "--enforce-eager" in said
     more = make_reward("generative", model=str(tiny_checkpoint), engine=engine | {"tensor_parallel_size": 8})
-    with pytest.raises(ParameterError, match="needs 16 GPUs, and the number visible here is 4"):
+    with pytest.raises(ParameterError, match="needs 16 GPUs, and this process sees 4"):
         more.annotate([GROUP])
 
 

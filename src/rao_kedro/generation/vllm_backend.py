@@ -1,8 +1,7 @@
 """Generates text with vLLM, on GPUs or with its CPU build. Importing this module imports vLLM.
 
-The engine runs in the calling process, which is a worker's. With the engine in a second process, the batches would
-depend on timing, and the sampled text with them. Where a model is divided over GPUs, the engine starts one process per
-GPU.
+The engine runs in the calling process, which is a worker. If it ran in a second process, the batches, and with them the
+sampled text, would depend on timing. If a model is divided over GPUs, the engine starts one process per GPU.
 """
 
 import math
@@ -39,7 +38,7 @@ except (ImportError, RuntimeError, OSError) as error:
 class ReseedableWorker:
     """Extends vLLM's worker, so that the engine's seed can be set again.
 
-    A seed in the request would do, but vLLM's CPU build fails on it ("CPU Generator does not use offset").
+    A seed in the request would suffice, but vLLM's CPU build fails on it ("CPU Generator does not use offset").
     """
 
     def reseed(self, seed: int) -> None:
@@ -122,7 +121,7 @@ class VllmGenerator:
     def continuation_logps(
         self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[Likelihood]]:
-        """Return the likelihood of some continuations of each prompt; see `Generator`.
+        """Return the likelihood of each given continuation of each prompt; see `Generator`.
 
         Single tokens cost one request per prompt; longer continuations cost one request each.
 

@@ -78,7 +78,7 @@ def generate_table(spec: GenerationSpec, make: Callable[..., Generator]) -> None
     key, marker = generation_key(spec, prompts), spec.output_path.with_suffix(".finished.json")
     shards = Shards(spec.shards_dir, TABLE)
     if is_finished(marker, key, [spec.output_path]):
-        logger.info("%s is there already, from the same model, prompts and sampling", spec.output_path)
+        logger.info("%s exists already, from the same model, prompts and sampling", spec.output_path)
     else:
         parts = [prompts[i : i + spec.shard_size] for i in range(0, len(prompts), spec.shard_size)]
         keys = [combined_hash(key, str(i)) for i in range(len(parts))]
@@ -104,7 +104,7 @@ def read_prompts(path: Path) -> list[dict]:
         )
     prompts = pq.read_table(path, columns=PROMPT_COLUMNS).to_pylist()
     if not prompts:
-        raise DataError(f"{path} holds no prompts; check the split and the limit on prompts")
+        raise DataError(f"{path} contains no prompts; check the split and the limit on prompts")
     seen: set[str] = set()
     for row, prompt in enumerate(prompts):
         if prompt["prompt_id"] in seen:
@@ -114,7 +114,7 @@ def read_prompts(path: Path) -> list[dict]:
 
 
 def generation_key(spec: GenerationSpec, prompts: list[dict]) -> str:
-    """Return a hash of everything that decides the responses: the model's content, the prompts, the sampling."""
+    """Return a hash of everything that determines the responses: the model's content, the prompts, the sampling."""
     parts = {
         "model": content_hash(spec.model_dir),
         "prompts": prompts,
@@ -151,7 +151,7 @@ def _generate_shards(
     engines = spec.engine.data_parallel_size
     if len(missing) < engines:
         logger.warning(
-            "%d shards are left for %d engines, so some have no work: lower shard_size", len(missing), engines
+            "%d shards are left for %d engines, so some engines have no work: lower shard_size", len(missing), engines
         )
     started, tokens, rows = time.monotonic(), 0, 0
     rows_to_do = spec.sampling.n * sum(map(len, prompt_ids.values()))

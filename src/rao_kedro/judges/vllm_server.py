@@ -1,4 +1,4 @@
-"""Serves one model with vLLM on this machine for as long as it is needed."""
+"""Serves a model with vLLM on this machine while it is needed."""
 
 import atexit
 import os
@@ -38,9 +38,9 @@ def serve_once(
     patience: float,
     engine: ServedEngineParameters = ONE_ENGINE,
 ) -> str:
-    """Return the base URL of a server, which the first call with these arguments starts.
+    """Return the base URL of a server; the first call with these arguments starts it.
 
-    The server ends with `stop_servers`, or with this process. Arguments and errors are those of `serve`.
+    The server runs until `stop_servers` is called or this process ends. Arguments and errors are those of `serve`.
     """
     return _servers.enter_context(serve(model_dir, model, max_model_len, max_logprobs, patience, engine))
 
@@ -67,7 +67,7 @@ def serve(
         model_dir: A checkpoint directory.
         model: The model's name in requests.
         max_model_len: Tokens of a dialogue and its answer.
-        max_logprobs: Limit on the alternatives per token that a request asks for.
+        max_logprobs: Limit on the `top_logprobs` of a request.
         patience: Seconds until the server must be ready.
         engine: vLLM's options. With a LoRA adapter, `model` names the model with the adapter.
 
@@ -102,9 +102,9 @@ def serve(
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end this process by SystemExit, so that the server does not outlive it.
+    """Make SIGTERM end this process with SystemExit, so that the server does not outlive it.
 
-    SIGTERM stays as it is where a handler is set already, and outside the main thread, where Python sets none.
+    An existing handler is kept. Outside the main thread, where Python can set no handler, nothing changes.
     """
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
