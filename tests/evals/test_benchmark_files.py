@@ -38,7 +38,7 @@ def test_lists_and_lines_are_read_gzipped_or_not(tmp_path):
     ("name", "content", "message"),
     [
         ("gone.json", None, "cannot be had .FileNotFoundError"),
-        ("broken.json", "[{", "is not what its ending says"),
+        ("broken.json", "[{", "does not have the format of its extension"),
         ("object.json", "{}", "holds no list of objects"),
         ("words.jsonl", '"a"\n', "holds no list of objects"),
         ("plain.json.gz", "[]", "cannot be had .BadGzipFile"),
@@ -192,7 +192,7 @@ def test_a_web_server_is_asked_again_if_it_is_away_and_not_if_it_has_no_such_fil
     ("changes", "message"),
     [
         ({"baseline": '[{"instruction": "a", "output": "b"}]'}, "alpaca_eval: baseline: row 1 has no generator"),
-        ({"baseline": "<html>"}, "alpaca_eval.baseline: .*is not what its ending says"),
+        ({"baseline": "<html>"}, "alpaca_eval.baseline: .*does not have the format of its extension"),
         ({"reference_answers": ""}, r"mt_bench: MT-Bench question 111 \(math\) has no reference answer"),
         ({"questions": '{"question": "a"}'}, r"mt_bench: questions or reference_answers do not have the form"),
         ({"judge_prompts": json.dumps(PROMPTS[0])}, "mt_bench: MT-Bench's judge prompts lack 'single-math-v1-multi"),
