@@ -230,7 +230,7 @@ def test_a_message_that_the_template_leaves_out_is_quarantined_with_its_role(cha
     tokenized, quarantined = tokenized_of(pd.concat([groups("one"), more]), with_template(chat, users))
     assert list(tokenized["group_id"]) == ["train-0"]
     assert list(quarantined["reason"]) == ["template_error"] and quarantined["source"][0] == "more:1"
-    assert "does not write the message of the role system" in quarantined["detail"][0]
+    assert "leaves out or changes a message of the role system" in quarantined["detail"][0]
 
 
 def test_messages_that_are_merged_trimmed_or_lose_earlier_reasoning_are_written(chat):
@@ -246,7 +246,7 @@ def test_messages_that_are_merged_trimmed_or_lose_earlier_reasoning_are_written(
     assert quarantined.empty
     assert "user\nbe brief\n\na dog<|im_end|><|im_end|>" in chat.tokenizer.decode(tokenized["prompt_ids"][0])
     cut = with_template(chat, merging.replace("['content'].split('</think>')[-1]", "['content'].split('hm')[-1]"))
-    with pytest.raises(DataError, match="does not write the message of the role assistant"):
+    with pytest.raises(DataError, match="leaves out or changes a message of the role assistant"):
         tokenized_of(with_messages(("user", "a"), ("assistant", "ahm b"), ("user", "no")), cut)
 
 
