@@ -51,7 +51,7 @@ def contents(path, **options):
         ("under_a_key.json", json.dumps({"version": 1, "data": ROWS}, indent=2).encode()),
         ("under_a_key_in_one_line.json", json.dumps({"rows": ROWS}).encode()),
         ("splits.json", json.dumps({"train": ROWS, "test": ROWS[:1]}).encode()),
-        ("lines.jsonl.gz", gzip.compress(LINES.encode())),
+        ("lines.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("lines.jsonl.bz2", bz2.compress(LINES.encode())),
         ("lines.json.xz", lzma.compress(LINES.encode())),
         ("lines.jsonl.zst", pa.Codec("zstd").compress(LINES.encode(), asbytes=True)),

@@ -8,7 +8,7 @@ import pytest
 from chat_questions import DIALOGUES, SAMPLING, echo, sent_fields, server_at
 from chat_server import chat_server, refusal
 
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.judges.client import ChatSampling
 
 
@@ -51,20 +51,20 @@ def test_a_server_that_is_busy_at_first_is_asked_again():
     ],
 )
 def test_a_server_that_does_not_answer_ends_with_what_it_said(answer, message):
-    with chat_server(answer) as (url, _), pytest.raises(InferenceError, match=rf"127\.0\.0\.1.* {message}"):
+    with chat_server(answer) as (url, _), pytest.raises(GenerationError, match=rf"127\.0\.0\.1.* {message}"):
         server_at(url).answers(DIALOGUES, SAMPLING)
 
 
 def test_a_slow_server_and_one_that_is_away_end_too():
     with (
         chat_server(lambda request, number: (time.sleep(1), echo(request, number))[1]) as (url, _),
-        pytest.raises(InferenceError, match=r"did not answer within 0\.05 s: raise timeout"),
+        pytest.raises(GenerationError, match=r"did not answer within 0\.05 s: raise timeout"),
     ):
         server_at(url, timeout=0.05, max_retries=0).answers(DIALOGUES[:1], SAMPLING)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
-        with pytest.raises(InferenceError, match="cannot answer: Connection error"):
+        with pytest.raises(GenerationError, match="cannot answer: Connection error"):
             server_at(url).answers(DIALOGUES[:1], SAMPLING)
 
 
@@ -87,7 +87,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_quoting_it(key, monkey
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with chat_server(echo) as (url, requests):
         with pytest.raises(
-            InferenceError, match="the environment variable OPENAI_API_KEY contains a line break"
+            GenerationError, match="the environment variable OPENAI_API_KEY contains a line break"
         ) as error:
             server_at(url).answers(DIALOGUES[:1], SAMPLING)
         assert "very" not in str(error.value) and not requests
@@ -122,7 +122,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_quoting_it(key, monkey
     ],
 )
 def test_a_parameter_that_the_server_refuses_ends_the_run_at_once_and_says_what_to_set(error, hint):
-    with chat_server(lambda request, number: error) as (url, requests), pytest.raises(InferenceError, match=hint):
+    with chat_server(lambda request, number: error) as (url, requests), pytest.raises(GenerationError, match=hint):
         server_at(url, concurrency=1).answers(DIALOGUES, SAMPLING)
     assert len(requests) == 1
 

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rao_kedro.config.generation import SamplingParameters
-from rao_kedro.errors import InferenceError, ModelError
+from rao_kedro.errors import GenerationError, ModelError
 from rao_kedro.generation.generators import make_generator
 from rao_kedro.generation.transformers_backend import TransformersGenerator, continue_prompts
 from rao_kedro.models.loading import load_causal_lm, new_reward_model
@@ -162,5 +162,5 @@ def test_a_generator_refuses_before_it_writes_or_starts(tmp_path):
         next(generator.stream([[1, 50], [1] * 17], SamplingParameters(temperature=0.0, max_tokens=2)))
     with pytest.raises(ModelError, match="a prompt of 17 tokens with 0 to write has 17 tokens"):
         generator.continuation_logps([[1, 50], [1] * 16], [[[3]], [[3, 4]]])
-    with pytest.raises(InferenceError, match=r"max_model_len is 17\. .* to 16 or less"):
+    with pytest.raises(GenerationError, match=r"max_model_len is 17\. .* to 16 or less"):
         make_generator("vllm", tmp_path / "model", max_model_len=17)

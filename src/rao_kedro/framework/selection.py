@@ -9,9 +9,9 @@ from difflib import get_close_matches
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.errors import ParameterError
-from rao_kedro.framework.runs import Selection
+from rao_kedro.framework.choose_runs import Selection
 from rao_kedro.pipelines.evaluation.pipeline import BENCHMARKS
 from rao_kedro.pipelines.runs import METHODS
 

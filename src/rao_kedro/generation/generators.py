@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from rao_kedro.config.generation import EngineParameters
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.generation.base import ONE_ENGINE, Dtype, Generator
 from rao_kedro.generation.engine_options import refuse_impossible
 
@@ -18,14 +18,16 @@ def resolve_backend(backend: str) -> Literal["vllm", "transformers"]:
 
     Raises:
         ParameterError: No backend has that name.
-        InferenceError: The backend is "vllm", which is not installed.
+        GenerationError: The backend is "vllm", which is not installed.
     """
     installed = importlib.util.find_spec("vllm") is not None
     match backend:
         case "transformers":
             return "transformers"
         case "vllm" if not installed:
-            raise InferenceError("vLLM is not installed: pip install 'rao_kedro[cpu]' (or [gpu]), or set backend: auto")
+            raise GenerationError(
+                "vLLM is not installed: pip install 'rao_kedro[cpu]' (or [gpu]), or set backend: auto"
+            )
         case "auto" if not installed:
             logger.warning("vLLM is not installed: transformers generates the text, several times more slowly")
             return "transformers"
@@ -54,7 +56,7 @@ def make_generator(
     Raises:
         ParameterError: No backend has that name, or an option of the engine cannot work with the backend or on this
             machine.
-        InferenceError: The backend is not installed or could not start, or `max_model_len` exceeds the length up to
+        GenerationError: The backend is not installed or could not start, or `max_model_len` exceeds the length up to
             which vLLM computes the model's rotary embedding as training does.
         ModelError: The checkpoint or the LoRA adapter cannot be opened.
     """
@@ -83,7 +85,7 @@ def _refuse_other_rotary_embedding(model_dir: str | Path, max_model_len: int) ->
 
     limit = rotary_limit(AutoConfig.from_pretrained(str(model_dir)))
     if limit is not None and max_model_len > limit:
-        raise InferenceError(
+        raise GenerationError(
             f"max_model_len is {max_model_len}. Above {limit}, the rotary embedding (dynamic or longrope) of "
             f"{model_dir} differs between vLLM and training: lower max_model_len to {limit} or less"
         )

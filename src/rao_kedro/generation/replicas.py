@@ -20,7 +20,7 @@ from signal import SIGINT
 from typing import Any, NamedTuple
 
 from rao_kedro.config.generation import EngineParameters, SamplingParameters
-from rao_kedro.errors import InferenceError, RaoKedroError
+from rao_kedro.errors import GenerationError, RaoKedroError
 from rao_kedro.generation.base import Completion, Dtype, Generator, Likelihood
 from rao_kedro.generation.engine_options import visible_gpus
 
@@ -65,7 +65,7 @@ class Replicas:
             engine: `data_parallel_size` is the number of processes; the other options are those of each process.
 
         Raises:
-            InferenceError: A process could not start.
+            GenerationError: A process could not start.
         """
         self.size = engine.data_parallel_size
         one = engine.model_copy(update={"data_parallel_size": 1})
@@ -101,7 +101,7 @@ class Replicas:
         """Yield the results of `stream` for each call as they arrive. An idle replica takes the next call.
 
         Raises:
-            InferenceError: A replica failed or ended.
+            GenerationError: A replica failed or ended.
         """
         for i, (position, completions) in self._ask([_Asked("stream", call) for call in calls]):
             yield i, position, completions
@@ -145,12 +145,12 @@ class Replicas:
             said: _Said = connection.recv()
         except (EOFError, ConnectionResetError):
             self._processes[number].join(PATIENCE)
-            raise InferenceError(
+            raise GenerationError(
                 f"engine {number + 1} of {self.size} ended with exit status {self._processes[number].exitcode}; its "
                 "last output is above"
             ) from None
         if said.kind == "error":
-            raise InferenceError(f"engine {number + 1} of {self.size}: {said.content}")
+            raise GenerationError(f"engine {number + 1} of {self.size}: {said.content}")
         return said
 
     @contextmanager

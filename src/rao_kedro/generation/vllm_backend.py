@@ -21,7 +21,7 @@ for _name, _value in _ENVIRONMENT.items():  # vLLM reads these when it is import
     os.environ.setdefault(_name, _value)
 
 from rao_kedro.config.generation import EngineParameters, SamplingParameters  # noqa: E402
-from rao_kedro.errors import InferenceError  # noqa: E402
+from rao_kedro.errors import GenerationError  # noqa: E402
 from rao_kedro.generation.base import ONE_ENGINE, Completion, Dtype, Likelihood, complete  # noqa: E402
 from rao_kedro.generation.engine_options import engine_options, sampling_options  # noqa: E402
 from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer  # noqa: E402
@@ -32,7 +32,7 @@ try:
     from vllm.lora.request import LoRARequest
     from vllm.outputs import CompletionOutput, RequestOutput
 except (ImportError, RuntimeError, OSError) as error:
-    raise InferenceError(f"vLLM is installed but cannot be imported ({error}): set backend: transformers") from error
+    raise GenerationError(f"vLLM is installed but cannot be imported ({error}): set backend: transformers") from error
 
 
 class ReseedableWorker:
@@ -67,7 +67,7 @@ class VllmGenerator:
             engine: Options of this one engine.
 
         Raises:
-            InferenceError: The engine could not start.
+            GenerationError: The engine could not start.
             ModelError: The tokenizer cannot chat.
             ParameterError: The LoRA adapter does not exist.
         """
@@ -88,7 +88,7 @@ class VllmGenerator:
             )
         except (RuntimeError, ValueError, OSError, AssertionError, NotImplementedError) as error:
             changed = ", ".join(f"{name} {value}" for name, value in engine.changed().items())
-            raise InferenceError(
+            raise GenerationError(
                 f"vLLM could not start with {model_dir}{f' and engine options {changed}' if changed else ''}: {error}. "
                 "Free memory, lower max_model_len, or set backend: transformers"
             ) from error
@@ -126,11 +126,11 @@ class VllmGenerator:
         Single tokens cost one request per prompt; longer continuations cost one request each.
 
         Raises:
-            InferenceError: A continuation has several tokens, and the engine has a LoRA adapter.
+            GenerationError: A continuation has several tokens, and the engine has a LoRA adapter.
         """
         single = all(len(ids) == 1 for asked in continuations for ids in asked)
         if not single and self.engine.llm_engine.vllm_config.lora_config is not None:
-            raise InferenceError(  # vLLM's LoRA layers expect one row per request, and get one per token
+            raise GenerationError(  # vLLM's LoRA layers expect one row per request, and get one per token
                 "vLLM with a LoRA adapter computes no log-probs of continuations of several tokens: merge the adapter "
                 "into the model, or set backend: transformers"
             )

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rao_kedro.config.generation import GenerationSpec
-from rao_kedro.errors import DataError, InferenceError, ModelError
+from rao_kedro.errors import DataError, GenerationError, ModelError
 from rao_kedro.files import write_parquet
 from rao_kedro.generation.base import Call, Completion, Generator, stream_shards
 from rao_kedro.generation.engine_options import engine_identity
@@ -58,7 +58,7 @@ def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> Non
 
     Raises:
         DataError: The table of prompts cannot be used.
-        InferenceError: A prompt is too long, or the backend failed.
+        GenerationError: A prompt is too long, or the backend failed.
     """
     generate_table(GenerationSpec.model_validate_json(Path(spec_path).read_text()), make)
 
@@ -72,7 +72,7 @@ def generate_table(spec: GenerationSpec, make: Callable[..., Generator]) -> None
 
     Raises:
         DataError: The table of prompts cannot be used.
-        InferenceError: A prompt is too long, or the backend failed.
+        GenerationError: A prompt is too long, or the backend failed.
     """
     prompts = read_prompts(spec.prompts_path)
     key, marker = generation_key(spec, prompts), spec.output_path.with_suffix(".finished.json")
@@ -173,7 +173,7 @@ def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[
         try:
             return prompt_token_ids(chat, prompt["messages"])
         except ModelError as error:
-            raise InferenceError(f"{spec.prompts_path}: prompt {prompt['prompt_id']!r}: {error}") from error
+            raise GenerationError(f"{spec.prompts_path}: prompt {prompt['prompt_id']!r}: {error}") from error
 
     chat = load_chat_format(spec.model_dir, spec.chat_template_kwargs)
     room = spec.max_model_len - spec.sampling.max_tokens
@@ -182,7 +182,7 @@ def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[
         tokenized.append([ids_of(chat, prompt) for prompt in shard])
         for prompt, ids in zip(shard, tokenized[-1], strict=True):
             if len(ids) > room:
-                raise InferenceError(
+                raise GenerationError(
                     f"{spec.prompts_path}: prompt {prompt['prompt_id']!r} has {len(ids)} tokens, and max_model_len "
                     f"{spec.max_model_len} leaves {room} beside max_tokens {spec.sampling.max_tokens}: raise "
                     "max_model_len"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rao_kedro.config.servers import AskedParameters
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.identity import combined_hash
 from rao_kedro.judges.client import ChatClient, ChatSampling, Message
 from rao_kedro.judges.metering import Meter
@@ -69,7 +69,7 @@ class ChatServer(ChatClient):
                 again in the next run, up to `max_attempts` runs in all.
 
         Raises:
-            InferenceError: The server cannot be reached or refuses the key, a field of every request is wrong, the
+            GenerationError: The server cannot be reached or refuses the key, a field of every request is wrong, the
                 requests cost more than the limit, or none of the first `MOST_UNUSABLE` answers can be used. All replies
                 that arrived are cached.
         """
@@ -88,9 +88,9 @@ class ChatServer(ChatClient):
             batch.keep_refusals()
         for future in futures.values():
             if not future.cancelled() and (error := future.exception()) is not None:
-                if not isinstance(error, InferenceError):
+                if not isinstance(error, GenerationError):
                     raise error
-                raise InferenceError(f"{error} ({self._describe_kept(batch)})") from error
+                raise GenerationError(f"{error} ({self._describe_kept(batch)})") from error
         return [batch.replies[key].answer for key, _ in requests]
 
     def to_ask(
@@ -149,7 +149,7 @@ class _Batch:
         """Send a request, and cache the reply.
 
         Raises:
-            InferenceError: The run must end; nothing more is sent then.
+            GenerationError: The run must end; nothing more is sent then.
         """
         if self.ended:
             return
@@ -178,7 +178,7 @@ class _Batch:
             self.unusable_so_far += bool(why)
             useless = not self.works and self.unusable_so_far >= MOST_UNUSABLE
         if useless:
-            raise InferenceError(
+            raise GenerationError(
                 f"{self.server.base_url}: none of the first {MOST_UNUSABLE} answers of {self.server.model} can be "
                 f"used. The last one: {why}"
             )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rao_kedro.config.servers import PROTOCOL, RequestParameters, checked_url
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.judges.metering import Meter
 from rao_kedro.judges.replies import ForeignReplyError, Reply, parse_reply, read_usage
 from rao_kedro.judges.server_errors import explain_ending_error, explain_refusal
@@ -98,7 +98,7 @@ class ChatClient:
 
         key = os.environ.get(self.api_key_variable, "").strip() or "none"
         if not (key.isascii() and key.isprintable()):  # else the HTTP library's error would quote it
-            raise InferenceError(
+            raise GenerationError(
                 f"the key in the environment variable {self.api_key_variable} contains a line break or a character "
                 "that is not ASCII: set it again"
             )
@@ -113,7 +113,7 @@ class ChatClient:
                 only.
 
         Raises:
-            InferenceError: The error concerns all requests; see `server_errors`.
+            GenerationError: The error concerns all requests; see `server_errors`.
         """
         import openai
 
@@ -127,14 +127,14 @@ class ChatClient:
         try:
             sent = self._client.chat.completions.with_raw_response.create(**asked, extra_body=fields)
         except openai.AuthenticationError as error:
-            raise InferenceError(
+            raise GenerationError(
                 f"{self.base_url} refuses the key of the environment variable {self.api_key_variable}"
             ) from error
         except openai.APITimeoutError as error:
-            raise InferenceError(f"{self.base_url} did not answer within {self.timeout:g} s: raise timeout") from error
+            raise GenerationError(f"{self.base_url} did not answer within {self.timeout:g} s: raise timeout") from error
         except openai.OpenAIError as error:
             if (why := explain_ending_error(error, meter.works)) is not None:
-                raise InferenceError(f"{self.base_url} cannot answer: {why}") from error
+                raise GenerationError(f"{self.base_url} cannot answer: {why}") from error
             assert isinstance(error, openai.APIStatusError)
             return Reply(refusal=explain_refusal(error), **read_usage(error.body))
         try:
@@ -142,10 +142,10 @@ class ChatClient:
         except ForeignReplyError as error:
             foreign = f"did not send a chat completion: {sent.text[:200]!r}"
             if not meter.works:
-                raise InferenceError(f"{self.base_url} {foreign}") from error
+                raise GenerationError(f"{self.base_url} {foreign}") from error
             return Reply(refusal=f"the server {foreign}")
         if top and reply.text and not reply.tokens and not meter.works:
-            raise InferenceError(
+            raise GenerationError(
                 f"{self.base_url} returns no log-probs: read answers as text (a judge's verdict: text, a reward's "
                 "read: text), or choose a server that returns them"
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rao_kedro.config.servers import JudgeServerParameters
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.generation.engine_options import identity_with
 from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.client import ChatSampling, Message
@@ -99,13 +99,13 @@ class Judge:
             requests: All requests of this judge, as `to_ask` returns them.
 
         Raises:
-            InferenceError: Their expected cost exceeds the limit.
+            GenerationError: Their expected cost exceeds the limit.
         """
         self._forecast_is_made = True
         expected = Forecast.of(requests)
         line = f"judging with {expected.describe(self.model, self.prices)}"
         if self.how.max_cost is not None and expected.cost(self.prices) > self.how.max_cost:
-            raise InferenceError(f"{line}: more than max_cost {self.how.max_cost:g}, so no request is sent")
+            raise GenerationError(f"{line}: more than max_cost {self.how.max_cost:g}, so no request is sent")
         logger.info("%s", line)
 
     def answers(
@@ -114,7 +114,7 @@ class Judge:
         """Return the answer to each dialogue, in their order; equal dialogues are asked once.
 
         Raises:
-            InferenceError: As in `ChatServer.answers`. Also if no forecast was made before, and the expected cost of
+            GenerationError: As in `ChatServer.answers`. Also if no forecast was made before, and the expected cost of
                 these dialogues exceeds the limit.
         """
         server = self._named

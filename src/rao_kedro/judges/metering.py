@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 
 CHARACTERS_PER_TOKEN = 4  # of English, roughly, in any modern vocabulary
 TYPICAL_COMPLETION = 200  # tokens; published judgments of MT-Bench by GPT-4 have 172 on average, by this estimate
@@ -89,10 +89,10 @@ class Meter:
         """End a run that costs too much.
 
         Raises:
-            InferenceError: The cost so far is above the limit.
+            GenerationError: The cost so far is above the limit.
         """
         if self.max_cost is not None and self.cost > self.max_cost:
-            raise InferenceError(
+            raise GenerationError(
                 f"{self.usage.asked} requests have cost {self.cost:.4g}, more than max_cost {self.max_cost:g}: raise "
                 "max_cost to go on"
             )

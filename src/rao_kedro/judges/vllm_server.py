@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from rao_kedro.config.generation import ServedEngineParameters
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.generation.engine_options import refuse_impossible, server_flags
 from rao_kedro.generation.generators import resolve_backend
 from rao_kedro.processes import stop_at_end
@@ -73,7 +73,7 @@ def serve(
 
     Raises:
         ParameterError: This machine cannot satisfy an option, or the adapter does not exist.
-        InferenceError: vLLM is not installed, or the server did not start; the message ends with its last lines.
+        GenerationError: vLLM is not installed, or the server did not start; the message ends with its last lines.
     """
     resolve_backend("vllm")
     refuse_impossible(engine, "vllm")
@@ -95,7 +95,7 @@ def serve(
                     said.seek(0)
                     lines = said.read().decode(errors="replace").splitlines()[-15:]
                     why = f"not ready after {patience:g} s" if process.poll() is None else "it ended"
-                    raise InferenceError(f"vLLM could not serve {model_dir}, {why}:\n" + "\n".join(lines))
+                    raise GenerationError(f"vLLM could not serve {model_dir}, {why}:\n" + "\n".join(lines))
                 time.sleep(1)
             yield f"http://127.0.0.1:{port}/v1"
 

@@ -18,7 +18,7 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.evals.downstream.answers import INVALID
 from rao_kedro.evals.downstream.choice_answers import LETTERS
 from rao_kedro.evals.downstream.parameters import ChainOfThoughtParameters, TaskSource
@@ -64,7 +64,7 @@ def run(
 
     Raises:
         DataError: A task's rows cannot be read.
-        InferenceError: A log-prob is NaN.
+        GenerationError: A log-prob is NaN.
         ParameterError: A task is unknown.
     """
     tasks = list(dict.fromkeys(TASKS if tasks is None else tasks))
@@ -113,7 +113,7 @@ def _sample(task: str, sample: Mapping[str, Any]) -> tuple[object, ...]:
         # A response is the log-prob of a letter, and whether greedy decoding produces it.
         logps = [float(response[0]) for [response] in sample["resps"]]
         if any(map(math.isnan, logps)):
-            raise InferenceError(f"{task}, item {doc['item_id']}: the model's log-probabilities are {logps}")
+            raise GenerationError(f"{task}, item {doc['item_id']}: the model's log-probabilities are {logps}")
         output, extracted = json.dumps(dict(zip(LETTERS, logps, strict=False))), LETTERS[int(np.argmax(logps))]
     else:
         [[output]] = sample["resps"]

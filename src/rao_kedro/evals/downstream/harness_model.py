@@ -19,7 +19,7 @@ from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postproce
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from rao_kedro.config.generation import GenerationParameters, SamplingParameters
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.evals.responses import Response, no_response
 from rao_kedro.generation.base import Call, Generator, Likelihood, stream_shards
 from rao_kedro.generation.engine_options import identity_with
@@ -113,7 +113,7 @@ class GeneratorLM(TemplateLM):
 
         Raises:
             ParameterError: A task requests sampling.
-            InferenceError: A prompt is too long.
+            GenerationError: A prompt is too long.
         """
         wanted = [_read_gen_kwargs(request.args[1]) for request in requests]
         prompts = [
@@ -158,7 +158,7 @@ class GeneratorLM(TemplateLM):
         """Return the log-prob of each continuation, and whether greedy decoding writes it.
 
         Raises:
-            InferenceError: A prompt is too long.
+            GenerationError: A prompt is too long.
         """
         # An engine writes one token after the tokens that it reads.
         rows = [
@@ -202,7 +202,7 @@ class GeneratorLM(TemplateLM):
         """Return a prompt that leaves room for some tokens."""
         room = self.generation.max_model_len - max_tokens
         if len(prompt) > room:
-            raise InferenceError(
+            raise GenerationError(
                 f"a prompt of {task or 'a task'} has {len(prompt)} tokens, and max_model_len "
                 f"{self.generation.max_model_len} leaves {room} beside {max_tokens} to write: raise max_model_len"
             )
@@ -247,7 +247,7 @@ class TextLM(GeneratorLM):
 
     def _fitted(self, prompt: list[int], max_tokens: int, task: str | None = None) -> list[int]:
         if (room := self.generation.max_model_len - max_tokens) < 1:
-            raise InferenceError(
+            raise GenerationError(
                 f"{task or 'a task'} needs {max_tokens} tokens after a prompt, and max_model_len is "
                 f"{self.generation.max_model_len}: raise max_model_len"
             )
@@ -287,7 +287,7 @@ class ServedLM(LM):
 
         Raises:
             ParameterError: A task requests sampling.
-            InferenceError: The server cannot be reached; its answers so far are cached.
+            GenerationError: The server cannot be reached; its answers so far are cached.
         """
         responses: dict[int, Response] = {}
         wanted = [_read_gen_kwargs(request.args[1]) for request in requests]
@@ -303,17 +303,17 @@ class ServedLM(LM):
         """Refuse the requests: chat servers return no log-probs of given text.
 
         Raises:
-            InferenceError: Always.
+            GenerationError: Always.
         """
-        raise InferenceError(f"{self.server.base_url} returns no log-probs of given text")
+        raise GenerationError(f"{self.server.base_url} returns no log-probs of given text")
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Refuse the requests: chat servers return no log-probs of given text.
 
         Raises:
-            InferenceError: Always.
+            GenerationError: Always.
         """
-        raise InferenceError(f"{self.server.base_url} returns no log-probs of given text")
+        raise GenerationError(f"{self.server.base_url} returns no log-probs of given text")
 
 
 def _read_gen_kwargs(how: dict[str, Any]) -> tuple[int, list[str]]:

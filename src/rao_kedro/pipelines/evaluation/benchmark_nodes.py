@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.config.servers import JudgeParameters, ServerParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.errors import ParameterError

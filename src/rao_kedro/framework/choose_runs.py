@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from kedro.pipeline import Pipeline
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.errors import ParameterError
 from rao_kedro.pipeline_registry import build_pipelines
 from rao_kedro.pipelines.runs import LIKELIHOOD_STUDY, METHODS, REWARD_MODEL_STUDY, Runs, study_namespace
