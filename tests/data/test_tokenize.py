@@ -111,7 +111,7 @@ def test_prompts_that_share_no_t0_are_an_error_that_says_what_to_set(chat):
 def test_nothing_left_is_an_error_with_the_reasons_and_an_example_of_each(chat):
     table = pd.concat([groups("the " * 80, "a " * 90), groups("one", responses=("the dog " * 9, "a"), split="test")])
     message = (
-        r"no prompt group is left for train and test after tokenising; quarantined were: "
+        r"no prompt group is left for train and test after tokenising; quarantined rows: "
         r"prompt_too_long 2 times, for example file:1: \d+ tokens, max_prompt_tokens is 60; "
         r"response_too_long 1 times, for example file:1: no preference is left of 2 responses: \d+ tokens"
     )
@@ -123,7 +123,7 @@ def test_a_split_that_loses_all_its_groups_is_an_error_with_the_reasons_of_that_
     same = groups("one", responses=("the fox", "the fox  \n"))
     held_out = groups("two", responses=("a", "b", "the dog " * 9), ratings=(1, 2, 3), split="test")
     held_out["source"] = "held out"
-    message = r"no prompt group is left for train after tokenising; quarantined were: identical_responses 1 times"
+    message = r"no prompt group is left for train after tokenising; quarantined rows: identical_responses 1 times"
     with pytest.raises(DataError, match=message) as caught:
         tokenized_of(pd.concat([held_out, same]), trimming)
     assert "response_too_long" not in str(caught.value)

@@ -48,8 +48,8 @@ class StudyConfigLoader(OmegaConfigLoader):
         """Read the configuration of an environment; see `OmegaConfigLoader`.
 
         Raises:
-            ParameterError: The environment, the one that it extends, or the model does not exist; or environments
-                extend each other in a circle.
+            ParameterError: The environment, the one that it extends, or the model does not exist, or
+                environments extend each other in a circle.
         """
         self.interpolated: set[str] = set()
         OmegaConf.register_new_resolver("shipped", self._shipped, replace=True)
