@@ -77,8 +77,8 @@ def open_location(location: str, mode: str = "rt", compression: str | None = "in
             yield file
     except (OSError, ImportError) as error:  # fsspec's network errors are OSErrors, too
         raise DataError(
-            f"{location} cannot be had ({_first_cause(error)}): check the name and the net, or download it and set the "
-            "parameter to the local path"
+            f"{location} cannot be fetched ({_first_cause(error)}): check the name and the network, or download it and "
+            "set the parameter to the local path"
         ) from error
 
 

@@ -59,7 +59,7 @@ class GenerativeReward(Reward):
             max_failure_share: Share of replies without a score above which the run ends.
             cache_dir: Directory of the cached replies, so that none is paid for twice.
             **judge: The other fields of `rao_kedro.config.servers.JudgeServerParameters`: `base_url`, how the judge
-                is asked, prices. A `max_tokens` of `protocol` is 8, or 512 with reasoning; such a temperature is 0.
+                is asked, prices. `max_tokens: protocol` is 8, or 512 with reasoning; `temperature: protocol` is 0.
 
         Raises:
             ParameterError: The scale is not of single digits, the template does not exist, or a field of the judge is

@@ -38,7 +38,7 @@ JUDGE_USAGE = "judge_usage"
 def collect_benchmark_files(workers: WorkerParameters, **benchmarks: Any) -> Path:
     """Read the files of the chosen benchmarks, which are fields of `AnsweredBenchmarks`, once for all models.
 
-    The rows of lm-evaluation-harness's own tasks are left in its cache: that they can be had is seen here.
+    The rows of lm-evaluation-harness's own tasks are left in its cache: loading them shows that they are available.
 
     Returns:
         The directory of the files, with a manifest: where each came from, its revision, hash and number of rows.
