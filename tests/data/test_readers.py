@@ -51,7 +51,7 @@ def contents(path, **options):
         ("under_a_key.json", json.dumps({"version": 1, "data": ROWS}, indent=2).encode()),
         ("under_a_key_in_one_line.json", json.dumps({"rows": ROWS}).encode()),
         ("splits.json", json.dumps({"train": ROWS, "test": ROWS[:1]}).encode()),
-        ("lines.jsonl.gz", gzip.compress(LINES.encode())),
+        ("lines.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("lines.jsonl.bz2", bz2.compress(LINES.encode())),
         ("lines.json.xz", lzma.compress(LINES.encode())),
         ("lines.jsonl.zst", pa.Codec("zstd").compress(LINES.encode(), asbytes=True)),
@@ -198,7 +198,7 @@ def test_bytes_that_are_not_utf8_stay_in_their_row(tmp_path):
     ("value", "message"),
     [
         ({"prompt": {"0": "a"}, "chosen": {"0": "b"}}, r"to_json\(orient='records'\)"),
-        ({"a": ROWS, "b": ROWS}, "of several keys that of the split, 'train'"),
+        ({"a": ROWS, "b": ROWS}, "under 'train', the split"),
         ([1, 2], "one list of objects"),
     ],
 )
@@ -211,5 +211,5 @@ def test_json_that_is_no_list_of_rows_says_what_to_do(tmp_path, value, message):
 @pytest.mark.parametrize("name", ["rows.jsonl.bz2", "rows.csv.xz", "rows.jsonl.zst", "rows.arrow"])
 def test_a_file_that_is_not_what_its_ending_says_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"no such thing, though long enough to look like one")
-    with pytest.raises(DataError, match=f"{name} is not what its ending says"):
+    with pytest.raises(DataError, match=f"{name} does not have the format of its extension"):
         read(tmp_path / name)

@@ -49,7 +49,7 @@ def judge_answers(answers: pd.DataFrame, parameters: BenchmarkParameters, cache_
 
     Raises:
         DataError: A benchmark's file cannot be read.
-        InferenceError: A judge cannot be reached, or costs more than it may; finished judgments are kept.
+        GenerationError: A judge cannot be reached, or costs more than it may; finished judgments are kept.
     """
     judges = [(how, Judge(how, cache_dir)) for how in (parameters.judge, parameters.second_judge) if how is not None]
     answered = [one for name, one in parameters.registered().items() if (answers["benchmark"] == name).any()]

@@ -39,7 +39,7 @@ def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> Non
     Raises:
         DataError: Prompts or a benchmark's files have no usable form.
         ParameterError: A task of lm-evaluation-harness is unknown, or cannot be run.
-        InferenceError: A prompt is too long, or the backend failed.
+        GenerationError: A prompt is too long, or the backend failed.
     """
     spec = PolicyAnswersSpec.model_validate_json(Path(spec_path).read_text())
     engine = _Engine(spec, make)

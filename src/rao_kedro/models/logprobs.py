@@ -22,7 +22,7 @@ class SequenceLogProbs(NamedTuple):
 
     Attributes:
         responses: `[G, K]` log pi(y_ij | x_i) in nats, 0 where masked.
-        prompts: `[G]` log pi(x_i - t_0 | t_0) in nats; None if they were not asked for.
+        prompts: `[G]` log pi(x_i - t_0 | t_0) in nats; None if they were not requested.
     """
 
     responses: Tensor
@@ -91,7 +91,7 @@ class LogProbModel(nn.Module):
 
 
 def logit_scaling(model: PreTrainedModel, temperature: float = 1.0) -> LogitScaling:
-    """Return the scaling of logits in the model's own forward pass, and then by a temperature."""
+    """Return the scaling of logits by the model's own forward pass, followed by a temperature."""
     config = model.config.get_text_config()
     factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
     return LogitScaling(factor, getattr(config, "final_logit_softcapping", None), temperature)

@@ -16,7 +16,7 @@ from rao_kedro.objectives.base import (
     require_finite,
     require_positive,
 )
-from rao_kedro.objectives.calibration import Reduction, largest_raising_log_z0, solve_log_z0
+from rao_kedro.objectives.log_z0 import Reduction, largest_raising_log_z0, solve_log_z0
 from rao_kedro.objectives.pointwise import PointwiseObjective, mean_square
 
 GradientScale = Literal["none", "inverse_beta", "inverse_beta_squared"]

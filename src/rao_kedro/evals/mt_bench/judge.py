@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.mt_bench.judgments import combine_orders, parse_score, parse_winner
 from rao_kedro.evals.mt_bench.questions import JudgePrompts, Question
 from rao_kedro.judges.client import ChatSampling
 from rao_kedro.judges.judge import Asked
 from rao_kedro.judges.replies import Answer
+from rao_kedro.judges.scores import combine_orders, parse_score, parse_winner
 
 SAMPLING = ChatSampling(max_tokens=2048)
 Turn = tuple[int, int]  # the question's id, and 1 or 2

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kedro.pipeline import Node, Pipeline
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.evals import registry
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.evals.parameters import AnsweredBenchmarks
