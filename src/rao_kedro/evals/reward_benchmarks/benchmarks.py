@@ -84,7 +84,7 @@ Metric = Callable[..., float]
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class RewardBenchmark:
     """A benchmark: what a row is, what prompts' rewards amount to, and where it lies."""
 
     read: Callable[[formats.Row], BenchmarkItem]
@@ -335,7 +335,7 @@ def _aggregate(section: str, metric: str, value: float, parts: Sequence[Result])
     return Result(section, ALL, metric, value, NAN, NAN, n, n_unscored)
 
 
-def _read(benchmark: Benchmark, row: RawRow) -> BenchmarkItem:
+def _read(benchmark: RewardBenchmark, row: RawRow) -> BenchmarkItem:
     if isinstance(row.content, str):
         raise UnusableRow(QuarantineReason.INVALID_JSON, row.problem)
     return benchmark.read(row.content)
@@ -350,7 +350,7 @@ def _rows(source: PreferenceSource) -> Iterator[RawRow]:
     return islice(rows, source.skip_rows, source.max_rows and source.skip_rows + source.max_rows)
 
 
-def _benchmark(name: str) -> Benchmark:
+def _benchmark(name: str) -> RewardBenchmark:
     if name not in _BENCHMARKS:
         raise ParameterError(f"unknown reward benchmark {name!r}: choose one of {', '.join(_BENCHMARKS)}")
     return _BENCHMARKS[name]
@@ -361,9 +361,9 @@ def _hub(hub_id: str, split: str) -> PreferenceSource:
 
 
 _BENCHMARKS = {
-    "rewardbench": Benchmark(formats.rewardbench, _rewardbench, _hub("allenai/reward-bench", "filtered")),
-    "rewardbench2": Benchmark(formats.rewardbench2, _rewardbench2, _hub("allenai/reward-bench-2", "test")),
-    "rm_bench": Benchmark(formats.rm_bench, _rm_bench, _hub("THU-KEG/RM-Bench", "train")),
-    "judgebench": Benchmark(formats.judgebench, _judgebench, _hub("ScalerLab/JudgeBench", "gpt")),
-    "rmb": Benchmark(formats.rmb, _rmb, None),
+    "rewardbench": RewardBenchmark(formats.rewardbench, _rewardbench, _hub("allenai/reward-bench", "filtered")),
+    "rewardbench2": RewardBenchmark(formats.rewardbench2, _rewardbench2, _hub("allenai/reward-bench-2", "test")),
+    "rm_bench": RewardBenchmark(formats.rm_bench, _rm_bench, _hub("THU-KEG/RM-Bench", "train")),
+    "judgebench": RewardBenchmark(formats.judgebench, _judgebench, _hub("ScalerLab/JudgeBench", "gpt")),
+    "rmb": RewardBenchmark(formats.rmb, _rmb, None),
 }
