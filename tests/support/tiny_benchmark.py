@@ -92,7 +92,7 @@ def main(directory: Path, url: str) -> None:
     from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
     from rao_kedro.evals.parameters import EvaluationParameters
     from rao_kedro.evals.tables import BenchmarkAnswerTable
-    from rao_kedro.pipelines.evaluation.pipeline import BENCHMARKS as TAG
+    from rao_kedro.pipelines.evaluation.pipeline import BENCHMARK_TAG as TAG
     from rao_kedro.pipelines.evaluation.pipeline import create_pipeline
 
     evaluation = EvaluationParameters.model_validate(

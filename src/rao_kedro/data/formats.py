@@ -1,7 +1,7 @@
 """Formats of published preference data: one function per format, from a row to a raw prompt group.
 
-Knows nothing about files. To add a format, add a function and an entry of `FORMATS`, and its name to
-`PreferenceSource.format`.
+Knows nothing about files. To add a format, add a function and an entry of `FORMATS`, and its name to `FormatName` in
+`config/data_engineering.py`. `sniff` knows a format by its columns, `hh_rlhf` by its transcripts.
 """
 
 import itertools

@@ -13,7 +13,7 @@ from kedro.pipeline.node import Node
 from rao_kedro.config.run_names import method_of
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.choose_runs import Selection
-from rao_kedro.pipelines.evaluation.pipeline import BENCHMARKS
+from rao_kedro.pipelines.evaluation.pipeline import BENCHMARK_TAG
 from rao_kedro.pipelines.runs import METHODS
 
 # What the options of `KedroSession.run` are called by the command line, and by Kedro's filter where that differs.
@@ -110,7 +110,7 @@ def _known_names(option: str, pipeline: Pipeline) -> set[str]:
 def _explain_unknown(option: str, name: str, selection: Selection, every: Mapping[str, Pipeline]) -> str:
     """Say why no node matches a name."""
     asked = [*selection.pipeline_names]
-    if name in _known_names(option, (whole := combine(asked, every)).only_nodes_with_tags(BENCHMARKS)):
+    if name in _known_names(option, (whole := combine(asked, every)).only_nodes_with_tags(BENCHMARK_TAG)):
         return "evaluation.benchmarks.names names no benchmark, so nothing is judged and compared on one"
     if name in _known_names(option, whole):
         return "no method of this run has it; name one that has, with --namespaces"

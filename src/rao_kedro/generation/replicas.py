@@ -27,14 +27,14 @@ from rao_kedro.generation.engine_options import visible_gpus
 PATIENCE = 10.0  # seconds for a process to end by itself, and again after it is terminated
 
 
-class _Asked(NamedTuple):
+class _Request(NamedTuple):
     """A method of a generator and its arguments."""
 
     method: str
     arguments: tuple[Any, ...]
 
 
-class _Said(NamedTuple):
+class _Reply(NamedTuple):
     """A message of a replica: "ready", a "part" of its result, the "end" of the result, or an "error"."""
 
     kind: str
@@ -103,7 +103,7 @@ class Replicas:
         Raises:
             GenerationError: A replica failed or ended.
         """
-        for i, (position, completions) in self._ask([_Asked("stream", call) for call in calls]):
+        for i, (position, completions) in self._ask([_Request("stream", call) for call in calls]):
             yield i, position, completions
 
     def continuation_logps(
@@ -111,7 +111,7 @@ class Replicas:
     ) -> list[list[Likelihood]]:
         """Return the likelihood of each given continuation; see `Generator`. All replicas share the work."""
         n = min(self.size, len(prompt_ids))
-        asked = [_Asked("continuation_logps", (prompt_ids[i::n], continuations[i::n])) for i in range(n)]
+        asked = [_Request("continuation_logps", (prompt_ids[i::n], continuations[i::n])) for i in range(n)]
         found: list[list[Likelihood]] = [[] for _ in prompt_ids]
         of_part: dict[int, int] = dict.fromkeys(range(n), 0)
         for i, logps in self._ask(asked):
@@ -119,7 +119,7 @@ class Replicas:
             of_part[i] += 1
         return found
 
-    def _ask(self, asked: Sequence[_Asked]) -> Iterator[tuple[int, Any]]:
+    def _ask(self, asked: Sequence[_Request]) -> Iterator[tuple[int, Any]]:
         """Yield the parts of the results, each with the position of its request."""
         waiting, free = deque(enumerate(asked)), deque(self._connections)
         busy: dict[Connection, int] = {}
@@ -132,26 +132,26 @@ class Replicas:
                         connection.send(one)
                 ready = wait([*busy])
                 for connection in [one for one in busy if one in ready]:
-                    said = self._receive(connection)
-                    if said.kind == "part":
-                        yield busy[connection], said.content
+                    reply = self._receive(connection)
+                    if reply.kind == "part":
+                        yield busy[connection], reply.content
                     else:
                         del busy[connection]
                         free.append(connection)
 
-    def _receive(self, connection: Connection) -> _Said:
+    def _receive(self, connection: Connection) -> _Reply:
         number = self._connections.index(connection)
         try:
-            said: _Said = connection.recv()
+            reply: _Reply = connection.recv()
         except (EOFError, ConnectionResetError):
             self._processes[number].join(PATIENCE)
             raise GenerationError(
                 f"engine {number + 1} of {self.size} ended with exit status {self._processes[number].exitcode}; its "
                 "last output is above"
             ) from None
-        if said.kind == "error":
-            raise GenerationError(f"engine {number + 1} of {self.size}: {said.content}")
-        return said
+        if reply.kind == "error":
+            raise GenerationError(f"engine {number + 1} of {self.size}: {reply.content}")
+        return reply
 
     @contextmanager
     def _closed_on_failure(self) -> Iterator[None]:
@@ -205,14 +205,14 @@ def _work(
     """Process requests until the connection is closed."""
     try:
         generator = make(backend, model_dir, **how)
-        connection.send(_Said("ready"))
+        connection.send(_Reply("ready"))
         while True:
-            asked: _Asked = connection.recv()
-            for part in getattr(generator, asked.method)(*asked.arguments):
-                connection.send(_Said("part", part))
-            connection.send(_Said("end"))
+            request: _Request = connection.recv()
+            for part in getattr(generator, request.method)(*request.arguments):
+                connection.send(_Reply("part", part))
+            connection.send(_Reply("end"))
     except RaoKedroError as error:
-        connection.send(_Said("error", str(error)))
+        connection.send(_Reply("error", str(error)))
         sys.exit(1)
     except KeyboardInterrupt:  # the parent process gets the interrupt too
         sys.exit(128 + SIGINT)

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rao_kedro.config.servers import AskedParameters
+from rao_kedro.config.servers import ChatModelParameters
 from rao_kedro.errors import GenerationError
 from rao_kedro.identity import combined_hash
 from rao_kedro.judges.client import ChatClient, ChatSampling, Message
@@ -47,7 +47,7 @@ class ChatServer(ChatClient):
     sent: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @classmethod
-    def of(cls, asked: AskedParameters, base_url: str, **more: Any) -> "ChatServer":
+    def of(cls, asked: ChatModelParameters, base_url: str, **more: Any) -> "ChatServer":
         """Return the server that parameters describe."""
         names = ("model", "api_key_variable", "timeout", "max_retries", "concurrency", "max_attempts")
         return cls(base_url=base_url, options=asked, **asked.model_dump(include={*names}), **more)

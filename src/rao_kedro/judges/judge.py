@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 TOP_LOGPROBS = 20  # OpenAI's limit; one start of a server suffices for every benchmark
 
 
-class Asked(Protocol):
+class ChatModel(Protocol):
     """A model that answers dialogues: a `Judge`, or a `ChatServer`."""
 
     @property

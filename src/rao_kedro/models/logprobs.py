@@ -4,7 +4,7 @@ Log-probs are sums over tokens, in nats and fp32. They are computed tile by tile
 that need them: the full `[tokens, vocabulary]` matrix never exists. Knows nothing about objectives.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from rao_kedro.errors import ModelError
 from rao_kedro.models.packing import Pack, compute_hidden_states, why_not_packed
 from rao_kedro.models.token_logps import LogitScaling, token_logps
-
-PromptGradient = Literal["none", "detached", "attached"]
+from rao_kedro.objectives.base import PromptGradient
 
 
 class SequenceLogProbs(NamedTuple):

@@ -15,7 +15,7 @@ import pandas as pd
 from rao_kedro.errors import DataError
 from rao_kedro.evals.alpaca_eval.win_rates import import_package
 from rao_kedro.judges.client import ChatSampling
-from rao_kedro.judges.judge import Asked
+from rao_kedro.judges.judge import ChatModel
 from rao_kedro.judges.replies import Answer
 from rao_kedro.judges.scores import read_first_token, read_last_line
 
@@ -56,7 +56,7 @@ def pair_with_baseline(baseline: pd.DataFrame, model: pd.DataFrame) -> pd.DataFr
 
 
 def compare_with_baseline(
-    compared: pd.DataFrame, judge: Asked, swapped: bool = False, verdict: Literal["logprobs", "text"] = "logprobs"
+    compared: pd.DataFrame, judge: ChatModel, swapped: bool = False, verdict: Literal["logprobs", "text"] = "logprobs"
 ) -> pd.DataFrame:
     """Ask a judge which output of each pair is better.
 
