@@ -19,7 +19,7 @@ from rao_kedro.config.servers import ServerParameters
 from rao_kedro.config.specs import AnnotationSpec, ModelImportSpec, PolicyScoringSpec, ScoringSpec
 from rao_kedro.errors import BusyError, ModelError, RaoKedroError
 from rao_kedro.evals.parameters import BenchmarkParameters
-from rao_kedro.evals.specs import PolicyAnswersSpec, ServedAnswersSpec
+from rao_kedro.evals.specs import PolicyResponsesSpec, ServedResponsesSpec
 from rao_kedro.files import only_one_in, write_text
 from rao_kedro.pipelines.evaluation.benchmark_nodes import judge_methods
 from rao_kedro.workers import Spec, launch
@@ -34,7 +34,7 @@ def every_spec(kind=Spec):
 def test_every_spec_names_a_worker_and_its_error():
     named = {spec for spec in every_spec() if hasattr(spec, "worker")}
     assert len(named) == 11 and {spec.__name__ for spec in every_spec() - named} == {
-        *("Spec", "GroupsSpec", "ModelSpec", "AnswersSpec")
+        *("Spec", "GroupsSpec", "ModelSpec", "ResponsesSpec")
     }
     for spec in named:
         assert callable(importlib.import_module(spec.worker).main) and issubclass(spec.error, RaoKedroError)
@@ -54,7 +54,7 @@ def test_only_workers_on_groups_are_started_by_accelerate_and_the_users_environm
     assert {worker for worker, has in memory.items() if has} == {
         *("rao_kedro.scoring.reference", "rao_kedro.rewards.worker", "rao_kedro.evals.score_policy")
     }
-    assert started["rao_kedro.evals.policy_answers"]["TQDM_DISABLE"] == "0"
+    assert started["rao_kedro.evals.policy_responses"]["TQDM_DISABLE"] == "0"
     assert {environment["RAO_KEDRO_METRIC_PREFIX"] for environment in started.values()} == {"rao."}
 
 
@@ -119,8 +119,8 @@ def specs_in(directory):
     about = {"method": "x", "benchmarks": benchmarks, "workspace": directory}
     return {
         "generation": held_out,
-        "policy answers": PolicyAnswersSpec(**about, held_out=held_out),
-        "served answers": ServedAnswersSpec(**about, server=server),
+        "policy answers": PolicyResponsesSpec(**about, held_out=held_out),
+        "served answers": ServedResponsesSpec(**about, server=server),
         "import": ModelImportSpec(model=ModelParameters(source="tiny_random", name="x"), output_dir=model),
         "reference": scoring,
         "annotation": AnnotationSpec(**common, reward=reward),

@@ -10,14 +10,14 @@ from assets import alpaca_annotations, alpaca_table
 
 from rao_kedro.config.servers import JudgeParameters
 from rao_kedro.evals.alpaca_eval.benchmark import AlpacaEval, AlpacaEvalParameters, LengthControl
-from rao_kedro.evals.answers import write_answers
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.parameters import BenchmarkParameters
 from rao_kedro.evals.responses import Response
 from rao_kedro.evals.results import Results
 from rao_kedro.evals.scores import benchmark_scores
-from rao_kedro.evals.specs import AnswersSpec
+from rao_kedro.evals.specs import ResponsesSpec
+from rao_kedro.evals.write_responses import write_responses
 from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.replies import Reply, Token
 
@@ -45,8 +45,8 @@ def test_a_published_models_answers_get_its_published_win_rates(tmp_path, monkey
     judge = JudgeParameters(model="published", base_url="http://127.0.0.1:9/v1")
     how = AlpacaEvalParameters(baseline=str(tmp_path / "baseline.json"))
     benchmarks = BenchmarkParameters(names="alpaca_eval", alpaca_eval=how, judge=judge)
-    spec = AnswersSpec(method=METHOD, benchmarks=benchmarks, workspace=tmp_path)
-    write_answers(spec, Replay({row["instruction"]: row["output_2"] for row in published}))
+    spec = ResponsesSpec(method=METHOD, benchmarks=benchmarks, workspace=tmp_path)
+    write_responses(spec, Replay({row["instruction"]: row["output_2"] for row in published}))
 
     preference = {(row["output_1"], row["output_2"]): row["preference"] for row in published}
 
@@ -58,7 +58,7 @@ def test_a_published_models_answers_get_its_published_win_rates(tmp_path, monkey
         return Reply(text="m", tokens=[Token(text="m", logprobs=logprobs)])
 
     monkeypatch.setattr(ChatServer, "send", judged)
-    answers = pd.read_parquet(spec.answers_path)
+    answers = pd.read_parquet(spec.responses_path)
     found = judge_answers(answers, benchmarks, tmp_path / "judge")
     downstream = (DownstreamScoreTable.empty(), DownstreamSampleTable.empty())
     results = Results(found.tables, *downstream, answers)

@@ -21,7 +21,7 @@ from rao_kedro.evals.scores import (
     judge_report,
     preference_table,
 )
-from rao_kedro.evals.tables import BenchmarkAnswerTable, BenchmarkScoreTable, JudgeReportTable
+from rao_kedro.evals.tables import BenchmarkResponseTable, BenchmarkScoreTable, JudgeReportTable
 from rao_kedro.judges.scores import combine_orders
 from rao_kedro.reporting.benchmark_report import benchmark_report, cut_sentences
 
@@ -291,7 +291,7 @@ def test_a_metric_that_is_no_share_is_not_shown_in_percent_and_paired_as_it_is()
             low=1.0,
             high=9.0,
         )
-        return Results(NO_JUDGMENTS, row, of_items, BenchmarkAnswerTable.empty()).by_run()[method]
+        return Results(NO_JUDGMENTS, row, of_items, BenchmarkResponseTable.empty()).by_run()[method]
 
     both = {"sft": with_perplexity("sft", 6.0, 8.0), "rao": with_perplexity("rao", 5.0, 5.0)}
     found = score(both).set_index("method")
@@ -305,7 +305,7 @@ def test_a_metric_that_is_no_share_is_not_shown_in_percent_and_paired_as_it_is()
 
 
 def test_nothing_chosen_gives_empty_tables():
-    tables = (DownstreamScoreTable, DownstreamSampleTable, BenchmarkAnswerTable)
+    tables = (DownstreamScoreTable, DownstreamSampleTable, BenchmarkResponseTable)
     nothing = Results(NO_JUDGMENTS, *(table.empty() for table in tables))
     assert nothing.by_run() == {}
     assert score({"sft": nothing}).empty and report_judges({"sft": nothing}).empty

@@ -12,7 +12,7 @@ import pytest
 from chat_server import chat_server, refusal, reply
 from projects import open_project, run
 
-from rao_kedro.evals import locations, policy_answers
+from rao_kedro.evals import locations, policy_responses
 from rao_kedro.evals.downstream import named_tasks
 from rao_kedro.generation import generators
 from rao_kedro.identity import path_hash
@@ -83,7 +83,7 @@ def evaluation(tmp_path_factory):
 
     with open_project(tmp_path_factory.mktemp("benchmarks")) as project, pytest.MonkeyPatch.context() as patched:
         patched.setattr(named_tasks, "TaskManager", lambda: few)
-        patched.setattr(policy_answers.main, "__defaults__", (make_generator,))
+        patched.setattr(policy_responses.main, "__defaults__", (make_generator,))
         patched.setattr(locations, "open_location", count_opened)
         for pipeline in ("data_engineering", "supervised_finetuning", "reward_modeling", "alignment"):
             run(project, pipeline, params={"methods": "rao"})

@@ -91,7 +91,7 @@ def main(directory: Path, url: str) -> None:
 
     from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
     from rao_kedro.evals.parameters import EvaluationParameters
-    from rao_kedro.evals.tables import BenchmarkAnswerTable
+    from rao_kedro.evals.tables import BenchmarkResponseTable
     from rao_kedro.pipelines.evaluation.pipeline import BENCHMARK_TAG as TAG
     from rao_kedro.pipelines.evaluation.pipeline import create_pipeline
 
@@ -110,7 +110,7 @@ def main(directory: Path, url: str) -> None:
     config = re.sub(r"\$\{globals:[^}]*\}+", str(directory / "data"), catalog_file.read_text())
     catalog = DataCatalog.from_config(yaml.safe_load(config))
     for name, schema in (
-        ("benchmark_answers_sft", BenchmarkAnswerTable),
+        ("benchmark_answers_sft", BenchmarkResponseTable),
         ("downstream_scores_sft", DownstreamScoreTable),
         ("downstream_samples_sft", DownstreamSampleTable),
     ):

@@ -60,7 +60,7 @@ class Judging(NamedTuple):
     """One judge's session on one benchmark.
 
     Attributes:
-        answers: Table of `BenchmarkAnswerTable`: the answers of all methods to this benchmark.
+        answers: Table of `BenchmarkResponseTable`: the answers of all methods to this benchmark.
         judge: Answers dialogues.
         parameters: How this judge is asked and read.
         record: Context in which requests are counted: takes the method, and what they are for if not the benchmark as

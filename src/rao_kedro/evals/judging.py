@@ -40,7 +40,7 @@ def judge_answers(answers: pd.DataFrame, parameters: BenchmarkParameters, cache_
     this returns.
 
     Args:
-        answers: Table of `BenchmarkAnswerTable`, all methods.
+        answers: Table of `BenchmarkResponseTable`, all methods.
         parameters: The benchmarks' parameters, and the judges.
         cache_dir: Where judgments are kept, so that none is asked for twice.
 

@@ -19,7 +19,7 @@ class Results(NamedTuple):
         judged: What judging yielded, by dataset (`Benchmark.tables`).
         scores: Table of `DownstreamScoreTable`.
         samples: Table of `DownstreamSampleTable`.
-        answers: Table of `BenchmarkAnswerTable`.
+        answers: Table of `BenchmarkResponseTable`.
     """
 
     judged: Mapping[str, pd.DataFrame]

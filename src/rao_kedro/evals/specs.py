@@ -10,7 +10,7 @@ from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.workers import Spec
 
 
-class AnswersSpec(Spec):
+class ResponsesSpec(Spec):
     """Lets one model respond to the benchmarks.
 
     Attributes:
@@ -38,8 +38,8 @@ class AnswersSpec(Spec):
         return self.workspace / f"{self.worker.rpartition('.')[2]}.json"
 
     @property
-    def answers_path(self) -> Path:
-        """Table of `BenchmarkAnswerTable`."""
+    def responses_path(self) -> Path:
+        """Table of `BenchmarkResponseTable`."""
         return self.workspace / "benchmark_answers.parquet"
 
     @property
@@ -55,17 +55,17 @@ class AnswersSpec(Spec):
     @property
     def paths(self) -> tuple[Path, Path, Path]:
         """The tables that are written."""
-        return self.answers_path, self.downstream_scores_path, self.downstream_samples_path
+        return self.responses_path, self.downstream_scores_path, self.downstream_samples_path
 
 
-class PolicyAnswersSpec(AnswersSpec):
+class PolicyResponsesSpec(ResponsesSpec):
     """Lets a policy respond to the held-out prompts and the benchmarks.
 
     Attributes:
         held_out: Generation on the held-out prompts; the benchmarks take its model, backend and precision.
     """
 
-    worker = "rao_kedro.evals.policy_answers"
+    worker = "rao_kedro.evals.policy_responses"
 
     held_out: GenerationSpec
 
@@ -75,13 +75,13 @@ class PolicyAnswersSpec(AnswersSpec):
         return self.workspace / "generation_settings.json"
 
 
-class ServedAnswersSpec(AnswersSpec):
+class ServedResponsesSpec(ResponsesSpec):
     """Lets a model behind a server respond to the benchmarks.
 
     Attributes:
         server: The model.
     """
 
-    worker = "rao_kedro.evals.served_answers"
+    worker = "rao_kedro.evals.served_responses"
 
     server: ServerParameters

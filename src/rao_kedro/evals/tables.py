@@ -118,7 +118,7 @@ class LeaderboardTable(Table):
     responses_seen: Series[float] = pa.Field(nullable=True, ge=1)
 
 
-class BenchmarkAnswerTable(Table):
+class BenchmarkResponseTable(Table):
     """One row per item and turn of a judged benchmark: a model's answer, apart from the thinking before it.
 
     `finish_reason` is "length" where the response was cut at its token limit. A response that was cut while thinking

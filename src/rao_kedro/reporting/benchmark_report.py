@@ -41,7 +41,7 @@ def benchmark_report(
         scores: Table of `BenchmarkScoreTable`.
         tables: Tables by their headings.
         figures: Figures by their headings.
-        answers: Table of `BenchmarkAnswerTable`.
+        answers: Table of `BenchmarkResponseTable`.
         samples: Table of `DownstreamSampleTable`.
         verdicts: How each answer was judged, by benchmark (`Benchmark.verdicts`).
         examples: Items of each benchmark that are shown with the answers of every method's first run.

@@ -14,7 +14,7 @@ from rao_kedro.evals.alpaca_eval.win_rates import fit_length_control, import_pac
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.results import Results
 from rao_kedro.evals.scores import benchmark_scores
-from rao_kedro.evals.tables import BenchmarkAnswerTable, BenchmarkScoreTable
+from rao_kedro.evals.tables import BenchmarkResponseTable, BenchmarkScoreTable
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -31,7 +31,7 @@ class Controlled(AlpacaEval):
 
 def score(annotated):
     """Return scores of runs from their annotations."""
-    others = [schema.empty() for schema in (DownstreamScoreTable, DownstreamSampleTable, BenchmarkAnswerTable)]
+    others = [schema.empty() for schema in (DownstreamScoreTable, DownstreamSampleTable, BenchmarkResponseTable)]
     runs = {run: Results({"alpaca_eval_annotations": table}, *others) for run, table in annotated.items()}
     return BenchmarkScoreTable.validate(benchmark_scores(runs, [Controlled()]))
 

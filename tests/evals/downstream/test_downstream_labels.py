@@ -15,7 +15,7 @@ output only lists the choices, or where it breaks off without a statement.
 import pytest
 from assets import DOWNSTREAM_FILES, json_lines
 
-from rao_kedro.evals.downstream.answers import LabelledOutput, agreement
+from rao_kedro.evals.downstream.extraction import LabelledOutput, agreement
 from rao_kedro.evals.downstream.number_answers import parse_number
 from rao_kedro.evals.downstream.parameters import TaskSource
 from rao_kedro.evals.downstream.sources import read_items

@@ -28,7 +28,7 @@ def model_outputs(answers: pd.DataFrame) -> dict[str, list[dict[Hashable, Any]]]
     """Return each method's outputs in the form that the command `alpaca_eval` reads.
 
     Args:
-        answers: Table of `BenchmarkAnswerTable`, the answers to AlpacaEval only.
+        answers: Table of `BenchmarkResponseTable`, the answers to AlpacaEval only.
     """
     names = {"prompt": "instruction", "answer": "output", "method": "generator"}
     outputs = answers.rename(columns=names)[[*names.values()]]

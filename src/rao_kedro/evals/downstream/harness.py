@@ -19,8 +19,8 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from rao_kedro.errors import GenerationError, ParameterError
-from rao_kedro.evals.downstream.answers import INVALID
 from rao_kedro.evals.downstream.choice_answers import LETTERS
+from rao_kedro.evals.downstream.extraction import INVALID
 from rao_kedro.evals.downstream.parameters import ChainOfThoughtParameters, TaskSource
 from rao_kedro.evals.downstream.registry import TASKS
 from rao_kedro.evals.downstream.results import (

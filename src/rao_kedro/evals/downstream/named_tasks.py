@@ -25,7 +25,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 
 from rao_kedro.errors import DataError, ParameterError
-from rao_kedro.evals.downstream.answers import INVALID
+from rao_kedro.evals.downstream.extraction import INVALID
 from rao_kedro.evals.downstream.harness import quiet_harness, written
 from rao_kedro.evals.downstream.parameters import HARNESS, HarnessDataset, HarnessParameters
 from rao_kedro.evals.downstream.results import (

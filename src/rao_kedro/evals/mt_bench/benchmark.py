@@ -219,7 +219,7 @@ def split_by_question(answers: pd.DataFrame) -> tuple[dict[int, list[str]], dict
     A judge of the second turn reads both answers.
 
     Args:
-        answers: Table of `BenchmarkAnswerTable` of one method.
+        answers: Table of `BenchmarkResponseTable` of one method.
     """
     texts: dict[int, list[str]] = {}
     unanswered: dict[Turn, str] = {}

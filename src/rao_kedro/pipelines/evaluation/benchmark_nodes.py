@@ -26,8 +26,8 @@ from rao_kedro.evals.scores import (
     judge_report,
     preference_table,
 )
-from rao_kedro.evals.specs import ServedAnswersSpec
-from rao_kedro.evals.tables import BenchmarkAnswerTable
+from rao_kedro.evals.specs import ServedResponsesSpec
+from rao_kedro.evals.tables import BenchmarkResponseTable
 from rao_kedro.pipelines.runs import METHODS
 from rao_kedro.reporting.benchmark_report import benchmark_report
 from rao_kedro.workers import launch
@@ -62,7 +62,7 @@ def answer_with_served_models(
     """Let served models answer the chosen benchmarks, which are fields of `AnsweredBenchmarks`.
 
     Returns:
-        Tables of `BenchmarkAnswerTable`, `DownstreamScoreTable` and `DownstreamSampleTable`.
+        Tables of `BenchmarkResponseTable`, `DownstreamScoreTable` and `DownstreamSampleTable`.
 
     Raises:
         ParameterError: One is called as a method is.
@@ -70,12 +70,12 @@ def answer_with_served_models(
     if taken := sorted(name for name in served_models if method_of(name) in {BASELINE, *METHODS}):
         raise ParameterError(f"served_models: {', '.join(taken)} is the name of a method; choose another one")
     written: list[list[pd.DataFrame]] = [
-        [schema.empty() for schema in (BenchmarkAnswerTable, DownstreamScoreTable, DownstreamSampleTable)]
+        [schema.empty() for schema in (BenchmarkResponseTable, DownstreamScoreTable, DownstreamSampleTable)]
     ]
     asked = AnsweredBenchmarks(**benchmarks)
     for name, server in served_models.items():
         about = {"benchmarks": asked, "files": benchmark_files, "workspace": workers.workspace(f"served_models/{name}")}
-        spec = ServedAnswersSpec(method=name, server=server, **about)
+        spec = ServedResponsesSpec(method=name, server=server, **about)
         launch(spec, workers)
         written.append([pd.read_parquet(path) for path in spec.paths])
     answers, scores, samples = map(_concatenate, zip(*written, strict=True))

@@ -16,7 +16,7 @@ from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.evals.leaderboard import BASELINE, leaderboard
 from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.evals.policies import join_scores
-from rao_kedro.evals.specs import PolicyAnswersSpec
+from rao_kedro.evals.specs import PolicyResponsesSpec
 from rao_kedro.reporting.figures import training_dynamics
 from rao_kedro.reporting.report import html_report
 from rao_kedro.workers import launch
@@ -67,7 +67,7 @@ def generate_with_benchmarks(
         **benchmarks: Fields of `AnsweredBenchmarks`.
 
     Returns:
-        What `generate_responses` returns, and tables of `BenchmarkAnswerTable`, `DownstreamScoreTable` and
+        What `generate_responses` returns, and tables of `BenchmarkResponseTable`, `DownstreamScoreTable` and
         `DownstreamSampleTable`.
     """
     asked = AnsweredBenchmarks(**benchmarks)
@@ -86,7 +86,7 @@ def _generation_spec(
     run: str,
     benchmarks: AnsweredBenchmarks,
     files: Path | None = None,
-) -> PolicyAnswersSpec:
+) -> PolicyResponsesSpec:
     workspace = _workspace(run, workers)
     held_out = GenerationSpec(
         model_dir=policy,
@@ -94,7 +94,7 @@ def _generation_spec(
         output_path=workspace / "generations.parquet",
         **generation.model_dump(),
     )
-    return PolicyAnswersSpec(method=run, held_out=held_out, benchmarks=benchmarks, files=files, workspace=workspace)
+    return PolicyResponsesSpec(method=run, held_out=held_out, benchmarks=benchmarks, files=files, workspace=workspace)
 
 
 def score_responses(

@@ -7,11 +7,11 @@ import pytest
 
 from rao_kedro.config.servers import JudgeParameters
 from rao_kedro.evals.alpaca_eval.win_rates import model_outputs
-from rao_kedro.evals.answers import write_answers
 from rao_kedro.evals.parameters import BenchmarkParameters
 from rao_kedro.evals.responses import Response
-from rao_kedro.evals.specs import AnswersSpec
-from rao_kedro.evals.tables import BenchmarkAnswerTable
+from rao_kedro.evals.specs import ResponsesSpec
+from rao_kedro.evals.tables import BenchmarkResponseTable
+from rao_kedro.evals.write_responses import write_responses
 
 SAID = {
     "Count to 2.": Response("<think>1, 2</think>\n\none, two"),
@@ -35,9 +35,9 @@ def answers(tmp_path):
     judge = JudgeParameters(model="judge", base_url="http://127.0.0.1:9/v1")
     how = {"baseline": str(tmp_path / "baseline.json")}
     benchmarks = BenchmarkParameters(names="alpaca_eval", alpaca_eval=how, judge=judge)
-    spec = AnswersSpec(method="rao", benchmarks=benchmarks, workspace=tmp_path)
-    write_answers(spec, Thinker())
-    return BenchmarkAnswerTable.validate(pd.read_parquet(spec.answers_path))
+    spec = ResponsesSpec(method="rao", benchmarks=benchmarks, workspace=tmp_path)
+    write_responses(spec, Thinker())
+    return BenchmarkResponseTable.validate(pd.read_parquet(spec.responses_path))
 
 
 def test_the_answer_is_told_apart_from_the_thinking_and_a_cut_thought_has_none(answers):

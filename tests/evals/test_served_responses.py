@@ -10,9 +10,9 @@ from rao_kedro.config.servers import JudgeParameters, ServerParameters
 from rao_kedro.errors import GenerationError
 from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.parameters import BenchmarkParameters
-from rao_kedro.evals.served_answers import main
-from rao_kedro.evals.specs import ServedAnswersSpec
-from rao_kedro.evals.tables import BenchmarkAnswerTable, JudgeUsageTable
+from rao_kedro.evals.served_responses import main
+from rao_kedro.evals.specs import ServedResponsesSpec
+from rao_kedro.evals.tables import BenchmarkResponseTable, JudgeUsageTable
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ def test_another_server_with_a_model_of_the_same_name_answers_and_judges_itself(
             judge = JudgeParameters(model="judge", base_url=url)
             benchmarks = BenchmarkParameters(names="alpaca_eval", alpaca_eval=baseline, judge=judge)
             server = ServerParameters(model="served", base_url=url)
-            spec = ServedAnswersSpec(method="api", benchmarks=benchmarks, workspace=tmp_path / "api", server=server)
+            spec = ServedResponsesSpec(method="api", benchmarks=benchmarks, workspace=tmp_path / "api", server=server)
             spec.workspace.mkdir(exist_ok=True)
             (spec.workspace / "spec.json").write_text(spec.model_dump_json())
             main(str(spec.workspace / "spec.json"))
-            answers = pd.read_parquet(spec.answers_path)
+            answers = pd.read_parquet(spec.responses_path)
             judgments = judge_answers(answers, benchmarks, tmp_path / "judgments")
             said.append(set(answers["answer"]))
             assert answers["finish_reason"].tolist() == ["length" if text == "two" else "stop"] * 2
@@ -55,7 +55,7 @@ def served(tmp_path, url, baseline, names="alpaca_eval", sources=None, **server)
     judge = JudgeParameters(model="judge", base_url=url)
     benchmarks = BenchmarkParameters(names=names, alpaca_eval=baseline, judge=judge, sources=sources or {})
     how = ServerParameters(model="served", base_url=url, max_retries=0, **server)
-    spec = ServedAnswersSpec(method="api", benchmarks=benchmarks, workspace=tmp_path / "api", server=how)
+    spec = ServedResponsesSpec(method="api", benchmarks=benchmarks, workspace=tmp_path / "api", server=how)
     spec.workspace.mkdir(exist_ok=True)
     (spec.workspace / "spec.json").write_text(spec.model_dump_json())
     main(str(spec.workspace / "spec.json"))
@@ -81,7 +81,7 @@ def test_a_request_that_a_served_model_refuses_leaves_its_item_unscored_and_the_
 
     with chat_server(answer) as (url, requests):
         spec = served(tmp_path, url, baseline, "alpaca_eval gsm8k", {"gsm8k": {"path": str(tmp_path / "gsm8k.jsonl")}})
-        answers = BenchmarkAnswerTable.validate(pd.read_parquet(spec.answers_path))
+        answers = BenchmarkResponseTable.validate(pd.read_parquet(spec.responses_path))
         judgments = judge_answers(answers, spec.benchmarks, tmp_path / "judgments").tables["alpaca_eval_annotations"]
         asked = [request["model"] for request in requests]
     assert asked.count("judge") == 1
@@ -122,7 +122,7 @@ def answers(mt_bench):
         rows += [(method, "mt_bench", "81", turn, "Write.", f"{turn} {method if turn == 2 else ''}") for turn in (1, 2)]
     columns = ["method", "benchmark", "item_id", "turn", "prompt", "answer"]
     table = pd.DataFrame(rows, columns=columns).assign(thinking="", finish_reason="stop", unscored_reason="")
-    return BenchmarkAnswerTable.validate(table)
+    return BenchmarkResponseTable.validate(table)
 
 
 @pytest.fixture

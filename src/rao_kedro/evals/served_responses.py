@@ -1,7 +1,7 @@
 """Worker that lets a model behind a server respond to the benchmarks.
 
 Responses are kept by their whole request: a run that was killed resumes there.
-`python -m rao_kedro.evals.served_answers SPEC`.
+`python -m rao_kedro.evals.served_responses SPEC`.
 """
 
 import logging
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rao_kedro.config.generation import SamplingParameters
-from rao_kedro.evals.answers import load_named_tasks, write_answers
 from rao_kedro.evals.responses import Response, why_no_response
-from rao_kedro.evals.specs import ServedAnswersSpec
+from rao_kedro.evals.specs import ServedResponsesSpec
+from rao_kedro.evals.write_responses import load_named_tasks, write_responses
 from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.client import ChatSampling, Message
 from rao_kedro.workers import worker_main
@@ -27,16 +27,16 @@ def main(spec_path: str) -> None:
     """Write the tables of a spec.
 
     Args:
-        spec_path: JSON of a `ServedAnswersSpec`.
+        spec_path: JSON of a `ServedResponsesSpec`.
 
     Raises:
         DataError: A benchmark's file has another form.
         ParameterError: A task of lm-evaluation-harness needs log-probs, is unknown, or cannot be run.
         GenerationError: The server cannot be reached; finished responses are kept.
     """
-    spec = ServedAnswersSpec.model_validate_json(Path(spec_path).read_text())
+    spec = ServedResponsesSpec.model_validate_json(Path(spec_path).read_text())
     server = ChatServer.of(spec.server, spec.server.base_url, cache_dir=spec.workspace / "answers")
-    write_answers(spec, _Served(server), load_named_tasks(spec, generating_only=True))
+    write_responses(spec, _Served(server), load_named_tasks(spec, generating_only=True))
 
 
 class _Served:

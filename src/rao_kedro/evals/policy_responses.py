@@ -1,6 +1,6 @@
 """Worker that lets a policy respond to the held-out prompts and the benchmarks, with one start of its engine.
 
-Finished responses are kept: a run that was killed resumes there. `python -m rao_kedro.evals.policy_answers SPEC`.
+Finished responses are kept: a run that was killed resumes there. `python -m rao_kedro.evals.policy_responses SPEC`.
 """
 
 import json
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rao_kedro.config.generation import SamplingParameters
-from rao_kedro.evals.answers import load_named_tasks, write_answers
 from rao_kedro.evals.responses import Response
-from rao_kedro.evals.specs import PolicyAnswersSpec
+from rao_kedro.evals.specs import PolicyResponsesSpec
+from rao_kedro.evals.write_responses import load_named_tasks, write_responses
 from rao_kedro.files import write_parquet, write_text
 from rao_kedro.generation.base import Generator
 from rao_kedro.generation.generators import make_generator, resolve_backend
@@ -33,7 +33,7 @@ def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> Non
     """Write the tables of a spec, and the settings with which the policy generated.
 
     Args:
-        spec_path: JSON of a `PolicyAnswersSpec`.
+        spec_path: JSON of a `PolicyResponsesSpec`.
         make: Makes the generator; called at most once, and only if responses are missing.
 
     Raises:
@@ -41,15 +41,15 @@ def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> Non
         ParameterError: A task of lm-evaluation-harness is unknown, or cannot be run.
         GenerationError: A prompt is too long, or the backend failed.
     """
-    spec = PolicyAnswersSpec.model_validate_json(Path(spec_path).read_text())
+    spec = PolicyResponsesSpec.model_validate_json(Path(spec_path).read_text())
     engine = _Engine(spec, make)
     named = load_named_tasks(spec)  # refuses impossible tasks before an engine starts
     generate_table(spec.held_out, engine.get_generator)
-    write_answers(spec, engine, named)
+    write_responses(spec, engine, named)
     write_text(spec.settings_path, json.dumps(_settings(spec), indent=2))
 
 
-def _settings(spec: PolicyAnswersSpec) -> dict[str, Any]:
+def _settings(spec: PolicyResponsesSpec) -> dict[str, Any]:
     """Return everything that the responses depend on."""
     how = spec.held_out
     tokenizer = load_tokenizer(how.model_dir)
@@ -78,7 +78,7 @@ def _version(name: str) -> str | None:
 class _Engine:
     """The policy's generator, made once, with room for the longest of all prompts."""
 
-    def __init__(self, spec: PolicyAnswersSpec, make: Callable[..., Generator]) -> None:
+    def __init__(self, spec: PolicyResponsesSpec, make: Callable[..., Generator]) -> None:
         how = spec.held_out
         longest = max(how.max_model_len, spec.benchmarks.max_model_len if spec.benchmarks.chosen else 0)
         self.generation = how.model_copy(update={"max_model_len": spec.benchmarks.max_model_len})

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from math_verify import parse, verify
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.downstream.answers import agreement, extract_answer, read_labelled
 from rao_kedro.evals.downstream.choice_answers import extract_choice
+from rao_kedro.evals.downstream.extraction import agreement, extract_answer, read_labelled
 from rao_kedro.evals.downstream.number_answers import extract_number, parse_number
 
 PLANETS = (

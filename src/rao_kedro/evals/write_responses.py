@@ -10,8 +10,8 @@ from rao_kedro.evals.benchmark import Exchange
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.files import with_collected_files
 from rao_kedro.evals.responses import Response
-from rao_kedro.evals.specs import AnswersSpec
-from rao_kedro.evals.tables import BenchmarkAnswerTable
+from rao_kedro.evals.specs import ResponsesSpec
+from rao_kedro.evals.tables import BenchmarkResponseTable
 from rao_kedro.files import write_parquet
 from rao_kedro.judges.client import Message
 
@@ -46,7 +46,7 @@ class Writer(Protocol):
         ...
 
 
-def load_named_tasks(spec: AnswersSpec, generating_only: bool = False) -> "NamedTasks | None":
+def load_named_tasks(spec: ResponsesSpec, generating_only: bool = False) -> "NamedTasks | None":
     """Load the tasks of lm-evaluation-harness that a spec names, before anything is computed.
 
     Args:
@@ -67,7 +67,7 @@ def load_named_tasks(spec: AnswersSpec, generating_only: bool = False) -> "Named
     return load_tasks(spec.benchmarks.harness, generating_only)
 
 
-def write_answers(spec: AnswersSpec, writer: Writer, named: "NamedTasks | None" = None) -> None:
+def write_responses(spec: ResponsesSpec, writer: Writer, named: "NamedTasks | None" = None) -> None:
     """Write the three tables of a spec; the tables of benchmarks that are not chosen are empty.
 
     Args:
@@ -85,7 +85,7 @@ def write_answers(spec: AnswersSpec, writer: Writer, named: "NamedTasks | None" 
         for benchmark in benchmarks.judged
         for exchange in benchmark.respond(writer.write)
     ]
-    write_parquet(spec.answers_path, pd.DataFrame(rows) if rows else BenchmarkAnswerTable.empty())
+    write_parquet(spec.responses_path, pd.DataFrame(rows) if rows else BenchmarkResponseTable.empty())
     found = []
     if benchmarks.downstream:
         from rao_kedro.evals.downstream import harness
