@@ -17,7 +17,7 @@ from lm_eval.tasks import TaskManager
 
 from rao_kedro.errors import DataError, GenerationError, ParameterError
 from rao_kedro.evals.downstream.harness import TASK_FILES, run
-from rao_kedro.evals.downstream.harness_model import Written
+from rao_kedro.evals.downstream.harness_model import ResponseText
 from rao_kedro.evals.downstream.parameters import ChainOfThoughtParameters, TaskSource
 from rao_kedro.evals.downstream.registry import TASKS
 from rao_kedro.evals.downstream.sources import read_items
@@ -192,7 +192,7 @@ def test_gold_numbers_are_those_that_the_harness_compares_with():
 def test_how_many_responses_were_cut_is_counted(tmp_path):
     def say(doc, number):
         response = Response(f"<think>so</think>The answer is {doc['gold']}.", "length" if number == 1 else "stop")
-        return Written.read(response, [])
+        return ResponseText.read(response, [])
 
     scores, samples = run(Rule(say), ["gsm8k"], {"gsm8k": jsonl(tmp_path, numbers(4))})
     assert (scores["cut"] == 0.25).all()

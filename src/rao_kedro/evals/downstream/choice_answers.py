@@ -47,9 +47,9 @@ def extract_choice(output: str, choices: Sequence[str], labels: str = LETTERS) -
     for statement in reader.statements(text):
         if is_placeholder(statement):
             return None
-        if (found := reader.stated(statement)) is not None:
+        if (found := reader.read_statement(statement)) is not None:
             return found or None
-    return reader.marked(output, text) or reader.repeated(text)
+    return reader.find_marked(output, text) or reader.find_repeated(text)
 
 
 class _Patterns(NamedTuple):
@@ -102,20 +102,20 @@ class _Reader:
     def statements(self, text: str) -> Iterator[str]:
         """Yield final statements, the last one first, including statements such as `B is correct`."""
         subjects = [Statement(found.start(), found["label"]) for found in self.patterns.subject.finditer(text)]
-        subjects += [Statement(*found) for found in self._texts_as_subjects(text)]
+        subjects += [Statement(*found) for found in self._find_subjects(text)]
         yield from (said.text for said in sorted([*final_statements(text), *subjects], reverse=True))
 
-    def _texts_as_subjects(self, text: str) -> Iterator[tuple[int, str]]:
+    def _find_subjects(self, text: str) -> Iterator[tuple[int, str]]:
         """Yield the position of each sentence that begins with a choice's text and calls it right, and its label."""
         for sentence in SENTENCE.finditer(text):
             said = _plain(sentence.group())
-            label = self.starting(said)
+            label = self.find_start(said)
             if label and TEXT_IS_RIGHT.match(said.removeprefix(self.texts[self.labels.index(label)])):
                 yield sentence.start(), label
 
-    def stated(self, statement: str) -> str | None:
+    def read_statement(self, statement: str) -> str | None:
         """Return the label that a statement names; `NONE` for no valid choice; None if it states nothing."""
-        if re.match(r"(?i:not|neither|none of)\b", statement) and self.starting(statement) is None:
+        if re.match(r"(?i:not|neither|none of)\b", statement) and self.find_start(statement) is None:
             return None
         if found := self.patterns.start.match(statement):
             several = self.patterns.listed.match(statement, found.end())
@@ -124,31 +124,31 @@ class _Reader:
         named = {part.group().rstrip(")")[-1].upper() for part in self.patterns.named.finditer(sentence)}
         if len(named) == 1:
             return named.pop()
-        if (found_text := self.starting(statement)) is not None:
+        if (found_text := self.find_start(statement)) is not None:
             return found_text
-        if (choice := self.contained(sentence) or self.numbered(sentence)) is not None:
+        if (choice := self.find_contained(sentence) or self.find_number(sentence)) is not None:
             return choice
         # A number that is not one of the choices is a wrong answer.
         return NONE if parse_number(sentence) is not None else None
 
-    def starting(self, statement: str) -> str | None:
+    def find_start(self, statement: str) -> str | None:
         """Return the choice with the longest text that a statement starts with."""
         said = _plain(statement)
         found = [i for i, text in enumerate(self.texts) if text.strip() and said.startswith(text)]
-        return NONE if any(said.startswith(f"{self.texts[i]}or ") for i in found) else self._only(found)
+        return NONE if any(said.startswith(f"{self.texts[i]}or ") for i in found) else self._pick_only(found)
 
-    def contained(self, sentence: str) -> str | None:
+    def find_contained(self, sentence: str) -> str | None:
         """Return the choice whose text is in a sentence, if there is only one."""
         said = _plain(sentence)
-        return self._only([i for i, text in enumerate(self.texts) if text.strip() and text in said])
+        return self._pick_only([i for i, text in enumerate(self.texts) if text.strip() and text in said])
 
-    def numbered(self, sentence: str) -> str | None:
+    def find_number(self, sentence: str) -> str | None:
         """Return the choice that equals the number in a sentence, if there is only one."""
         number = first_number(sentence)
         same = [i for i, choice in enumerate(self.numbers) if number is not None and choice == number]
         return self.labels[same[0]] if len(same) == 1 else None
 
-    def marked(self, output: str, text: str) -> str | None:
+    def find_marked(self, output: str, text: str) -> str | None:
         """Return the label that a line or a part in bold consists of or begins with, if there is only one.
 
         A list of all choices, as in the prompt, is left out. A last line that is a label counts, whatever came before.
@@ -159,19 +159,19 @@ class _Reader:
         if lines and (last := self.patterns.line.fullmatch(lines[-1])):
             return _label(last)
         ends = {0, len(lines) - 1}
-        found = [label for i, line in enumerate(lines) if (label := self._marked(line, begins=i in ends))]
+        found = [label for i, line in enumerate(lines) if (label := self._read_mark(line, begins=i in ends))]
         if "".join(found[: len(self.labels)]) == self.labels:
             found = found[len(self.labels) :]
-        found += [label for part in bold_parts(output) if (label := self._marked(part, begins=False))]
+        found += [label for part in bold_parts(output) if (label := self._read_mark(part, begins=False))]
         return found[0] if len(set(found)) == 1 else None
 
-    def repeated(self, text: str) -> str | None:
+    def find_repeated(self, text: str) -> str | None:
         """Return the only choice whose text is in the last sentence, unless the text breaks off in it."""
         complete = text.rstrip().endswith((".", "!", "?", '"', ")")) or _plain(text) in self.texts
         in_list = self.patterns.line.match(text.rstrip().rpartition("\n")[2].strip())
-        return self.contained(last_sentence(text)) if complete and not (in_list and in_list["mark"]) else None
+        return self.find_contained(last_sentence(text)) if complete and not (in_list and in_list["mark"]) else None
 
-    def _marked(self, line: str, begins: bool) -> str | None:
+    def _read_mark(self, line: str, begins: bool) -> str | None:
         if not (found := self.patterns.line.match(line)):
             return None
         label, rest = _label(found), _plain(line[found.end() :])
@@ -179,7 +179,7 @@ class _Reader:
         begins = begins and bool(found["mark"]) and not re.search(r" (?:not|incorrect|wrong|false) ", rest)
         return label if same or begins else None
 
-    def _only(self, found: Sequence[int]) -> str | None:
+    def _pick_only(self, found: Sequence[int]) -> str | None:
         """Return the label of the only choice, ignoring choices whose text is part of another choice's."""
         texts = Counter(self.texts[i] for i in found)
         longest = [i for i in found if not any(self.texts[i] in text for text in texts if text != self.texts[i])]

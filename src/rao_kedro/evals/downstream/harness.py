@@ -99,7 +99,7 @@ def run(
     return tables(scores, found)
 
 
-def written(response: str) -> Response | None:
+def get_response(response: str) -> Response | None:
     """Return the whole response from which a task read a part; None if the model does not provide it."""
     return getattr(response, "response", None)
 
@@ -117,7 +117,7 @@ def _sample(task: str, sample: Mapping[str, Any]) -> tuple[object, ...]:
         output, extracted = json.dumps(dict(zip(LETTERS, logps, strict=False))), LETTERS[int(np.argmax(logps))]
     else:
         [[output]] = sample["resps"]
-        if (response := written(output)) is not None:
+        if (response := get_response(output)) is not None:
             output, reason = response.text, response.finish_reason
         [extracted] = sample["filtered_resps"]
         extracted = None if extracted == INVALID else extracted

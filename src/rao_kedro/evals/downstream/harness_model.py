@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 MAX_GEN_TOKS = 256  # token limit of a response if the task sets none: the harness's default
 
 
-class Written(str):
+class ResponseText(str):
     """The part of a response that a task reads: after the thinking, up to the first of its `until` strings.
 
     Attributes:
@@ -50,9 +50,9 @@ class Written(str):
     def read(cls, response: Response, until: Sequence[str]) -> Self:
         """Return the part that a task reads; it is empty if the thinking was cut."""
         read = postprocess_generated_text(response.answer, list(until), None)
-        written = cls(read)
-        written.response = response if read == response.answer else response._replace(finish_reason="stop")
-        return written
+        text = cls(read)
+        text.response = response if read == response.answer else response._replace(finish_reason="stop")
+        return text
 
 
 class GeneratorLM(TemplateLM):
@@ -109,7 +109,7 @@ class GeneratorLM(TemplateLM):
         return list(self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"])
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Return the part of the response to each prompt that its task reads, as `Written`.
+        """Return the part of the response to each prompt that its task reads, as `ResponseText`.
 
         Raises:
             ParameterError: A task requests sampling.
@@ -129,7 +129,7 @@ class GeneratorLM(TemplateLM):
             for shard, written in self._responses(max_tokens, [[prompts[i] for i in shard] for shard in shards]):
                 responses |= dict(zip(shards[shard], written, strict=True))
                 report_progress("answering downstream tasks", len(responses), len(requests), "responses")
-        return [Written.read(responses[i], until) for i, (_, until) in enumerate(wanted)]
+        return [ResponseText.read(responses[i], until) for i, (_, until) in enumerate(wanted)]
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         return prompt_token_ids(self.chat, [{"role": "user", "content": prompt}])
@@ -283,7 +283,7 @@ class ServedLM(LM):
         return chat
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Return the part of the response to each chat, or user's message, that its task reads, as `Written`.
+        """Return the part of the response to each chat, or user's message, that its task reads, as `ResponseText`.
 
         Raises:
             ParameterError: A task requests sampling.
@@ -297,7 +297,7 @@ class ServedLM(LM):
             chats = [p.messages if isinstance(p, _Chat) else [{"role": "user", "content": p}] for p in prompts]
             answers = self.server.answers(chats, ChatSampling(max_tokens), why_no_response)
             responses |= {i: Response.of(answer) for i, answer in zip(rows, answers, strict=True)}
-        return [Written.read(responses[i], until) for i, (_, until) in enumerate(wanted)]
+        return [ResponseText.read(responses[i], until) for i, (_, until) in enumerate(wanted)]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Refuse the requests: chat servers return no log-probs of given text.

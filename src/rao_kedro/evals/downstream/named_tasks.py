@@ -26,7 +26,7 @@ from lm_eval.tasks._factory import TaskFactory
 
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals.downstream.extraction import INVALID
-from rao_kedro.evals.downstream.harness import quiet_harness, written
+from rao_kedro.evals.downstream.harness import get_response, quiet_harness
 from rao_kedro.evals.downstream.parameters import HARNESS, HarnessDataset, HarnessParameters
 from rao_kedro.evals.downstream.results import (
     SAMPLE_COLUMNS,
@@ -320,7 +320,7 @@ def _read(task: Task, sample: Mapping[str, Any]) -> tuple[str, str | None, str |
     """Return the response or the choices' log-probs, the finish reason, the answer, and why it is unscored."""
     first = sample["resps"][0][0]
     if task.OUTPUT_TYPE == "generate_until":
-        read, response = sample["filtered_resps"][0], written(first)
+        read, response = sample["filtered_resps"][0], get_response(first)
         extracted = None if read == INVALID else _text(read)
         if response is None:
             return str(first), None, extracted, ""

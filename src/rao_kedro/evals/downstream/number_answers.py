@@ -45,7 +45,7 @@ def parse_number(text: str) -> str | None:
     The normal form has no separators, currency signs or units: `$1,234.50` is `1234.5`, and `2/6` is `1/3`.
     """
     found = re.fullmatch(rf"\s*{_NUMBER}\s*[^\d]*", clean(text), re.IGNORECASE)
-    return _written(found) if found else None
+    return _normalize(found) if found else None
 
 
 def extract_number(output: str) -> str | None:
@@ -70,7 +70,7 @@ def extract_number(output: str) -> str | None:
             return number
     for part in reversed(bold_parts(output)):
         if found := BOLD_NUMBER.fullmatch(part):
-            return _written(found)
+            return _normalize(found)
     if breaks_off(text):
         return None
     if not text.rstrip().endswith(ENDS):
@@ -78,19 +78,19 @@ def extract_number(output: str) -> str | None:
     text = COUNTERS.sub(" ", without_references(text))
     numbers = list(NUMBER.finditer(text))
     if numbers and (found := IS_NUMBER.search(last_sentence(text[: numbers[-1].end()]))):
-        return _written(found)
-    return _written(numbers[-1]) if numbers else None
+        return _normalize(found)
+    return _normalize(numbers[-1]) if numbers else None
 
 
 def first_number(statement: str) -> str | None:
     """Return the number at the start of a final statement; of a calculation, its result."""
     if found := RESULT.search(statement):
-        return _written(found)
+        return _normalize(found)
     word = WORD.match(statement)
     return str(WORDS.index(word["word"].lower())) if word else None
 
 
-def _written(found: re.Match[str]) -> str:
+def _normalize(found: re.Match[str]) -> str:
     value = Fraction((found["whole"] or "0").replace(",", "") + (found["part"] or ""))
     if found["mixed"] and not found["mixed"].endswith("/0"):
         value += Fraction(found["mixed"])
