@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, multinomial, ttest_1samp, ttest_ind
 
-from rao_kedro.config.runs import runs_by_method
+from rao_kedro.config.run_names import runs_by_method
 from rao_kedro.errors import DataError
 from rao_kedro.statistics import (
     MIN_T_N,

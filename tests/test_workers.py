@@ -52,7 +52,7 @@ def test_only_workers_on_groups_are_started_by_accelerate_and_the_users_environm
     assert len(commands) == 3 and len(started) == 7
     memory = {worker: "MALLOC_TOP_PAD_" in environment for worker, environment in started.items()}
     assert {worker for worker, has in memory.items() if has} == {
-        *("rao_kedro.scoring.reference", "rao_kedro.rewards.annotate", "rao_kedro.evals.score_policy")
+        *("rao_kedro.scoring.reference", "rao_kedro.rewards.worker", "rao_kedro.evals.score_policy")
     }
     assert started["rao_kedro.evals.policy_answers"]["TQDM_DISABLE"] == "0"
     assert {environment["RAO_KEDRO_METRIC_PREFIX"] for environment in started.values()} == {"rao."}

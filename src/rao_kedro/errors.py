@@ -28,8 +28,8 @@ class BusyError(RaoKedroError):
     """Another run uses a directory that only one run may use at a time."""
 
 
-class InferenceError(RaoKedroError):
-    """Text generation failed."""
+class GenerationError(RaoKedroError):
+    """Text generation, a judge or a served model failed."""
 
 
 class PlanError(ParameterError, DataError, ModelError):

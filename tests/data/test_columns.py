@@ -15,7 +15,7 @@ def test_columns_are_renamed_nested_or_left_out():
     renamed = rename_columns(row, columns)
     assert renamed["prompt"] == "Hi?" and "system" not in renamed and "question" not in renamed
     assert FORMATS[sniff(renamed)].read(renamed).responses == ["a", "b"]
-    with pytest.raises(UnusableRow, match="no column answer, which `columns` names as chosen; the row has question"):
+    with pytest.raises(UnusableRow, match="no column answer, which `columns` maps to chosen; the row has question"):
         rename_columns(row, {"chosen": "answer"})
 
 

@@ -64,7 +64,9 @@ def test_cut_responses_are_known_where_the_row_says_so(row, finished):
     assert FORMATS[sniff(row)].read(row).finished == finished
 
 
-@pytest.mark.parametrize(("value", "message"), [([True], "1 values for 2 responses"), (["a", "b"], "'a' is none of")])
+@pytest.mark.parametrize(
+    ("value", "message"), [([True], "1 values for 2 responses"), (["a", "b"], "'a' is not one of")]
+)
 def test_what_a_column_of_finished_responses_cannot_say(value, message):
     row = {"prompt": "Hi?", "responses": ["a", "b"], "ratings": [1, 2], "finished": value}
     with pytest.raises(UnusableRow, match=message):

@@ -97,7 +97,11 @@ def test_siblings_of_a_format_are_read_too(name, row, rated):
 def test_a_completion_of_several_messages_is_not_several_responses():
     row = {"prompt": "Hi?", "chosen": [assistant("a"), assistant("b")], "rejected": "c"}
     problem, good = read_trl(row).responses
-    assert problem.reason == "bad_dialogue" and "two messages of the assistant" in problem.detail and good == "c"
+    assert (
+        problem.reason == "bad_dialogue"
+        and "two consecutive messages of the assistant" in problem.detail
+        and good == "c"
+    )
     assert read_trl(row | {"chosen_rating": [3, 2], "rejected_rating": 1}).responses == ["a", "b", "c"]
 
 

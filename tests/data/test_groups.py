@@ -190,7 +190,7 @@ def test_no_group_left_is_an_error_that_counts_the_reasons(tmp_path):
     with pytest.raises(NoGroupsLeftError) as caught:
         read(tmp_path, rows)
     assert str(caught.value) == (
-        "no prompt group is left for train; quarantined were: equal_ratings 3 times, for example train.jsonl:5: "
+        "no prompt group is left for train; quarantined rows: equal_ratings 3 times, for example train.jsonl:5: "
         "all 2 responses are rated 5.0; empty_response 2 times, for example train.jsonl:1: 1 of 2 responses are "
         "usable, 2 are needed; bad_type 1 times, for example train.jsonl:3: 1 of 2 responses are usable, 2 are needed: "
         "chosen is neither a text nor a list of messages with role and content; and 1 other reasons"
@@ -224,8 +224,8 @@ def test_every_file_format_yields_the_same_rows(tmp_path, ending):
     [
         ("absent.jsonl", None, "there is no such file"),
         ("rows.xml", b"<a/>", r"only \.jsonl, .*\.csv, \.tsv can be read"),
-        ("rows.parquet", b"no parquet", "is not what its ending says"),
-        ("rows.jsonl.gz", b"not gzipped", "is not what its ending says"),
+        ("rows.parquet", b"no parquet", "does not have the format of its extension"),
+        ("rows.jsonl.gz", b"not gzipped", "does not have the format of its extension"),
         ("rows.json", b'{"a": 1}', "holds one list of objects"),
     ],
 )

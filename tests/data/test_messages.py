@@ -187,7 +187,7 @@ def test_a_prompt_is_a_dialogue_that_the_user_begins_and_ends(messages, reason):
     ],
 )
 def test_a_prompt_with_a_template_applied_is_none(text):
-    with pytest.raises(UnusableRow, match="bad_dialogue: a chat template is applied to the prompt already"):
+    with pytest.raises(UnusableRow, match="bad_dialogue: a chat template was already applied to the prompt"):
         check_prompt([user(text)])
     check_prompt([user("What does <|im_start|>user mean?")])
     check_prompt([user("### Instruction: write a poem")])

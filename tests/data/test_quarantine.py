@@ -47,12 +47,12 @@ def test_the_most_frequent_reasons_are_said_with_an_example_each():
     rows = [quarantined_row(f"f:{i}", reason, f"d{i}", {}) for i, reason in enumerate("abbcccd")]
     said = most_frequent_reasons(quarantined_table(rows))
     assert said == (
-        "quarantined were: c 3 times, for example f:3: d3; b 2 times, for example f:1: d1; "
+        "quarantined rows: c 3 times, for example f:3: d3; b 2 times, for example f:1: d1; "
         "a 1 times, for example f:0: d0; and 1 other reasons"
     )
     assert most_frequent_reasons(quarantined_table([])) == "there were no rows"
     earlier = quarantined_table([quarantined_row("g:1", "a", "d", {})])
     error = NoGroupsLeftError("none", quarantined_table(rows)).with_earlier(earlier)
     assert list(error.quarantined["source"])[:2] == ["g:1", "f:0"] and str(error).startswith(
-        "none; quarantined were: c"
+        "none; quarantined rows: c"
     )

@@ -53,7 +53,7 @@ def test_ratings_of_different_scales_are_no_preference(values):
 )
 def test_of_ranks_the_lowest_is_best_and_that_is_said(name):
     ratings = read_ratings(name, [1, "2", 3])
-    assert (list(ratings.values), ratings.by) == ([-1.0, -2.0, -3.0], f"{name}, of which the lowest is best")
+    assert (list(ratings.values), ratings.by) == ([-1.0, -2.0, -3.0], f"{name} (the lowest is best)")
     assert list(read_ratings("frank", [1]).values) == list(read_ratings("cranky.score", [1]).values) == [1.0]
 
 
@@ -119,7 +119,7 @@ def test_a_pair_that_contradicts_its_ratings_is_no_preference():
 def test_the_rating_key_of_a_pair_is_used_or_missed():
     row = {"score_chosen": 9, "score_rejected": 4, "chosen_style": 3, "rejected_style": 2}
     assert list(rate_pair(row, "style", 1, 1).values) == [3.0, 2.0]
-    with pytest.raises(UnusableRow, match="no columns chosen_taste and rejected_taste, as rating_key asks"):
+    with pytest.raises(UnusableRow, match="no columns chosen_taste and rejected_taste, which rating_key names"):
         rate_pair(row, "taste", 1, 1)
 
 

@@ -58,7 +58,7 @@ def test_an_explicit_prompt_stays_before_the_turns_that_completions_share():
 @pytest.mark.parametrize("name", ["images", "image", "audio", "videos", "tools"])
 def test_a_prompt_with_more_than_text_is_not_read_without_it(name):
     row = {"prompt": "Hi?", "chosen": "a", "rejected": "b", name: ["x"]}
-    with pytest.raises(UnusableRow, match=f"not_text: column {name} is part of the prompt"):
+    with pytest.raises(UnusableRow, match=f"not_text: column {name} is not supported as part of a prompt"):
         FORMATS["trl"].read(row)
     columns = PreferenceSource(path="x", columns={name: None}).columns
     assert FORMATS["trl"].read(rename_columns(row, columns)).responses == ["a", "b"]

@@ -198,7 +198,7 @@ def test_bytes_that_are_not_utf8_stay_in_their_row(tmp_path):
     ("value", "message"),
     [
         ({"prompt": {"0": "a"}, "chosen": {"0": "b"}}, r"to_json\(orient='records'\)"),
-        ({"a": ROWS, "b": ROWS}, "of several keys that of the split, 'train'"),
+        ({"a": ROWS, "b": ROWS}, "under 'train', the split"),
         ([1, 2], "one list of objects"),
     ],
 )
@@ -211,5 +211,5 @@ def test_json_that_is_no_list_of_rows_says_what_to_do(tmp_path, value, message):
 @pytest.mark.parametrize("name", ["rows.jsonl.bz2", "rows.csv.xz", "rows.jsonl.zst", "rows.arrow"])
 def test_a_file_that_is_not_what_its_ending_says_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"no such thing, though long enough to look like one")
-    with pytest.raises(DataError, match=f"{name} is not what its ending says"):
+    with pytest.raises(DataError, match=f"{name} does not have the format of its extension"):
         read(tmp_path / name)

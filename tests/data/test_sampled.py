@@ -55,7 +55,7 @@ def test_responses_are_sampled_for_training_for_validation_and_for_the_first_eva
     assert list(EvaluationPromptTable.validate(found.evaluation)["prompt_id"]) == ["test1", "test2", "test3"]
     of = found.to_sample.groupby("split")["prompt_id"].agg(list).to_dict()
     assert of == {"train": ["train0", "train1", "train2"], "validation": ["test0"], "test": ["test1", "test2"]}
-    with pytest.raises(DataError, match="5 of split train are asked for, 4 are there"):
+    with pytest.raises(DataError, match="split train has 4 prompts, and 5 are needed"):
         divided(prompts, chat, train=5, validation=1, test=1, evaluation=1)
 
 

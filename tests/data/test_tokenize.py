@@ -111,7 +111,7 @@ def test_prompts_that_share_no_t0_are_an_error_that_says_what_to_set(chat):
 def test_nothing_left_is_an_error_with_the_reasons_and_an_example_of_each(chat):
     table = pd.concat([groups("the " * 80, "a " * 90), groups("one", responses=("the dog " * 9, "a"), split="test")])
     message = (
-        r"no prompt group is left for train and test after tokenising; quarantined were: "
+        r"no prompt group is left for train and test after tokenising; quarantined rows: "
         r"prompt_too_long 2 times, for example file:1: \d+ tokens, max_prompt_tokens is 60; "
         r"response_too_long 1 times, for example file:1: no preference is left of 2 responses: \d+ tokens"
     )
@@ -123,7 +123,7 @@ def test_a_split_that_loses_all_its_groups_is_an_error_with_the_reasons_of_that_
     same = groups("one", responses=("the fox", "the fox  \n"))
     held_out = groups("two", responses=("a", "b", "the dog " * 9), ratings=(1, 2, 3), split="test")
     held_out["source"] = "held out"
-    message = r"no prompt group is left for train after tokenising; quarantined were: identical_responses 1 times"
+    message = r"no prompt group is left for train after tokenising; quarantined rows: identical_responses 1 times"
     with pytest.raises(DataError, match=message) as caught:
         tokenized_of(pd.concat([held_out, same]), trimming)
     assert "response_too_long" not in str(caught.value)
@@ -230,7 +230,7 @@ def test_a_message_that_the_template_leaves_out_is_quarantined_with_its_role(cha
     tokenized, quarantined = tokenized_of(pd.concat([groups("one"), more]), with_template(chat, users))
     assert list(tokenized["group_id"]) == ["train-0"]
     assert list(quarantined["reason"]) == ["template_error"] and quarantined["source"][0] == "more:1"
-    assert "does not write the message of the role system" in quarantined["detail"][0]
+    assert "leaves out or changes a message of the role system" in quarantined["detail"][0]
 
 
 def test_messages_that_are_merged_trimmed_or_lose_earlier_reasoning_are_written(chat):
@@ -246,7 +246,7 @@ def test_messages_that_are_merged_trimmed_or_lose_earlier_reasoning_are_written(
     assert quarantined.empty
     assert "user\nbe brief\n\na dog<|im_end|><|im_end|>" in chat.tokenizer.decode(tokenized["prompt_ids"][0])
     cut = with_template(chat, merging.replace("['content'].split('</think>')[-1]", "['content'].split('hm')[-1]"))
-    with pytest.raises(DataError, match="does not write the message of the role assistant"):
+    with pytest.raises(DataError, match="leaves out or changes a message of the role assistant"):
         tokenized_of(with_messages(("user", "a"), ("assistant", "ahm b"), ("user", "no")), cut)
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from assets import ALPACA_MODELS, alpaca_annotations, alpaca_table
 
-from rao_kedro.errors import DataError, InferenceError
+from rao_kedro.errors import DataError, GenerationError
 from rao_kedro.evals.alpaca_eval import judge
-from rao_kedro.evals.alpaca_eval.judge import compare_with_baseline, make_dialogues, pair_with_baseline, read_logprobs
+from rao_kedro.evals.alpaca_eval.judge import compare_with_baseline, make_dialogues, pair_with_baseline
 from rao_kedro.evals.alpaca_eval.win_rates import (
     import_package,
     length_controlled_win_rate,
@@ -21,7 +21,6 @@ from rao_kedro.evals.alpaca_eval.win_rates import (
 from rao_kedro.judges import bias as judge_statistics
 from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.metering import Prices, Usage
-from rao_kedro.judges.replies import Answer, Token
 
 
 def published(name):
@@ -165,13 +164,6 @@ def test_two_judges_agree_as_far_as_they_name_the_same_winners():
     assert other.loc["agreement", "low"] < 4 / 12 < other.loc["agreement", "high"]
 
 
-def test_an_answer_that_names_neither_output_is_no_preference():
-    assert math.isnan(read_logprobs(Answer(text="I", tokens=[Token(text="I", logprobs={"I": -0.1})])))
-    assert math.isnan(read_logprobs(Answer(text="")))
-    named = Answer(text="m", tokens=[Token(text="m", logprobs={"m": math.log(0.6), "M": math.log(0.2), "?": -2.0})])
-    assert read_logprobs(named) == pytest.approx(2 - 0.6 / 0.8)
-
-
 def asked_with(answer, verdict="logprobs", **options):
     from chat_server import chat_server
 
@@ -210,7 +202,7 @@ def test_a_judge_that_thinks_is_told_to_be_read_as_text():
 
     for answer in (reply(("<think>", {"<think>": 0.0}), finish_reason="length"), reply(("m", {}), reasoning="Hm")):
         with pytest.raises(
-            InferenceError, match=r"the judge thought before its verdict.*set the judge's verdict: text"
+            GenerationError, match=r"the judge thought before its verdict.*set the judge's verdict: text"
         ):
             asked_with(lambda request, number, answer=answer: answer)
 
@@ -226,11 +218,6 @@ def test_a_verdict_is_read_from_the_last_line_of_the_text():
     table, requests = asked_with(answer, verdict="text")
     assert table["preference"].tolist() == [2.0] * 12 and set(table["unscored_reason"]) == {""}
     assert {(r["max_tokens"], r["temperature"], r.get("logprobs")) for r in requests} == {(2048, 0.0, None)}
-
-
-@pytest.mark.parametrize("said", ["I'm not sure", "m or M", "", "Mm", "m\nBoth are good."])
-def test_a_text_that_names_no_output_on_its_last_line_is_no_verdict(said):
-    assert math.isnan(judge.read_text(Answer(text=said)))
 
 
 def test_what_is_asked_is_what_the_package_asks(tmp_path, monkeypatch):

@@ -37,11 +37,11 @@ def test_lists_and_lines_are_read_gzipped_or_not(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("gone.json", None, "cannot be had .FileNotFoundError"),
-        ("broken.json", "[{", "is not what its ending says"),
+        ("gone.json", None, "cannot be fetched .FileNotFoundError"),
+        ("broken.json", "[{", "does not have the format of its extension"),
         ("object.json", "{}", "holds no list of objects"),
         ("words.jsonl", '"a"\n', "holds no list of objects"),
-        ("plain.json.gz", "[]", "cannot be had .BadGzipFile"),
+        ("plain.json.gz", "[]", "cannot be fetched .BadGzipFile"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
@@ -143,7 +143,7 @@ def test_the_net_is_tried_again_and_a_wrong_name_is_not(web, tmp_path):
     assert len(web.read) == 4 + 2
     before = (tmp_path / "files/manifest.json").read_text()
     web.failures = [ConnectionError("reset")] * 3
-    with pytest.raises(DataError, match=r"^evaluation\.benchmarks\.alpaca_eval\.baseline: .*base\.json cannot be had"):
+    with pytest.raises(DataError, match=r"^evaluation\.benchmarks\.alpaca_eval\.baseline: .*json cannot be fetched"):
         collect_files(benchmarks, tmp_path / "files")
     web.fs.rm(benchmarks.mt_bench.judge_prompts)
     web.read.clear()
@@ -180,7 +180,7 @@ def web_server(*statuses):
 @pytest.mark.parametrize(("status", "tries"), [(503, 3), (404, 1)])
 def test_a_web_server_is_asked_again_if_it_is_away_and_not_if_it_has_no_such_file(monkeypatch, status, tries):
     monkeypatch.setattr(locations, "PAUSES", (0.0, 0.0))
-    with web_server(status) as (url, asked), pytest.raises(DataError, match=f"cannot be had .*{status}"):
+    with web_server(status) as (url, asked), pytest.raises(DataError, match=f"cannot be fetched .*{status}"):
         locations.read_bytes(url)
     assert len(asked) == tries
     with web_server(status, 200) as (url, asked):
@@ -192,7 +192,7 @@ def test_a_web_server_is_asked_again_if_it_is_away_and_not_if_it_has_no_such_fil
     ("changes", "message"),
     [
         ({"baseline": '[{"instruction": "a", "output": "b"}]'}, "alpaca_eval: baseline: row 1 has no generator"),
-        ({"baseline": "<html>"}, "alpaca_eval.baseline: .*is not what its ending says"),
+        ({"baseline": "<html>"}, "alpaca_eval.baseline: .*does not have the format of its extension"),
         ({"reference_answers": ""}, r"mt_bench: MT-Bench question 111 \(math\) has no reference answer"),
         ({"questions": '{"question": "a"}'}, r"mt_bench: questions or reference_answers do not have the form"),
         ({"judge_prompts": json.dumps(PROMPTS[0])}, "mt_bench: MT-Bench's judge prompts lack 'single-math-v1-multi"),
@@ -270,7 +270,7 @@ def test_rows_of_local_files_are_kept_with_their_labels(tmp_path):
     here = with_collected_files(benchmarks, tmp_path / "files").sources["socialiqa"]
     assert sources.read_items("socialiqa", here) == sources.read_items("socialiqa", source)
     (tmp_path / "dev-labels.lst").write_text("4\n")
-    with pytest.raises(DataError, match=r"^evaluation\.benchmarks\.sources\.socialiqa: .*row 1 is no row of socialiqa"):
+    with pytest.raises(DataError, match=r"^evaluation\.benchmarks\.sources\.socialiqa: .*row 1 is not a row of"):
         collect_files(benchmarks, tmp_path / "files")
 
 

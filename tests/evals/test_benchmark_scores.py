@@ -12,7 +12,6 @@ from rao_kedro.evals.alpaca_eval.tables import AlpacaEvalAnnotationTable
 from rao_kedro.evals.downstream.figures import accuracy_bars
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.mt_bench.benchmark import MTBench
-from rao_kedro.evals.mt_bench.judgments import combine_orders
 from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable, MTBenchJudgmentTable
 from rao_kedro.evals.results import Results
 from rao_kedro.evals.scores import (
@@ -23,6 +22,7 @@ from rao_kedro.evals.scores import (
     preference_table,
 )
 from rao_kedro.evals.tables import BenchmarkAnswerTable, BenchmarkScoreTable, JudgeReportTable
+from rao_kedro.judges.scores import combine_orders
 from rao_kedro.reporting.benchmark_report import benchmark_report, cut_sentences
 
 BENCHMARKS = [AlpacaEval(AlpacaEvalParameters(gamed=None)), MTBench()]

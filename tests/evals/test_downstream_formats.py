@@ -188,7 +188,7 @@ def test_a_directory_of_mmlu_reads_like_its_archive(tmp_path):
         ("gsm8k", {"answer": "It is 7."}, "expected `#### number`"),
         ("gsm8k", {"answer": "#### seven"}, "expected `#### number`"),
         ("gsm8k", {"question": " "}, "question is not a text"),
-        ("arc_easy", {"answerKey": "D"}, "answerKey is 'D', which is none of 1, 2, 3"),
+        ("arc_easy", {"answerKey": "D"}, "answerKey is 'D', which is not one of 1, 2, 3"),
         ("arc_easy", {"choices": {"text": ["a"], "label": ["3"]}}, "there are 1 choices"),
         ("arc_easy", {"instruction": "Why?"}, "does not list its choices"),
         ("mathqa", {"options": "a ) 1 , b ) 2"}, "are not five"),
@@ -200,7 +200,7 @@ def test_a_directory_of_mmlu_reads_like_its_archive(tmp_path):
 def test_a_row_that_does_not_fit_stops_the_task_and_is_named(tmp_path, task, change, message):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(ROWS[task]) + "\n" + json.dumps(ROWS[task] | change))
-    with pytest.raises(DataError, match=f"row 2 is no row of {task}.*{re.escape(message)}"):
+    with pytest.raises(DataError, match=f"row 2 is not a row of {task}.*{re.escape(message)}"):
         read_items(task, TaskSource(path=str(path)))
 
 

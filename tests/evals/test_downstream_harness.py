@@ -15,7 +15,7 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-from rao_kedro.errors import DataError, InferenceError, ParameterError
+from rao_kedro.errors import DataError, GenerationError, ParameterError
 from rao_kedro.evals.downstream.harness import TASK_FILES, run
 from rao_kedro.evals.downstream.harness_model import Written
 from rao_kedro.evals.downstream.parameters import ChainOfThoughtParameters, TaskSource
@@ -300,5 +300,5 @@ def test_what_cannot_be_measured_is_named(tmp_path):
         run(Rule(right), ["gsm8k"], {"gsm8k": TaskSource(path="/nowhere.jsonl")})
     lm = Rule(right)
     lm.loglikelihood = lambda requests: [(math.nan, False) for _ in requests]
-    with pytest.raises(InferenceError, match=r"mmlu::abstract_algebra, item abstract_algebra:1: .*nan"):
+    with pytest.raises(GenerationError, match=r"mmlu::abstract_algebra, item abstract_algebra:1: .*nan"):
         run(lm, ["mmlu"], {"mmlu": mmlu_archive(tmp_path)})

@@ -7,7 +7,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from rao_kedro.config.generation import GenerationParameters, SamplingParameters
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.evals.downstream.harness_model import GeneratorLM, TextLM
 from rao_kedro.evals.responses import Response
 from rao_kedro.generation.base import Completion, Likelihood
@@ -182,16 +182,16 @@ def test_a_killed_run_goes_on_behind_its_finished_shards(tiny_checkpoint, tmp_pa
 
 @pytest.mark.parametrize("how", [{"do_sample": True}, {"temperature": 0.7}])
 def test_a_task_that_samples_is_refused(tiny_checkpoint, how):
-    with pytest.raises(ParameterError, match="this model writes greedily"):
+    with pytest.raises(ParameterError, match="this model decodes greedily"):
         lm_of(tiny_checkpoint, Counting()).generate_until([generation("dog", **how)])
 
 
 def test_what_does_not_fit_is_refused(tiny_checkpoint):
     lm = lm_of(tiny_checkpoint, Counting(), max_model_len=8)
-    with pytest.raises(InferenceError, match="leaves 2 beside 6 to write: raise max_model_len"):
+    with pytest.raises(GenerationError, match="leaves 2 beside 6 to write: raise max_model_len"):
         lm.generate_until([generation("fox " * 20)])
-    with pytest.raises(InferenceError, match="leaves 5 beside 3 to write: raise max_model_len"):
+    with pytest.raises(GenerationError, match="leaves 5 beside 3 to write: raise max_model_len"):
         lm.loglikelihood(choices("the fox " * 20, "a"))
     lm = lm_of(tiny_checkpoint, Counting(), max_model_len=6, kind=TextLM)
-    with pytest.raises(InferenceError, match="wants 6 tokens behind a prompt, and max_model_len is 6: raise"):
+    with pytest.raises(GenerationError, match="needs 6 tokens after a prompt, and max_model_len is 6: raise"):
         lm.generate_until([generation("fox")])

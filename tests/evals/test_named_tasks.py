@@ -234,7 +234,7 @@ def test_tags_stand_for_their_tasks_and_none_is_named_twice(rows):
     assert named.shown == {"arc_easy": "lm_eval/arc_easy", "arc_challenge": "lm_eval/arc_challenge"}
     assert named.tasks["arc_easy"].get_config("num_fewshot") == 0
     datasets = {"arc_challenge": rows["arc_challenge"], "ai2_arc": rows["arc_challenge"]}
-    with pytest.raises(ParameterError, match="arc_challenge is part of ai2_arc and named before"):
+    with pytest.raises(ParameterError, match="arc_challenge is part of ai2_arc and of an earlier name"):
         load_tasks(HarnessParameters(tasks="arc_challenge ai2_arc", datasets=datasets))
 
 
@@ -264,7 +264,7 @@ def test_a_task_that_cannot_be_asked_is_refused_before_anything_is_computed(rows
     nowhere = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "no.jsonl")}}}
     refused(DataError, r"rows of gsm8k, .*Unable to find .*no\.jsonl.*harness\.datasets\.gsm8k", "gsm8k", gsm8k=nowhere)
     absent = {"dataset_path": str(tmp_path / "copy")}
-    refused(DataError, "rows of hellaswag, .*cannot be had: .*copy", "hellaswag", hellaswag=absent)
+    refused(DataError, "rows of hellaswag, .*cannot be loaded: .*copy", "hellaswag", hellaswag=absent)
     with pytest.raises(ValueError, match=r"harness\.datasets: gsm8k is not among harness\.tasks \(left\)"):
         HarnessParameters(tasks="left", datasets={"gsm8k": rows["all"]})
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from rao_kedro.config.servers import JudgeServerParameters
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.evals.alpaca_eval.judge import compare_with_baseline, pair_with_baseline
 from rao_kedro.judges.judge import Judge
 from rao_kedro.judges.vllm_server import serve
@@ -52,7 +52,7 @@ def test_a_judge_that_is_killed_ends_the_run_and_the_next_one_asks_only_for_the_
         judge = Judge(how, tmp_path)
         with serve(smollm2, "smollm2", 2048, 20, patience=300) as server["url"]:
             server["dies"] = True
-            with pytest.raises(InferenceError, match=rf"cannot be asked.*of {N} answers are kept, run again"):
+            with pytest.raises(GenerationError, match=rf"cannot answer.*of {N} answers are kept, run again"):
                 compare_with_baseline(pair_with_baseline(BASELINE, MODEL), judge)
         kept = len([*tmp_path.rglob("*.shard")])
         assert 0 < kept < KILLED_AT

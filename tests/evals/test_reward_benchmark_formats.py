@@ -8,11 +8,12 @@ from reward_rows import COMPLETE, best_of, compared, judged, pair, read_rows_of,
 from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.evals.reward_benchmarks import benchmarks
-from rao_kedro.evals.reward_benchmarks.benchmarks import benchmark_names, read_benchmark, score_benchmark
+from rao_kedro.evals.reward_benchmarks.benchmarks import read_benchmark, score_benchmark
+from rao_kedro.evals.reward_benchmarks.registry import REWARD_BENCHMARKS
 
 
 def test_there_is_a_complete_example_of_every_benchmark():
-    assert list(COMPLETE) == benchmark_names()
+    assert list(COMPLETE) == list(REWARD_BENCHMARKS)
 
 
 def without(row, name):
@@ -83,7 +84,7 @@ def test_hidden_files_and_lone_surrogates_are_no_items(tmp_path):
 
 
 def test_an_unknown_benchmark_lists_the_known_ones():
-    known = ", ".join(benchmark_names())
+    known = ", ".join(REWARD_BENCHMARKS)
     for call in (lambda: read_benchmark("arena"), lambda: score_benchmark("arena", [], [], seed=0)):
         with pytest.raises(ParameterError, match=f"unknown reward benchmark 'arena': choose one of {known}"):
             call()
@@ -97,7 +98,7 @@ def test_the_name_alone_means_the_authors_dataset(monkeypatch):
         return iter([])
 
     monkeypatch.setattr(benchmarks, "read_rows", no_rows)
-    for name in benchmark_names()[:-1]:
+    for name in list(REWARD_BENCHMARKS)[:-1]:
         with pytest.raises(DataError, match="no row of"):
             read_benchmark(name)
     assert asked == [

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from rao_kedro.config.servers import JudgeParameters, ServerParameters
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.evals.judging import judge_answers
 from rao_kedro.evals.parameters import BenchmarkParameters
 from rao_kedro.evals.served_answers import main
@@ -168,7 +168,7 @@ def test_requests_are_billed_once_and_what_is_reused_apart(tmp_path, baseline, m
     assert again["reused_cost"].sum() == pytest.approx(6 * 0.013)
     lines = [record.message for record in caplog.records if "judging with" in record.message]
     assert len(lines) == 2 and "judge: 5 requests, about " in lines[0] and "at most" in lines[0]
-    assert lines[1] == "judging with judge: all answers are kept, nothing is asked"
+    assert lines[1] == "judging with judge: all answers are cached, no request is sent"
 
 
 def test_a_judge_that_is_expected_to_cost_too_much_is_not_asked(tmp_path, baseline, mt_bench, answers):
@@ -176,7 +176,7 @@ def test_a_judge_that_is_expected_to_cost_too_much_is_not_asked(tmp_path, baseli
 
     with chat_server(verdict) as (url, requests):
         benchmarks = judge_with(url, baseline, mt_bench, max_cost=0.01)
-        with pytest.raises(InferenceError, match=r"5 requests.*cost about 0\.02.*more than max_cost 0\.01"):
+        with pytest.raises(GenerationError, match=r"5 requests.*cost about 0\.02.*more than max_cost 0\.01"):
             judge_answers(answers, benchmarks, tmp_path / "kept")
     assert not requests
 
@@ -188,7 +188,7 @@ def test_a_judge_that_costs_more_than_expected_is_stopped_and_the_next_run_goes_
 
     with chat_server(verdict) as (url, requests):
         benchmarks = judge_with(url, baseline, mt_bench, max_cost=0.035)
-        with pytest.raises(InferenceError, match=r"3 requests have cost 0\.039, more than max_cost 0\.035"):
+        with pytest.raises(GenerationError, match=r"3 requests have cost 0\.039, more than max_cost 0\.035"):
             judge_answers(answers, benchmarks, tmp_path / "kept")
         assert len(requests) == 3
         usage = judge_answers(answers, benchmarks, tmp_path / "kept").usage

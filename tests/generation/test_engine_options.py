@@ -98,13 +98,13 @@ def test_a_server_is_given_the_same_as_options_of_its_command(adapter):
             {"data_parallel_size": 4, "tensor_parallel_size": 4},
             8,
             "vllm",
-            "data_parallel_size 4 x tensor_parallel_size 4 needs 16 GPUs, and the number visible here is 8",
+            "data_parallel_size 4 x tensor_parallel_size 4 needs 16 GPUs, and this process sees 8",
         ),
         (
             {"data_parallel_size": 2},
             1,
             "transformers",
-            "data_parallel_size 2 needs 2 GPUs, and the number visible here is 1",
+            "data_parallel_size 2 needs 2 GPUs, and this process sees 1",
         ),
     ],
 )

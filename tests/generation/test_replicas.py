@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rao_kedro.config.generation import EngineParameters, GenerationSpec, SamplingParameters
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.generation import replicas, worker
 from rao_kedro.generation.base import ParallelGenerator
 from rao_kedro.generation.generators import make_generator
@@ -71,7 +71,7 @@ def test_an_engine_that_dies_is_named_and_the_others_end(two):
     """Comes last: the engines are gone behind it."""
     processes = list(two._processes)
     processes[1].kill()
-    with pytest.raises(InferenceError, match=r"engine 2 of 2 ended with exit status -9"):
+    with pytest.raises(GenerationError, match=r"engine 2 of 2 ended with exit status -9"):
         list(two.stream_calls([([[1, 5]], SamplingParameters(max_tokens=2))] * 4))
     assert [process.is_alive() for process in processes] == [False, False]
 

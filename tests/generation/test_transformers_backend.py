@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rao_kedro.config.generation import EngineParameters, SamplingParameters
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.generation import transformers_backend
 from rao_kedro.generation.base import complete
 from rao_kedro.generation.generators import make_generator, resolve_backend
@@ -223,6 +223,6 @@ def test_an_unknown_or_absent_backend_is_named(monkeypatch):
     with pytest.raises(ParameterError, match="'llamacpp' is not one of auto, vllm, transformers"):
         resolve_backend("llamacpp")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InferenceError, match="pip install"):
+    with pytest.raises(GenerationError, match="pip install"):
         resolve_backend("vllm")
     assert resolve_backend("auto") == "transformers"

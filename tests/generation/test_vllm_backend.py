@@ -25,7 +25,7 @@ from rao_kedro.generation.generators import make_generator
 from rao_kedro.config.generation import EngineParameters
 model_dir, prompts = sys.argv[1], json.loads(sys.argv[2])
 in_order = lambda stream: [completions for _, completions in sorted(stream, key=lambda found: found[0])]
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 asked, adapter, ways = map(json.loads, sys.argv[3:])
 engine = EngineParameters(max_num_seqs=8, enable_prefix_caching=False, lora_path=adapter)
 generator = make_generator("vllm", model_dir, dtype="float32", max_model_len=256, engine=engine)
@@ -36,7 +36,7 @@ write = lambda **how: [
 ]
 try:
     logps = generator.continuation_logps(prompts, asked)
-except InferenceError as error:
+except GenerationError as error:
     logps = str(error)
 greedy = in_order(generator.stream(prompts, SamplingParameters(temperature=0, max_tokens=16)))
 samples = [in_order(generator.stream(prompts, SamplingParameters(n=2, max_tokens=16, seed=seed))) for seed in (1, 1, 2)]

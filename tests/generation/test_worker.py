@@ -10,7 +10,7 @@ import pytest
 from launching import IN_PROCESS
 
 from rao_kedro.config.generation import EngineParameters
-from rao_kedro.errors import DataError, InferenceError, ParameterError
+from rao_kedro.errors import DataError, GenerationError, ParameterError
 from rao_kedro.generation import GenerationSpec, SamplingParameters, worker
 from rao_kedro.generation.base import Completion
 from rao_kedro.models.chat_format import load_tokenizer
@@ -179,7 +179,7 @@ def test_a_checkpoint_with_another_stop_token_generates_again_and_one_with_anoth
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "holds no prompts"),
+        ([], "contains no prompts"),
         ([PROMPTS[0], PROMPTS[0]], "'p1' occurs twice"),
         ([{"prompt_id": "a"}], "columns messages, requirements are missing"),
     ],
@@ -195,13 +195,13 @@ def test_unusable_prompts_are_refused_with_the_file_and_the_reason(spec, rows, m
 
 
 def test_a_prompt_that_leaves_no_room_is_named(spec):
-    with pytest.raises(InferenceError, match=r"prompt 'p\d' has \d+ tokens, and max_model_len 12 leaves 4"):
+    with pytest.raises(GenerationError, match=r"prompt 'p\d' has \d+ tokens, and max_model_len 12 leaves 4"):
         run(spec.model_copy(update={"max_model_len": 12}), Recorder())
 
 
 def test_a_failing_worker_process_says_why_in_one_error(spec):
     workers = IN_PROCESS.model_copy(update={"in_process": False})
-    with pytest.raises(InferenceError, match=r"(?s)text generation with .*: .* holds no .*safetensors file.*are kept"):
+    with pytest.raises(GenerationError, match=r"(?s)text generation with .*: .* holds no .*safetensors file.*are kept"):
         launch(spec.model_copy(update={"model_dir": spec.output_path.parent}), workers)
 
 
@@ -211,5 +211,5 @@ def test_a_prompt_that_the_template_refuses_is_named(spec, tmp_path, tiny_checkp
     template.write_text("{% if 'system' in messages[0]['role'] %}{{ raise_exception('no') }}{% endif %}")
     asked = [*PROMPTS[:1], {**PROMPTS[1], "messages": [{"role": "system", "content": "x"}]}]
     pq.write_table(pa.Table.from_pylist(asked), spec.prompts_path)
-    with pytest.raises(InferenceError, match=r"prompts\.parquet: prompt 'p2': the chat template refuses these"):
+    with pytest.raises(GenerationError, match=r"prompts\.parquet: prompt 'p2': the chat template refuses these"):
         run(spec.model_copy(update={"model_dir": tmp_path / "model"}), Recorder())

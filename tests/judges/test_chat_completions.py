@@ -8,7 +8,7 @@ import pytest
 from chat_questions import DIALOGUES, SAMPLING, echo, sent_fields, server_at
 from chat_server import chat_server, reply
 
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.identity import combined_hash
 from rao_kedro.judges import chat_completions
 from rao_kedro.judges.client import ChatSampling
@@ -61,7 +61,7 @@ def test_what_was_answered_before_the_end_is_kept(tmp_path):
 
     with chat_server(lambda *asked: behaves[0](*asked)) as (url, requests):
         server, behaves = server_at(url, concurrency=1, cache_dir=tmp_path, max_retries=0), [fails_at_the_sixth]
-        with pytest.raises(InferenceError, match=r"5 of 12 answers are kept, run again to go on from there"):
+        with pytest.raises(GenerationError, match=r"5 of 12 answers are kept, run again to go on from there"):
             server.answers(DIALOGUES, SAMPLING)
         requests.clear()
         behaves[0] = echo
@@ -91,7 +91,7 @@ def test_what_is_in_flight_at_the_end_is_kept_and_counted(tmp_path):
     def fails_first(request, number):
         return (401, "{}", {}) if number == 1 else (time.sleep(0.1), echo(request, number))[1]
 
-    with chat_server(fails_first) as (url, _), pytest.raises(InferenceError) as error:
+    with chat_server(fails_first) as (url, _), pytest.raises(GenerationError) as error:
         server_at(url, concurrency=4, cache_dir=tmp_path).answers(DIALOGUES, SAMPLING)
     kept = len(list(tmp_path.rglob("*.shard")))
     assert kept >= 3 and re.search(rf"\({kept} of 12 answers are kept", str(error.value))

@@ -8,7 +8,7 @@ import pytest
 from chat_questions import DIALOGUES, SAMPLING, echo, sent_fields, server_at
 from chat_server import chat_server, refusal
 
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.judges.client import ChatSampling
 
 
@@ -24,25 +24,25 @@ def test_a_server_that_is_busy_at_first_is_asked_again():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda request, number: (500, "{}", {}), "cannot be asked: .*500"),
-        (lambda request, number: refusal(402, "Pay first"), "cannot be asked: .*Pay first"),
+        (lambda request, number: (500, "{}", {}), "cannot answer: .*500"),
+        (lambda request, number: refusal(402, "Pay first"), "cannot answer: .*Pay first"),
         (
             lambda request, number: refusal(429, "You exceeded your current quota", code="insufficient_quota"),
-            "cannot be asked: .*exceeded your current quota",
+            "cannot answer: .*exceeded your current quota",
         ),
-        (lambda request, number: refusal(400, "Budget has been exceeded"), "cannot be asked: .*Budget"),
-        (lambda request, number: refusal(403, "You are not allowed to sample from this model"), "cannot be asked: "),
-        (lambda request, number: (403, "<html>a policy, content filtered</html>", {}), "cannot be asked: "),
+        (lambda request, number: refusal(400, "Budget has been exceeded"), "cannot answer: .*Budget"),
+        (lambda request, number: refusal(403, "You are not allowed to sample from this model"), "cannot answer: "),
+        (lambda request, number: (403, "<html>a policy, content filtered</html>", {}), "cannot answer: "),
         (
             lambda request, number: refusal(404, "The model `judge` does not exist", code="model_not_found"),
-            "cannot be asked: .*does not exist",
+            "cannot answer: .*does not exist",
         ),
-        (lambda request, number: (404, '{"detail": "Not Found"}', {}), "cannot be asked: .*set model and base_url"),
-        (lambda request, number: (429, "{}", {}), "cannot be asked: .*429"),
+        (lambda request, number: (404, '{"detail": "Not Found"}', {}), "cannot answer: .*correct model and base_url"),
+        (lambda request, number: (429, "{}", {}), "cannot answer: .*429"),
         (lambda request, number: (401, "{}", {}), "refuses the key of the environment variable OPENAI_API_KEY"),
-        (lambda request, number: (200, "<html>hello</html>", {}), "does not answer as a chat server does: '<html>"),
-        (lambda request, number: (200, '{"choices": []}', {}), "does not answer as a chat server does"),
-        (lambda request, number: (200, '{"choices": [{"message": {"content": "7"}}]}', {}), "gives no log-probs"),
+        (lambda request, number: (200, "<html>hello</html>", {}), "did not send a chat completion: '<html>"),
+        (lambda request, number: (200, '{"choices": []}', {}), "did not send a chat completion"),
+        (lambda request, number: (200, '{"choices": [{"message": {"content": "7"}}]}', {}), "returns no log-probs"),
     ],
     ids=[
         "broken",
@@ -51,20 +51,20 @@ def test_a_server_that_is_busy_at_first_is_asked_again():
     ],
 )
 def test_a_server_that_does_not_answer_ends_with_what_it_said(answer, message):
-    with chat_server(answer) as (url, _), pytest.raises(InferenceError, match=rf"127\.0\.0\.1.* {message}"):
+    with chat_server(answer) as (url, _), pytest.raises(GenerationError, match=rf"127\.0\.0\.1.* {message}"):
         server_at(url).answers(DIALOGUES, SAMPLING)
 
 
 def test_a_slow_server_and_one_that_is_away_end_too():
     with (
         chat_server(lambda request, number: (time.sleep(1), echo(request, number))[1]) as (url, _),
-        pytest.raises(InferenceError, match=r"did not answer within 0\.05 s: raise timeout"),
+        pytest.raises(GenerationError, match=r"did not answer within 0\.05 s: raise timeout"),
     ):
         server_at(url, timeout=0.05, max_retries=0).answers(DIALOGUES[:1], SAMPLING)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
-        with pytest.raises(InferenceError, match="cannot be asked: Connection error"):
+        with pytest.raises(GenerationError, match="cannot answer: Connection error"):
             server_at(url).answers(DIALOGUES[:1], SAMPLING)
 
 
@@ -86,7 +86,9 @@ def test_the_key_reaches_the_server_and_nothing_else(tmp_path, monkeypatch, capl
 def test_a_key_that_no_header_can_hold_is_refused_without_quoting_it(key, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with chat_server(echo) as (url, requests):
-        with pytest.raises(InferenceError, match="the environment variable OPENAI_API_KEY holds a line break") as error:
+        with pytest.raises(
+            GenerationError, match="the environment variable OPENAI_API_KEY contains a line break"
+        ) as error:
             server_at(url).answers(DIALOGUES[:1], SAMPLING)
         assert "very" not in str(error.value) and not requests
         monkeypatch.setenv("OPENAI_API_KEY", "sk-fine\r\n")
@@ -120,7 +122,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_quoting_it(key, monkey
     ],
 )
 def test_a_parameter_that_the_server_refuses_ends_the_run_at_once_and_says_what_to_set(error, hint):
-    with chat_server(lambda request, number: error) as (url, requests), pytest.raises(InferenceError, match=hint):
+    with chat_server(lambda request, number: error) as (url, requests), pytest.raises(GenerationError, match=hint):
         server_at(url, concurrency=1).answers(DIALOGUES, SAMPLING)
     assert len(requests) == 1
 

@@ -6,7 +6,7 @@ import pytest
 from chat_questions import DIALOGUES, server_at
 from chat_server import chat_server, reply
 
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.judges.client import ChatSampling
 from rao_kedro.judges.metering import Forecast, Meter, Prices, Usage
 
@@ -32,7 +32,7 @@ def test_a_run_ends_where_it_has_cost_too_much_and_goes_on_with_a_higher_limit(t
     prices = Prices(10.0, 30.0)  # 0.013 a request
     with chat_server(lambda request, number: reply(("Yes.", {}), usage=usage)) as (url, requests):
         server = server_at(url, cache_dir=tmp_path, concurrency=1, meter=Meter(prices, 0.05))
-        with pytest.raises(InferenceError, match=r"4 requests have cost 0\.052, more than max_cost 0\.05.*4 of 12"):
+        with pytest.raises(GenerationError, match=r"4 requests have cost 0\.052, more than max_cost 0\.05.*4 of 12"):
             server.answers(DIALOGUES, ChatSampling(4))
         server_at(url, cache_dir=tmp_path, meter=Meter(prices, 0.2)).answers(DIALOGUES, ChatSampling(4))
     assert len(requests) == 12
@@ -49,4 +49,4 @@ def test_a_forecast_says_tokens_and_cost_with_an_upper_bound():
     assert line.endswith("at most 0.1444 at the token limit")
     unlimited = Forecast.of([{"messages": DIALOGUES[0], "max_tokens": None}])
     assert unlimited.describe("judge", Prices(10.0, 30.0)).endswith("without an upper bound, since max_tokens is null")
-    assert Forecast.of([]).describe("judge", Prices(1.0, 1.0)) == "judge: all answers are kept, nothing is asked"
+    assert Forecast.of([]).describe("judge", Prices(1.0, 1.0)) == "judge: all answers are cached, no request is sent"

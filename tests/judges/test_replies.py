@@ -6,7 +6,7 @@ import pytest
 from chat_questions import DIALOGUES, echo, server_at
 from chat_server import chat_server, refusal, reply
 
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.judges.client import ChatSampling
 
 FILTERED = refusal(400, "The response was filtered", code="content_filter")
@@ -31,7 +31,7 @@ def asked_about(requests):
         ((422, '{"detail": "messages too long"}', {}), "HTTP status 422: messages too long"),
         ((404, '{"detail": "no endpoint for this input"}', {}), "HTTP status 404"),
         ((200, '{"error": {"message": "provider failed"}}', {}), "refused the request: .*provider failed"),
-        ((200, '{"choices": []}', {}), "does not answer as a chat server does"),
+        ((200, '{"choices": []}', {}), "did not send a chat completion"),
         (reply(("", {}), refusal="I cannot help"), "the model declined: I cannot help"),
         (reply(("", {})), "the answer is empty"),
         (reply(("", {}), content=None), "the answer is empty"),
@@ -105,7 +105,7 @@ MANY = [[{"role": "user", "content": f"question {i}"}] for i in range(200)]
 def test_a_server_none_of_whose_first_answers_can_be_used_ends_the_run_early(answer, tmp_path):
     with server_that({messages[0]["content"]: answer for messages in MANY}) as (url, requests):
         server = server_at(url, concurrency=4, cache_dir=tmp_path)
-        with pytest.raises(InferenceError, match="none of the first 10 answers of judge can be used"):
+        with pytest.raises(GenerationError, match="none of the first 10 answers of judge can be used"):
             server.answers(MANY, ChatSampling(4))
     assert 10 <= len(requests) <= 10 + 4
 
@@ -115,7 +115,7 @@ def test_a_server_that_worked_for_other_requests_ends_the_run_early_too(tmp_path
     with server_that({messages[0]["content"]: cut for messages in MANY[12:]}) as (url, requests):
         server = server_at(url, concurrency=1, cache_dir=tmp_path)
         server.answers(DIALOGUES, ChatSampling(4))
-        with pytest.raises(InferenceError, match=r"none of the first 10 .* cut at the token limit"):
+        with pytest.raises(GenerationError, match=r"none of the first 10 .* cut at the token limit"):
             server.answers(MANY[12:], ChatSampling(4))
     assert len(requests) == 12 + 10
 
@@ -123,7 +123,7 @@ def test_a_server_that_worked_for_other_requests_ends_the_run_early_too(tmp_path
 def test_refusals_of_a_server_that_refuses_everything_are_no_attempts(tmp_path):
     with server_that({messages[0]["content"]: FILTERED for messages in MANY}) as (url, requests):
         for _ in range(5):
-            with pytest.raises(InferenceError, match="none of the first 10"):
+            with pytest.raises(GenerationError, match="none of the first 10"):
                 server_at(url, concurrency=1, cache_dir=tmp_path).answers(MANY, ChatSampling(4))
     assert len(requests) == 5 * 10
 
@@ -143,7 +143,7 @@ def test_an_outage_keeps_what_was_refused_and_answered(tmp_path):
         return FILTERED if number == 3 else echo(request, number)
 
     with chat_server(outage) as (url, _):
-        with pytest.raises(InferenceError, match="5 of 12 answers are kept, run again"):
+        with pytest.raises(GenerationError, match="5 of 12 answers are kept, run again"):
             server_at(url, concurrency=1, cache_dir=tmp_path, max_retries=0).answers(DIALOGUES, ChatSampling(4))
         server = server_at(url, cache_dir=tmp_path)
         assert len(server.to_ask(DIALOGUES, ChatSampling(4))) == 7

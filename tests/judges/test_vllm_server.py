@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.generation import engine_options
 from rao_kedro.identity import content_hash
 from rao_kedro.judges import vllm_server
@@ -46,7 +46,7 @@ def fake_vllm(tmp_path, monkeypatch):
 def test_a_judge_that_vllm_does_not_serve_ends_with_its_last_lines(source, message, fake_vllm):
     fake_vllm(source)
     patience = 0.5 if "sleep" in source else 60
-    with pytest.raises(InferenceError, match=message), vllm_server.serve("here", "judge", 64, 5, patience):
+    with pytest.raises(GenerationError, match=message), vllm_server.serve("here", "judge", 64, 5, patience):
         pass
 
 
@@ -55,13 +55,13 @@ def test_a_judge_is_served_with_its_engines_options(fake_vllm, tiny_checkpoint, 
     monkeypatch.setattr(engine_options, "visible_gpus", lambda: ["0", "1", "2", "3"])
     engine = {"tensor_parallel_size": 2, "data_parallel_size": 2, "gpu_memory_utilization": 0.5, "dtype": "float16"}
     judge = make_reward("generative", model=str(tiny_checkpoint), max_model_len=512, engine=engine)
-    with pytest.raises(InferenceError) as raised:
+    with pytest.raises(GenerationError) as raised:
         judge.annotate([GROUP])
     said = str(raised.value)
     assert "--tensor-parallel-size 2" in said and "--data-parallel-size 2" in said and "--max-model-len 512" in said
     assert "--gpu-memory-utilization 0.5" in said and "--dtype float16" in said and "--enforce-eager" in said
     more = make_reward("generative", model=str(tiny_checkpoint), engine=engine | {"tensor_parallel_size": 8})
-    with pytest.raises(ParameterError, match="needs 16 GPUs, and the number visible here is 4"):
+    with pytest.raises(ParameterError, match="needs 16 GPUs, and this process sees 4"):
         more.annotate([GROUP])
 
 

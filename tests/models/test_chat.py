@@ -172,10 +172,10 @@ def test_a_template_that_does_not_keep_the_prompt_or_the_text_is_refused(tmp_pat
 
 
 CHANGING = {
-    "cuts reasoning": ("c.split('</think>')[-1]", "Hm.</think>Yes", "'Yes' in place of 'Hm.</think>Yes'"),
-    "replaces": ("c | replace('fox', 'dog')", "a fox<|im_end|>", "'dog<|im_end|>' in place of 'fox<|im_end|>'"),
-    "adds to the end": ("c | replace('fox', 'foxes')", "a fox", "'es' in place of ''"),
-    "cuts the end": ("c.rstrip('.')", "a fox.", "'' in place of '.'"),
+    "cuts reasoning": ("c.split('</think>')[-1]", "Hm.</think>Yes", "'Yes' instead of 'Hm.</think>Yes'"),
+    "replaces": ("c | replace('fox', 'dog')", "a fox<|im_end|>", "'dog<|im_end|>' instead of 'fox<|im_end|>'"),
+    "adds to the end": ("c | replace('fox', 'foxes')", "a fox", "'es' instead of ''"),
+    "cuts the end": ("c.rstrip('.')", "a fox.", "'' instead of '.'"),
 }
 
 
@@ -207,7 +207,7 @@ def test_an_ordinary_response_is_rendered_once(chatml, monkeypatch):
 
 
 def test_text_that_is_no_unicode_and_tokens_without_an_embedding_are_refused(chatml):
-    with pytest.raises(ModelError, match="the text is no valid Unicode"):
+    with pytest.raises(ModelError, match="the text is not valid Unicode"):
         prompt_token_ids(chatml, [{"role": "user", "content": "a\ud800"}])
     assert chatml.n_embeddings == len(chatml.tokenizer)
     with pytest.raises(ModelError, match=r"token \d+ \('.*'\) is beyond the model's 100 embeddings"):

@@ -108,7 +108,7 @@ def test_a_date_in_the_template_is_fixed_in_the_import(tmp_path, tiny_checkpoint
     source = with_template(tiny_checkpoint, tmp_path / "dated", DATED)
     before = state_of(source)
     output = import_model(tmp_path, source)
-    assert "in the import it prints 26 Jul 2024" in caplog.text
+    assert "in the import it always prints 26 Jul 2024" in caplog.text
     tokenizers = [AutoTokenizer.from_pretrained(model) for model in (source, output)]
     prompts = []
     for day in (1, 2):
@@ -154,7 +154,7 @@ def test_generation_stops_where_the_template_ends_an_answer(tmp_path, tiny_check
     tokenizer = load_tokenizer(output)
     ends = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
     assert json.loads((output / "generation_config.json").read_text())["eos_token_id"] == sorted(ends)
-    assert f"ends an answer with token {ends[0]}, at which generation did not stop" in caplog.text
+    assert f"ends a response with token {ends[0]}, at which generation did not stop" in caplog.text
 
 
 def test_a_template_of_the_parameters_takes_the_place_of_the_models_own(tmp_path, tiny_checkpoint):
@@ -175,7 +175,7 @@ def test_a_head_of_its_own_is_kept_apart_also_by_an_engine_that_believes_the_con
 ):
     source = with_own_head(tiny_checkpoint, tmp_path / "own_head")
     output = import_model(tmp_path, source)
-    assert "the model's head is not its embeddings" in caplog.text
+    assert "the model's head differs from its embeddings" in caplog.text
     assert json.loads((output / "config.json").read_text())["tie_word_embeddings"] is False
     assert json.loads((source / "config.json").read_text())["tie_word_embeddings"] is True
     model = load_causal_lm(output)
@@ -190,7 +190,7 @@ def test_an_adapter_is_merged_onto_its_base(tmp_path, tiny_checkpoint, caplog):
         expected = adapted(torch.tensor([[5, 6, 7]])).logits
     assert torch.allclose(logits(output), expected, atol=1e-4)
     assert not torch.allclose(logits(output), logits(tiny_checkpoint), atol=1e-2)
-    assert not (output / "adapter_config.json").exists() and "was merged onto" in caplog.text
+    assert not (output / "adapter_config.json").exists() and "was merged into" in caplog.text
     assert load_tokenizer(output).chat_template == CHATML
 
 
@@ -249,7 +249,7 @@ def test_a_model_without_a_sequence_classifier_is_told_of_before_sft(tmp_path, t
     GraniteForCausalLM(GraniteConfig(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path / "granite")
     tokenizer.save_pretrained(tmp_path / "granite")
     import_model(tmp_path, tmp_path / "granite")
-    assert "no sequence classifier of GraniteForCausalLM: let reward_modeling.start name" in caplog.text
+    assert "no sequence classifier of GraniteForCausalLM: for a trained reward model, set" in caplog.text
 
 
 def test_a_system_message_that_moves_once_an_answer_is_there_is_told_of(tmp_path, tiny_checkpoint, caplog):
@@ -262,4 +262,4 @@ def test_a_system_message_that_moves_once_an_answer_is_there_is_told_of(tmp_path
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
     import_model(tmp_path, with_template(tiny_checkpoint, tmp_path / "moving", moving))
-    assert "system messages are moved once an answer is there" in caplog.text
+    assert "system messages are moved when a response follows" in caplog.text

@@ -87,8 +87,8 @@ def halfway_merged(model, directory):
     [
         (quantised, r"is quantised \(awq"),
         (fp8, r"is quantised \(fp8.*as the base model, FP8 weights are dequantised at import"),
-        (with_adapter, "holds a model and an adapter"),
-        (adapter, "is an adapter of .* and no model: merge it"),
+        (with_adapter, "contains a model and an adapter"),
+        (adapter, "is an adapter of .*, not a model: merge it"),
         (padding, "padding token .* is 999"),
         (without_a_weight, r"1 are missing, model\.layers\.1\.mlp\.up_proj\.weight, and would be random"),
         (other_shape, r"has the shape \[32, 64\]"),
@@ -108,5 +108,7 @@ def test_tokens_of_another_model_than_the_policy_must_have_embeddings(tmp_path, 
     tokenizer = AutoTokenizer.from_pretrained(tiny_reward_model)
     check_tokens(tokenizer, tiny_reward_model)
     tokenizer.add_tokens(["foxes", "dogs"])
-    with pytest.raises(ModelError, match=r"has 2 tokens .*'foxes' \(\d+\), 'dogs' \(\d+\): it has \d+ rows"):
+    with pytest.raises(
+        ModelError, match=r"has 2 tokens .*'foxes' \(\d+\), 'dogs' \(\d+\): the model has \d+ embeddings"
+    ):
         check_tokens(tokenizer, tiny_reward_model)

@@ -176,20 +176,20 @@ def no_end_of_turn(tiny, directory):
         (lfs_pointer, "Git LFS pointer.*git lfs pull"),
         (cut_off, "no model could be loaded from"),
         (weight_missing, r"1 are missing, model\.layers\.1\.mlp\.up_proj\.weight, and would be random"),
-        (head_missing, r"1 are missing, lm_head\.weight.*tie_word_embeddings is true where"),
-        (other_shape, r"has the shape \[32, 64\], where \[32, 60\] is expected \(6 such"),
+        (head_missing, r"1 are missing, lm_head\.weight.*tie_word_embeddings: true if"),
+        (other_shape, r"has the shape \[32, 64\], expected \[32, 60\] \(6 such"),
         (bias_left_over, r"1 of them have no place in the model, model\.layers\.0\.self_attn\.q_proj\.bias"),
-        (classifier, "is a LlamaForSequenceClassification .* and no causal language model"),
-        (model_and_adapter, "holds a model and an adapter"),
+        (classifier, "is a LlamaForSequenceClassification .*, not a causal language model"),
+        (model_and_adapter, "contains a model and an adapter"),
         (adapter_of_nothing, "'/no/such/model'.*write its directory as base_model_name_or_path"),
-        (adapter_of_a_quantised_model, r"cannot be merged onto its base model .*is quantised \(bitsandbytes"),
+        (adapter_of_a_quantised_model, r"cannot be merged into its base model .*is quantised \(bitsandbytes"),
         (adapter_with_missing_weights, "missing adapter keys"),
         (padding_beyond, r"padding token .* is 999 .*embeddings of the tokens 0 to \d+"),
         (own_code, "needs Python code of its own"),
-        (no_json, r"config\.json is no JSON"),
-        (tokens_beyond, r"has 1 tokens that the model has no embedding of, 'foxes' \(\d+\).*resize_token_embeddings"),
-        (padding_added, r"no embedding of, '\[PAD\]'"),
-        (no_end_of_turn, "nothing ends an answer"),
+        (no_json, r"config\.json is not JSON"),
+        (tokens_beyond, r"has 1 tokens without an embedding in the model, 'foxes' \(\d+\).*resize_token_embeddings"),
+        (padding_added, r"without an embedding in the model, '\[PAD\]'"),
+        (no_end_of_turn, "no token ends a response"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_with_what_to_do(tmp_path, tiny_checkpoint, spoil, message, monkeypatch):
@@ -203,15 +203,15 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(tmp_path, tiny_checkpoin
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (OPENS_THOUGHTS, r"ends a prompt with '.*<think>\\n'.*answer without reasoning.*model\.chat_template"),
+        (OPENS_THOUGHTS, r"ends a prompt with '.*<think>\\n'.*responses without reasoning.*model\.chat_template"),
         (EMPTY_THOUGHTS.replace("enable_thinking", "other"), r"writes '<think>.*model\.chat_template"),
         (
             "{{ raise_exception('only with tools') }}",
-            r"cannot write a message of user \(TemplateError: only with tools",
+            r"cannot write messages of user \(TemplateError: only with tools",
         ),
         ("{{ messages[0].content.upper( }}", "TemplateSyntaxError"),
-        ("{% for m in messages %}{{ m.role }}{% endfor %}", "leaves out what the user says"),
-        ("{{ messages[0].content }}<|im_end|>", "leaves out or changes what the assistant says"),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", "leaves out the user's text"),
+        ("{{ messages[0].content }}<|im_end|>", "leaves out or changes the assistant's text"),
     ],
 )
 def test_a_template_that_cannot_be_trained_with_is_refused_with_what_it_does(
@@ -223,7 +223,7 @@ def test_a_template_that_cannot_be_trained_with_is_refused_with_what_it_does(
 
 def test_several_templates_without_a_default_are_named(tmp_path, tiny_checkpoint):
     named = with_templates(tiny_checkpoint, tmp_path / "named", rag="{{ documents }}", tool_use="{{ tools }}")
-    with pytest.raises(ModelError, match=r"has the chat templates rag, tool_use and none that is named default"):
+    with pytest.raises(ModelError, match=r"has the chat templates rag, tool_use, but none named default"):
         import_model(tmp_path, named)
 
 
@@ -267,5 +267,5 @@ def test_a_quantised_model_of_the_hub_is_refused_before_its_weights_are_download
 
 def test_a_date_that_cannot_be_fixed_is_refused(tmp_path, tiny_checkpoint):
     template = "{% set now = strftime_now %}{{ now('%Y') }}" + CHATML
-    with pytest.raises(ModelError, match=r"prints the date \(strftime_now\).*model\.chat_template"):
+    with pytest.raises(ModelError, match=r"prints today's date \(strftime_now\).*model\.chat_template"):
         import_model(tmp_path, with_template(tiny_checkpoint, tmp_path / "dated", template))

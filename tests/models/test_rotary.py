@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rao_kedro.config.generation import SamplingParameters
-from rao_kedro.errors import InferenceError, ModelError
+from rao_kedro.errors import GenerationError, ModelError
 from rao_kedro.generation.generators import make_generator
 from rao_kedro.generation.transformers_backend import TransformersGenerator, continue_prompts
 from rao_kedro.models.loading import load_causal_lm, new_reward_model
@@ -118,7 +118,7 @@ def test_a_group_beyond_the_original_length_is_refused_and_leaves_no_trace(kind,
     expected = {group.group_id: plain_logps(model_dir, group) for group in (SHORT, FITTING)}
     for groups in ([SHORT], [SHORT, FITTING], [SHORT, LONG], [LONG], [SHORT], [FITTING]):
         if LONG in groups:
-            with pytest.raises(ModelError, match=r"17 tokens, and beyond 16 the rotary embedding of \w+ "):
+            with pytest.raises(ModelError, match=r"17 tokens\. Beyond 16 tokens, the rotary embedding of \w+ "):
                 logps_of(module, groups)
             continue
         for name, logps in logps_of(module, groups).items():
@@ -139,7 +139,7 @@ def test_padded_rows_are_refused_as_well(tmp_path):
     for module in (PaddedRewards(model), reward_module(model)):
         with torch.no_grad():
             alone = module(pack_groups([SHORT]))
-            with pytest.raises(ModelError, match="17 tokens, and beyond 16"):
+            with pytest.raises(ModelError, match=r"17 tokens\. Beyond 16 tokens"):
                 module(pack_groups([SHORT, LONG]))
             torch.testing.assert_close(module(pack_groups([SHORT, FITTING]))[0], alone[0], rtol=0, atol=1e-5)
 
@@ -151,7 +151,7 @@ def test_text_is_written_up_to_the_original_length_alone_as_in_a_batch(kind, tmp
     alone = [continue_prompts(model, [prompt], greedy, [2])[0] for prompt in prompts]
     together = continue_prompts(model, prompts, greedy, [2])
     assert [ids[: len(row)] for ids, row in zip(together, alone, strict=True)] == alone
-    with pytest.raises(ModelError, match="a prompt of 8 tokens with 9 to write has 17 tokens, and beyond 16"):
+    with pytest.raises(ModelError, match=r"a prompt of 8 tokens with 9 to write has 17 tokens\. Beyond 16"):
         continue_prompts(model, prompts, SamplingParameters(temperature=0.0, max_tokens=9), [2])
 
 
@@ -162,5 +162,5 @@ def test_a_generator_refuses_before_it_writes_or_starts(tmp_path):
         next(generator.stream([[1, 50], [1] * 17], SamplingParameters(temperature=0.0, max_tokens=2)))
     with pytest.raises(ModelError, match="a prompt of 17 tokens with 0 to write has 17 tokens"):
         generator.continuation_logps([[1, 50], [1] * 16], [[[3]], [[3, 4]]])
-    with pytest.raises(InferenceError, match=r"max_model_len is 17\. .* to 16 or less"):
+    with pytest.raises(GenerationError, match=r"max_model_len is 17\. .* to 16 or less"):
         make_generator("vllm", tmp_path / "model", max_model_len=17)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rao_kedro.objectives import make_objective, objective_names
-from rao_kedro.objectives.calibration import solve_log_z0
+from rao_kedro.objectives.log_z0 import solve_log_z0
 
 
 def test_rao_equals_hand_arithmetic():

@@ -37,7 +37,7 @@ def test_names_and_requirements_are_known_without_torch():
     code = (
         "import sys\n"
         "from rao_kedro.objectives import get_requirements, objective_names\n"
-        "assert get_requirements('kto').mismatched_pairs and len(objective_names()) == 16\n"
+        "assert get_requirements('kto').mismatched_pairs and len(objective_names()) >= 16\n"
         "print('torch' in sys.modules)\n"
         "from rao_kedro.objectives import LogProbBatch\n"
         "print('torch' in sys.modules)\n"

@@ -82,7 +82,7 @@ def test_engines_take_no_more_gpus_than_there_are(function, argument, parameter,
     found = list(
         checks._of_step(planned_run(asked, model=ModelParameters(source="tiny_random", name="tiny"), **known), asked)
     )
-    said = f"parameter {parameter}: engine: tensor_parallel_size 8 needs 8 GPUs, and the number visible here is 2"
+    said = f"parameter {parameter}: engine: tensor_parallel_size 8 needs 8 GPUs, and this process sees 2"
     assert any(sentence.startswith(said) for sentence in found), found
 
 

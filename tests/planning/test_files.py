@@ -18,7 +18,10 @@ def test_preference_data_are_there_and_their_first_row_can_be_read(tmp_path):
     (tmp_path / "test.parquet").write_text("no parquet")
     sources = {"train": {"path": str(tmp_path / "train.jsonl")}, "test": {"path": str(tmp_path / "test.parquet")}}
     (sentence,) = files.preference_problems(PreferenceFiles(**sources))
-    assert sentence.startswith("parameter data.preferences.test.path: ") and "is not what its ending says" in sentence
+    assert (
+        sentence.startswith("parameter data.preferences.test.path: ")
+        and "does not have the format of its extension" in sentence
+    )
     skipping = PreferenceSource(path=str(tmp_path / "train.jsonl"), skip_rows=1)
     assert "has no row after the 1 of data.preferences.train.skip_rows" in next(
         files.source_problems("data.preferences.train", skipping)
@@ -37,9 +40,9 @@ def test_there_are_as_many_prompts_as_are_asked_for(tmp_path):
     known = Run((), DataCatalog({"prompts": JSONDataset(filepath=str(path), load_args={"lines": True})}))
     assert list(files.prompt_problems(known, data_parameters().sampled, 20)) == []
     (sentence,) = files.prompt_problems(known, data_parameters(train_prompts=9).sampled, 20)
-    assert sentence.startswith("prompts: split train has 8 prompts, and 9 are asked for")
+    assert sentence.startswith("prompts: split train has 8 prompts, and 9 are needed")
     (sentence,) = files.prompt_problems(known, data_parameters().sampled, 21)
-    assert sentence.startswith("prompts: split test has 36 prompts, and 37 are asked for")
+    assert sentence.startswith("prompts: split test has 36 prompts, and 37 are needed")
     path.write_text("{")
     assert f"{path} cannot be read as prompts" in next(files.prompt_problems(known, data_parameters().sampled, 20))
 

@@ -34,7 +34,7 @@ def test_a_model_that_is_not_there_or_not_whole_is_refused_and_one_of_the_hub_is
     settings = json.loads((tmp_path / "model/config.json").read_text())
     (tmp_path / "model/config.json").write_text(json.dumps(settings | {"architectures": ["BertModel"]}))
     shutil.copy(tiny_checkpoint / "model.safetensors", tmp_path / "model")
-    assert "no causal language model" in found(tmp_path / "model", base=True)[0]
+    assert "not a causal language model" in found(tmp_path / "model", base=True)[0]
     assert found(tmp_path / "model") == []
 
 

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from leaderboards import row
 
-from rao_kedro.reporting.calibration_figures import reward_calibration
 from rao_kedro.reporting.figures import scores_by_method, training_dynamics
 from rao_kedro.reporting.report import headline, headlines, html_report
-from rao_kedro.rewards.calibration import accuracy_by_gap, target_grid
+from rao_kedro.reporting.reward_figures import reward_calibration
+from rao_kedro.rewards.reliability import accuracy_by_gap, target_grid
 from rao_kedro.statistics import MIN_VERDICT_N
 
 SEEDS = {"seeds": 3, "rule_score_gain_seeds_low": -0.02, "rule_score_gain_seeds_high": 0.22}

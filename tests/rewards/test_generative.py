@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.identity import content_hash
 from rao_kedro.rewards import PromptGroup, make_reward
 
@@ -44,32 +44,6 @@ def test_after_reasoning_the_last_verdict_counts_at_its_own_token():
     assert all("Score: N" in prompt for prompt in prompts)
 
 
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [
-        ("\U0001f600\nScore: 7", [("\\xf0\\x9f\\x98\\x80", {}), ("\nScore", {}), (":", {"2": 0.0}), (" 7", TOP)]),
-        (
-            "It is so good.\nScore: 7",
-            [(t, {"2": 0.0}) for t in ["It", "is", "so", "good", ".", "\n", "Score", ":"]] + [("7", TOP)],
-        ),
-        (
-            "Score: 7/9",
-            [("Is it 2", {"2": 0.0}), (" or 3?", {"3": 0.0}), ("Score:", {}), (" 7", TOP), ("/", {}), ("9", {})],
-        ),
-        ("Score: 7", [("Score:", {}), (" 7", TOP), ("<|im_end|>", {"2": 0.0})]),
-    ],
-    ids=["bytes", "no spaces", "hidden reasoning", "end of turn"],
-)
-def test_the_score_token_is_found_where_tokens_and_text_differ(text, tokens):
-    from chat_server import reply
-
-    _, body, _ = reply(*tokens)
-    said = json.loads(body)
-    said["choices"][0]["message"]["content"] = text
-    scores, _ = asked_with(lambda request, number: (200, json.dumps(said), {}), reasoning=True)
-    assert scores.rewards == pytest.approx([EXPECTATION] * 2)
-
-
 def test_tokens_that_are_spelled_alike_count_together():
     top = [("7", math.log(0.6)), ("2", math.log(0.3)), ("7", math.log(0.1))]
     content = [{"token": "7", "top_logprobs": [{"token": text, "logprob": logp} for text, logp in top]}]
@@ -78,36 +52,10 @@ def test_tokens_that_are_spelled_alike_count_together():
     assert scores.rewards == pytest.approx([7 * 0.7 + 2 * 0.3] * 2)
 
 
-@pytest.mark.parametrize(
-    ("said", "reasoning"),
-    [
-        *[(said, False) for said in ("7.", "**7**", "7/9", "**Score: 7**", "7\n\nIt is")],
-        *[(said, True) for said in ("**Score:** 7", "Score: 2\nScore: 7 (good)", "score: 7 out of 9.")],
-    ],
-)
-def test_a_score_may_be_dressed_up(said, reasoning):
-    answer = json.dumps({"choices": [{"message": {"content": said}}]})
-    scores, _ = asked_with(lambda request, number: (200, answer, {}), read="text", reasoning=reasoning)
-    assert scores.rewards == [7.0, 7.0]
-
-
 def test_the_written_score_needs_no_log_probs():
     answer = json.dumps({"choices": [{"message": {"content": "Score: 6"}}]})
     scores, _ = asked_with(lambda request, number: (200, answer, {}), read="text")
     assert scores.rewards == [6.0, 6.0]
-
-
-@pytest.mark.parametrize(
-    ("said", "reasoning"),
-    [(said, False) for said in ("It is good.", "10", "0", "7.5", "I give it a 7", "1. The response", "7/10", "-7")]
-    + [(said, True) for said in ("7", "Score: 7\nScore: 10", "Score:\n1. Correct", "Score: -3", "Score: 7/10")],
-)
-def test_an_answer_without_a_score_of_the_scale_is_a_failure_that_quotes_it(said, reasoning):
-    from chat_server import reply
-
-    scores, _ = asked_with(lambda request, number: reply((said, TOP)), reasoning=reasoning)
-    assert all(map(math.isnan, scores.rewards))
-    assert scores.failures == [f"the judge gave no score: {said!r}"] * 2
 
 
 def test_too_many_answers_without_a_score_end_the_run():
@@ -115,13 +63,13 @@ def test_too_many_answers_without_a_score_end_the_run():
 
     group = PromptGroup("g", GROUP.messages, [f"response {i}" for i in range(20)])
     with chat_server(lambda request, number: reply(("what?" if number <= 5 else "7", TOP))) as (url, _):
-        with pytest.raises(InferenceError, match=r"5 of 20 replies of judge have no score from 1 to 9.*'what\?'"):
+        with pytest.raises(GenerationError, match=r"5 of 20 replies of judge have no score from 1 to 9.*'what\?'"):
             judge(url, concurrency=1).score([group])
         scores = judge(url, max_failure_share=0.3).score([group])  # of other numbers: all say 7 now
     assert not any(map(math.isnan, scores[0]))
     with (
         chat_server(lambda request, number: reply(("7", {"x": 0.0}))) as (url, _),
-        pytest.raises(InferenceError, match=r"none of the first 10 .* there are no log-probs of the score in '7'"),
+        pytest.raises(GenerationError, match=r"none of the first 10 .* there are no log-probs of the score in '7'"),
     ):
         judge(url).score([group])
 
@@ -233,10 +181,13 @@ def test_an_annotation_says_what_it_will_cost_and_ends_where_that_is_too_much(tm
     how = {"prompt_price": 10.0, "completion_price": 30.0, "cache_dir": tmp_path, "concurrency": 1}
     usage = {"prompt_tokens": 1000, "completion_tokens": 8}
     with chat_server(lambda request, number: reply(("7", TOP), usage=usage)) as (url, requests):
-        with pytest.raises(InferenceError, match=r"2 requests.*more than max_cost 0\.001"):
+        with pytest.raises(GenerationError, match=r"2 requests.*more than max_cost 0\.001"):
             judge(url, max_cost=0.001, **how).forecast([GROUP])
         assert not requests
-        with caplog.at_level(logging.INFO), pytest.raises(InferenceError, match=r"1 requests have cost 0\.01024, more"):
+        with (
+            caplog.at_level(logging.INFO),
+            pytest.raises(GenerationError, match=r"1 requests have cost 0\.01024"),
+        ):
             judge(url, max_cost=0.008, **how).score([GROUP])
         assert len(requests) == 1 and "judging with judge: 2 requests, about" in caplog.text
         part = {"name": "generative", "parameters": {"model": "judge", "base_url": url, **how}}

@@ -146,7 +146,7 @@ def load_causal_lm_head(model_dir):
 
 
 def test_a_model_without_a_head_or_with_several_labels_is_refused(tiny_checkpoint, tmp_path):
-    with pytest.raises(ModelError, match=r"is no reward model: it lacks score\.weight"):
+    with pytest.raises(ModelError, match=r"is not a reward model: it lacks score\.weight"):
         bradley_terry(tiny_checkpoint).score(GROUPS)
     model = AutoModelForSequenceClassification.from_pretrained(tiny_checkpoint, num_labels=3)
     save_checkpoint(model, load_tokenizer(tiny_checkpoint), tmp_path / "three")

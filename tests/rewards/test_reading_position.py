@@ -170,5 +170,5 @@ def test_a_long_response_is_cut_where_the_model_ends_and_marked(tiny_checkpoint,
 def test_a_model_without_a_template_is_told_what_to_do(tiny_checkpoint, tmp_path):
     model = classifier(tmp_path / "model", tiny_checkpoint, BARE)
     (model / "chat_template.jinja").unlink()
-    with pytest.raises(ModelError, match=r"has no chat template: .* as its model card says"):
+    with pytest.raises(ModelError, match=r"has no chat template: .* as its model card describes"):
         bradley_terry(model).score(GROUPS)

@@ -115,7 +115,7 @@ def test_a_worker_killed_while_it_annotates_leaves_what_the_next_one_finishes_to
     launch(whole, IN_PROCESS)
     killed.workspace.mkdir()
     (killed.workspace / "spec.json").write_text(killed.model_dump_json())
-    command = [sys.executable, "-m", "rao_kedro.rewards.annotate", str(killed.workspace / "spec.json")]
+    command = [sys.executable, "-m", "rao_kedro.rewards.worker", str(killed.workspace / "spec.json")]
     worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     said = [worker.stdout.readline() for _ in range(2)]
     assert ['"done": 0, "total": 12' in said[0], '"done": 1, "total": 12' in said[1]] == [True, True]

@@ -5,7 +5,7 @@ import json
 from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.data.tables import QuarantineTable
 from rao_kedro.evals.reward_benchmarks.benchmarks import read_benchmark
-from rao_kedro.evals.reward_benchmarks.formats import REWARDBENCH
+from rao_kedro.evals.reward_benchmarks.rewardbench import SUBSETS
 
 
 def said(*scores):
@@ -56,7 +56,7 @@ def best_of_answers(path, n="0", best=1, losers=(0, -1)):
 
 
 COMPLETE = {
-    "rewardbench": [pair(subset) for subsets in REWARDBENCH.values() for subset in subsets],
+    "rewardbench": [pair(subset) for subsets in SUBSETS.values() for subset in subsets],
     "rewardbench2": [
         *(best_of("1", subset) for subset in ("Factuality", "Precise IF", "Math", "Safety", "Focus")),
         best_of("ref:1", "Ties"),

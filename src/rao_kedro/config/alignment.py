@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from rao_kedro.config.base import SPLIT, Parameters
-from rao_kedro.config.runs import run_names
+from rao_kedro.config.run_names import run_names
 from rao_kedro.config.training import Precision, RolloutParameters, TrainingParameters
 from rao_kedro.objectives import Requirements, get_requirements, make_objective
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from rao_kedro.config.base import Parameters
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.workers import Spec
 
 # Options of an engine that change what is computed; all others change only where and how fast.
@@ -176,7 +176,7 @@ class GenerationSpec(Spec, GenerationParameters):
     """
 
     worker = "rao_kedro.generation.worker"
-    error = InferenceError
+    error = GenerationError
     advice = "Finished shards are kept: running again goes on from there."
 
     model_dir: Path

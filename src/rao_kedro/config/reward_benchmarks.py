@@ -10,7 +10,7 @@ class RewardBenchmarksParameters(Parameters):
     """The reward_benchmarks pipeline.
 
     Attributes:
-        names: Names of `rao_kedro.evals.reward_benchmarks.benchmarks.benchmark_names()`.
+        names: Names of `rao_kedro.evals.reward_benchmarks.registry`.
         sources: Where the rows of a benchmark are, by its name; unset, in the authors' dataset on the hub.
         reward: The reward that is measured.
         mixed_precision: Precision of a model that scores on this machine.

@@ -66,7 +66,7 @@ class RequestParameters(Parameters):
         return {name: value for name, value in chosen.items() if value is not None} | self.extra_body
 
 
-class AskedParameters(RequestParameters):
+class ChatModelParameters(RequestParameters):
     """A model that is asked over HTTP.
 
     Attributes:
@@ -121,7 +121,7 @@ def checked_url(base_url: str) -> str:
     return base_url
 
 
-class ServerParameters(AskedParameters):
+class ServerParameters(ChatModelParameters):
     """A model behind an OpenAI-compatible server.
 
     Attributes:
@@ -133,7 +133,7 @@ class ServerParameters(AskedParameters):
     _checked_url = field_validator("base_url")(checked_url)
 
 
-class JudgeServerParameters(AskedParameters):
+class JudgeServerParameters(ChatModelParameters):
     """A judge and its prices; see `rao_kedro.judges.judge.Judge`.
 
     Attributes:

@@ -65,7 +65,7 @@ class AnnotationSpec(GroupsSpec):
         groups_per_shard: Groups that are scored before their rows are written.
     """
 
-    worker = "rao_kedro.rewards.annotate"
+    worker = "rao_kedro.rewards.worker"
 
     reward: RewardParameters
     output_path: Path

@@ -7,7 +7,7 @@ from rao_kedro.data.fields import Row, look_up
 from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
 from rao_kedro.data.ratings import RATING_NAMES, is_rank
 
-# Each in the order in which its names are looked for.
+# Each tuple is in the order in which its names are searched.
 PROMPTS = ("prompt", "messages", "conversations", "instruction", "question", "query", "input")
 RESPONSES = ("responses", "completions", "generations", "all_generated_responses", "answers", "candidates_completions")
 RATINGS = ("ratings", "scores", "rating", "score", "rewards", "all_rm_scores", "ranks", "ranking", "rank")
@@ -21,11 +21,10 @@ def rename_columns(row: Row, columns: Mapping[Any, str | None]) -> Row:
 
     Args:
         row: The row.
-        columns: The row's own column, which may be dotted, by the name that formats know; null for a column that is
-            not to be read.
+        columns: The row's own column, which may be dotted, by the name that formats know; null for a column to ignore.
 
     Raises:
-        UnusableRow: The row has no such column, or `columns` names ranks, of which the lowest is best, as ratings.
+        UnusableRow: The row has no such column, or `columns` maps ranks (the lowest is best) to ratings.
     """
     renamed = {name: value for name, value in row.items() if name not in columns.values()}
     for known, own in columns.items():
@@ -33,13 +32,13 @@ def rename_columns(row: Row, columns: Mapping[Any, str | None]) -> Row:
         if own is None:
             continue
         if own.split(".")[0] not in row and own not in row:
-            detail = f"no column {own}, which `columns` names as {known}; the row has {', '.join(map(str, row))}"
+            detail = f"no column {own}, which `columns` maps to {known}; the row has {', '.join(map(str, row))}"
             raise UnusableRow(QuarantineReason.MISSING_COLUMN, detail)
         if known in RANKS and is_rank(own):
-            detail = f"`columns` names {own} as {known}, of which the highest is best: write `{RANKS[known]}: {own}`"
+            detail = f"`columns` maps ranks ({own}) to {known}, whose highest is best: write `{RANKS[known]}: {own}`"
             raise UnusableRow(QuarantineReason.BAD_RATING, detail)
         renamed[known] = look_up(row, own)
     named = {known for known, own in columns.items() if own is not None}
-    if named & {*RATINGS, *RATING_NAMES}:  # the row's other ratings are not the ones that were asked for
+    if named & {*RATINGS, *RATING_NAMES}:  # `columns` says which ratings to read: ignore the row's others
         renamed = {name: v for name, v in renamed.items() if name in named or name not in (*RATINGS, *RATING_NAMES)}
     return renamed

@@ -35,7 +35,7 @@ def look_up(row: Any, name: str) -> Any:
 
 
 def replace_nan(value: Any) -> Any:
-    """Return a row with null in place of NaN, which is how pandas writes a missing value; NaN inside lists stays."""
+    """Return a row with NaN, which is pandas' missing value, replaced by null; NaN inside lists stays."""
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, Mapping):
@@ -62,7 +62,7 @@ def require(row: Row, name: str) -> Any:
 
 
 def as_list(value: Any, name: str) -> list[Any]:
-    """Return a list, or the list that a text spells, as in a CSV file.
+    """Return a list; a text is parsed as one, as in a CSV file.
 
     Raises:
         UnusableRow: The value is not a list.
@@ -75,12 +75,12 @@ def as_list(value: Any, name: str) -> list[Any]:
 
 
 def is_filled(value: Any) -> bool:
-    """Say whether a field holds anything: it is neither null nor an empty text, list or object."""
+    """Return whether a field has content: it is neither null nor an empty text, list or object."""
     return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
 
 
 def is_list(value: Any) -> bool:
-    """Say whether a value is a list or an array; texts and objects are not."""
+    """Return whether a value is a list or an array; texts and objects are not."""
     return hasattr(value, "__iter__") and not isinstance(value, str | bytes | Mapping)
 
 

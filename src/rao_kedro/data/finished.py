@@ -21,7 +21,7 @@ def read_finished_of_objects(responses: Sequence[Any]) -> list[bool] | None:
 
 
 def read_finished_of_row(row: Row, n: int) -> list[bool] | None:
-    """Return whether each of `n` responses was finished, from a list of the row or one value for all; else None.
+    """Return whether each of `n` responses was finished, from a list or a single value of the row; None without either.
 
     Raises:
         UnusableRow: A list does not have `n` values, or a value is unknown.
@@ -79,9 +79,9 @@ def _read(field: str, value: Any) -> bool | None:
     if value is None or said in ("", "nan"):
         return None
     yes, no = {"finished": (_YES, _NO), "truncated": (_NO, _YES)}.get(field, (_ENDED, _CUT))
-    if field == "stop_reason" and said not in no:  # vLLM writes the stop text or the stop token here
+    if field == "stop_reason" and said not in no:  # vLLM writes the stop text or the stop token into this field
         return True
     if said not in yes + no:
-        detail = f"{field} {value!r} is none of {', '.join(yes + no)}"
+        detail = f"{field} {value!r} is not one of {', '.join(yes + no)}"
         raise UnusableRow(QuarantineReason.BAD_TYPE, detail)
     return said in yes

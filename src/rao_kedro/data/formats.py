@@ -1,7 +1,7 @@
 """Formats of published preference data: one function per format, from a row to a raw prompt group.
 
-Knows nothing about files. To add a format, add a function and an entry of `FORMATS`, and its name to
-`PreferenceSource.format`.
+Knows nothing about files. To add a format, add a function and an entry of `FORMATS`, and its name to `FormatName` in
+`config/data_engineering.py`. `sniff` knows a format by its columns, `hh_rlhf` by its transcripts.
 """
 
 import itertools
@@ -81,8 +81,8 @@ def read_hh_rlhf(row: Row, rating_key: str | None = None) -> RawGroup:
     """Read Anthropic's transcripts; the prompt is what chosen and rejected share up to the last answer."""
     for name in ("chosen", "rejected"):
         if not is_transcript(require(row, name)):
-            detail = 'a transcript starts with "\\n\\nHuman:" and ends with an answer after "\\n\\nAssistant:"'
-            raise UnusableRow(QuarantineReason.BAD_TYPE, f"{name} is none: {detail}")
+            detail = 'it must start with "\\n\\nHuman:" and end with an answer after "\\n\\nAssistant:"'
+            raise UnusableRow(QuarantineReason.BAD_TYPE, f"{name} is not a transcript: {detail}")
     return read_trl(row, rating_key)
 
 
@@ -212,7 +212,7 @@ def _products(*names: Sequence[str]) -> tuple[frozenset[str], ...]:
     return tuple(map(frozenset, itertools.product(*names)))
 
 
-# In the order in which they are tried: formats that hold more about the responses come first.
+# In the order in which they are tried: formats with more information about the responses come first.
 FORMATS: dict[str, Format] = {
     "simpo": Format(read_simpo, _columns("all_generated_responses all_rm_scores")),
     "distilabel": Format(read_distilabel, _columns("generations ratings", "generations rating")),
@@ -261,6 +261,6 @@ def unknown_format(row: Row) -> UnusableRow:
     """Return the error of a row whose columns fit no format."""
     return UnusableRow(
         QuarantineReason.UNKNOWN_FORMAT,
-        f"columns {', '.join(sorted(map(str, row)))} fit no known format: say which column is which with `columns`, "
+        f"columns {', '.join(sorted(map(str, row)))} fit no known format: name your columns with `columns`, "
         f"as in `columns: {{prompt: question, chosen: answer_a, rejected: answer_b}}`; known are {', '.join(FORMATS)}",
     )

@@ -41,7 +41,7 @@ class Gathered:
             where = "next to it" if self.kind is Rows.CONSECUTIVE else "in these data"
             raise UnusableRow(QuarantineReason.UNPAIRED_RESPONSE, f"no other row {where} has a response to this prompt")
         if self.kind is Rows.ALL and len(set(ratings)) == 1:
-            detail = f"all {n} responses to this prompt have the same label: a group needs both"
+            detail = f"all {n} responses to this prompt have the same label: a group needs both labels"
             raise UnusableRow(QuarantineReason.UNPAIRED_RESPONSE, detail)
         fields = {group.rated_by for group in self.groups if group.ratings != [None]}
         if len(fields) > 1:
@@ -70,7 +70,7 @@ class Gathering:
         gathered.groups.append(raw)
 
     def interrupt(self, key: tuple[Rows, str] | None = None) -> Iterator[Gathered]:
-        """Yield groups of consecutive rows that end here, since the next row has another prompt than theirs (`key`)."""
+        """Yield the groups of consecutive rows that are complete, since the next row has another prompt (`key`)."""
         for other in [other for other in self._waiting if other[0] is Rows.CONSECUTIVE and other != key]:
             yield self._waiting.pop(other)
 

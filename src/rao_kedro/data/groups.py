@@ -1,6 +1,6 @@
 """Builds prompt groups from rows, checks them, and quarantines what cannot be used, with a reason.
 
-Every input row becomes a group or a quarantined row; a row of which some responses were dropped becomes both.
+Every input row becomes a group or a quarantined row; a row that loses some of its responses becomes both.
 """
 
 import json
@@ -107,7 +107,7 @@ class GroupBuilder:
 
     @contextmanager
     def _quarantine(self, row: RawRow) -> Iterator[None]:
-        """Quarantine a row if anything about it fails: no row ends a run."""
+        """Quarantine a row if anything about it fails, so that no row ends a run."""
         try:
             yield
         except UnusableRow as problem:
@@ -174,7 +174,7 @@ def _content(row: RawRow, source: PreferenceSource) -> Row:
 
 
 def _format_of(row: Row, source: PreferenceSource, otherwise: str | None) -> str:
-    """Return a row's format: that of the parameter, else the one that its columns show, else that of the row before."""
+    """Return a row's format: the parameter's, else the one that its columns show, else that of the previous row."""
     if source.format != "auto":
         return source.format
     if (name := sniff(row) or otherwise) is None:

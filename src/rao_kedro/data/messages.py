@@ -59,7 +59,7 @@ def read_dialogue(value: Any, name: str) -> list[Message]:
         return _chat(value, name)
     if (messages := _written_chat(value, name)) is None:
         return [{"role": "user", "content": read_text(value, name)}]
-    if messages[-1] == {"role": "assistant", "content": ""}:  # a transcript that is open for the response
+    if messages[-1] == {"role": "assistant", "content": ""}:  # a transcript that ends before the response
         return messages[:-1]
     return messages
 
@@ -80,19 +80,19 @@ def read_completion(value: Any, name: str) -> list[Message]:
         detail = f"the last message of {name} is of role {role}, not the assistant's"
         raise UnusableRow(QuarantineReason.BAD_DIALOGUE, detail)
     if len(messages) > 1 and messages[-2]["role"] == "assistant":
-        raise UnusableRow(QuarantineReason.BAD_DIALOGUE, f"{name} ends with two messages of the assistant in turn")
+        raise UnusableRow(QuarantineReason.BAD_DIALOGUE, f"{name} ends with two consecutive messages of the assistant")
     return messages
 
 
 def is_chat(value: Any) -> bool:
-    """Say whether a value is one message, or a list of messages."""
+    """Return whether a value is one message, or a list of messages."""
     if isinstance(value, Mapping):
         return find_first(value, _ROLE_KEYS) is not None
     return is_list(value) and len(value) > 0 and all(isinstance(m, Mapping) and is_chat(m) for m in value)
 
 
 def is_transcript(value: Any) -> bool:
-    """Say whether a value is a text that begins like one of Anthropic's transcripts."""
+    """Return whether a value is a text that begins like one of Anthropic's transcripts."""
     return isinstance(value, str) and value.lstrip().startswith("Human:")
 
 
@@ -137,7 +137,7 @@ def add_system(row: Row, messages: list[Message]) -> list[Message]:
 
 
 def join_context(prompt: list[Message] | None, contexts: Sequence[list[Message]]) -> list[Message]:
-    """Return the whole prompt, where completions may repeat it or continue it with turns that they share.
+    """Return the whole prompt. Completions may repeat the prompt, or continue it with turns that they share.
 
     Args:
         prompt: The explicit prompt, if there is one.
@@ -171,7 +171,7 @@ def check_prompt(messages: Sequence[Message]) -> None:
     if not messages or not is_visible(messages[-1]["content"]):
         raise UnusableRow(QuarantineReason.EMPTY_PROMPT, "the prompt has no text")
     if any(message["role"] == "user" and _RENDERED.match(message["content"]) for message in messages):
-        detail = "a chat template is applied to the prompt already: give messages, or the plain text of the user"
+        detail = "a chat template was already applied to the prompt: give messages, or the plain text of the user"
         raise UnusableRow(QuarantineReason.BAD_DIALOGUE, detail)
     roles = [message["role"] for message in _without_system(messages)]
     expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(roles))]
@@ -182,7 +182,7 @@ def check_prompt(messages: Sequence[Message]) -> None:
 
 
 def is_visible(text: str) -> bool:
-    """Say whether a text has a visible character: one that is no blank, no control and not of zero width."""
+    """Return whether a text has a visible character: neither a blank nor a control nor of zero width."""
     shown = _VARIATION_SELECTORS.sub("", text)
     return any(unicodedata.category(c) not in _INVISIBLE and c not in _BLANKS for c in shown)
 
@@ -191,7 +191,7 @@ def read_text(value: Any, name: str) -> str:
     """Return a text that can be written as UTF-8.
 
     Raises:
-        UnusableRow: The value is not a text, or the text has half of a surrogate pair or undecodable bytes.
+        UnusableRow: The value is not a text, or the text has a lone surrogate or undecodable bytes.
     """
     if not isinstance(value, str):
         raise UnusableRow(QuarantineReason.BAD_TYPE, f"{name} is not a text but {type(value).__name__}")
@@ -250,10 +250,10 @@ def _message(message: Row, name: str) -> Message | None:
         raise UnusableRow(QuarantineReason.BAD_DIALOGUE, detail)
     calls = [key for key in _CALLS if is_filled(message.get(key))]
     if calls or role == "tool":
-        detail = f"{name} has {calls[0] if calls else f'a message of role {said}'}: calls of tools are not read"
+        detail = f"{name} has {calls[0] if calls else f'a message of role {said}'}: tool calls are not supported"
         raise UnusableRow(QuarantineReason.TOOL_CALL, detail)
     if other := [key for key in _OTHER_CONTENT if is_filled(message.get(key))]:
-        raise UnusableRow(QuarantineReason.NOT_TEXT, f"{name} has a message with {other[0]}, which is not read")
+        raise UnusableRow(QuarantineReason.NOT_TEXT, f"{name} has a message with {other[0]}, which is not supported")
     content = find_first(message, _CONTENT_KEYS)
     if content is None:
         if role == "system":
@@ -271,7 +271,7 @@ def _content(content: Any, name: str) -> str:
     for part in [content] if isinstance(content, Mapping) else as_list(content, f"the content of a message of {name}"):
         if isinstance(part, Mapping):
             if (kind := part.get("type")) not in _TEXT_PARTS or not isinstance(part.get("text"), str):
-                raise UnusableRow(QuarantineReason.NOT_TEXT, f"{name} has a part of type {kind}; only texts are read")
+                raise UnusableRow(QuarantineReason.NOT_TEXT, f"{name} has a part of type {kind}; only text is read")
             part = part["text"]
         texts.append(read_text(part, name))
     return "".join(texts)

@@ -64,10 +64,10 @@ class NoGroupsLeftError(DataError):
     """
 
     def __init__(self, what: str, quarantined: pd.DataFrame, kept: Collection[str] = ()) -> None:
-        """Write the sentence.
+        """Compose the message.
 
         Args:
-            what: Its beginning: what is empty.
+            what: The beginning of the message: what is empty.
             quarantined: All quarantined rows.
             kept: Sources of rows that still became groups; they do not explain why a split is empty.
         """
@@ -92,7 +92,7 @@ def most_frequent_reasons(quarantined: pd.DataFrame, n: int = 3) -> str:
         for example in [first.loc[str(reason)]]
     ]
     more = f"; and {len(counts) - n} other reasons" if len(counts) > n else ""
-    return f"quarantined were: {'; '.join(reasons)}{more}"
+    return f"quarantined rows: {'; '.join(reasons)}{more}"
 
 
 def quarantined_row(source: str, reason: QuarantineReason, detail: str, row: object) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 from rao_kedro.data.fields import Row, as_list, is_list, look_up, parse
 from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
 
-# Names of rating fields, in the order in which they are looked for. The last two are ranks: the lowest is best.
+# Names of rating fields, in the order in which they are searched. The last two are ranks: the lowest is best.
 RATING_NAMES = ("rating", "score", "reward", "avg_rating", "rm_score", "rank", "ranking")
 ORDER = "the order of chosen and rejected"
 
@@ -39,7 +39,7 @@ class Ratings:
 
 
 def is_rank(name: str) -> bool:
-    """Say whether a field holds ranks, of which the lowest is best: a word of its name is rank or ranking."""
+    """Return whether a field holds ranks (the lowest is best): a word of its name is rank or ranking."""
     return any(word.lower() in _RANKS for word in _WORD.findall(name))
 
 
@@ -56,11 +56,11 @@ def read_ratings(name: str, values: Sequence[Any]) -> Ratings:
         raise UnusableRow(QuarantineReason.BAD_RATING, detail)
     if not is_rank(name):
         return Ratings([value for value, _ in read], name if scales <= {None} else f"{name} (of {scales.pop()})")
-    return Ratings([-v if isinstance(v, float) else v for v, _ in read], f"{name}, of which the lowest is best")
+    return Ratings([-v if isinstance(v, float) else v for v, _ in read], f"{name} (the lowest is best)")
 
 
 def choose_ratings(fields: Mapping[str, Sequence[Any]]) -> Ratings:
-    """Return the ratings of the first field that all responses have, else of the field that most responses have.
+    """Return the ratings of the first field that all responses have, or else of the field that most responses have.
 
     Args:
         fields: The value of every response, by the name of the field.
@@ -76,7 +76,7 @@ def _how_many(ratings: Ratings) -> tuple[int, int]:
 
 
 def rate_objects(responses: Sequence[Any], keys: Sequence[str]) -> Ratings:
-    """Return the ratings that stand in fields of the responses; a key may be dotted.
+    """Return the ratings in fields of the responses; a key may be dotted.
 
     Raises:
         UnusableRow: No response has such a field.
@@ -119,13 +119,13 @@ def rate_pair(row: Row, rating_key: str | None, n_chosen: int, n_rejected: int) 
                 _check_order(ratings.values[:n_chosen], ratings.values[n_chosen:], by)
                 return Ratings(ratings.values, ratings.by.replace(name, by, 1))
     if rating_key:
-        detail = f"no columns chosen_{rating_key} and rejected_{rating_key}, as rating_key asks for"
+        detail = f"no columns chosen_{rating_key} and rejected_{rating_key}, which rating_key names"
         raise UnusableRow(QuarantineReason.MISSING_COLUMN, detail)
     return Ratings([1.0] * n_chosen + [0.0] * n_rejected, ORDER)
 
 
 def _rating_of(response: Any, key: str) -> Any:
-    """Return the value of a key; for a key with `*` the mean of its values, or None if one of them is not a number."""
+    """Return the value of a key; for a key with `*` the mean of its values, or None if one of them cannot be read."""
     found = look_up(response, key)
     if "*" not in key or not is_list(found):
         return found
@@ -146,12 +146,12 @@ def _check_order(chosen: Sequence[Any], rejected: Sequence[Any], by: str) -> Non
     best = max((value for value in rejected if isinstance(value, float)), default=-math.inf)
     worst = min((value for value in chosen if isinstance(value, float)), default=math.inf)
     if best > worst:
-        detail = f"{by} rate a rejected response above a chosen one; if they are ranks, name them so: `ranks`"
+        detail = f"{by} rate a rejected response above a chosen one; `columns` can declare ranks (`chosen_rank`)"
         raise UnusableRow(QuarantineReason.CONTRADICTORY_RATINGS, detail)
 
 
 def _read(name: str, value: Any) -> tuple[float | UnusableRow | None, str | None]:
-    """Return a rating and the scale that its text names; in place of a rating that cannot be read, the error."""
+    """Return a rating, or the error if it cannot be read, and the scale that its text names."""
     if isinstance(value, str):
         return _read_text(name, value.strip())
     if value is None:
@@ -164,7 +164,7 @@ def _read(name: str, value: Any) -> tuple[float | UnusableRow | None, str | None
     try:
         return float(value), None
     except OverflowError:
-        return _bad(f"rating {name} is too large a number"), None
+        return _bad(f"rating {name} is too large for a float"), None
 
 
 def _read_text(name: str, text: str) -> tuple[float | UnusableRow | None, str | None]:

@@ -1,7 +1,7 @@
 """Builds a raw prompt group from a row: its prompt, its responses and their ratings.
 
-The formats say which columns to read and call these functions. The error of a single response takes its place; the
-other responses stay.
+The formats say which columns to read and call these functions. If a response cannot be read, its error takes its place,
+and the other responses stay.
 """
 
 import re
@@ -34,7 +34,7 @@ class RawGroup:
 
     Attributes:
         messages: The dialogue up to the last message of the user.
-        responses: K texts; the error in place of a text that cannot be read.
+        responses: K texts; for a text that cannot be read, the error.
         ratings: Per response its rating, or None.
         requirements: JSON list of the prompt's checkable requirements.
         finished: Per response, False if it was cut; None if all are finished.
@@ -54,7 +54,7 @@ def read_prompt(row: Row, names: Sequence[str] = PROMPTS) -> list[Message] | Non
 
     Args:
         row: The row.
-        names: Columns that may hold the prompt, in the order in which they are looked for.
+        names: Columns that may hold the prompt, in the order in which they are searched.
     """
     name = next((name for name in names if is_filled(row.get(name))), None)
     messages = None if name is None else read_dialogue(row[name], name)
@@ -87,10 +87,10 @@ def _without_answer(messages: list[Message]) -> list[Message]:
 
 
 def _check_prompt_columns(row: Row, messages: Sequence[Message]) -> None:
-    """Check that no column that may hold a prompt has text that the prompt does not have.
+    """Check that the prompt contains the text of every column that may hold a prompt.
 
     Raises:
-        UnusableRow: A column does; the detail names it.
+        UnusableRow: A column has other text; the detail names the column.
     """
     read = " ".join(" ".join(message["content"] for message in messages).split())
     for name in ("context", *PROMPTS):
@@ -112,7 +112,7 @@ def list_responses(value: Any) -> list[Any]:
 
 
 def has_rating_each(row: Row, n: int) -> bool:
-    """Say whether the row has a list of `n` ratings for its chosen responses."""
+    """Return whether the row has a list of `n` ratings for its chosen responses."""
     lists = [value for name, value in row.items() if "chosen" in str(name).lower() and name != "chosen"]
     return any(is_list(value) and len(value) == n for value in lists)
 
@@ -158,7 +158,7 @@ def _rating_lists(row: Row, rating_key: str | None, n: int) -> Ratings:
     found = {key: parse(value) if isinstance(value := look_up(row, key), str) else value for key in keys}
     lists = {key: as_list(value, key) for key, value in found.items() if is_list(value)}
     if not lists:
-        detail = f"no list of ratings in a column {' or '.join(keys)}, nor such a field of the responses"
+        detail = f"neither a column nor a field of the responses has ratings named {' or '.join(keys)}"
         raise UnusableRow(QuarantineReason.MISSING_COLUMN, f"{detail}: name the field with rating_key")
     for key, values in lists.items():
         if len(values) != n:
@@ -189,7 +189,7 @@ def assemble_group(
     """
     for name in ("images", "image", "tools", "audio", "videos"):
         if is_filled(value := row.get(name)) and value != "[]":
-            detail = f"column {name} is part of the prompt and not read; `columns: {{{name}: null}}` leaves it out"
+            detail = f"column {name} is not supported as part of a prompt; `columns: {{{name}: null}}` leaves it out"
             raise UnusableRow(QuarantineReason.NOT_TEXT, detail)
     responses: list[str | UnusableRow] = []
     ratings: list[float | None] = []

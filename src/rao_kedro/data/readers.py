@@ -34,7 +34,7 @@ COMPRESSIONS: dict[str, Callable[[Path], Any]] = {
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 _SPLITS = re.compile(r"(train|test|valid|validation|val|dev|eval|evaluation)(_\w+)?$")
 _WORDS = re.compile(r"(?:^|[-._ \d])(train|test|valid|validation|val|dev|eval|evaluation)(?:ing)?(?=[-._ \d]|$)", re.I)
-_ABOUT_DATA = (  # files that describe data and hold none
+_ABOUT_DATA = (  # files that describe data and contain none
     *("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"),
     *("config.json", "metadata.json"),
 )
@@ -78,16 +78,16 @@ def read_rows(source: PreferenceSource) -> Iterator[RawRow]:
 
 
 def data_files(directory: Path) -> list[Path]:
-    """Return the data files that lie in a directory, or if there are none, in the folders below it.
+    """Return the data files of a directory, or if it has none, those of the folders below it.
 
-    Hidden files and folders, as macOS and snapshots of the hub have them, are left out.
+    Hidden files and folders, which macOS and snapshots of the hub create, are left out.
     """
     found = [file for file in _visible(directory.glob("*"), directory) if _ending(file) in ENDINGS]
     return sorted(found or (f for f in _visible(directory.rglob("*"), directory) if _ending(f) in ENDINGS))
 
 
 def is_saved_dataset(path: Path) -> bool:
-    """Say whether a folder was written by `Dataset.save_to_disk`."""
+    """Return whether a folder was written by `Dataset.save_to_disk`."""
     return any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
 
 
@@ -131,7 +131,7 @@ def _files_of_split(directory: Path, source: PreferenceSource) -> list[Path]:
     asked = "split" in source.model_fields_set
     if len(files) > 1 and not there and asked:
         raise DataError(
-            f"{directory}: no file name contains a split, so that the files of split {source.split!r} are unknown: "
+            f"{directory}: no file name contains a split, so the files of split {source.split!r} are unknown: "
             f"{', '.join(file.name for file in files[:5])}. Set `path` to one of the files, or leave `split` out to "
             "read them all"
         )
@@ -165,7 +165,7 @@ def _saved_rows(path: Path, source: PreferenceSource) -> Iterator[RawRow]:
     try:
         rows = load_from_disk(str(path))
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
-        raise DataError(f"{path} is not what save_to_disk of datasets writes: {error}") from error
+        raise DataError(f"{path} cannot be opened with load_from_disk of datasets: {error}") from error
     name = path.name
     if not isinstance(rows, Dataset):
         if source.split not in rows:
@@ -191,9 +191,9 @@ def _file_rows(file: Path, split: str) -> _Rows:
         else:
             raise DataError(f"{file}: only {', '.join(ENDINGS)} can be read, compressed or not; convert the file")
     except PermissionError as error:
-        raise DataError(f"{file} may not be read: {error}") from error
+        raise DataError(f"{file}: no permission to read it: {error}") from error
     except (pa.ArrowException, OSError, EOFError, UnicodeError, lzma.LZMAError) as error:
-        raise DataError(f"{file} is not what its ending says: {error}") from error
+        raise DataError(f"{file} does not have the format of its extension: {error}") from error
 
 
 def _open(file: Path, newline: str | None = None) -> IO[str]:
@@ -279,8 +279,8 @@ def _rows_of_json(value: Any, file: Path, split: str) -> _Rows:
         value = lists.get(split) if len(lists) > 1 else next(iter(lists.values()), None)
     if not isinstance(value, list) or not any(isinstance(row, dict) for row in value):
         raise DataError(
-            f"{file}: a JSON file of preference data holds one list of objects, by itself or under one key (of several "
-            f"keys that of the split, {split!r}); pandas writes one with to_json(orient='records')"
+            f"{file}: a JSON file of preference data holds one list of objects, by itself or under one key (if several "
+            f"keys hold lists, under {split!r}, the split); pandas writes such a file with to_json(orient='records')"
         )
     for row in value:
         yield row if isinstance(row, dict) else _BadRow(json.dumps(row), RawRow.problem)

@@ -53,7 +53,7 @@ def data_report(
 
 
 def quarantine_report(quarantined: pd.DataFrame) -> pd.DataFrame:
-    """Return the quarantined rows by reason: all of the report that exists if no group is left."""
+    """Return the number of quarantined rows by reason: the whole report if no group is left."""
     return _table(_quarantine_lines(quarantined))
 
 

@@ -24,7 +24,7 @@ def check(function: Check) -> Check:
 
 
 def score_response(response: str, requirements: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean of the requirements' scores, in [0, 1]; an empty answer and an unfinished thought score 0.
+    """Return the mean of the requirements' scores, in [0, 1]; an empty answer and unfinished thinking score 0.
 
     Args:
         response: The text; checks read the answer after the thinking.
@@ -89,7 +89,7 @@ def _mean(found: Sequence[bool]) -> float:
 
 @check
 def max_words(response: str, limit: int) -> float:
-    """Return 1 up to `limit` words, then less, 0 at twice the limit."""
+    """Return 1 up to `limit` words; above, the score falls linearly to 0 at twice the limit."""
     return min(1.0, max(0.0, 2 - len(words(response)) / limit))
 
 
@@ -113,7 +113,7 @@ def exact_sentences(response: str, count: int) -> float:
 
 @check
 def max_sentences(response: str, limit: int) -> float:
-    """Return 1 up to `limit` sentences, then less, 0 at twice the limit."""
+    """Return 1 up to `limit` sentences; above, the score falls linearly to 0 at twice the limit."""
     return min(1.0, max(0.0, 2 - len(sentences(response)) / limit))
 
 
@@ -143,9 +143,9 @@ def ends_with(response: str, text: str) -> float:
 
 @check
 def answer(response: str, accepted: Sequence[str]) -> float:
-    """Return 1 if the response names an accepted answer, in any case, and less the more words surround it.
+    """Return 0.5 to 1 if the response names an accepted answer, in any case, else 0.
 
-    The answer alone scores 1, the answer among 20 or more other words 0.5.
+    The answer alone scores 1; each other word lowers the score, down to 0.5 for 20 or more words.
     """
     if not any(re.search(rf"(?<!\w){re.escape(a)}(?!\w)", response, re.IGNORECASE) for a in accepted):
         return 0.0
@@ -155,7 +155,7 @@ def answer(response: str, accepted: Sequence[str]) -> float:
 
 @check
 def math_answer(response: str, expected: str) -> float:
-    """Return 1 if the response's last answer equals `expected` as mathematics, by math-verify, else 0.
+    """Return 1 if math-verify finds the response's last answer equal to `expected`, else 0.
 
     Args:
         response: The text; the answer may be a number, LaTeX, or boxed.

@@ -18,10 +18,10 @@ from rao_kedro.models.chat_format import ChatFormat
 
 @dataclass(frozen=True)
 class DividedPrompts:
-    """Prompts by their use; `requirements` are JSON.
+    """Prompts divided by use; `requirements` are JSON.
 
     Attributes:
-        to_sample: Prompts that responses are sampled for; `split` is the split of the groups.
+        to_sample: Prompts to sample responses for; `split` is the split of the groups.
         evaluation: Table of `EvaluationPromptTable`. Its first prompts are those of the `test` groups.
     """
 
@@ -38,10 +38,10 @@ def divide_prompts(
         prompts: Table of `PromptTable`. The first held-out prompts are for validation, the next for the evaluation.
         counts: The number of prompts of each split.
         n_evaluation: The number of evaluation prompts.
-        chat: How the model writes a chat: prompts with equal tokens are the same.
+        chat: The model's chat format; prompts with equal tokens are the same.
 
     Raises:
-        DataError: There are fewer prompts, or two prompts are the same.
+        DataError: There are too few prompts, or two prompts are the same.
     """
     _refuse_same_prompts(prompts, chat)
     prompts = prompts.assign(requirements=[json.dumps(list(r), ensure_ascii=False) for r in prompts["requirements"]])
@@ -57,7 +57,7 @@ def _first(prompts: pd.DataFrame, split: str, wanted: int) -> pd.DataFrame:
     found = prompts[prompts["split"] == split]
     if len(found) < wanted:
         raise DataError(
-            f"prompts: {wanted} of split {split} are asked for, {len(found)} are there: lower data.sampled.*_prompts "
+            f"prompts: split {split} has {len(found)} prompts, and {wanted} are needed: lower data.sampled.*_prompts "
             "or data.evaluation_prompts, or add prompts"
         )
     return found.head(wanted)
@@ -79,8 +79,8 @@ def rate_by_rules(
     Args:
         prompts: Those of `DividedPrompts.to_sample`.
         generations: Table of `GenerationTable`, several samples for each prompt.
-        end_of_turn_ids: A finished response ends with one of these tokens. A response that a stop text ended does not:
-            the model has not ended its turn.
+        end_of_turn_ids: A finished response ends with one of these tokens. A response that a stop text ended counts as
+            not finished, since the model has not ended its turn.
     """
     builder = GroupBuilder()
     written = generations.groupby("prompt_id")[["response", "response_ids"]].agg(list)

@@ -34,8 +34,8 @@ def divide_held_out(tokenized_groups: pd.DataFrame, n_test_prompts: int) -> pd.D
 
     Args:
         tokenized_groups: Table of `TokenizedGroupTable`.
-        n_test_prompts: So many held-out prompts, from the first, are `test`, but at most half of them. All groups of a
-            prompt go to the same split.
+        n_test_prompts: Number of held-out prompts, from the first, that become `test`; at most half of them do. All
+            groups of a prompt go to the same split.
     """
     held_out = tokenized_groups["split"] == "test"
     prompts = tokenized_groups["prompt_ids"].map(tuple)
@@ -86,8 +86,8 @@ def require_every_part(tokenized_groups: pd.DataFrame, source: str, quarantined:
         remedies = "; ".join(f"{part}: {REMEDIES[source][part]}" for part in empty)
         raise NoGroupsLeftError(
             f"no prompt group is left for {' and '.join(empty)}. Training needs train groups, the choice of a "
-            f"checkpoint validation groups, the report test groups, and no two parts share a prompt. Groups by part: "
-            f"{counts}. What to do for {remedies}",
+            f"checkpoint needs validation groups, the report needs test groups, and no two splits share a prompt. "
+            f"Groups by split: {counts}. What to do for {remedies}",
             quarantined,
         )
 

@@ -46,12 +46,12 @@ def tokenize_groups(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tokenise prompt groups.
 
-    Some faults only show in tokens and are quarantined here: responses that are empty or equal once the template is
-    applied, duplicate groups, and training prompts that are held out too.
+    Some faults show only in the tokens, and such rows are quarantined: responses that are empty or equal after the
+    template is applied, duplicate groups, and training prompts that are also held out.
 
     Args:
         preference_groups: Table of `PreferenceGroupTable`.
-        chat: How the policy writes a chat.
+        chat: The policy's chat format.
         limits: Limits on the tokens of a group.
         pairing: The rejected response is a random one of those rated below the chosen one (the paper), or the worst.
         seed: Seeds the random pairing.
@@ -99,8 +99,8 @@ def tokenize_groups(
     if len(strangers) > len(sharing):
         raise DataError(
             f"{len(strangers)} of {len(strangers) + len(sharing)} prompts do not start with the most frequent "
-            f"{limits.t0_length} tokens, so they share no t_0: set data.t0_length to the length of what the chat "
-            f"template puts before every prompt. For example, {strangers[0][0]['group_id']} {strangers[0][1]}"
+            f"{limits.t0_length} tokens, so they share no t_0: set data.t0_length to the number of tokens that "
+            f"the chat template puts before every prompt. For example, {strangers[0][0]['group_id']} {strangers[0][1]}"
         )
     for row, detail in strangers:
         drop(row, QuarantineReason.PROMPT_NOT_T0, detail)
@@ -170,7 +170,7 @@ def _response_ids(
     except ModelError as error:
         raise UnusableRow(QuarantineReason.TEMPLATE_ERROR, str(error)) from error
     if set(ids) <= set(chat.end_of_turn_ids):
-        raise UnusableRow(QuarantineReason.EMPTY_RESPONSE, "a response has no tokens but its end-of-turn token")
+        raise UnusableRow(QuarantineReason.EMPTY_RESPONSE, "a response has no tokens except its end-of-turn token")
     if len(ids) > limits.max_response_tokens:
         detail = f"{len(ids)} tokens, max_response_tokens is {limits.max_response_tokens}"
         raise UnusableRow(QuarantineReason.RESPONSE_TOO_LONG, detail)

@@ -77,7 +77,7 @@ def write_answers(spec: AnswersSpec, writer: Writer, named: "NamedTasks | None" 
 
     Raises:
         DataError: A file of a benchmark has another form.
-        InferenceError: A prompt is too long, or the model cannot be loaded or reached.
+        GenerationError: A prompt is too long, or the model cannot be loaded or reached.
     """
     benchmarks = with_collected_files(spec.benchmarks, spec.files)
     rows = [

@@ -20,7 +20,7 @@ from rao_kedro.config.servers import JudgeParameters
 from rao_kedro.data.tables import Table
 from rao_kedro.evals.responses import Response
 from rao_kedro.judges.client import Message
-from rao_kedro.judges.judge import Asked
+from rao_kedro.judges.judge import ChatModel
 from rao_kedro.plotting import apply_style, assign_colors, error_bars
 from rao_kedro.statistics import NAN, Bounds, Interval
 
@@ -68,7 +68,7 @@ class Judging(NamedTuple):
     """
 
     answers: pd.DataFrame
-    judge: Asked
+    judge: ChatModel
     parameters: JudgeParameters
     record: Callable[..., AbstractContextManager[None]]
 

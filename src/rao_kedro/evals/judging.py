@@ -49,7 +49,7 @@ def judge_answers(answers: pd.DataFrame, parameters: BenchmarkParameters, cache_
 
     Raises:
         DataError: A benchmark's file cannot be read.
-        InferenceError: A judge cannot be reached, or costs more than it may; finished judgments are kept.
+        GenerationError: A judge cannot be reached, or costs more than it may; finished judgments are kept.
     """
     judges = [(how, Judge(how, cache_dir)) for how in (parameters.judge, parameters.second_judge) if how is not None]
     answered = [one for name, one in parameters.registered().items() if (answers["benchmark"] == name).any()]
@@ -86,7 +86,9 @@ def judge_answers(answers: pd.DataFrame, parameters: BenchmarkParameters, cache_
 def _warn_of_unscored(found: Mapping[str, Sequence[pd.DataFrame]]) -> None:
     """Log per dataset how many judgments hold no score, and the most frequent reason."""
     for dataset, tables in found.items():
-        rows = [max(row, key=len) for table in tables for row in table.filter(like="unscored_reason").to_numpy()]
+        rows = [
+            max(row, key=len, default="") for table in tables for row in table.filter(like="unscored_reason").to_numpy()
+        ]
         if reasons := Counter(filter(None, rows)).most_common():
             n = sum(count for _, count in reasons)
             logger.warning("%d of %d rows of %s have no score, most often: %s", n, len(rows), dataset, reasons[0][0])

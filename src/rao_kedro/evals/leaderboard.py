@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rao_kedro.config.runs import runs_by_method
+from rao_kedro.config.run_names import runs_by_method
 from rao_kedro.errors import DataError
 from rao_kedro.evals.tables import LeaderboardTable
 from rao_kedro.statistics import (
@@ -44,7 +44,7 @@ def leaderboard(
     The rules judge who wins where any prompt has requirements, on the prompts that have them, else the reward does.
 
     Args:
-        generations: Table of `ScoredGenerationTable` by run (`config.runs`); "sft" must be among them.
+        generations: Table of `ScoredGenerationTable` by run (`config.run_names`); "sft" must be among them.
         held_out: Table of `HeldOutLogProbTable` by run.
         seed: Seeds the resampling of the intervals.
         logs: Training logs by run; they say how many responses to a prompt each was trained on.

@@ -26,7 +26,7 @@ def read_json_rows(location: str) -> list[dict[str, Any]]:
             by_line = location.removesuffix(".gz").endswith(".jsonl")
             rows = [json.loads(line) for line in file if line.strip()] if by_line else json.load(file)
         except ValueError as error:
-            raise DataError(f"{location} is not what its ending says: {error}") from error
+            raise DataError(f"{location} does not have the format of its extension: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{location} holds no list of objects")
     return rows
@@ -42,7 +42,7 @@ def read_csv(location: str) -> pd.DataFrame:
         try:
             return pd.read_csv(file)
         except ValueError as error:  # pandas' parsing errors are ValueErrors
-            raise DataError(f"{location} is not what its ending says: {error}") from error
+            raise DataError(f"{location} does not have the format of its extension: {error}") from error
 
 
 def read_bytes(location: str) -> bytes:
@@ -77,8 +77,8 @@ def open_location(location: str, mode: str = "rt", compression: str | None = "in
             yield file
     except (OSError, ImportError) as error:  # fsspec's network errors are OSErrors, too
         raise DataError(
-            f"{location} cannot be had ({_first_cause(error)}): check the name and the net, or download it and set the "
-            "parameter to the local path"
+            f"{location} cannot be fetched ({_first_cause(error)}): check the name and the network, or download it and "
+            "set the parameter to the local path"
         ) from error
 
 

@@ -39,12 +39,12 @@ def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> Non
     Raises:
         DataError: Prompts or a benchmark's files have no usable form.
         ParameterError: A task of lm-evaluation-harness is unknown, or cannot be run.
-        InferenceError: A prompt is too long, or the backend failed.
+        GenerationError: A prompt is too long, or the backend failed.
     """
     spec = PolicyAnswersSpec.model_validate_json(Path(spec_path).read_text())
     engine = _Engine(spec, make)
     named = load_named_tasks(spec)  # what cannot be asked is said before an engine starts
-    generate_table(spec.held_out, engine.made)
+    generate_table(spec.held_out, engine.get_generator)
     write_answers(spec, engine, named)
     write_text(spec.settings_path, json.dumps(_settings(spec), indent=2))
 
@@ -87,8 +87,8 @@ class _Engine:
             lambda: make(how.backend, how.model_dir, dtype=how.dtype, max_model_len=longest, engine=how.engine)
         )
 
-    def made(self, *_: Any, **__: Any) -> Generator:
-        """Return the generator; what a table asks for is what it has."""
+    def get_generator(self, *_: Any, **__: Any) -> Generator:
+        """Return the one generator, whatever the spec asks for."""
         return self.make()
 
     def write(
@@ -101,7 +101,7 @@ class _Engine:
         write_parquet(prompts, pd.DataFrame(rows))
         paths = {"prompts_path": prompts, "output_path": self.workspace / f"{name}.parquet"}
         spec = self.generation.model_copy(update={"sampling": sampling, **paths})
-        generate_table(spec, self.made)
+        generate_table(spec, self.get_generator)
         written = pd.read_parquet(spec.output_path)
         responses = map(Response, written["response"], written["finish_reason"])
         return dict(zip(written["prompt_id"], responses, strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rao_kedro.config.runs import runs_by_method
+from rao_kedro.config.run_names import runs_by_method
 from rao_kedro.evals.benchmark import Benchmark, Metric
 from rao_kedro.evals.downstream.parameters import HARNESS
 from rao_kedro.evals.registry import BENCHMARKS
@@ -35,7 +35,7 @@ def benchmark_scores(results: Mapping[str, Results], benchmarks: Iterable[Benchm
     """Return a row per method, benchmark and metric.
 
     Args:
-        results: Results by run (`config.runs`).
+        results: Results by run (`config.run_names`).
         benchmarks: The judged benchmarks with their parameters.
         seed: Seeds the resampling of intervals.
 
@@ -167,7 +167,7 @@ def judge_report(results: Mapping[str, Results], benchmarks: Iterable[Benchmark]
     """Return what is known of the judges: their bias for a position and for length, and their agreement.
 
     Args:
-        results: Results by run (`config.runs`); the runs of a method are taken together.
+        results: Results by run (`config.run_names`); the runs of a method are taken together.
         benchmarks: The judged benchmarks with their parameters.
 
     Returns:

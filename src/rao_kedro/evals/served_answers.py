@@ -31,7 +31,7 @@ def main(spec_path: str) -> None:
     Raises:
         DataError: A benchmark's files have no usable form.
         ParameterError: A task of lm-evaluation-harness needs log-probs, is unknown, or cannot be run.
-        InferenceError: The server stays away; what it answered is kept.
+        GenerationError: The server stays away; what it answered is kept.
     """
     spec = ServedAnswersSpec.model_validate_json(Path(spec_path).read_text())
     server = ChatServer.of(spec.server, spec.server.base_url, cache_dir=spec.workspace / "answers")

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from rao_kedro.config.generation import GenerationSpec
 from rao_kedro.config.servers import ServerParameters
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.workers import Spec
 
@@ -20,7 +20,7 @@ class AnswersSpec(Spec):
         workspace: The worker's own directory.
     """
 
-    error = InferenceError
+    error = GenerationError
     advice = "Finished answers are kept: running again goes on from there."
     environment: ClassVar = {"TQDM_DISABLE": "1"}  # lm-evaluation-harness has a bar per subject of MMLU
 

@@ -1,6 +1,6 @@
-"""Kedro's configuration loader, for environments that build on each other and globals that `--params` may give.
+"""Kedro's configuration loader. Environments can build on each other, and `--params` can set globals.
 
-Knows files and names of the configuration; nothing of what a value means.
+Knows the files and names of the configuration, and nothing of what a value means.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ EXTENDS = "extends"  # in globals.yml: the environment that this one builds on
 
 
 def conf_in_use(conf_source: str, project: Path) -> str:
-    """Return where the configuration is: in the package, where nobody named another place and the project has none."""
+    """Return the configuration source: the package's own if the project has none and the user named no other."""
     is_default = Path(conf_source) == project / "conf"
     return str(SHIPPED / "conf") if is_default and not Path(conf_source).exists() else conf_source
 
@@ -48,7 +48,8 @@ class StudyConfigLoader(OmegaConfigLoader):
         """Read the configuration of an environment; see `OmegaConfigLoader`.
 
         Raises:
-            ParameterError: There is no such environment, or no such model.
+            ParameterError: The environment, the one that it extends, or the model does not exist, or
+                environments extend each other in a circle.
         """
         self.interpolated: set[str] = set()
         OmegaConf.register_new_resolver("shipped", self._shipped, replace=True)
@@ -56,25 +57,26 @@ class StudyConfigLoader(OmegaConfigLoader):
         super().__init__(conf_source, env, **how)
         if env:
             self._refuse_unknown(env, named_by="")
-        self["globals"] = self._globals  # with the block of the model that `--params` picks, which stands for its name
+        # From here on, the name of a model in --params is replaced by its block, for globals and parameters alike.
+        self["globals"] = self._globals
         if isinstance((self.runtime_params or {}).get("model"), str) and self._globals.get("models"):
             self.runtime_params = {**self.runtime_params, "model": self._globals["model"]}
 
     def unused_globals(self) -> set[str]:
-        """Return the globals that neither this project knows nor any configuration uses."""
+        """Return the globals that are unknown to this project and used by no configuration."""
         for key in self.config_patterns:
             with suppress(MissingConfigException):
                 self[key]
         return {*self["globals"]} - {*GlobalParameters.model_fields} - self.interpolated
 
     def refers_to_another(self, *loc: int | str) -> bool:
-        """Return whether a global is written as a reference to another one, whose value it has."""
+        """Return whether a global is written as a reference to another one."""
         block = OmegaConf.select(self._globals_as_written, ".".join(map(str, loc[:-1]))) if loc[1:] else None
         return OmegaConf.is_interpolation(self._globals_as_written if block is None else block, loc[-1])
 
     @cached_property
     def environments(self) -> list[str]:
-        """The environments over base that this one builds on, and itself; a later one overrides.
+        """The environments between base and this one, and this one; a later one overrides.
 
         Raises:
             ParameterError: `extends` names no environment, or the environments extend each other in a circle.
@@ -165,7 +167,7 @@ class StudyConfigLoader(OmegaConfigLoader):
         return {name: value for name, value in resolved.items() if name != EXTENDS and not name.startswith("_")}
 
     def _with_picked_model(self, layers: list[dict[str, Any]]) -> list[Any]:
-        """Return the layers with the name of a model replaced by what each says in `models` for this model."""
+        """Return the layers, each with its block of `models` for the picked model merged into it."""
         names = [layer["model"] for layer in layers if isinstance(layer.get("model"), str)]
         known = sorted({name for layer in layers for name in layer.get("models") or {}})
         if not names or not known:

@@ -12,8 +12,8 @@ from pydantic_core import ErrorDetails
 from rao_kedro.config.globals import GlobalParameters
 from rao_kedro.config.parameter_errors import nearest, sentence, unknown_name
 from rao_kedro.errors import ParameterError
+from rao_kedro.framework.choose_runs import choose_runs
 from rao_kedro.framework.config_loader import StudyConfigLoader
-from rao_kedro.framework.runs import choose_runs
 from rao_kedro.pipeline_registry import build_pipelines
 from rao_kedro.pipelines.parameters import ProjectParameters
 from rao_kedro.pipelines.runs import METHODS

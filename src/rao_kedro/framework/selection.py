@@ -3,16 +3,17 @@
 Knows pipelines and names; nothing of sessions, and of data only whether a dataset exists.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.errors import ParameterError
-from rao_kedro.framework.runs import Selection
-from rao_kedro.pipelines.evaluation.pipeline import BENCHMARKS
+from rao_kedro.framework.choose_runs import Selection
+from rao_kedro.pipelines.evaluation.pipeline import BENCHMARK_TAG
 from rao_kedro.pipelines.runs import METHODS
 
 # What the options of `KedroSession.run` are called by the command line, and by Kedro's filter where that differs.
@@ -54,6 +55,13 @@ def combine(names: Iterable[str], pipelines: Mapping[str, Pipeline]) -> Pipeline
         if name not in pipelines:
             raise ParameterError(f"--pipelines {name}: {_nearest(name, (p for p in pipelines if p != '__default__'))}")
     return sum((pipelines[name] for name in names), start=Pipeline([]))
+
+
+def combine_all(pipelines: Mapping[str, Pipeline]) -> Pipeline:
+    """Return the sum of all pipelines: it is searched and never run, so that the order of its nodes does not matter."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Namespace .* is interrupted")
+        return combine(pipelines, pipelines)
 
 
 def needed_nodes(selected: Pipeline, asked: Pipeline, exists: Callable[[str], bool]) -> list[Node]:
@@ -102,7 +110,7 @@ def _known_names(option: str, pipeline: Pipeline) -> set[str]:
 def _explain_unknown(option: str, name: str, selection: Selection, every: Mapping[str, Pipeline]) -> str:
     """Say why no node matches a name."""
     asked = [*selection.pipeline_names]
-    if name in _known_names(option, (whole := combine(asked, every)).only_nodes_with_tags(BENCHMARKS)):
+    if name in _known_names(option, (whole := combine(asked, every)).only_nodes_with_tags(BENCHMARK_TAG)):
         return "evaluation.benchmarks.names names no benchmark, so nothing is judged and compared on one"
     if name in _known_names(option, whole):
         return "no method of this run has it; name one that has, with --namespaces"
@@ -113,7 +121,7 @@ def _explain_unknown(option: str, name: str, selection: Selection, every: Mappin
     method = method_of(name.split(".")[0])
     if method in METHODS and method != name.split(".")[0]:
         return f"{method} has no run with this seed: name it in the parameter alignment.{method}.seeds"
-    return _nearest(name, _known_names(option, combine(every, every)))
+    return _nearest(name, _known_names(option, combine_all(every)))
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """Kedro's session, with runs of methods and studies, stale outputs and dry runs, which Kedro does not know.
 
-`rao_kedro.framework.runs` chooses the runs of a command, `rao_kedro.framework.selection` its nodes.
+`rao_kedro.framework.choose_runs` chooses the runs of a command, `rao_kedro.framework.selection` its nodes.
 """
 
 import logging
@@ -15,11 +15,11 @@ from kedro.runner import AbstractRunner
 
 from rao_kedro.datasets.freshness import MADE_AGAIN, describe_stale_node, find_edited, find_stale_nodes
 from rao_kedro.errors import ParameterError
+from rao_kedro.framework.choose_runs import Selection, all_runs, choose_runs
 from rao_kedro.framework.config_loader import conf_in_use
 from rao_kedro.framework.context import StudyContext
 from rao_kedro.framework.hooks import nodes_that_run, refuse_bad_plan
-from rao_kedro.framework.runs import Selection, all_runs, choose_runs
-from rao_kedro.framework.selection import combine, needed_nodes, select_nodes
+from rao_kedro.framework.selection import combine, combine_all, needed_nodes, select_nodes
 from rao_kedro.framework.tracking import TrackingHooks
 from rao_kedro.pipeline_registry import build_pipelines
 from rao_kedro.planning.table import plan_table
@@ -179,7 +179,7 @@ def _warn_about_what_is_not_missing(pipeline: Pipeline, catalog: CatalogProtocol
 
 def warn_about_stale_inputs(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
     """Warn about stale inputs of a run that the run does not make again."""
-    every = combine(pipelines, pipelines)
+    every = combine_all(pipelines)
     made_elsewhere = _stems({name for name in pipeline.inputs() if catalog.exists(name)})  # else the run is refused
     made_elsewhere = {name for name in every.all_outputs() if _stems({name}) <= made_elsewhere}
     if not made_elsewhere:

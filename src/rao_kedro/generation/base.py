@@ -33,7 +33,7 @@ class Likelihood(NamedTuple):
 
     Attributes:
         logp: Sum of its tokens' log-probs, in nats.
-        greedy: Whether greedy decoding writes this continuation.
+        greedy: Whether greedy decoding produces this continuation.
     """
 
     logp: float
@@ -57,7 +57,7 @@ class Generator(Protocol):
     def continuation_logps(
         self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[Likelihood]]:
-        """Return the likelihood of some continuations of each prompt: `[prompts][continuations]`.
+        """Return the likelihood of each given continuation of each prompt: `[prompts][continuations]`.
 
         Args:
             prompt_ids: Token ids `[prompts][tokens]`; no prompt is empty.
@@ -90,19 +90,19 @@ class ParallelGenerator(Generator, Protocol):
     def stream_calls(
         self, calls: Sequence[tuple[Sequence[Sequence[int]], SamplingParameters]]
     ) -> Iterator[tuple[int, int, list[Completion]]]:
-        """Yield what `stream` yields of each call, with the position of the call first."""
+        """Yield the results of `stream` for each call, preceded by the position of the call."""
         ...
 
 
 def stream_shards(generator: Generator, calls: Sequence[Call]) -> Iterator[tuple[int, list[list[Completion]]]]:
     """Yield each shard's number and completions `[prompts][n]`, as soon as they are complete.
 
-    The generator gets all prompts of a call at once. Several generators divide the calls among them, and also the
-    shards of a greedy call, since greedy responses do not depend on the other prompts of a call.
+    The generator gets all prompts of a call at once. A `ParallelGenerator` divides the calls among its generators. It
+    also divides the shards of a greedy call, since greedy responses do not depend on the other prompts of the call.
 
     Args:
         generator: Writes the completions.
-        calls: Calls that have no shard in common.
+        calls: Calls that share no shard.
     """
     if isinstance(generator, ParallelGenerator):
         calls = [part for call in calls for part in (_divide(call, generator.size) if call.sampling.greedy else [call])]
@@ -148,7 +148,7 @@ def complete(
         tokenizer: Decodes the ids.
         token_ids: The generated ids, which padding may follow.
         stop_ids: End-of-turn tokens.
-        stop: Stop texts. As in vLLM, the text ends before the one that is complete first.
+        stop: Stop texts. As in vLLM, the text ends before the first one that is complete.
     """
     ids = list(token_ids)
     end = next((i for i, token in enumerate(ids) if token in stop_ids), None)

@@ -1,4 +1,4 @@
-"""Translates parameters of generation to vLLM's options, and refuses what an engine cannot do here.
+"""Translates generation parameters to vLLM's options, and refuses options that this machine cannot satisfy.
 
 Imports no engine.
 """
@@ -45,7 +45,7 @@ def sampling_options(sampling: SamplingParameters, stop_ids: Sequence[int]) -> d
 
 
 def engine_options(engine: EngineParameters, on_cpu: bool) -> dict[str, Any]:
-    """Return the arguments of vLLM's `LLM` for one engine. Data parallelism is several engines, so it is left out.
+    """Return the arguments of vLLM's `LLM` for one engine. Data parallelism uses several engines, so it is left out.
 
     Raises:
         ParameterError: The LoRA adapter does not exist.
@@ -120,7 +120,7 @@ def refuse_impossible(engine: EngineParameters, backend: Literal["vllm", "transf
             if getattr(engine, name) > 1
         )
         raise ParameterError(
-            f"engine: {sizes} needs {needed} GPUs, and the number visible here is {there}: lower one of them"
+            f"engine: {sizes} needs {needed} GPUs, and this process sees {there}: lower one of these sizes"
         )
     if not there and engine.gpus_per_engine > 1 and not os.environ.get("VLLM_CPU_OMP_THREADS_BIND"):
         raise ParameterError(
@@ -147,7 +147,7 @@ def visible_gpus() -> list[str]:
 
 
 def _room_for_rank(adapter: str) -> int:
-    """Return the smallest rank that vLLM can be set to for an adapter."""
+    """Return the smallest value of vLLM's `max_lora_rank` that holds an adapter."""
     settings = _adapter_settings(adapter)
     rank = max(int(settings["r"]), *map(int, (settings.get("rank_pattern") or {}).values()), 1)
     room = next((room for room in LORA_RANKS if room >= rank), None)

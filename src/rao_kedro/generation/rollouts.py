@@ -1,4 +1,4 @@
-"""Rollouts: responses that the policy writes while it trains. Knows prompt groups and one model, no objective."""
+"""Rollouts: responses that the policy samples during training. Knows prompt groups and one model, no objective."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

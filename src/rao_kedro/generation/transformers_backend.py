@@ -19,8 +19,8 @@ from rao_kedro.models.rotary import refuse_long_rows
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 
-MAX_POSITIONS = 512  # of a batch, at which the log-probs of the whole vocabulary are in memory at a time
-SORTED_BATCHES = 8  # batches whose rows are sorted by length together: less padding, and early prompts still end early
+MAX_POSITIONS = 512  # positions of a batch whose log-probs over the whole vocabulary are in memory at once
+SORTED_BATCHES = 8  # batches whose rows are sorted by length together: less padding, and early prompts finish early
 
 
 class TransformersGenerator:
@@ -34,7 +34,7 @@ class TransformersGenerator:
         Args:
             model_dir: A checkpoint directory with its tokenizer.
             dtype: Precision of weights and compute.
-            batch_rows: Completions that are generated at a time; bounds memory.
+            batch_rows: Completions that are generated at once; bounds memory.
             lora_path: A LoRA adapter, which is merged into the model's weights.
 
         Raises:
@@ -76,9 +76,9 @@ class TransformersGenerator:
     def continuation_logps(
         self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[Likelihood]]:
-        """Return the likelihood of some continuations of each prompt; see `Generator`.
+        """Return the likelihood of each given continuation of each prompt; see `Generator`.
 
-        Continuations that differ in their last token only are computed in one row.
+        Continuations of a prompt that differ in their last token only are computed in one row.
 
         Raises:
             ModelError: A prompt with its continuation is longer than the model's rotary embedding allows.
@@ -114,7 +114,7 @@ def _batches(
 
     Args:
         rows: Token ids, in ascending order of `read`.
-        read: Positions to read of each row.
+        read: Number of positions to read of each row.
         most: Rows of a batch.
     """
     batch: list[tuple[int, ...]] = []
@@ -184,7 +184,7 @@ def continue_prompts(
         max_new_tokens=sampling.max_tokens,
         eos_token_id=list(stop_ids),
         pad_token_id=padding,
-        **({"temperature": 1.0, "top_p": 1.0, "top_k": 0} if sampled else {}),  # our processors apply them
+        **({"temperature": 1.0, "top_p": 1.0, "top_k": 0} if sampled else {}),  # `_processors` apply them
     )
     own = model.generation_config
     model.generation_config = config  # else transformers fills open settings from the model's own
@@ -241,7 +241,7 @@ class _RepetitionPenalty:
 
 
 class _InverseSampling:
-    """A logits processor that leaves one token: that at which the cumulative distribution passes a given number."""
+    """A logits processor that leaves one token: the one at which the cumulative distribution passes a given number."""
 
     def __init__(self, draws: torch.Tensor, start: int) -> None:
         self.draws, self.start = draws, start

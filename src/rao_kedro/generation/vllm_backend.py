@@ -1,8 +1,7 @@
 """Generates text with vLLM, on GPUs or with its CPU build. Importing this module imports vLLM.
 
-The engine runs in the calling process, which is a worker's. With the engine in a second process, the batches would
-depend on timing, and the sampled text with them. Where a model is divided over GPUs, the engine starts one process per
-GPU.
+The engine runs in the calling process, which is a worker. If it ran in a second process, the batches, and with them the
+sampled text, would depend on timing. If a model is divided over GPUs, the engine starts one process per GPU.
 """
 
 import math
@@ -22,7 +21,7 @@ for _name, _value in _ENVIRONMENT.items():  # vLLM reads these when it is import
     os.environ.setdefault(_name, _value)
 
 from rao_kedro.config.generation import EngineParameters, SamplingParameters  # noqa: E402
-from rao_kedro.errors import InferenceError  # noqa: E402
+from rao_kedro.errors import GenerationError  # noqa: E402
 from rao_kedro.generation.base import ONE_ENGINE, Completion, Dtype, Likelihood, complete  # noqa: E402
 from rao_kedro.generation.engine_options import engine_options, sampling_options  # noqa: E402
 from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer  # noqa: E402
@@ -33,13 +32,13 @@ try:
     from vllm.lora.request import LoRARequest
     from vllm.outputs import CompletionOutput, RequestOutput
 except (ImportError, RuntimeError, OSError) as error:
-    raise InferenceError(f"vLLM is installed but cannot be imported ({error}): set backend: transformers") from error
+    raise GenerationError(f"vLLM is installed but cannot be imported ({error}): set backend: transformers") from error
 
 
 class ReseedableWorker:
     """Extends vLLM's worker, so that the engine's seed can be set again.
 
-    A seed in the request would do, but vLLM's CPU build fails on it ("CPU Generator does not use offset").
+    A seed in the request would suffice, but vLLM's CPU build fails on it ("CPU Generator does not use offset").
     """
 
     def reseed(self, seed: int) -> None:
@@ -68,7 +67,7 @@ class VllmGenerator:
             engine: Options of this one engine.
 
         Raises:
-            InferenceError: The engine could not start.
+            GenerationError: The engine could not start.
             ModelError: The tokenizer cannot chat.
             ParameterError: The LoRA adapter does not exist.
         """
@@ -89,7 +88,7 @@ class VllmGenerator:
             )
         except (RuntimeError, ValueError, OSError, AssertionError, NotImplementedError) as error:
             changed = ", ".join(f"{name} {value}" for name, value in engine.changed().items())
-            raise InferenceError(
+            raise GenerationError(
                 f"vLLM could not start with {model_dir}{f' and engine options {changed}' if changed else ''}: {error}. "
                 "Free memory, lower max_model_len, or set backend: transformers"
             ) from error
@@ -122,16 +121,16 @@ class VllmGenerator:
     def continuation_logps(
         self, prompt_ids: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[Likelihood]]:
-        """Return the likelihood of some continuations of each prompt; see `Generator`.
+        """Return the likelihood of each given continuation of each prompt; see `Generator`.
 
         Single tokens cost one request per prompt; longer continuations cost one request each.
 
         Raises:
-            InferenceError: A continuation has several tokens, and the engine has a LoRA adapter.
+            GenerationError: A continuation has several tokens, and the engine has a LoRA adapter.
         """
         single = all(len(ids) == 1 for asked in continuations for ids in asked)
         if not single and self.engine.llm_engine.vllm_config.lora_config is not None:
-            raise InferenceError(  # vLLM's LoRA layers expect one row per request, and get one per token
+            raise GenerationError(  # vLLM's LoRA layers expect one row per request, and get one per token
                 "vLLM with a LoRA adapter computes no log-probs of continuations of several tokens: merge the adapter "
                 "into the model, or set backend: transformers"
             )

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rao_kedro.config.generation import GenerationSpec
-from rao_kedro.errors import DataError, InferenceError, ModelError
+from rao_kedro.errors import DataError, GenerationError, ModelError
 from rao_kedro.files import write_parquet
 from rao_kedro.generation.base import Call, Completion, Generator, stream_shards
 from rao_kedro.generation.engine_options import engine_identity
@@ -58,7 +58,7 @@ def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> Non
 
     Raises:
         DataError: The table of prompts cannot be used.
-        InferenceError: A prompt is too long, or the backend failed.
+        GenerationError: A prompt is too long, or the backend failed.
     """
     generate_table(GenerationSpec.model_validate_json(Path(spec_path).read_text()), make)
 
@@ -72,13 +72,13 @@ def generate_table(spec: GenerationSpec, make: Callable[..., Generator]) -> None
 
     Raises:
         DataError: The table of prompts cannot be used.
-        InferenceError: A prompt is too long, or the backend failed.
+        GenerationError: A prompt is too long, or the backend failed.
     """
     prompts = read_prompts(spec.prompts_path)
     key, marker = generation_key(spec, prompts), spec.output_path.with_suffix(".finished.json")
     shards = Shards(spec.shards_dir, TABLE)
     if is_finished(marker, key, [spec.output_path]):
-        logger.info("%s is there already, from the same model, prompts and sampling", spec.output_path)
+        logger.info("%s exists already, from the same model, prompts and sampling", spec.output_path)
     else:
         parts = [prompts[i : i + spec.shard_size] for i in range(0, len(prompts), spec.shard_size)]
         keys = [combined_hash(key, str(i)) for i in range(len(parts))]
@@ -104,7 +104,7 @@ def read_prompts(path: Path) -> list[dict]:
         )
     prompts = pq.read_table(path, columns=PROMPT_COLUMNS).to_pylist()
     if not prompts:
-        raise DataError(f"{path} holds no prompts; check the split and the limit on prompts")
+        raise DataError(f"{path} contains no prompts; check the split and the limit on prompts")
     seen: set[str] = set()
     for row, prompt in enumerate(prompts):
         if prompt["prompt_id"] in seen:
@@ -114,7 +114,7 @@ def read_prompts(path: Path) -> list[dict]:
 
 
 def generation_key(spec: GenerationSpec, prompts: list[dict]) -> str:
-    """Return a hash of everything that decides the responses: the model's content, the prompts, the sampling."""
+    """Return a hash of everything that determines the responses: the model's content, the prompts, the sampling."""
     parts = {
         "model": content_hash(spec.model_dir),
         "prompts": prompts,
@@ -151,7 +151,7 @@ def _generate_shards(
     engines = spec.engine.data_parallel_size
     if len(missing) < engines:
         logger.warning(
-            "%d shards are left for %d engines, so some have no work: lower shard_size", len(missing), engines
+            "%d shards are left for %d engines, so some engines have no work: lower shard_size", len(missing), engines
         )
     started, tokens, rows = time.monotonic(), 0, 0
     rows_to_do = spec.sampling.n * sum(map(len, prompt_ids.values()))
@@ -173,7 +173,7 @@ def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[
         try:
             return prompt_token_ids(chat, prompt["messages"])
         except ModelError as error:
-            raise InferenceError(f"{spec.prompts_path}: prompt {prompt['prompt_id']!r}: {error}") from error
+            raise GenerationError(f"{spec.prompts_path}: prompt {prompt['prompt_id']!r}: {error}") from error
 
     chat = load_chat_format(spec.model_dir, spec.chat_template_kwargs)
     room = spec.max_model_len - spec.sampling.max_tokens
@@ -182,7 +182,7 @@ def _tokenize(spec: GenerationSpec, shards: list[list[dict]]) -> list[list[list[
         tokenized.append([ids_of(chat, prompt) for prompt in shard])
         for prompt, ids in zip(shard, tokenized[-1], strict=True):
             if len(ids) > room:
-                raise InferenceError(
+                raise GenerationError(
                     f"{spec.prompts_path}: prompt {prompt['prompt_id']!r} has {len(ids)} tokens, and max_model_len "
                     f"{spec.max_model_len} leaves {room} beside max_tokens {spec.sampling.max_tokens}: raise "
                     "max_model_len"

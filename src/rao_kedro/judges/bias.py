@@ -1,8 +1,8 @@
-"""How far a judge can be trusted: its position bias, its length bias, and its agreement with another judge.
+"""Measures of a judge's reliability: position bias, length bias, and agreement with another judge.
 
 Tables are annotations of the package `alpaca_eval` with the column `is_switched_outputs`; the last level of their index
 is the instruction. The unit of the intervals is the instruction: rows with the same instruction, from runs with
-different training seeds, are averaged first. Knows nothing about asking a judge.
+different training seeds, are averaged first. Knows nothing about how a judge is asked.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""Answers of a chat model to many dialogues: several requests at a time, and each is paid for once.
+"""Answers of a chat model to many dialogues. Requests run concurrently, and each is paid for once.
 
-Every reply is kept as soon as it is there, under a hash of its whole request. A request that is refused, or whose
-answer cannot be used, costs its item only, and is sent again in the next runs.
+Every reply is cached as soon as it arrives, under a hash of its whole request. A request that is refused, or whose
+answer cannot be used, affects only its own item, and is sent again in the next runs.
 """
 
 import json
@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rao_kedro.config.servers import AskedParameters
-from rao_kedro.errors import InferenceError
+from rao_kedro.config.servers import ChatModelParameters
+from rao_kedro.errors import GenerationError
 from rao_kedro.identity import combined_hash
 from rao_kedro.judges.client import ChatClient, ChatSampling, Message
 from rao_kedro.judges.metering import Meter
@@ -22,7 +22,7 @@ from rao_kedro.judges.replies import Answer, Reply, Unusable
 from rao_kedro.progress import progress_of
 from rao_kedro.shards import Format, Shards
 
-MOST_UNUSABLE = 10  # unusable answers at the start, and no usable one: the server or the request's form is wrong
+MOST_UNUSABLE = 10  # so many unusable answers and no usable one mean that the server or the requests are wrong
 REPLY: Format[Reply] = Format(
     lambda reply: reply.model_dump_json(exclude_defaults=True).encode(), Reply.model_validate_json
 )
@@ -30,14 +30,14 @@ REPLY: Format[Reply] = Format(
 
 @dataclass(frozen=True)
 class ChatServer(ChatClient):
-    """A model behind an OpenAI-compatible server, whose replies are kept.
+    """A model behind an OpenAI-compatible server, with a cache of its replies.
 
     Attributes:
-        concurrency: Requests at a time.
-        max_attempts: Runs in which a request is sent whose answer cannot be used; then it is not sent again.
-        cache_dir: Where replies are kept; None keeps none.
-        meter: Counts requests and tokens, and ends the run when they cost more than they may.
-        sent: Keys of the requests of this run. Each counts as one attempt, however often it is asked for in a run.
+        concurrency: Concurrent requests.
+        max_attempts: Number of runs that send a request whose answer cannot be used; later runs do not send it again.
+        cache_dir: Directory of the cached replies; None caches none.
+        meter: Counts requests and tokens, and ends the run when their cost exceeds the limit.
+        sent: Keys of the requests of this run. Each request counts as one attempt per run.
     """
 
     concurrency: int = 16
@@ -47,14 +47,14 @@ class ChatServer(ChatClient):
     sent: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @classmethod
-    def of(cls, asked: AskedParameters, base_url: str, **more: Any) -> "ChatServer":
+    def of(cls, asked: ChatModelParameters, base_url: str, **more: Any) -> "ChatServer":
         """Return the server that parameters describe."""
         names = ("model", "api_key_variable", "timeout", "max_retries", "concurrency", "max_attempts")
         return cls(base_url=base_url, options=asked, **asked.model_dump(include={*names}), **more)
 
     @cached_property
     def replies(self) -> Shards[Reply]:
-        """The replies that are kept, by the key of their request."""
+        """The cached replies, by the key of their request."""
         return Shards(self.cache_dir, REPLY)
 
     def answers(
@@ -63,14 +63,15 @@ class ChatServer(ChatClient):
         """Return the answer to each dialogue, in their order; equal dialogues are asked once.
 
         Args:
-            dialogues: Messages, of which the next one is asked for.
-            sampling: How answers are written, where `options` do not say it.
-            unusable: Says of an answer why it cannot be used. It is returned like the others, and asked for again in
-                the next run, with a server object of its own, `max_attempts` times in all.
+            dialogues: Messages of each dialogue; the answer is the next message.
+            sampling: How answers are sampled, unless `options` override it.
+            unusable: Returns why an answer cannot be used. Such an answer is returned like the others, and requested
+                again in the next run, up to `max_attempts` runs in all.
 
         Raises:
-            InferenceError: The server is away or refuses the key, a field of every request is wrong, the requests cost
-                more than they may, or none of the first `MOST_UNUSABLE` answers can be used. All replies are kept.
+            GenerationError: The server cannot be reached or refuses the key, a field of every request is wrong, the
+                requests cost more than the limit, or none of the first `MOST_UNUSABLE` answers can be used. All replies
+                that arrived are cached.
         """
         requests = self._requests(dialogues, sampling)
         batch = _Batch(self, dict(requests), unusable)
@@ -87,15 +88,15 @@ class ChatServer(ChatClient):
             batch.keep_refusals()
         for future in futures.values():
             if not future.cancelled() and (error := future.exception()) is not None:
-                if not isinstance(error, InferenceError):
+                if not isinstance(error, GenerationError):
                     raise error
-                raise InferenceError(f"{error} ({self._describe_kept(batch)})") from error
+                raise GenerationError(f"{error} ({self._describe_kept(batch)})") from error
         return [batch.replies[key].answer for key, _ in requests]
 
     def to_ask(
         self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling, unusable: Unusable = Answer.failure
     ) -> dict[str, dict[str, Any]]:
-        """Return the different requests that `answers` would send, since no usable answer is kept, by their keys."""
+        """Return the distinct requests that `answers` would send, by key: those without a cached usable answer."""
         requests = dict(self._requests(dialogues, sampling))
         return {
             key: request for key, request in requests.items() if not self.stays(key, self.replies.read(key), unusable)
@@ -124,7 +125,7 @@ class ChatServer(ChatClient):
 
 
 class _Batch:
-    """The requests of one call, shared by its threads: what is kept of them, what is to be sent, and the replies."""
+    """The requests of one call, shared by its threads: the cached replies, the requests to send, and their replies."""
 
     def __init__(self, server: ChatServer, requests: Mapping[str, dict[str, Any]], unusable: Unusable) -> None:
         self.server, self.requests, self.unusable = server, requests, unusable
@@ -145,10 +146,10 @@ class _Batch:
         server.meter.works = server.meter.works or self.works
 
     def ask(self, key: str) -> None:
-        """Send a request, and keep the reply.
+        """Send a request, and cache the reply.
 
         Raises:
-            InferenceError: The run must end; nothing more is sent then.
+            GenerationError: The run must end; nothing more is sent then.
         """
         if self.ended:
             return
@@ -177,13 +178,13 @@ class _Batch:
             self.unusable_so_far += bool(why)
             useless = not self.works and self.unusable_so_far >= MOST_UNUSABLE
         if useless:
-            raise InferenceError(
+            raise GenerationError(
                 f"{self.server.base_url}: none of the first {MOST_UNUSABLE} answers of {self.server.model} can be "
                 f"used. The last one: {why}"
             )
 
     def keep_refusals(self) -> None:
-        """Count refusals as attempts, unless the server refuses everything: then they say nothing of a request."""
+        """Cache refusals as attempts, unless the server refuses everything: the requests are not the cause then."""
         if self.works or self.unusable_so_far < MOST_UNUSABLE:
             for key, reply in self.refused.items():
                 self.server.replies.write(key, reply)

@@ -1,7 +1,7 @@
-"""Sends one request to an OpenAI-compatible server, and tells what its reply or its error means.
+"""Sends one request to an OpenAI-compatible server, and interprets its reply or its error.
 
-The openai package retries with exponential back-off and follows the server's `Retry-After`; `server_errors` tells the
-refusal of one request from an error that ends a run. Keeps nothing.
+The openai package retries with exponential back-off and follows the server's `Retry-After`; `server_errors`
+distinguishes the refusal of one request from an error that ends a run. This module caches nothing.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rao_kedro.config.servers import PROTOCOL, RequestParameters, checked_url
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.judges.metering import Meter
 from rao_kedro.judges.replies import ForeignReplyError, Reply, parse_reply, read_usage
 from rao_kedro.judges.server_errors import explain_ending_error, explain_refusal
@@ -25,12 +25,12 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class ChatSampling:
-    """How an answer is written.
+    """How an answer is sampled.
 
     Attributes:
         max_tokens: Limit on the tokens of the answer; None leaves it to the server.
         temperature: 0 takes the likeliest token; None leaves it to the server.
-        top_logprobs: How many alternatives per token are returned with log-probs; 0 asks for no log-probs.
+        top_logprobs: Alternatives per token that are returned with their log-probs; 0 requests no log-probs.
     """
 
     max_tokens: int | None
@@ -54,16 +54,16 @@ class ChatClient:
     """A client of one model behind an OpenAI-compatible server.
 
     Attributes:
-        base_url: Up to and including `/v1`; empty for a server that is not started yet.
+        base_url: The server's URL up to and including `/v1`; empty for a server that is not started yet.
         model: The model's name at the server.
         api_key_variable: The environment variable that holds the key; a local server needs none.
         timeout: Seconds for one request.
-        max_retries: Retries of a request that found the server busy, broken or away.
+        max_retries: Retries of a request when the server is busy, fails or cannot be reached.
         options: Fields of a request that override those of the benchmark's protocol.
-        serves_content: The model's name is a hash of its content, so replies do not depend on where it is served.
+        serves_content: Whether the model's name is a hash of its content; replies then do not depend on the server.
 
     Raises:
-        ParameterError: The URL holds credentials, which would end in logs.
+        ParameterError: The URL contains credentials, which would appear in logs.
     """
 
     base_url: str
@@ -98,9 +98,9 @@ class ChatClient:
 
         key = os.environ.get(self.api_key_variable, "").strip() or "none"
         if not (key.isascii() and key.isprintable()):  # else the HTTP library's error would quote it
-            raise InferenceError(
-                f"the key in the environment variable {self.api_key_variable} holds a line break or a character that "
-                "is not ASCII: set it again"
+            raise GenerationError(
+                f"the key in the environment variable {self.api_key_variable} contains a line break or a character "
+                "that is not ASCII: set it again"
             )
         return OpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=self.max_retries)
 
@@ -109,10 +109,11 @@ class ChatClient:
 
         Args:
             request: As `request` returns it.
-            meter: Knows whether the server has given a usable answer: then a strange reply is about this request alone.
+            meter: Records whether the server has given a usable answer. If so, a malformed reply concerns this request
+                only.
 
         Raises:
-            InferenceError: The error is not about this request alone; see `server_errors`.
+            GenerationError: The error concerns all requests; see `server_errors`.
         """
         import openai
 
@@ -126,26 +127,26 @@ class ChatClient:
         try:
             sent = self._client.chat.completions.with_raw_response.create(**asked, extra_body=fields)
         except openai.AuthenticationError as error:
-            raise InferenceError(
+            raise GenerationError(
                 f"{self.base_url} refuses the key of the environment variable {self.api_key_variable}"
             ) from error
         except openai.APITimeoutError as error:
-            raise InferenceError(f"{self.base_url} did not answer within {self.timeout:g} s: raise timeout") from error
+            raise GenerationError(f"{self.base_url} did not answer within {self.timeout:g} s: raise timeout") from error
         except openai.OpenAIError as error:
             if (why := explain_ending_error(error, meter.works)) is not None:
-                raise InferenceError(f"{self.base_url} cannot be asked: {why}") from error
+                raise GenerationError(f"{self.base_url} cannot answer: {why}") from error
             assert isinstance(error, openai.APIStatusError)
             return Reply(refusal=explain_refusal(error), **read_usage(error.body))
         try:
             reply = parse_reply(sent.text, request)
         except ForeignReplyError as error:
-            foreign = f"does not answer as a chat server does: {sent.text[:200]!r}"
+            foreign = f"did not send a chat completion: {sent.text[:200]!r}"
             if not meter.works:
-                raise InferenceError(f"{self.base_url} {foreign}") from error
+                raise GenerationError(f"{self.base_url} {foreign}") from error
             return Reply(refusal=f"the server {foreign}")
         if top and reply.text and not reply.tokens and not meter.works:
-            raise InferenceError(
-                f"{self.base_url} gives no log-probs: read answers as text (a judge's verdict: text, a reward's "
-                "read: text), or choose a server that gives them"
+            raise GenerationError(
+                f"{self.base_url} returns no log-probs: read answers as text (a judge's verdict: text, a reward's "
+                "read: text), or choose a server that returns them"
             )
         return reply

@@ -1,4 +1,4 @@
-"""A judge: a model behind an OpenAI-compatible server, or one that vLLM serves on this machine."""
+"""A judge: a model on an OpenAI-compatible server, or a checkpoint that vLLM serves on this machine."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rao_kedro.config.servers import JudgeServerParameters
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.generation.engine_options import identity_with
 from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.client import ChatSampling, Message
@@ -17,10 +17,10 @@ from rao_kedro.judges.replies import Answer, Unusable
 
 logger = logging.getLogger(__name__)
 
-TOP_LOGPROBS = 20  # OpenAI's limit, too: one start of a server suffices for every benchmark
+TOP_LOGPROBS = 20  # OpenAI's limit; one start of a server suffices for every benchmark
 
 
-class Asked(Protocol):
+class ChatModel(Protocol):
     """A model that answers dialogues: a `Judge`, or a `ChatServer`."""
 
     @property
@@ -36,15 +36,15 @@ class Asked(Protocol):
 
 
 class Judge:
-    """Answers dialogues. Where replies are kept, each dialogue is sent once."""
+    """Answers dialogues. With a cache of replies, each dialogue is sent once."""
 
     def __init__(self, how: JudgeServerParameters, cache_dir: str | Path | None = None) -> None:
         """Set the judge.
 
         Args:
-            how: The model, the server that it is behind, and how it is asked. Without a server, vLLM serves the model
-                on this machine from the first question until this process ends.
-            cache_dir: Where replies are kept, so that none is paid for twice; None keeps none.
+            how: The model, its server and the fields of its requests. Without a server, vLLM serves the model on this
+                machine from the first request until this process ends.
+            cache_dir: Directory of the cached replies, so that none is paid for twice; None caches none.
         """
         self.how = how
         self._forecast_is_made = False
@@ -78,7 +78,7 @@ class Judge:
 
     @cached_property
     def _named(self) -> ChatServer:
-        """The server with the name of the model in requests: a hash of its content if it is served here."""
+        """The server with the model's name in requests: a hash of the model's content if vLLM serves it."""
         from rao_kedro.identity import content_hash
         from rao_kedro.models.hub import local_checkpoint
 
@@ -89,7 +89,7 @@ class Judge:
     def to_ask(
         self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling, unusable: Unusable = Answer.failure
     ) -> dict[str, dict[str, Any]]:
-        """Return the different requests that `answers` would send, since no usable answer is kept, by their keys."""
+        """Return the distinct requests that `answers` would send, by key: those without a cached usable answer."""
         return self._named.to_ask(dialogues, sampling, unusable)
 
     def forecast(self, requests: Iterable[Mapping[str, Any]]) -> None:
@@ -99,13 +99,13 @@ class Judge:
             requests: All requests of this judge, as `to_ask` returns them.
 
         Raises:
-            InferenceError: They are expected to cost more than they may.
+            GenerationError: Their expected cost exceeds the limit.
         """
         self._forecast_is_made = True
         expected = Forecast.of(requests)
         line = f"judging with {expected.describe(self.model, self.prices)}"
         if self.how.max_cost is not None and expected.cost(self.prices) > self.how.max_cost:
-            raise InferenceError(f"{line}: more than max_cost {self.how.max_cost:g}, so that nothing is asked")
+            raise GenerationError(f"{line}: more than max_cost {self.how.max_cost:g}, so no request is sent")
         logger.info("%s", line)
 
     def answers(
@@ -114,8 +114,8 @@ class Judge:
         """Return the answer to each dialogue, in their order; equal dialogues are asked once.
 
         Raises:
-            InferenceError: As `ChatServer.answers`. Also if no forecast was made before, and these dialogues are
-                expected to cost more than they may.
+            GenerationError: As in `ChatServer.answers`. Also if no forecast was made before, and the expected cost of
+                these dialogues exceeds the limit.
         """
         server = self._named
         if not self._forecast_is_made:
@@ -134,10 +134,10 @@ class Judge:
 
 
 class Rehearsal:
-    """Stands in for a judge, and collects the requests that the judge would be sent.
+    """Stands in for a judge, and collects the requests that would be sent to the judge.
 
     Attributes:
-        requests: The different requests, by their keys.
+        requests: The distinct requests, by their keys.
     """
 
     def __init__(self, judge: Judge) -> None:
@@ -152,6 +152,6 @@ class Rehearsal:
     def answers(
         self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling, unusable: Unusable = Answer.failure
     ) -> list[Answer]:
-        """Collect the requests that the judge would be sent, and return empty answers."""
+        """Collect the requests that would be sent to the judge, and return empty answers."""
         self.requests |= self.judge.to_ask(dialogues, sampling, unusable)
         return [Answer(text="")] * len(dialogues)

@@ -1,13 +1,13 @@
-"""Tokens and cost of asking a model, forecast and counted. Knows nothing of servers."""
+"""Tokens and cost of requests to a model, forecast and counted. Knows nothing about servers."""
 
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 
 CHARACTERS_PER_TOKEN = 4  # of English, roughly, in any modern vocabulary
-TYPICAL_COMPLETION = 200  # tokens; published judgments of MT-Bench by GPT-4 have 172 in the mean, by this estimate
+TYPICAL_COMPLETION = 200  # tokens; published judgments of MT-Bench by GPT-4 have 172 on average, by this estimate
 
 
 class Usage(NamedTuple):
@@ -17,7 +17,7 @@ class Usage(NamedTuple):
         asked: Requests that were sent, including refused ones.
         prompt_tokens: Tokens read for them.
         completion_tokens: Tokens written for them, thinking included.
-        reused: Answers that were kept from earlier runs.
+        reused: Cached answers of earlier runs.
         reused_prompt_tokens: Tokens read in earlier runs, for these answers and for failed attempts.
         reused_completion_tokens: Tokens written in earlier runs.
     """
@@ -34,7 +34,7 @@ class Usage(NamedTuple):
         return Usage(*(a + b for a, b in zip(self, other, strict=True)))
 
     def since(self, before: "Usage") -> "Usage":
-        """Return the difference to an earlier reading."""
+        """Return the increase since an earlier reading."""
         return Usage(*(a - b for a, b in zip(self, before, strict=True)))
 
 
@@ -54,7 +54,7 @@ class Meter:
 
     Attributes:
         usage: Requests and tokens so far.
-        works: The server has given a usable answer.
+        works: Whether the server has given a usable answer.
     """
 
     def __init__(self, prices: Prices | None = None, max_cost: float | None = None) -> None:
@@ -89,10 +89,10 @@ class Meter:
         """End a run that costs too much.
 
         Raises:
-            InferenceError: The cost so far is above the limit.
+            GenerationError: The cost so far is above the limit.
         """
         if self.max_cost is not None and self.cost > self.max_cost:
-            raise InferenceError(
+            raise GenerationError(
                 f"{self.usage.asked} requests have cost {self.cost:.4g}, more than max_cost {self.max_cost:g}: raise "
                 "max_cost to go on"
             )
@@ -126,7 +126,7 @@ class Forecast(NamedTuple):
     def describe(self, model: str, prices: Prices) -> str:
         """Return the forecast as one line of text."""
         if not self.requests:
-            return f"{model}: all answers are kept, nothing is asked"
+            return f"{model}: all answers are cached, no request is sent"
         tokens = f"about {self.prompt_tokens} prompt and {self.completion_tokens} completion tokens"
         line = f"{model}: {self.requests} requests, {tokens} (estimates)"
         if not any(prices):

@@ -1,6 +1,6 @@
-"""What a chat model said: the reply as the server sent it, the answer told apart from its thinking, token log-probs.
+"""Replies of a chat model: the reply as the server sent it, its answer without the thinking, and token log-probs.
 
-Knows the form of OpenAI's chat completions. Knows nothing of how a server is reached, or of where replies are kept.
+Knows the form of OpenAI's chat completions. Knows nothing about how a server is reached, or where replies are cached.
 """
 
 import json
@@ -28,14 +28,14 @@ class Token(BaseModel):
 
 
 class Answer(BaseModel):
-    """What a model said in reply to one dialogue.
+    """A model's answer to one dialogue.
 
     Attributes:
         text: The text after the thinking.
-        tokens: Its tokens, where log-probs were asked for; those of the thinking may be among them.
-        prompt_tokens: Tokens read, as the server counts them; estimated from the text where it does not.
-        completion_tokens: Tokens written, those of the thinking included.
-        finish_reason: `stop`, `length`, `content_filter` or another word of the server; empty where it gives none.
+        tokens: The tokens, if log-probs were requested; they may include those of the thinking.
+        prompt_tokens: Tokens read, as the server counts them; estimated from the text if the server does not.
+        completion_tokens: Tokens written, including those of the thinking.
+        finish_reason: `stop`, `length`, `content_filter` or another word of the server; empty if it gives none.
         thinking: The text of the thinking.
         thinking_was_cut: The model reached the token limit while it was thinking.
         refusal: Why the server refused the request, or the model declined to answer.
@@ -58,10 +58,10 @@ class Answer(BaseModel):
         return f"{OPEN}{self.thinking}" + ("" if self.thinking_was_cut else f"{CLOSE}\n\n{self.text}")
 
     def failure(self, complete: bool = True) -> str:
-        """Return why there is no answer; empty where there is one.
+        """Return why there is no answer; empty if there is one.
 
         Args:
-            complete: An answer that was cut at its token limit counts as none.
+            complete: Whether an answer that was cut at its token limit counts as none.
         """
         if self.refusal:
             return self.refusal
@@ -76,23 +76,23 @@ class Answer(BaseModel):
         )
 
 
-Unusable = Callable[[Answer], str]  # returns why an answer cannot be used; empty where it can
+Unusable = Callable[[Answer], str]  # returns why an answer cannot be used; empty if it can
 
 
 class Reply(BaseModel):
-    """What is kept of a request: the last reply as the server sent it, and the tokens of all attempts.
+    """The cached reply to a request: the last reply as the server sent it, and the tokens of all attempts.
 
     Attributes:
-        text: The message, with the thinking where the server leaves it there.
-        tokens: As in `Answer`, like the four that follow.
-        prompt_tokens: Of the last attempt.
-        completion_tokens: Of the last attempt.
-        finish_reason: The server's word.
+        text: The message, including the thinking if the server leaves it there.
+        tokens: As in `Answer`.
+        prompt_tokens: Tokens read in the last attempt.
+        completion_tokens: Tokens written in the last attempt.
+        finish_reason: The server's word, as in `Answer`.
         refusal: Why there is no text.
-        reasoning: The thinking, where the server sends it in a field of its own.
-        attempts: How often the request was sent.
+        reasoning: The thinking, if the server sends it in its own field.
+        attempts: Number of times that the request was sent.
         earlier_prompt_tokens: Tokens read in the attempts before the last one.
-        earlier_completion_tokens: Tokens written in them.
+        earlier_completion_tokens: Tokens written in the attempts before the last one.
     """
 
     text: str = ""
@@ -108,7 +108,7 @@ class Reply(BaseModel):
 
     @property
     def answer(self) -> Answer:
-        """The answer, told apart from the thinking."""
+        """The answer, separated from the thinking."""
         thinking, answer = split_thinking(self.text)
         thought_only = bool(self.reasoning) and not (answer or "").strip() and self.finish_reason == "length"
         return Answer(
@@ -123,7 +123,7 @@ class Reply(BaseModel):
         )
 
     def after(self, before: "Reply | None") -> "Reply":
-        """Return this reply with the tokens of earlier attempts counted."""
+        """Return this reply with the attempts and tokens of an earlier reply added."""
         if before is None:
             return self
         return self.model_copy(
@@ -136,7 +136,7 @@ class Reply(BaseModel):
 
 
 class ForeignReplyError(Exception):
-    """A server sent something else than a chat completion."""
+    """A server sent something other than a chat completion."""
 
 
 def parse_reply(body: str, request: Mapping[str, Any]) -> Reply:
@@ -144,10 +144,10 @@ def parse_reply(body: str, request: Mapping[str, Any]) -> Reply:
 
     Args:
         body: The JSON.
-        request: What was asked; its tokens are estimated where the server does not count them.
+        request: The request; its tokens are estimated if the server does not count them.
 
     Raises:
-        ForeignReplyError: It is no chat completion.
+        ForeignReplyError: The JSON is not a chat completion.
     """
     try:
         fields = json.loads(body)
@@ -177,7 +177,7 @@ def parse_reply(body: str, request: Mapping[str, Any]) -> Reply:
 
 
 def read_usage(body: Any) -> dict[str, int]:
-    """Return the tokens that a server says it read and wrote; empty where it says nothing.
+    """Return the numbers of tokens that a server reports to have read and written; empty if it reports none.
 
     Some servers count the thinking in the total only.
     """
@@ -189,7 +189,7 @@ def read_usage(body: Any) -> dict[str, int]:
 
 
 def _merge_by_text(alternatives: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return log-probs by text: SentencePiece has a `7` that starts a word and one that does not, spelled alike."""
+    """Return log-probs by text: SentencePiece has two tokens `7`, one that starts a word and one that does not."""
     merged: dict[str, float] = {}
     for token in alternatives:
         merged[token["token"]] = float(np.logaddexp(merged.get(token["token"], -np.inf), token["logprob"]))

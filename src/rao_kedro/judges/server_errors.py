@@ -1,7 +1,8 @@
-"""Tells whether an error of a chat server refuses one request or ends a run.
+"""Decides whether an error of a chat server refuses one request or ends a run.
 
-A run ends if the server is away, broken or busy after all retries, if it refuses the key or the quota is used up, or if
-something that all requests share is wrong (the model, a parameter). Any other error is about one request.
+A run ends if the server cannot be reached, fails or is busy after all retries, if it refuses the key or the quota is
+used up, or if something that all requests share is wrong (the model, a parameter). Any other error concerns one
+request.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import openai
 
-# 402: payment required; 408, 409 and 429 are retried by the openai package before they get here.
+# 402: payment required. The openai package has already retried 408, 409 and 429.
 NOT_OF_ONE_REQUEST = (401, 402, 408, 409, 429)
 UNSUPPORTED_CODES = ("unsupported_parameter", "unsupported_value", "unknown_parameter", "model_not_found")
 UNSUPPORTED = re.compile(
@@ -30,11 +31,11 @@ HINTS = {
 
 
 def explain_ending_error(error: "openai.OpenAIError", works: bool) -> str | None:
-    """Return why an error ends a run, and what to do; None if it is about one request.
+    """Return why an error ends a run, and what to do; None if it concerns one request only.
 
     Args:
         error: An error of the openai package, other than a timeout or a refused key.
-        works: The server has given a usable answer.
+        works: Whether the server has given a usable answer.
     """
     import openai
 
@@ -47,7 +48,7 @@ def explain_ending_error(error: "openai.OpenAIError", works: bool) -> str | None
     if status >= 500 or status in NOT_OF_ONE_REQUEST or QUOTA.search(text):
         return _join_causes(error)
     if status == 404 and (not works or "model" in text.lower()):
-        return f"{_join_causes(error)}: it does not know the model or the address; set model and base_url"
+        return f"{_join_causes(error)}: the server does not know the model or the address; correct model and base_url"
     if status == 403 and not (isinstance(error.body, Mapping) and CONTENT.search(text)):
         return _join_causes(error)
     return None

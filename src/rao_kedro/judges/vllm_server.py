@@ -1,4 +1,4 @@
-"""Serves one model with vLLM on this machine for as long as it is needed."""
+"""Serves a model with vLLM on this machine while it is needed."""
 
 import atexit
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from rao_kedro.config.generation import ServedEngineParameters
-from rao_kedro.errors import InferenceError
+from rao_kedro.errors import GenerationError
 from rao_kedro.generation.engine_options import refuse_impossible, server_flags
 from rao_kedro.generation.generators import resolve_backend
 from rao_kedro.processes import stop_at_end
@@ -38,9 +38,9 @@ def serve_once(
     patience: float,
     engine: ServedEngineParameters = ONE_ENGINE,
 ) -> str:
-    """Return the base URL of a server, which the first call with these arguments starts.
+    """Return the base URL of a server; the first call with these arguments starts it.
 
-    The server ends with `stop_servers`, or with this process. Arguments and errors are those of `serve`.
+    The server runs until `stop_servers` is called or this process ends. Arguments and errors are those of `serve`.
     """
     return _servers.enter_context(serve(model_dir, model, max_model_len, max_logprobs, patience, engine))
 
@@ -67,13 +67,13 @@ def serve(
         model_dir: A checkpoint directory.
         model: The model's name in requests.
         max_model_len: Tokens of a dialogue and its answer.
-        max_logprobs: Limit on the alternatives per token that a request asks for.
+        max_logprobs: Limit on the `top_logprobs` of a request.
         patience: Seconds until the server must be ready.
         engine: vLLM's options. With a LoRA adapter, `model` names the model with the adapter.
 
     Raises:
         ParameterError: This machine cannot satisfy an option, or the adapter does not exist.
-        InferenceError: vLLM is not installed, or the server did not start; the message ends with its last lines.
+        GenerationError: vLLM is not installed, or the server did not start; the message ends with its last lines.
     """
     resolve_backend("vllm")
     refuse_impossible(engine, "vllm")
@@ -95,16 +95,16 @@ def serve(
                     said.seek(0)
                     lines = said.read().decode(errors="replace").splitlines()[-15:]
                     why = f"not ready after {patience:g} s" if process.poll() is None else "it ended"
-                    raise InferenceError(f"vLLM could not serve {model_dir}, {why}:\n" + "\n".join(lines))
+                    raise GenerationError(f"vLLM could not serve {model_dir}, {why}:\n" + "\n".join(lines))
                 time.sleep(1)
             yield f"http://127.0.0.1:{port}/v1"
 
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end this process by SystemExit, so that the server does not outlive it.
+    """Make SIGTERM end this process with SystemExit, so that the server does not outlive it.
 
-    SIGTERM stays as it is where a handler is set already, and outside the main thread, where Python sets none.
+    An existing handler is kept. Outside the main thread, where Python can set no handler, nothing changes.
     """
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

@@ -20,7 +20,7 @@ def add_lora(module: nn.Module, parameters: LoRAParameters) -> None:
     full, a language model's head stays frozen. The adapters start at 0, so the outputs of the module do not change.
 
     Args:
-        module: A module with models of transformers inside.
+        module: A module that contains transformers models.
         parameters: Rank, alpha and target modules.
 
     Raises:
@@ -105,7 +105,7 @@ def merge_adapter(model: Any, directory: str | Path) -> nn.Module:
 
 
 def outermost_models(module: nn.Module) -> list[PreTrainedModel]:
-    """Return the models of transformers inside `module` that are not part of another model."""
+    """Return the transformers models inside `module` that are not part of another model."""
     if isinstance(module, PreTrainedModel):
         return [module]
     return [model for child in module.children() for model in outermost_models(child)]

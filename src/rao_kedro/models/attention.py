@@ -1,7 +1,8 @@
 """Attention over packed prompt groups: a prompt attends to itself once, each response to the prompt and itself.
 
-It is registered in transformers' attention interface, so that its decoders can use it. Without a layout, as in text
-generation, it is transformers' SDPA. Knows segment lengths only. Tests compare it with the dense mask.
+It is registered in transformers' attention interface, so that the decoders of transformers can use it. Without a
+layout, as in text generation, it is transformers' SDPA. Knows segment lengths only. Tests compare it with the dense
+mask.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from rao_kedro.errors import ModelError
 
 PACKED = "packed_groups"
-QUERY_BLOCK = 256  # tokens of a response per SDPA call, which computes the masked scores, too
+QUERY_BLOCK = 256  # response tokens per SDPA call; a call also computes the scores that its mask hides
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class PackLayout:
     """The segments of a packed row.
 
     Attributes:
-        groups: Per group the number of tokens of its prompt, and of each of its responses.
+        groups: Per group, the number of tokens of its prompt and of each of its responses.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -40,11 +41,11 @@ class PackLayout:
 
     @property
     def longest_row(self) -> int:
-        """Tokens of the longest response with its prompt before it."""
+        """The largest number of tokens that a prompt and one of its responses have together."""
         return max(n_prompt + max(responses) for n_prompt, *responses in self.groups)
 
     def cached(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Return the result of `make`, which is called once for all layers."""
+        """Return the result of `make`, which is called once per key and shared by all layers."""
         if key not in self._cache:
             self._cache[key] = make()
         return self._cache[key]
@@ -105,7 +106,8 @@ def packed_attention(
     if query.device.type == "cuda":
         if dropout:
             raise ModelError(
-                f"{type(module).__name__} has attention dropout, which packed groups lack on CUDA: set it to 0"
+                f"{type(module).__name__} has attention dropout, which packed groups do not support on CUDA: set it to "
+                "0"
             )
         output = _flex(query, key, value, scores, packed_layout)
     else:
@@ -146,7 +148,7 @@ def _by_segment(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layou
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scores: Scores, layout: PackLayout) -> Tensor:
-    """Attend causally; the queries have the last positions of the keys."""
+    """Attend causally; the queries are at the last positions of the keys."""
     rows, columns, window = q.shape[2], k.shape[2], scores.window
     sdpa = partial(F.scaled_dot_product_attention, dropout_p=scores.dropout, scale=scores.scaling, enable_gqa=True)
     if rows == columns and (window is None or window >= rows) and scores.softcap is None:
@@ -169,7 +171,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scores: Scores, layout: PackLayout)
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layout: PackLayout) -> Tensor:
-    """Attend with FlexAttention, which skips blocks that are masked as a whole. Compiled once for all layouts."""
+    """Attend with FlexAttention, which skips fully masked blocks. Compiled once for all layouts."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     n = query.shape[2]

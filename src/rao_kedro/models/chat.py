@@ -12,7 +12,7 @@ from rao_kedro.models.control_tokens import Message, encode, shield, spell_out, 
 
 
 def prompt_token_ids(chat: ChatFormat, messages: Sequence[Message], every_message: bool = False) -> list[int]:
-    """Return the ids of a prompt with its generation header. BOS is there if the template writes it.
+    """Return the ids of a prompt with its generation header. They contain BOS only if the template writes it.
 
     Args:
         chat: The model's chat format.
@@ -109,8 +109,8 @@ def _check_all_written(messages: Sequence[Message], prompt: str) -> None:
             text = text.rpartition("</think>")[2].strip()  # templates drop the reasoning of earlier turns
         if text not in prompt:
             raise ModelError(
-                f"the chat template does not write the message of the role {message['role']} as it is; use a template "
-                "that does (model.chat_template)"
+                f"the chat template leaves out or changes a message of the role {message['role']}; use a template that "
+                "writes every message unchanged (model.chat_template)"
             )
         prompt = prompt.replace(text, "\0", 1) if text else prompt
 
@@ -126,7 +126,7 @@ def _check_unchanged(written: str, content: str, marks: Mapping[str, str]) -> No
         n = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(written, content, strict=False))))
         instead, own = (spell_out(text[n : n + 40], marks) for text in (written, content))
         raise ModelError(
-            f"the chat template changes the text of the response: it writes {instead!r} in place of {own!r}"
+            f"the chat template changes the text of the response: it writes {instead!r} instead of {own!r}"
         )
 
 
@@ -138,7 +138,7 @@ def _up_to_text_end(chat: ChatFormat, messages: Sequence[Message], whole: str, f
     if mark not in marked:
         raise ModelError("the chat template does not write the text of the response")
     text = marked[: marked.index(mark)]
-    # A template that trims texts also trims a complete one. At the end of a text that was cut, white space is real.
+    # A template that strips texts also strips a complete one. White space at the end of a cut text is part of the text.
     return text if not finished or whole.startswith(text) else text.rstrip()
 
 
@@ -152,7 +152,7 @@ def _render(chat: ChatFormat, messages: Sequence[Message], generation_header: bo
                 **chat.template_kwargs,
             )
         )
-    except Exception as error:  # a template is somebody else's program, which may raise anything
+    except Exception as error:  # a template is third-party code, which may raise any exception
         raise ModelError(f"the chat template refuses these messages: {type(error).__name__}: {error}") from error
 
 

@@ -21,7 +21,7 @@ class ChatFormat:
     Attributes:
         tokenizer: The tokenizer with its chat template.
         end_of_turn_ids: Tokens at which generation stops, ascending; at least one.
-        n_embeddings: Number of the model's token embeddings; None if its configuration does not say it.
+        n_embeddings: Number of the model's token embeddings; None if its configuration does not state it.
         template_kwargs: Variables that the chat template reads besides the messages.
     """
 
@@ -43,7 +43,7 @@ class ChatFormat:
 
     @cached_property
     def adds_prefix(self) -> bool:
-        """Whether the tokenizer puts a space before a text (Metaspace), so that parts of a text have other tokens."""
+        """Whether the tokenizer puts a space before a text (Metaspace), which changes the tokens of parts of a text."""
         return self.text_ids("\na") != self.text_ids("\n") + self.text_ids("a")
 
     @property
@@ -56,12 +56,12 @@ class ChatFormat:
         """Return the ids of a text without special tokens; `options` are passed to the tokenizer.
 
         Raises:
-            ModelError: The text holds half of a surrogate pair.
+            ModelError: The text contains a lone surrogate.
         """
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ModelError(f"the text is no valid Unicode: {error}") from error
+            raise ModelError(f"the text is not valid Unicode: {error}") from error
         return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"]) if text else []
 
 

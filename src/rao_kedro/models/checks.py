@@ -24,7 +24,7 @@ def check_settings(model_dir: str | Path, quantised: Collection[str] = ()) -> No
     """Refuse a checkpoint whose configuration shows that it cannot be used.
 
     Args:
-        model_dir: A checkpoint. A path that is no directory, or has no configuration, is not checked.
+        model_dir: A checkpoint. A path that is not a directory, or has no configuration, is not checked.
         quantised: Methods of quantisation that the caller can undo.
 
     Raises:
@@ -41,7 +41,7 @@ def check_settings(model_dir: str | Path, quantised: Collection[str] = ()) -> No
         also = "; as the base model, FP8 weights are dequantised at import" if method == "fp8" else ""
         raise ModelError(
             f"{directory} is quantised ({method}, see its config.json), and quantised weights can be neither trained "
-            f"nor published: name the model that it was made from, or dequantise it and save that{also}"
+            f"nor published: name the model that it was made from, or dequantise it and save the result{also}"
         )
     if "auto_map" in settings:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -58,13 +58,13 @@ def _refuse_adapter(directory: Path) -> None:
     base = read_settings(directory / ADAPTER).get("base_model_name_or_path")
     if (directory / "config.json").exists():
         raise ModelError(
-            f"{directory} holds a model and an adapter ({ADAPTER}), and nothing says whether the adapter is in the "
-            "weights: move the adapter's files away if it is; else name a directory with the adapter alone as the base "
-            "model, which merges it"
+            f"{directory} contains a model and an adapter ({ADAPTER}), and it is unknown whether the weights contain "
+            "the adapter: if they do, move the adapter's files away; if not, name a directory with the adapter alone "
+            "as the base model, and the import merges it"
         )
     raise ModelError(
-        f"{directory} is an adapter of {base!r} and no model: merge it with peft's merge_and_unload(), and save that "
-        "(named as the base model, it is merged at import)"
+        f"{directory} is an adapter of {base!r}, not a model: merge it with peft's merge_and_unload() and save the "
+        "result (an adapter named as the base model is merged at import)"
     )
 
 
@@ -79,8 +79,8 @@ def _check_padding(directory: Path) -> None:
         padding, rows = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
         if padding is not None and rows is not None and padding >= rows:
             raise ModelError(
-                f"the padding token of {directory} is {padding} (pad_token_id in its config.json), and the model has "
-                f"embeddings of the tokens 0 to {rows - 1}: set it to one of these, or remove it"
+                f"the padding token of {directory} is {padding} (pad_token_id in its config.json), but the model has "
+                f"embeddings of the tokens 0 to {rows - 1} only: set it to one of these, or remove it"
             )
 
 
@@ -97,7 +97,7 @@ def check_causal_lm(directory: Path) -> None:
     causal = {name for entry in known for name in ([entry] if isinstance(entry, str) else entry)}
     if names and not causal & {*names}:
         raise ModelError(
-            f"{directory} is a {', '.join(names)} (architectures in its config.json) and no causal language model, so "
+            f"{directory} is a {', '.join(names)} (architectures in its config.json), not a causal language model, so "
             "it cannot be the base model: name the language model that it was made from"
         )
 
@@ -129,9 +129,9 @@ def check_tokens(tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:
     if used:
         shown = ", ".join(f"{token!r} ({id_})" for id_, token in used[:3])
         raise ModelError(
-            f"the tokenizer of {directory} has {len(used)} tokens that the model has no embedding of, {shown}"
-            f"{' ...' if len(used) > 3 else ''}: it has {rows} rows. Take the tokenizer that belongs to the model, or "
-            "call model.resize_token_embeddings(len(tokenizer)) and save the model again"
+            f"the tokenizer of {directory} has {len(used)} tokens without an embedding in the model, {shown}"
+            f"{' ...' if len(used) > 3 else ''}: the model has {rows} embeddings. Use the tokenizer that belongs to "
+            "the model, or call model.resize_token_embeddings(len(tokenizer)) and save the model again"
         )
 
 
@@ -151,8 +151,8 @@ def weight_files(directory: Path) -> list[Path]:
         files = [directory / name for name in sorted({*read_settings(directory / INDEX)["weight_map"].values()})]
     elif pickles := sorted(path for pattern in PICKLES for path in directory.glob(pattern)):
         raise ModelError(
-            f"the weights of {directory} are pickled ({pickles[0].name}), and loading a pickle runs its code: where "
-            "you trust it, load the model with transformers, save it with model.save_pretrained, and name that"
+            f"the weights of {directory} are pickled ({pickles[0].name}), and loading a pickle runs its code: if you "
+            "trust it, load the model with transformers, save it with model.save_pretrained, and name the new directory"
         )
     else:
         raise ModelError(
@@ -167,20 +167,20 @@ def weight_files(directory: Path) -> list[Path]:
     for path in files:
         with path.open("rb") as file:
             if file.read(11) == b"version htt":
-                raise ModelError(f"{path} is a Git LFS pointer and not the file: run `git lfs pull` in {directory}")
+                raise ModelError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in {directory}")
     return files
 
 
 def check_weights(
     model_dir: str | Path, body: str, found: Mapping[str, Collection[Any]], any_head: bool = False
 ) -> None:
-    """Refuse weights that do not fill a model; transformers would draw missing weights at random.
+    """Refuse weights that do not fill a model; transformers would initialise missing weights at random.
 
     Args:
         model_dir: The checkpoint.
-        body: Prefix of the names of all weights but the head's.
+        body: Prefix of the names of all weights except the head's.
         found: The `output_loading_info` of transformers.
-        any_head: The head may be missing.
+        any_head: Whether the head may be missing.
 
     Raises:
         ModelError: Weights are missing, have another shape, or have no place in the model's body.
@@ -189,10 +189,10 @@ def check_weights(
     if wrong := sorted(found["mismatched_keys"]):
         name, stored, expected = wrong[0]
         raise ModelError(
-            f"{where}: {name} has the shape {[*stored]}, where {[*expected]} is expected ({len(wrong)} such weights)"
+            f"{where}: {name} has the shape {[*stored]}, expected {[*expected]} ({len(wrong)} such weights)"
         )
     if missing := sorted(name for name in found["missing_keys"] if not (any_head and is_head(name, body))):
-        tied = "; tie_word_embeddings is true where the head is the embeddings" if "lm_head.weight" in missing else ""
+        tied = " (tie_word_embeddings: true if the head shares the embeddings)" if "lm_head.weight" in missing else ""
         raise ModelError(
             f"{where}: {len(missing)} are missing, {', '.join(missing[:3])}, and would be random. Download or save the "
             f"checkpoint again, or correct config.json{tied}"
@@ -223,12 +223,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read a JSON file of a checkpoint.
 
     Raises:
-        ModelError: The file is no JSON object.
+        ModelError: The file is not a JSON object.
     """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{path} is no JSON ({error}): download or save it again") from error
+        raise ModelError(f"{path} is not JSON ({error}): download or save it again") from error
     if not isinstance(settings, dict):
-        raise ModelError(f"{path} is no JSON object: download or save it again")
+        raise ModelError(f"{path} is not a JSON object: download or save it again")
     return settings

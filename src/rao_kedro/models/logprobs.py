@@ -4,7 +4,7 @@ Log-probs are sums over tokens, in nats and fp32. They are computed tile by tile
 that need them: the full `[tokens, vocabulary]` matrix never exists. Knows nothing about objectives.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from rao_kedro.errors import ModelError
 from rao_kedro.models.packing import Pack, compute_hidden_states, why_not_packed
 from rao_kedro.models.token_logps import LogitScaling, token_logps
-
-PromptGradient = Literal["none", "detached", "attached"]
+from rao_kedro.objectives.base import PromptGradient
 
 
 class SequenceLogProbs(NamedTuple):
@@ -22,7 +21,7 @@ class SequenceLogProbs(NamedTuple):
 
     Attributes:
         responses: `[G, K]` log pi(y_ij | x_i) in nats, 0 where masked.
-        prompts: `[G]` log pi(x_i - t_0 | t_0) in nats; None if they were not asked for.
+        prompts: `[G]` log pi(x_i - t_0 | t_0) in nats; None if they were not requested.
     """
 
     responses: Tensor
@@ -91,7 +90,7 @@ class LogProbModel(nn.Module):
 
 
 def logit_scaling(model: PreTrainedModel, temperature: float = 1.0) -> LogitScaling:
-    """Return the scaling of logits in the model's own forward pass, and then by a temperature."""
+    """Return the scaling of logits by the model's own forward pass, followed by a temperature."""
     config = model.config.get_text_config()
     factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
     return LogitScaling(factor, getattr(config, "final_logit_softcapping", None), temperature)

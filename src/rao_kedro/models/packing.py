@@ -42,12 +42,12 @@ class TokenizedGroup:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the packed group: the prompt once."""
+        """Tokens of the packed group, in which the prompt occurs once."""
         return len(self.prompt_ids) + sum(map(len, self.response_ids))
 
     @property
     def n_row_tokens(self) -> int:
-        """Tokens of its responses as rows, each with the prompt before it."""
+        """Tokens of the responses as separate rows, each preceded by the prompt."""
         return sum(len(self.prompt_ids) + len(ids) for ids in self.response_ids)
 
 
@@ -99,7 +99,7 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
 
     Args:
         groups: G groups; K is the largest number of responses among them.
-        t0_length: Tokens of the prefix t_0 that every prompt shares; its own log-prob is not read.
+        t0_length: Tokens of the prefix t_0 that every prompt shares; its own log-prob is not computed.
 
     Raises:
         ValueError: A group has an empty response, or a prompt no longer than t_0.
@@ -149,7 +149,7 @@ def compute_hidden_states(model: PreTrainedModel, batch: Pack) -> Tensor:
     """Return the last hidden states of a packed batch, `[T, hidden]`.
 
     Args:
-        model: A model of transformers, whose backbone is used. If its attention is not `PACKED`, it gets a dense mask.
+        model: A transformers model, whose backbone is used. If its attention is not `PACKED`, it gets a dense mask.
         batch: T packed tokens.
 
     Raises:
@@ -185,7 +185,7 @@ def layers_that_do_not_pack(model: PreTrainedModel) -> str | None:
     others = set(getattr(config, "layer_types", None) or []) - PACKABLE_LAYERS
     if others or model._is_stateful:
         return (
-            "it has layers that are no plain or sliding-window attention "
+            "it has layers other than full or sliding-window attention "
             f"({', '.join(sorted(others)) or 'it keeps a state along the sequence'})"
         )
     if model.config._attn_implementation != PACKED and getattr(config, "sliding_window", None):
@@ -193,7 +193,7 @@ def layers_that_do_not_pack(model: PreTrainedModel) -> str | None:
     return None
 
 
-TOLERANCE = 0.03  # of the norm; a model that cannot be packed differs by much more
+TOLERANCE = 0.03  # relative to the norm; a model that cannot be packed differs by much more
 _reasons: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
@@ -202,11 +202,11 @@ def why_not_packed(
 ) -> str | None:
     """Return why a model's results on packed groups differ from those on single rows; None if they agree.
 
-    Two short rows are computed both ways, once per model. The configuration alone does not tell: it has no common field
-    for ALiBi, other masks, bidirectional attention, or layers after the last hidden state.
+    Two short rows are computed both ways, once per model. The configuration alone does not suffice: it has no common
+    field for ALiBi, other masks, bidirectional attention, or layers after the last hidden state.
 
     Args:
-        model: A model of transformers, not wrapped for training yet.
+        model: A transformers model that is not wrapped for training yet.
         packed: Returns the result for a packed group.
         alone: Returns the same result for `[rows, tokens]` ids of prompts and responses of three tokens each.
     """
@@ -241,14 +241,14 @@ def _difference(
         for module, mode in modes.items():
             module.training = mode
     differ = any((ours - theirs).norm() > TOLERANCE * theirs.norm() for ours, theirs in pairs)
-    return "it computes a response beside others otherwise than alone" if differ else None
+    return "its result for a response depends on the other responses of the pack" if differ else None
 
 
 def refuse_long_groups(module: nn.Module, groups: Iterable[TokenizedGroup]) -> None:
     """Refuse groups with a prompt and a response that are too long together; see `refuse_long_rows`.
 
     Args:
-        module: The module that will compute them, with models of transformers inside.
+        module: The module that will compute them; it contains transformers models.
         groups: All groups that it will compute.
 
     Raises:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ReadAt = Literal["template_end", "end_of_turn"]
-READ_AT = "rao_kedro_read_at"  # in the configuration of a reward model that was trained here
+READ_AT = "rao_kedro_read_at"  # key in the configuration of a reward model that this project trained
 
 
 def find_read_at(model_dir: Path) -> ReadAt:
@@ -64,7 +64,7 @@ class RewardModel(nn.Module):
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
     def forward(self, batch: Pack) -> Tensor:
-        """Return `[G, K]` rewards, 0 where masked. The head computes in fp32, in whatever precision the body does."""
+        """Return `[G, K]` rewards, 0 where masked. The head computes in fp32, whatever the precision of the body."""
         hidden = compute_hidden_states(self.model, batch)
         rewards = scores(self.model, hidden[batch.response_end.flatten()])
         return rewards.view(batch.mask.shape).masked_fill(~batch.mask, 0.0)
@@ -120,7 +120,7 @@ def scores(classifier: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def padding_token_id(tokenizer: "PreTrainedTokenizerBase", end_of_turn_ids: Sequence[int]) -> int:
-    """Return a token for padding that ends no response.
+    """Return a padding token that does not end responses.
 
     transformers reads a sequence classifier's score at the last token that is not padding. If responses ended with the
     padding token, it would read one token too early.
@@ -131,4 +131,7 @@ def padding_token_id(tokenizer: "PreTrainedTokenizerBase", end_of_turn_ids: Sequ
     for token_id in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id):
         if token_id is not None and token_id not in end_of_turn_ids:
             return int(token_id)
-    raise ModelError("the tokenizer has no pad, unk or bos token that ends no response: set tokenizer.pad_token")
+    raise ModelError(
+        "the tokenizer's pad, unk and bos tokens are missing or end responses: set tokenizer.pad_token to a token that "
+        "ends no response"
+    )

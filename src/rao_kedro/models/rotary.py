@@ -14,7 +14,7 @@ def rotary_limit(config: Any) -> int | None:
     """Return the length in tokens up to which a row's embedding does not depend on other rows; None for no limit.
 
     Args:
-        config: The configuration of a model of transformers.
+        config: The configuration of a transformers model.
     """
     text = config.get_text_config()
     parameters = getattr(text, "rope_parameters", None) or {}
@@ -33,7 +33,7 @@ def refuse_long_rows(model: Any, n_tokens: int, what: str) -> None:
     """Refuse rows so long that they would change the results of other rows.
 
     Args:
-        model: A model of transformers.
+        model: A transformers model.
         n_tokens: Tokens of the longest row.
         what: The row's name in the error.
 
@@ -43,7 +43,7 @@ def refuse_long_rows(model: Any, n_tokens: int, what: str) -> None:
     limit = rotary_limit(model.config)
     if limit is not None and n_tokens > limit:
         raise ModelError(
-            f"{what} has {n_tokens} tokens, and beyond {limit} the rotary embedding of {type(model).__name__} (dynamic "
-            "or longrope) depends on the longest row of its batch, so that no result is its own: lower the lengths of "
-            f"prompts and responses to {limit} tokens together"
+            f"{what} has {n_tokens} tokens. Beyond {limit} tokens, the rotary embedding of {type(model).__name__} "
+            "(dynamic or longrope) depends on the longest row of the batch, so the results of a row would depend on "
+            f"other rows: limit a prompt and its response to {limit} tokens together"
         )

@@ -21,7 +21,7 @@ NO_REASONING = "{%- if enable_thinking is not defined %}{%- set enable_thinking 
 # Variables that transformers itself passes to a template.
 GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 USER, SYSTEM, ANSWER = "Hello", "Be brief", "Yes"
-WHAT_TO_DO = "Write a template that does not, and name its file with the parameter model.chat_template"
+WHAT_TO_DO = "Write a template without this fault, and name its file with the parameter model.chat_template"
 
 
 def fix_date(template: str | dict[str, str] | None, source: str | Path) -> str | dict[str, str]:
@@ -36,17 +36,17 @@ def fix_date(template: str | dict[str, str] | None, source: str | Path) -> str |
     """
     if not template:
         raise ModelError(
-            f"the tokenizer in {source} has no chat template: add a chat_template.jinja beside it, which writes a "
-            "dialogue as its model card says, or set tokenizer.chat_template and save it again. For the base model, "
-            "name a file with the parameter model.chat_template"
+            f"the tokenizer in {source} has no chat template: add a chat_template.jinja beside it that writes a "
+            "dialogue as its model card describes, or set tokenizer.chat_template and save it again. For the base "
+            "model, name a file with the parameter model.chat_template"
         )
     if isinstance(template, str):
         return _fix_date(template, source)
     if "default" not in template:
         raise ModelError(
-            f"the tokenizer in {source} has the chat templates {', '.join(sorted(template))} and none that is named "
-            "default: rename the one for chats, or put it there as chat_template.jinja. For the base model, name a "
-            "file with the parameter model.chat_template"
+            f"the tokenizer in {source} has the chat templates {', '.join(sorted(template))}, but none named default: "
+            "rename the one for chats, or save it beside the tokenizer as chat_template.jinja. For the base model, "
+            "name a file with the parameter model.chat_template"
         )
     return {name: _fix_date(text, source) for name, text in template.items()}
 
@@ -55,23 +55,23 @@ def _fix_date(template: str, source: str | Path) -> str:
     fixed = DATE_CALL.sub(lambda call: f"{call[1]}{DAY.strftime(call[2])}{call[1]}", template)
     if "strftime_now" in NOT_A_CALL.sub("", fixed):
         raise ModelError(
-            f"the chat template in {source} prints the date (strftime_now) in a way that cannot be fixed, so that its "
-            f"prompts would be others every day. {WHAT_TO_DO}"
+            f"the chat template in {source} prints today's date (strftime_now) in a way that no fixed date can "
+            f"replace, so its prompts would change every day. {WHAT_TO_DO}"
         )
     return fixed
 
 
 def default_template(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Return the template that chats without tools are written with."""
+    """Return the template for chats without tools."""
     template: Any = tokenizer.chat_template
     return str(template["default"] if isinstance(template, dict) else template)
 
 
 def refuse_unread(kwargs: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase", source: str | Path) -> None:
-    """Refuse variables that a chat template does not read, which would change nothing.
+    """Refuse variables that a chat template does not read, since they would have no effect.
 
     Raises:
-        ParameterError: Names them, and those that it reads.
+        ParameterError: There is such a variable; the message names it, and the variables that the template reads.
     """
     if not kwargs:
         return
@@ -86,12 +86,13 @@ def refuse_unread(kwargs: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase
 
 
 def check_template(tokenizer: "PreTrainedTokenizerBase", source: str | Path) -> str:
-    """Return a template with which an answer follows its prompt, and nothing else stands between the two.
+    """Return a template that writes a response directly after its prompt.
 
-    Where the template writes reasoning into an answer that has none, and has a switch for it, that is off.
+    If the template writes reasoning into a response that has none, and reads `enable_thinking`, the returned template
+    sets that variable to false.
 
     Raises:
-        ModelError: The template cannot write a plain chat, or writes what is no part of it, like `<think>`.
+        ModelError: The template cannot write a plain chat, or adds text to it, such as `<think>`.
     """
     template = default_template(tokenizer)
     try:
@@ -108,20 +109,20 @@ def _check_turns(tokenizer: "PreTrainedTokenizerBase", template: str, source: st
     prompt = _render(tokenizer, template, source, [("user", USER)], header=True)
     whole = _render(tokenizer, template, source, [("user", USER), ("assistant", ANSWER)])
     if USER not in prompt:
-        raise ModelError(f"{where} leaves out what the user says. {WHAT_TO_DO}")
-    reasoning = " Training data and judges take an answer without reasoning." if "think" in prompt + whole else ""
+        raise ModelError(f"{where} leaves out the user's text. {WHAT_TO_DO}")
+    reasoning = " Training data and judges expect responses without reasoning." if "think" in prompt + whole else ""
     if not whole.startswith(prompt):
         raise ModelError(
-            f"{where} ends a prompt with {prompt[-40:]!r}, which it does not write before an answer: answers would not "
-            f"be trained as they are generated.{reasoning} {WHAT_TO_DO}"
+            f"{where} ends a prompt with {prompt[-40:]!r}, which it does not write before a response: training and "
+            f"generation would have different prompts.{reasoning} {WHAT_TO_DO}"
         )
     between, answer, _ = whole[len(prompt) :].partition(ANSWER)
     if not answer:
-        raise ModelError(f"{where} leaves out or changes what the assistant says. {WHAT_TO_DO}")
+        raise ModelError(f"{where} leaves out or changes the assistant's text. {WHAT_TO_DO}")
     if between.strip():
         raise ModelError(
-            f"{where} writes {between!r} before an answer that does not have it, so that it would be trained as a part "
-            f"of every answer.{reasoning} {WHAT_TO_DO}"
+            f"{where} writes {between!r} before a response that does not contain it, so training would treat it as a "
+            f"part of every response.{reasoning} {WHAT_TO_DO}"
         )
 
 
@@ -135,11 +136,11 @@ def system_messages(tokenizer: "PreTrainedTokenizerBase", template: str) -> str:
         return "refused"
     if SYSTEM not in prompt:
         return "left out"
-    return "written" if whole.startswith(prompt) else "moved once an answer is there, so that such rows are quarantined"
+    return "written" if whole.startswith(prompt) else "moved when a response follows, so such rows are quarantined"
 
 
 def turn_end(tokenizer: "PreTrainedTokenizerBase", template: str) -> int | None:
-    """Return the first added token that a template writes after an answer; None if there is none."""
+    """Return the first added token that a template writes after a response; None if there is none."""
     whole = _render(tokenizer, template, "", [("user", USER), ("assistant", ANSWER)])
     ids = tokenizer(whole.rpartition(ANSWER)[2], add_special_tokens=False)["input_ids"]
     return next((int(id_) for id_ in ids if id_ in tokenizer.added_tokens_decoder), None)
@@ -169,6 +170,6 @@ def _template_errors(source: str | Path, roles: str) -> Iterator[None]:
         yield
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise ModelError(
-            f"the chat template in {source} cannot write a message of {roles} ({type(error).__name__}: {error}). "
-            "Write one that can, and name its file with the parameter model.chat_template"
+            f"the chat template in {source} cannot write messages of {roles} ({type(error).__name__}: {error}). "
+            "Write a template that can, and name its file with the parameter model.chat_template"
         ) from error

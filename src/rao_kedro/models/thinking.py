@@ -1,4 +1,4 @@
-"""Splits a response into the model's thinking and its answer. Knows nothing of who asks or who reads.
+"""Splits a response into the model's thinking and its answer. Knows nothing about generation or judging.
 
 Models that think write `<think> ... </think> answer`. Where the chat template writes the opening tag, the response has
 the closing tag only.
@@ -44,7 +44,7 @@ def split_thinking(text: str, opened: bool = False) -> Thought:
 
 
 def add_opening_tag(tokenizer: "PreTrainedTokenizerBase", prompt_ids: Sequence[int], response: str) -> str:
-    """Put the opening tag before a response if its prompt ends with that tag, so that all responses are read alike.
+    """Put the opening tag before a response if its prompt ends with that tag, so that all responses have both tags.
 
     Args:
         tokenizer: The model's tokenizer.

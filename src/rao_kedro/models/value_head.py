@@ -44,7 +44,7 @@ class PolicyAndValue(nn.Module):
         self._no_split_modules = policy._no_split_modules
 
     def tie_weights(self) -> None:
-        """Tie the policy's embeddings again, where sharding has replaced them."""
+        """Tie the policy's input and output embedding again after sharding has replaced them."""
         self.policy.tie_weights()
 
     def forward(self, groups: Pack, prompts: Pack) -> tuple[SequenceLogProbs, Tensor]:
@@ -64,8 +64,8 @@ class TokenValues(nn.Module):
         super().__init__()
         if not isinstance(reward_module(classifier), RewardModel):
             raise ModelError(
-                f"{type(classifier).__name__} gives no value before every token: it is no decoder that packed groups "
-                "can be computed with, or its head is not linear"
+                f"{type(classifier).__name__} cannot give a value before every token: it is not a decoder that "
+                "supports packed groups, or its head is not linear"
             )
         self.model = classifier
 

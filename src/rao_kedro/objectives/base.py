@@ -8,7 +8,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-PromptGradient = Literal["none", "detached", "attached"]
+PromptGradient = Literal["none", "detached", "attached"]  # `prompt_term` in the parameters of RAO
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from torch import Tensor
 
 from rao_kedro.objectives.base import LogProbBatch, Objective, ObjectiveOutput
-from rao_kedro.objectives.calibration import Reduction
+from rao_kedro.objectives.log_z0 import Reduction
 from rao_kedro.objectives.metrics import pair_metrics, target_metrics
 
 

@@ -16,7 +16,7 @@ from rao_kedro.objectives.base import (
     require_finite,
     require_positive,
 )
-from rao_kedro.objectives.calibration import Reduction, largest_raising_log_z0, solve_log_z0
+from rao_kedro.objectives.log_z0 import Reduction, largest_raising_log_z0, solve_log_z0
 from rao_kedro.objectives.pointwise import PointwiseObjective, mean_square
 
 GradientScale = Literal["none", "inverse_beta", "inverse_beta_squared"]
@@ -68,7 +68,7 @@ class RAO(PointwiseObjective):
 
     @property
     def prompt_gradient(self) -> PromptGradient:
-        """Return `prompt_term`."""
+        """Return `prompt_term`, which is what the parameters call it."""
         return self.prompt_term
 
     @property
@@ -110,11 +110,13 @@ class RAO(PointwiseObjective):
 
     def log_z(self, batch: LogProbBatch) -> Tensor:
         """Return `log Z_i = log_z0 + D_i`, `[G]` in nats; needs the prompt log-probs unless `prompt_term` is none."""
-        log_z0 = torch.full_like(batch.policy[:, 0], float(self.calibrate_to_batch(batch).log_z0)).detach()
+        log_z0 = torch.full_like(batch.policy[:, 0], float(self.calibrate_to_batch(batch).log_z0))
         if self.prompt_term == "none":
             return log_z0
         prompt_log_ratio = batch.prompt_log_ratio()
-        return log_z0 + (prompt_log_ratio.detach() if self.prompt_term == "detached" else prompt_log_ratio)
+        if self.prompt_term == "detached":
+            prompt_log_ratio = prompt_log_ratio.detach()  # Algorithm 1, line 7: stop-gradient
+        return log_z0 + prompt_log_ratio
 
     def baseline(self, batch: LogProbBatch) -> Tensor:
         """Return `beta log Z_i`, `[G]` in reward units."""

@@ -1,4 +1,6 @@
-"""Objectives by name, and what each needs from a run. A new objective is one file and one line here.
+"""Objectives by name, and what each needs from a run.
+
+A new objective is one file, one line here, and a block of its parameters in `conf/base/parameters/alignment.yml`.
 
 Importing this module does not import torch; `make_objective` does.
 """

@@ -12,9 +12,9 @@ from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.config.rewards import RewardParameters
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.config.training import TrainingParameters
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.generation.engine_options import refuse_impossible
@@ -122,7 +122,7 @@ def _engine_problems(parameter: str, how: GenerationParameters) -> Iterator[str]
         return
     try:
         backend = resolve_backend(how.backend)
-    except (InferenceError, ParameterError) as error:
+    except (GenerationError, ParameterError) as error:
         yield f"parameter {parameter}.backend: {error}"
         return
     try:

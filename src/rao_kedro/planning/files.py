@@ -51,7 +51,7 @@ def prompt_problems(run: Run, sampled: SampledResponses, n_evaluation: int) -> I
     for split, wanted in (("train", sampled.train_prompts), ("test", sampled.validation_prompts + n_evaluation)):
         if (found := int(there.get(split, 0))) < wanted:
             yield (
-                f"prompts: split {split} has {found} prompts, and {wanted} are asked for: lower data.sampled.*_prompts "
+                f"prompts: split {split} has {found} prompts, and {wanted} are needed: lower data.sampled.*_prompts "
                 "or data.evaluation_prompts, or add prompts"
             )
 

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.evals.benchmark import ItemTurn
 from rao_kedro.reporting.report import embed_figures
 

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.plotting import apply_style, assign_colors, error_bars
 
 STUDY_COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b"]

@@ -13,7 +13,7 @@ from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import DataParameters, ModelParameters
 from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.reporting.report import headline
 

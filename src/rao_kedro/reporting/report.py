@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.evals.leaderboard import BASELINE, difference_from_baseline, unequal_responses
 from rao_kedro.statistics import MIN_VERDICT_N, verdict
 
@@ -24,8 +24,8 @@ def html_report(
     Args:
         leaderboard: Table of `LeaderboardTable`.
         figures: Figures by their headings.
-        generations: Table of `ScoredGenerationTable` by run (`config.runs`), for side-by-side examples of each method's
-            first run.
+        generations: Table of `ScoredGenerationTable` by run (`config.run_names`), for side-by-side examples of each
+            method's first run.
         tables: Further tables by their headings.
         examples: Prompts to show.
     """

@@ -26,7 +26,7 @@ def join_rewards(
     seed: int,
     clip: float | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Add rewards to groups: clipped and normalised as asked.
+    """Add rewards to groups, clipped and normalised as the arguments say.
 
     Args:
         tokenized_groups: Table of `TokenizedGroupTable`.
@@ -89,7 +89,7 @@ def _with_statistics(table: pd.DataFrame, normalisation: Normalisation, clip: fl
     """Add the final rewards, the transforms that made them, and their mean, standard deviation and quantiles."""
     raw = np.concatenate(list(table["raw_rewards"]))
     if len(raw) > 1 and np.ptp(raw) == 0.0:
-        raise DataError(f"all {len(raw)} rewards are {raw[0]}: the reward tells no response from another")
+        raise DataError(f"all {len(raw)} rewards are {raw[0]}: the reward does not distinguish responses")
     training = np.concatenate(list(table.loc[table["split"] == "train", "raw_rewards"]))
     rewards = [np.asarray(values, dtype=float) for values in table["raw_rewards"]]
     transforms: list[dict[str, Any]] = []

@@ -52,7 +52,7 @@ class Reward(ABC):
         """Log the expected cost of scoring these groups, if the reward is paid for.
 
         Raises:
-            InferenceError: The expected cost exceeds the limit.
+            GenerationError: The expected cost exceeds the limit.
         """
 
     def score(self, groups: Sequence[PromptGroup]) -> list[list[float]]:

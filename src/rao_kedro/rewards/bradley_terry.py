@@ -38,11 +38,11 @@ class BradleyTerry(Reward):
             model_dir: A checkpoint with its tokenizer and chat template: a directory or a hub name.
             mixed_precision: "no" or "bf16".
             max_tokens_per_batch: Tokens of a packed forward pass.
-            max_length: Tokens of prompt and response that the model reads; None takes the limit of its configuration.
+            max_length: Maximum tokens of a prompt and its response; None takes the limit of the configuration.
             read_at: The token whose score is read. "template_end" is the last token that the chat template writes, as
-                on model cards and in RewardBench; "end_of_turn" is the response's end-of-turn token. "auto" takes what
-                a model trained here has recorded, and "template_end" for any other model. A response that was cut is
-                read at its last token.
+                on model cards and in RewardBench; "end_of_turn" is the response's end-of-turn token. "auto" takes the
+                value that this project recorded when it trained the model, and "template_end" for any other model. A
+                response that was cut is read at its last token.
 
         Raises:
             ParameterError: `read_at` is unknown.

@@ -1,12 +1,9 @@
 """A generative reward model: a judge writes a score, whose expectation over the score tokens is the reward.
 
-G-Eval (Liu et al. 2023, eq. 1): `sum_s s p(s)`. Here s runs over the scores among the most likely tokens at the score's
-position, and their probabilities are normalised to sum to 1.
+How the score is read stands in `judges.scores`.
 """
 
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rao_kedro.config.rewards import generative_judge
 from rao_kedro.data.prompt_group import PromptGroup
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.identity import combined_hash
 from rao_kedro.judges.client import ChatSampling
 from rao_kedro.judges.judge import Judge
 from rao_kedro.judges.replies import Answer
+from rao_kedro.judges.scores import read_score_on_scale
 from rao_kedro.models.thinking import split_thinking
 from rao_kedro.rewards.base import Reward, Scores
 
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 PROMPTS = Path(__file__).parent / "judge_prompts"
-VERDICT = re.compile(r"^[^\w\n]*Score:(.*)", re.MULTILINE | re.IGNORECASE)
-FIRST_LINE = re.compile(r"\s*(.*)")
-DIGIT = re.compile("[0-9]")
 FEW = 20  # replies below which a share of failures means nothing
 
 
@@ -64,7 +59,7 @@ class GenerativeReward(Reward):
             max_failure_share: Share of replies without a score above which the run ends.
             cache_dir: Directory of the cached replies, so that none is paid for twice.
             **judge: The other fields of `rao_kedro.config.servers.JudgeServerParameters`: `base_url`, how the judge
-                is asked, prices. A `max_tokens` of `protocol` is 8, or 512 with reasoning; such a temperature is 0.
+                is asked, prices. `max_tokens: protocol` is 8, or 512 with reasoning; `temperature: protocol` is 0.
 
         Raises:
             ParameterError: The scale is not of single digits, the template does not exist, or a field of the judge is
@@ -96,7 +91,7 @@ class GenerativeReward(Reward):
         """Log the expected cost of the requests.
 
         Raises:
-            InferenceError: The expected cost exceeds the limit.
+            GenerationError: The expected cost exceeds the limit.
         """
         requests = self.judge.to_ask(self._dialogues(groups), self.sampling, self._failure)
         self.judge.forecast(requests.values())
@@ -105,7 +100,7 @@ class GenerativeReward(Reward):
         """Return the scores of each group; under accelerate, the main process sends the requests.
 
         Raises:
-            InferenceError: The server does not answer, or too many replies have no score.
+            GenerationError: The server does not answer, or too many replies have no score.
         """
         from accelerate.utils import broadcast_object_list
 
@@ -119,7 +114,7 @@ class GenerativeReward(Reward):
         scored = [self._score(answer) for answer in answers]
         failures = [failure for _, failure in scored if failure]
         if len(scored) >= FEW and len(failures) > self.max_failure_share * len(scored):
-            raise InferenceError(
+            raise GenerationError(
                 f"{len(failures)} of {len(scored)} replies of {self.judge.model} have no score from {self.lowest} to "
                 f"{self.highest}, for example: {failures[0]}. Use a better judge, or change the template"
             )
@@ -155,50 +150,7 @@ class GenerativeReward(Reward):
         return self._score(answer)[1]
 
     def _score(self, answer: Answer) -> tuple[float, str]:
-        """Return the score of a reply and an empty string, or NaN and why it has none."""
-        # Without reasoning the score is on the first line, so the rest of the reply may be cut.
-        if why := answer.failure(complete=self.reasoning):
-            return math.nan, why
-        if (position := self._position(answer.text)) is None:
-            return math.nan, f"the judge gave no score: {answer.text[:200]!r}"
-        if self.read == "text":
-            return float(answer.text[position]), ""
-        score = self._expectation(_alternatives(answer, position))
-        return score, f"there are no log-probs of the score in {answer.text[:200]!r}" if math.isnan(score) else ""
-
-    def _position(self, answer: str) -> int | None:
-        """Return the index of the score in the text: in the last verdict, or alone on the first line.
-
-        Return None if there is none on the scale. The line may have no other number than the top of the scale: neither
-        `7.5` nor `7/10` is a 7.
-        """
-        verdicts = [*VERDICT.finditer(answer)]
-        line = verdicts[-1] if verdicts else FIRST_LINE.match(answer)
-        if line is None or (self.reasoning and not verdicts):
-            return None
-        score = rf"[^\w-]*([{self.lowest}-{self.highest}])(?:\s*(?:/|out of)\s*{self.highest})?"
-        found = re.compile(score + (r"\D*" if verdicts else r"\W*")).fullmatch(answer, *line.span(1))
-        return found.start(1) if found else None
-
-    def _expectation(self, logprobs: Mapping[str, float]) -> float:
-        scale = {str(score) for score in range(self.lowest, self.highest + 1)}
-        weights = [(int(text), math.exp(logp)) for text, logp in logprobs.items() if text.strip() in scale]
-        total = math.fsum(weight for _, weight in weights)
-        return math.fsum(score * weight for score, weight in weights) / total if total else math.nan
-
-
-def _alternatives(answer: Answer, position: int) -> Mapping[str, float]:
-    """Return the log-probs of the token with the digit at a position of the text; empty if it is not found.
-
-    Digits are counted from the end: the tokens before the text may be hidden reasoning, and their spaces and bytes may
-    differ from the text's.
-    """
-    behind = len(DIGIT.findall(answer.text[position:]))
-    for token in reversed(answer.tokens):
-        behind -= len(DIGIT.findall(token.text))
-        if behind <= 0:
-            return token.logprobs if answer.text[position] in token.text else {}
-    return {}
+        return read_score_on_scale(answer, self.lowest, self.highest, self.reasoning, self.read)
 
 
 def _scores(scored: Sequence[tuple[float, str]]) -> Scores:

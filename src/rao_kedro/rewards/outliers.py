@@ -34,7 +34,7 @@ def outlier_remark(rewards: Mapping[str, Sequence[float]], objective: "Objective
 
     Args:
         rewards: Training rewards of each group by its id, `[responses]`.
-        objective: What is trained with them, before it is calibrated.
+        objective: The objective to train with them, before it is calibrated.
     """
     flat = np.concatenate([np.asarray(values, dtype=float) for values in rewards.values()])
     median, spread = robust_moments(flat)

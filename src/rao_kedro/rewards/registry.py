@@ -9,7 +9,7 @@ from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.rewards.base import Reward
 
-# Imported when they are asked for: rules need neither torch nor a server.
+# Imported on first use: rules need neither torch nor a server.
 _REWARDS = {
     "bradley_terry": "bradley_terry:BradleyTerry",
     "implicit": "implicit:ImplicitReward",

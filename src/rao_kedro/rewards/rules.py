@@ -1,4 +1,4 @@
-"""Rule-based rewards: requirements of each prompt, requirements for all prompts, or a function of one's own."""
+"""Rule-based rewards: requirements of each prompt, requirements for all prompts, or a user-defined function."""
 
 import importlib
 import inspect

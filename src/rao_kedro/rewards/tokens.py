@@ -29,8 +29,8 @@ def score_tokens(
     Args:
         chat: The model's chat format.
         groups: The groups to score. A prompt or a response that the chat template refuses gets no score.
-        max_length: Tokens of prompt and response that the model reads. A longer response is cut at its end; with a
-            longer prompt there is no score.
+        max_length: Maximum tokens of a prompt and its response. A longer response is cut at its end; responses to a
+            longer prompt get no score.
         max_tokens_per_batch: Tokens of a packed forward pass; only a single longer response exceeds it.
         score: Takes pieces of groups and the tokens of a batch; returns the scores of each piece by its id.
         read_at: Where a response ends: at the template's last token, or at the end-of-turn token.

@@ -105,7 +105,7 @@ def _measure_saved_bytes(
 ) -> tuple[int, int]:
     """Return a group's tokens, and the bytes that its forward pass saves. Sharding expects the backward pass too."""
     module.train()
-    batch = task.before_packs(module, [group], 0.0)
+    batch = task.prepare_groups(module, [group], 0.0)
     losses = []
 
     def forward() -> None:

@@ -182,15 +182,15 @@ class _Passes:
 
     def _over_packs(self, groups: Sequence[TokenizedGroup], progress: float, backward: bool) -> dict[str, float]:
         accelerator, n_processes = self.accelerator, self.accelerator.num_processes
-        groups = self.task.before_packs(self.module, groups, progress)
+        groups = self.task.prepare_groups(self.module, groups, progress)
         mine = share_packs(fill_packs(groups, self.max_tokens), accelerator.process_index, n_processes)
-        total = self.task.weigh(groups)
+        total = self.task.count_units(groups)
         sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=accelerator.device))
         for i, (pack, counts) in enumerate(mine):
             last = i == len(mine) - 1
             with accelerator.autocast(), _sync_gradients(accelerator, self.module, when=last):
                 output = self.task.loss(self.module, pack, accelerator.device)
-                share = self.task.weigh(pack) / total if counts else 0.0
+                share = self.task.count_units(pack) / total if counts else 0.0
                 if backward:
                     # Data-parallel gradients are averaged over the processes; this loss is a sum over them.
                     accelerator.backward(output.loss * share * n_processes)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.objectives.calibration import largest_raising_log_z0
+from rao_kedro.objectives.log_z0 import largest_raising_log_z0
 
 
 def likelihood_remark(

@@ -18,7 +18,7 @@ class LossOutput:
     """The loss of a pack.
 
     Attributes:
-        loss: Scalar mean over the pack's groups, responses or tokens (see `Task.weigh`).
+        loss: Scalar mean over the pack's groups, responses or tokens (see `Task.count_units`).
         metrics: Detached scalars, means over the pack's groups.
     """
 
@@ -53,7 +53,7 @@ class Task(ABC):
         """Return the module to train, in fp32."""
 
     @abstractmethod
-    def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
+    def count_units(self, groups: Sequence[TokenizedGroup]) -> float:
         """Return the number of groups, responses or tokens that the loss of these groups is a mean over."""
 
     @abstractmethod
@@ -67,7 +67,7 @@ class Task(ABC):
     def prepare(self, module: nn.Module) -> None:  # noqa: B027
         """Compute what depends on the initial weights: the module is on its device, no checkpoint is loaded yet."""
 
-    def before_packs(
+    def prepare_groups(
         self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float
     ) -> Sequence[TokenizedGroup]:
         """Compute what depends on all groups of a step or an evaluation, before they are cut into packs.

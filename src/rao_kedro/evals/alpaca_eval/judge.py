@@ -1,11 +1,10 @@
 """AlpacaEval 2's pairwise judging: `weighted_alpaca_eval_gpt4_turbo`, with any judge that gives log-probs.
 
-The prompt, the random order of the outputs (seeded by the instruction) and the reading of log-probs come from the
-package `alpaca_eval`. Requests, retries and kept judgments are the business of `judges`. A judge that gives no
-log-probs, or thinks first, names the better output instead.
+The prompt and the random order of the outputs (seeded by the instruction) come from the package `alpaca_eval`.
+Requests, retries, kept judgments and their reading (`judges.scores`) are the business of `judges`. A judge that gives
+no log-probs, or thinks first, names the better output instead.
 """
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,13 +15,13 @@ import pandas as pd
 from rao_kedro.errors import DataError
 from rao_kedro.evals.alpaca_eval.win_rates import import_package
 from rao_kedro.judges.client import ChatSampling
-from rao_kedro.judges.judge import Asked
+from rao_kedro.judges.judge import ChatModel
 from rao_kedro.judges.replies import Answer
+from rao_kedro.judges.scores import read_first_token, read_last_line
 
 TEMPLATE = Path("alpaca_eval_clf_gpt4_turbo") / "alpaca_eval_clf.txt"
 SAMPLING = ChatSampling(max_tokens=1, temperature=1.0, top_logprobs=5)
 TEXT_SAMPLING = ChatSampling(max_tokens=2048)
-NAME = re.compile(r"\W*([mM])\W*")
 SWITCHED = "is_switched_outputs"
 
 
@@ -57,7 +56,7 @@ def pair_with_baseline(baseline: pd.DataFrame, model: pd.DataFrame) -> pd.DataFr
 
 
 def compare_with_baseline(
-    compared: pd.DataFrame, judge: Asked, swapped: bool = False, verdict: Literal["logprobs", "text"] = "logprobs"
+    compared: pd.DataFrame, judge: ChatModel, swapped: bool = False, verdict: Literal["logprobs", "text"] = "logprobs"
 ) -> pd.DataFrame:
     """Ask a judge which output of each pair is better.
 
@@ -75,7 +74,7 @@ def compare_with_baseline(
     switched = _draw_order(compared) ^ swapped
     reasons = compared.get("unscored_reason", pd.Series("", index=compared.index))
     differ = (compared["output_1"] != compared["output_2"]) & (reasons == "")
-    read = read_logprobs if verdict == "logprobs" else read_text
+    read = read_first_token if verdict == "logprobs" else read_last_line
 
     def unusable(answer: Answer) -> str:
         if verdict == "logprobs" and (answer.thinking or answer.thinking_was_cut):
@@ -110,33 +109,6 @@ def make_dialogues(compared: pd.DataFrame, switched: pd.Series) -> list[list[Map
     )
     package = import_package("utils")
     return [package.prompt_to_chatml(prompt) for prompt in package.make_prompts(shown, _template())[0]]
-
-
-def read_logprobs(answer: Answer) -> float:
-    """Read a preference from the log-probs of the first token.
-
-    Returns:
-        A number in [1, 2]: 1 where the judge is sure of the output shown first, 2 of the other; NaN where it named
-        neither.
-    """
-    if not answer.tokens:
-        return float("nan")
-    top = [{"token": token, "logprob": logprob} for token, logprob in answer.tokens[0].logprobs.items()]
-    completion = {"logprobs": {"content": [{"top_logprobs": top}]}}
-    parse = import_package("completion_parsers").logprob_parser
-    (preference,) = parse(completion, numerator_token="m", denominator_tokens=["m", "M"], is_binarize=False)
-    return float(preference)
-
-
-def read_text(answer: Answer) -> float:
-    """Read a preference from the last line of the judge's text.
-
-    Returns:
-        1 where it names the output shown first, 2 for the other; NaN where it names neither.
-    """
-    lines = answer.text.strip().splitlines()
-    named = NAME.fullmatch(lines[-1]) if lines else None
-    return {"m": 1.0, "M": 2.0}[named.group(1)] if named else float("nan")
 
 
 def _draw_order(compared: pd.DataFrame) -> pd.Series:

@@ -1,6 +1,6 @@
-"""Answers of chains of thought: read, compared with the gold answers, and with what people read out of outputs.
+"""Extracts the answers of chains of thought, and compares them with gold answers and with hand labels.
 
-`extract_answers`, `without_thinking` and `score_answer` are what this project's task files name as filters and as
+This project's task files use `extract_answers` and `without_thinking` as filters, and `score_answer` as
 `process_results`.
 """
 
@@ -18,7 +18,7 @@ from rao_kedro.evals.downstream.choice_answers import LETTERS, extract_choice
 from rao_kedro.evals.downstream.number_answers import extract_number, parse_number
 from rao_kedro.models.thinking import split_thinking
 
-INVALID = "[invalid]"  # what the harness's filters find where nothing matches
+INVALID = "[invalid]"  # the harness's filters return this if nothing matches
 IGNORED = [",", r"\$", r"(?s).*#### ", r"\.$"]  # in numbers, by the harness's own files of GSM8K
 
 
@@ -28,10 +28,10 @@ class LabelledOutput:
 
     Attributes:
         task: The task.
-        prompt: What the model was asked.
-        output: What it wrote.
-        choices: The choices, without letters; empty where the answer is a number.
-        label: The letter or number; None where the output gives no answer.
+        prompt: The prompt.
+        output: The response.
+        choices: The choices, without letters; empty if the answer is a number.
+        label: The letter or number; None if the output gives no answer.
     """
 
     task: str
@@ -42,9 +42,9 @@ class LabelledOutput:
 
 
 def extract_answer(output: str, choices: Sequence[str] = ()) -> str | None:
-    """Return the answer that an output ends with: a letter where there are choices, else a number; None without one.
+    """Return the answer that an output ends with: a letter if there are choices, else a number; None if it has none.
 
-    It is read behind the thinking; an unfinished thought has no answer.
+    Only the text after the thinking is read; unfinished thinking has no answer.
     """
     said = split_thinking(output).answer
     if said is None:
@@ -58,12 +58,12 @@ def extract_answers(outputs: Sequence[Sequence[str]], docs: Iterable[Mapping[str
 
 
 def without_thinking(outputs: Sequence[Sequence[str]], docs: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    """Return what stands behind the thinking of each document's outputs; a filter of lm-evaluation-harness."""
+    """Return the text after the thinking of each document's outputs; a filter of lm-evaluation-harness."""
     return [[split_thinking(output).answer or "" for output in of_doc] for of_doc in outputs]
 
 
 def score_answer(doc: Mapping[str, Any], answers: Sequence[str | None]) -> dict[str, float]:
-    """Return whether the extracted answer is right, and whether there is none.
+    """Return whether the extracted answer is right, and whether no answer was found.
 
     Answers are compared as the harness compares numbers of GSM8K: without commas, dollar signs and a last full stop.
     """
@@ -77,9 +77,9 @@ def score_answer(doc: Mapping[str, Any], answers: Sequence[str | None]) -> dict[
 
 
 def read_labelled(path: str | Path) -> list[LabelledOutput]:
-    """Read hand-labelled outputs: JSON lines of `task, prompt, output, label`, and `choices` where there are some.
+    """Read hand-labelled outputs: JSON lines of `task, prompt, output, label`, and `choices` if there are some.
 
-    The label is null where a person finds no answer.
+    The label is null if the output gives no answer.
 
     Raises:
         DataError: A line lacks a field, or its label is neither a letter of its choices nor a number.

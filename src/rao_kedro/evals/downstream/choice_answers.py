@@ -19,7 +19,7 @@ from rao_kedro.evals.downstream.statements import (
 )
 
 LETTERS = "ABCDE"
-NONE = ""  # what an answer that names several choices, or something else, amounts to
+NONE = ""  # the result for an answer that names several choices, or something else
 SENTENCE = re.compile(r"[^.!?\n]+")
 TEXT_IS_RIGHT = re.compile(
     r"(?:is|are|was|would be) (?:the )?(?:only |single )?(?:correct|right|best|answer|most (?:likely|important))\b"
@@ -31,16 +31,16 @@ _RIGHT = r"(?i:correct|right|best|answer|most|true|appropriate|likely|final)\b"
 
 
 def extract_choice(output: str, choices: Sequence[str], labels: str = LETTERS) -> str | None:
-    """Return the label of the choice that a chain of thought ends with, or None where it does not end with one.
+    """Return the label of the choice that a chain of thought ends with, or None if it does not end with one.
 
     In this order: the last final statement (`The answer is (B)`, `\\boxed{B}`, `B is correct`, `I choose B`), with a
     label or a choice's text or number in it; the one label that a line or a part in bold consists of; the one choice
-    that the last sentence repeats. Several choices at once are no answer.
+    that the last sentence repeats. Several choices at once do not count as an answer.
 
     Args:
-        output: What a model wrote.
-        choices: The texts to choose from.
-        labels: A character for each, as the prompt has them.
+        output: The response.
+        choices: The texts of the choices.
+        labels: One character per choice, as in the prompt.
     """
     reader = _Reader(choices, labels[: len(choices)])
     text = clean(output)
@@ -65,7 +65,7 @@ class _Patterns(NamedTuple):
 @cache
 def _patterns(labels: str) -> _Patterns:
     label = f"[{labels}]"
-    # A lone character is a label where it is no word and no variable: `The answer is A planet` names none.
+    # A lone character is a label unless it is a word or a variable: `The answer is A planet` names no label.
     alone = r"(?![\w'\u2019]|[-.]\w|\s*[=+*^])"
     no_article = rf"(?!(?<=[A1-9])\s+(?!{_BECAUSE})\w)"
     closed = r"(?=\s*(?:$|[)\].:;,}\"*\\$]))"
@@ -100,7 +100,7 @@ class _Reader:
         self.numbers = [parse_number(choice) for choice in choices]
 
     def statements(self, text: str) -> Iterator[str]:
-        """Yield final statements, the last one first; `B is correct` is one, too."""
+        """Yield final statements, the last one first, including statements such as `B is correct`."""
         subjects = [Statement(found.start(), found["label"]) for found in self.patterns.subject.finditer(text)]
         subjects += [Statement(*found) for found in self._texts_as_subjects(text)]
         yield from (said.text for said in sorted([*final_statements(text), *subjects], reverse=True))
@@ -128,7 +128,7 @@ class _Reader:
             return found_text
         if (choice := self.contained(sentence) or self.numbered(sentence)) is not None:
             return choice
-        # A number that is none of the choices is an answer, and a wrong one.
+        # A number that is not one of the choices is a wrong answer.
         return NONE if parse_number(sentence) is not None else None
 
     def starting(self, statement: str) -> str | None:
@@ -166,7 +166,7 @@ class _Reader:
         return found[0] if len(set(found)) == 1 else None
 
     def repeated(self, text: str) -> str | None:
-        """Return the only choice whose text is in the last sentence, where the text does not break off in it."""
+        """Return the only choice whose text is in the last sentence, unless the text breaks off in it."""
         complete = text.rstrip().endswith((".", "!", "?", '"', ")")) or _plain(text) in self.texts
         in_list = self.patterns.line.match(text.rstrip().rpartition("\n")[2].strip())
         return self.contained(last_sentence(text)) if complete and not (in_list and in_list["mark"]) else None
@@ -180,7 +180,7 @@ class _Reader:
         return label if same or begins else None
 
     def _only(self, found: Sequence[int]) -> str | None:
-        """Return the label of the only choice, but for those whose text is a part of another one's."""
+        """Return the label of the only choice, ignoring choices whose text is part of another choice's."""
         texts = Counter(self.texts[i] for i in found)
         longest = [i for i in found if not any(self.texts[i] in text for text in texts if text != self.texts[i])]
         return self.labels[longest[0]] if len(longest) == 1 else None

@@ -1,4 +1,4 @@
-"""What the rows of downstream benchmarks look like: one function per benchmark, from a row to an item.
+"""Formats of downstream benchmarks: one function per benchmark, from a row to an item.
 
 Knows nothing about files, prompts and scores.
 """
@@ -18,15 +18,15 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Item:
-    """A question and its gold answer, whatever format it came in.
+    """A question and its gold answer, in one form for all benchmarks.
 
     Attributes:
-        item_id: A name that no other item of its task has.
+        item_id: Identifies the item within its task.
         question: The question.
-        choices: What to choose from, without letters; empty where the answer is a number.
+        choices: The choices, without letters; empty if the answer is a number.
         gold: The letter of the right choice, or the number as `parse_number` writes it.
-        context: What the question is about, where it is apart from it.
-        subject: The subject, of MMLU.
+        context: The text that the question is about, if the benchmark gives it separately.
+        subject: The subject of an item of MMLU; empty for other tasks.
     """
 
     item_id: str
@@ -80,7 +80,7 @@ def mathqa(row: Row, item_id: str) -> Item:
     labels = [option[0] for option in listed]
     texts = [re.sub(rf"^(?:{label} \) )+", "", option) for label, option in zip(labels, listed, strict=True)]
     if labels != list("abcde"):
-        raise DataError(f"options {options!r} are not five, from a to e")
+        raise DataError(f"options {options!r} are not five options labelled a to e")
     return _choice_item(item_id, _text(row, "Problem"), texts, _index(labels, row, "correct"))
 
 
@@ -114,7 +114,7 @@ def _index(labels: Sequence[object], row: Row, name: str) -> int:
     label = _value(row, name)
     label = label.strip() if isinstance(label, str) else label
     if label not in labels:
-        raise DataError(f"{name} is {label!r}, which is none of {', '.join(map(str, labels))}")
+        raise DataError(f"{name} is {label!r}, which is not one of {', '.join(map(str, labels))}")
     return labels.index(label)
 
 

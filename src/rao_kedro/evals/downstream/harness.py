@@ -1,7 +1,7 @@
 """Runs this project's downstream tasks through lm-evaluation-harness, and returns tables.
 
-The tasks are the files in `tasks`, which the harness's own command runs, too: `lm_eval --include_path <tasks>`.
-Knows nothing about how a model generates. Tasks of the harness itself are `named_tasks`' business.
+The tasks are the files in `tasks`, which the harness's own command can also run: `lm_eval --include_path <tasks>`.
+Knows nothing about how a model generates. `named_tasks` runs the tasks that belong to the harness.
 """
 
 import json
@@ -18,7 +18,7 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.evals.downstream.answers import INVALID
 from rao_kedro.evals.downstream.choice_answers import LETTERS
 from rao_kedro.evals.downstream.parameters import ChainOfThoughtParameters, TaskSource
@@ -48,15 +48,15 @@ def run(
 ) -> DownstreamResults:
     """Measure a model.
 
-    Prompts are plain text: an `LM` of a chat model puts them into its template in `generate_until`, and not in
-    `loglikelihood`, as published numbers of MMLU have it.
+    Prompts are plain text. The `LM` of a chat model puts them into its template in `generate_until`, but not in
+    `loglikelihood`, as in published results on MMLU.
 
     Args:
         lm: The model. Its `generate_until` gets `until` (empty), `do_sample`, `temperature` and `max_gen_toks`.
-        tasks: Names in `TASKS`; unset, all.
-        sources: Where a task's rows are, where it is not the usual dataset of the hub.
-        limit: Items of each task and of each subject of MMLU; all if not set.
-        chain_of_thought: How long a response may be.
+        tasks: Names in `TASKS`; None for all.
+        sources: Sources of the tasks whose rows do not come from the usual dataset on the hub.
+        limit: Maximum number of items of each task and of each subject of MMLU; None for all.
+        chain_of_thought: The token limit of a response.
 
     Returns:
         The tables: rows per task and per subject of MMLU (`mmlu::anatomy`). GSM8K has the harness's strict and flexible
@@ -64,7 +64,7 @@ def run(
 
     Raises:
         DataError: A task's rows cannot be read.
-        InferenceError: A log-probability is not a number.
+        GenerationError: A log-prob is NaN.
         ParameterError: A task is unknown.
     """
     tasks = list(dict.fromkeys(TASKS if tasks is None else tasks))
@@ -72,7 +72,7 @@ def run(
     if unknown := [task for task in [*tasks, *sources] if task not in TASKS]:
         raise ParameterError(f"unknown downstream task {unknown[0]!r}: choose one of {', '.join(TASKS)}")
     if not tasks or (limit is not None and limit < 1):
-        raise ParameterError(f"{len(tasks)} tasks with at most {limit} items are nothing to measure")
+        raise ParameterError(f"there is nothing to measure: {len(tasks)} tasks with at most {limit} items")
     # Plain values: the harness copies the metadata of a task into its records.
     metadata = {"sources": {task: source.model_dump() for task, source in sources.items()}}
     max_tokens = (chain_of_thought or ChainOfThoughtParameters()).max_tokens
@@ -100,7 +100,7 @@ def run(
 
 
 def written(response: str) -> Response | None:
-    """Return the whole response of what a task read; None where a model of the harness does not say it."""
+    """Return the whole response from which a task read a part; None if the model does not provide it."""
     return getattr(response, "response", None)
 
 
@@ -110,10 +110,10 @@ def _sample(task: str, sample: Mapping[str, Any]) -> tuple[object, ...]:
     response: Response | None = None
     extracted: str | None
     if doc["subject"]:
-        # A response is the log-probability of a letter, and whether greedy decoding gives it.
+        # A response is the log-prob of a letter, and whether greedy decoding produces it.
         logps = [float(response[0]) for [response] in sample["resps"]]
         if any(map(math.isnan, logps)):
-            raise InferenceError(f"{task}, item {doc['item_id']}: the model's log-probabilities are {logps}")
+            raise GenerationError(f"{task}, item {doc['item_id']}: the model's log-probabilities are {logps}")
         output, extracted = json.dumps(dict(zip(LETTERS, logps, strict=False))), LETTERS[int(np.argmax(logps))]
     else:
         [[output]] = sample["resps"]
@@ -146,7 +146,7 @@ def _score(task: str, metric: str, samples: pd.DataFrame, results: Mapping[str, 
 
 @contextmanager
 def quiet_harness() -> Iterator[None]:
-    """Keep back the harness's advice on how to pass metadata, once per subject."""
+    """Suppress the harness's advice on how to pass metadata, which it logs once per subject."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)

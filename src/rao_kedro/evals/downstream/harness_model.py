@@ -1,6 +1,6 @@
-"""A generator of `generation`, and a chat server, as models of lm-evaluation-harness. Know nothing about tasks.
+"""Adapts generators of `generation` and chat servers to lm-evaluation-harness. Knows nothing about tasks.
 
-So one engine serves every benchmark. What was written is kept: a killed run goes on from there.
+One engine thus serves every benchmark. Results are cached, so that a killed run resumes.
 """
 
 import json
@@ -19,7 +19,7 @@ from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postproce
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from rao_kedro.config.generation import GenerationParameters, SamplingParameters
-from rao_kedro.errors import InferenceError, ParameterError
+from rao_kedro.errors import GenerationError, ParameterError
 from rao_kedro.evals.responses import Response, no_response
 from rao_kedro.generation.base import Call, Generator, Likelihood, stream_shards
 from rao_kedro.generation.engine_options import identity_with
@@ -34,21 +34,21 @@ from rao_kedro.shards import JSON, Shards
 
 logger = logging.getLogger(__name__)
 
-MAX_GEN_TOKS = 256  # of a response, where a task does not say it: the harness's default
+MAX_GEN_TOKS = 256  # token limit of a response if the task sets none: the harness's default
 
 
 class Written(str):
-    """What a task reads of a response: behind the thinking, up to the first of its `until` strings.
+    """The part of a response that a task reads: after the thinking, up to the first of its `until` strings.
 
     Attributes:
-        response: All of it, and whether it was cut at its token limit; where an `until` string ended it, it was not.
+        response: The whole response and its finish reason, which is "stop" if an `until` string ended the part.
     """
 
     response: Response
 
     @classmethod
     def read(cls, response: Response, until: Sequence[str]) -> Self:
-        """Return what a task reads; nothing of a thought that was cut."""
+        """Return the part that a task reads; it is empty if the thinking was cut."""
         read = postprocess_generated_text(response.answer, list(until), None)
         written = cls(read)
         written.response = response if read == response.answer else response._replace(finish_reason="stop")
@@ -56,9 +56,9 @@ class Written(str):
 
 
 class GeneratorLM(TemplateLM):
-    """Answers chats greedily, and tells how likely continuations of plain text are.
+    """Answers chats greedily, and returns log-probs of continuations of plain text.
 
-    Each prompt is a user's message. This project's tasks are run so.
+    Each prompt is a user's message. This project's tasks use this class.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class GeneratorLM(TemplateLM):
         make: Callable[[], Generator],
         shards_dir: Path | None = None,
     ) -> None:
-        """Say what answers.
+        """Set the model and its generator.
 
         Args:
             model_dir: A checkpoint with its tokenizer and chat template.
             generation: Precision, length, size of a shard and variables of the chat template; its sampling is not
-                used, since tasks say their own.
-            make: Returns the generator; called only if something is not kept, whenever it is needed.
-            shards_dir: Where finished shards are kept; None keeps none.
+                used, since tasks set their own.
+            make: Returns the generator; called for results that are not cached.
+            shards_dir: Directory of the cached shards; None caches none.
         """
         super().__init__()
         self.model_dir, self.generation, self.make = model_dir, generation, make
@@ -98,22 +98,22 @@ class GeneratorLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """Return what stands before a text without a prompt: BOS, or the end-of-turn token."""
+        """Return the token before a text without a prompt: BOS, or the end-of-turn token."""
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else int(bos)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Return the token ids of text, behind a BOS token where the tokenizer puts one and the text has none yet."""
+        """Return the token ids of a text. BOS comes first if the tokenizer adds it and the text does not contain it."""
         if add_special_tokens is None:
             add_special_tokens = not has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id))
         return list(self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"])
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Return what tasks read of the response to each prompt, as `Written`.
+        """Return the part of the response to each prompt that its task reads, as `Written`.
 
         Raises:
-            ParameterError: A task does not ask for greedy decoding.
-            InferenceError: A prompt is too long.
+            ParameterError: A task requests sampling.
+            GenerationError: A prompt is too long.
         """
         wanted = [_read_gen_kwargs(request.args[1]) for request in requests]
         prompts = [
@@ -135,7 +135,7 @@ class GeneratorLM(TemplateLM):
         return prompt_token_ids(self.chat, [{"role": "user", "content": prompt}])
 
     def _responses(self, max_tokens: int, shards: Sequence[list[list[int]]]) -> Iterator[tuple[int, list[Response]]]:
-        """Yield the responses to each shard's prompts, those that are kept first."""
+        """Yield the responses to each shard's prompts, cached ones first."""
 
         def generate(missing: list[int]) -> Iterator[tuple[int, list[Response]]]:
             sampling = SamplingParameters(temperature=0.0, max_tokens=max_tokens)
@@ -158,9 +158,9 @@ class GeneratorLM(TemplateLM):
         """Return the log-prob of each continuation, and whether greedy decoding writes it.
 
         Raises:
-            InferenceError: A prompt is too long.
+            GenerationError: A prompt is too long.
         """
-        # An engine writes a token behind what it reads.
+        # An engine writes one token after the tokens that it reads.
         rows = [
             (tuple(self._fitted(prompt, len(continuation) + 1)), tuple(continuation))
             for _, prompt, continuation in requests
@@ -202,21 +202,21 @@ class GeneratorLM(TemplateLM):
         """Return a prompt that leaves room for some tokens."""
         room = self.generation.max_model_len - max_tokens
         if len(prompt) > room:
-            raise InferenceError(
+            raise GenerationError(
                 f"a prompt of {task or 'a task'} has {len(prompt)} tokens, and max_model_len "
                 f"{self.generation.max_model_len} leaves {room} beside {max_tokens} to write: raise max_model_len"
             )
         return prompt
 
     def _key(self, kind: str, asked: Any, prompts: list[list[int]]) -> str:
-        """Return the key of a shard: a hash of the model, what is asked for, and the prompts."""
+        """Return the key of a shard: a hash of the model, the request and the prompts."""
         return combined_hash(self._identity, kind, json.dumps([asked, prompts]))
 
 
 class TextLM(GeneratorLM):
-    """Continues prompts as they are; the harness puts them into the chat template where it is asked to.
+    """Continues prompts as they are; the harness applies the chat template if the parameters say so.
 
-    The harness's own tasks are run so, and a prompt that is too long loses its beginning, as with the harness's own
+    The harness's own tasks use this class. A prompt that is too long loses its beginning, as with the harness's own
     models.
     """
 
@@ -224,15 +224,15 @@ class TextLM(GeneratorLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Return what the harness calls the tokenizer."""
+        """Return the tokenizer's name in the harness."""
         return str(self.model_dir).replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Return a chat as text, without its system message where the template refuses one.
+        """Return a chat as text, without its system message if the template refuses one.
 
         Args:
             chat_history: The messages.
-            add_generation_prompt: False where the last message is the beginning of the response.
+            add_generation_prompt: False if the last message is the beginning of the response.
         """
         how = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
         how |= self.chat.template_kwargs
@@ -247,8 +247,8 @@ class TextLM(GeneratorLM):
 
     def _fitted(self, prompt: list[int], max_tokens: int, task: str | None = None) -> list[int]:
         if (room := self.generation.max_model_len - max_tokens) < 1:
-            raise InferenceError(
-                f"{task or 'a task'} wants {max_tokens} tokens behind a prompt, and max_model_len is "
+            raise GenerationError(
+                f"{task or 'a task'} needs {max_tokens} tokens after a prompt, and max_model_len is "
                 f"{self.generation.max_model_len}: raise max_model_len"
             )
         if len(prompt) > room and not self._said_that_prompts_are_cut:
@@ -258,36 +258,36 @@ class TextLM(GeneratorLM):
 
 
 class _Chat(str):
-    """A chat as text, and its messages, which a chat server is sent."""
+    """A chat as text, with the messages to send to a chat server."""
 
     messages: list[dict[str, str]]
 
 
 class ServedLM(LM):
-    """Answers chats greedily through an OpenAI-compatible server, which gives no log-probs of what it did not write."""
+    """Answers chats greedily through an OpenAI-compatible server, which returns no log-probs of given text."""
 
     def __init__(self, server: ChatServer) -> None:
-        """Say which server answers, and where its answers are kept."""
+        """Set the server, which caches its answers."""
         super().__init__()
         self.server = server
 
     @property
     def tokenizer_name(self) -> str:
-        """Return what the harness calls the tokenizer."""
+        """Return the tokenizer's name in the harness."""
         return self.server.model
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Return a chat as it is sent: the template is the server's business."""
+        """Return a chat with its messages; the server applies its own template."""
         chat = _Chat(json.dumps(chat_history))
         chat.messages = chat_history
         return chat
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Return what tasks read of the response to each chat, or user's message, as `Written`.
+        """Return the part of the response to each chat, or user's message, that its task reads, as `Written`.
 
         Raises:
-            ParameterError: A task does not ask for greedy decoding.
-            InferenceError: The server stays away; what it answered is kept.
+            ParameterError: A task requests sampling.
+            GenerationError: The server cannot be reached; its answers so far are cached.
         """
         responses: dict[int, Response] = {}
         wanted = [_read_gen_kwargs(request.args[1]) for request in requests]
@@ -300,25 +300,25 @@ class ServedLM(LM):
         return [Written.read(responses[i], until) for i, (_, until) in enumerate(wanted)]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Chat servers do not do this.
+        """Refuse the requests: chat servers return no log-probs of given text.
 
         Raises:
-            InferenceError: Always.
+            GenerationError: Always.
         """
-        raise InferenceError(f"{self.server.base_url} gives no log-probs of text that it did not write")
+        raise GenerationError(f"{self.server.base_url} returns no log-probs of given text")
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Chat servers do not do this.
+        """Refuse the requests: chat servers return no log-probs of given text.
 
         Raises:
-            InferenceError: Always.
+            GenerationError: Always.
         """
-        raise InferenceError(f"{self.server.base_url} gives no log-probs of text that it did not write")
+        raise GenerationError(f"{self.server.base_url} returns no log-probs of given text")
 
 
 def _read_gen_kwargs(how: dict[str, Any]) -> tuple[int, list[str]]:
-    """Return how many tokens a task lets a model write, and the strings that end a response."""
+    """Return a task's token limit, and the strings that end a response."""
     asked = normalize_gen_kwargs(how, MAX_GEN_TOKS)
     if asked["do_sample"] and asked.get("temperature") != 0.0:
-        raise ParameterError(f"a task asks for sampling ({how}); this model writes greedily")
+        raise ParameterError(f"a task requests sampling ({how}), but this model decodes greedily")
     return asked["max_gen_toks"], [end for end in asked["until"] if end]

@@ -1,4 +1,4 @@
-"""Metrics of downstream tasks, by item where they are means over items."""
+"""Metrics of downstream tasks, with the value of each item if they are means over items."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from rao_kedro.statistics import Interval
 def downstream_metrics(scores: pd.DataFrame, samples: pd.DataFrame) -> dict[tuple[str, str], Metric]:
     """Return the metrics of one run, by task and metric; shares are in percent.
 
-    A metric that is no mean over items keeps the interval of its row.
+    A metric that is not a mean over items keeps the interval of its row.
 
     Args:
         scores: Table of `DownstreamScoreTable` of the run.

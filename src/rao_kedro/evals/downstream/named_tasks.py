@@ -39,17 +39,17 @@ from rao_kedro.evals.downstream.results import (
     tables,
 )
 
-OF_CHOICES = ("acc", "acc_norm", "acc_bytes")  # metrics that guessing has a known value of
+OF_CHOICES = ("acc", "acc_norm", "acc_bytes")  # metrics whose value under guessing is known
 Z = 1.959964  # of a 95 % interval
 
 
 class NamedTasks(NamedTuple):
-    """Tasks with their rows, ready to be asked.
+    """Tasks with their rows, ready to run.
 
     Attributes:
-        tasks: By their own names.
-        groups: By their own names, parts of groups among them.
-        shown: What tables call each of them: `lm_eval/mmlu::mmlu_anatomy`.
+        tasks: Tasks by their own names.
+        groups: Groups by their own names, including groups inside groups.
+        shown: The name in tables of each task and group, such as `lm_eval/mmlu::mmlu_anatomy`.
         how: Few-shot examples and chat template.
     """
 
@@ -60,16 +60,16 @@ class NamedTasks(NamedTuple):
 
 
 def load_tasks(how: HarnessParameters, generating_only: bool = False) -> NamedTasks:
-    """Return the named tasks with their rows, before anything is asked of a model.
+    """Return the named tasks with their rows. No model is needed.
 
     Args:
-        how: Which, and where their rows are.
-        generating_only: Whether the model gives no log-probs of text, so that tasks that need them are refused.
+        how: Names of the tasks, and sources of their rows.
+        generating_only: Whether the model returns no log-probs of given text; tasks that need them are then refused.
 
     Raises:
         ParameterError: A task is unknown, is named twice, needs a package that is not installed, log-probs, pictures or
             sound, or runs code that the model writes.
-        DataError: The rows of a task cannot be had.
+        DataError: The rows of a task cannot be loaded.
     """
     tasks: dict[str, Task] = {}
     groups: dict[str, Group] = {}
@@ -81,7 +81,7 @@ def load_tasks(how: HarnessParameters, generating_only: bool = False) -> NamedTa
             loaded = _load(manager, name, how.datasets.get(name))
             if twice := sorted({*loaded["tasks"]} & {*tasks}):
                 raise ParameterError(
-                    f"harness.tasks: {twice[0]} is part of {name} and named before: leave out one of them"
+                    f"harness.tasks: {twice[0]} is part of {name} and of an earlier name: leave out one of them"
                 )
             tasks |= loaded["tasks"]
             groups |= loaded["groups"]
@@ -106,12 +106,13 @@ def unknown_tasks(names: Sequence[str]) -> list[str]:
 
 
 def _unknown(manager: TaskManager, name: str) -> str:
-    near = ", ".join(get_close_matches(name, manager.all_tasks, n=3)) or "none is near it"
-    return f"harness.tasks: lm-evaluation-harness has no task {name!r} (did you mean: {near}?)"
+    near = get_close_matches(name, manager.all_tasks, n=3)
+    hint = f" (did you mean: {', '.join(near)}?)" if near else ", nor one with a similar name"
+    return f"harness.tasks: lm-evaluation-harness has no task {name!r}{hint}"
 
 
 def _load(manager: TaskManager, name: str, dataset: HarnessDataset | None) -> Mapping[str, Any]:
-    """Return what `TaskManager.load` returns of a name."""
+    """Return the result of `TaskManager.load` for one name."""
     entry = manager.task_index.get(name)
     if entry is None:
         raise ParameterError(_unknown(manager, name))
@@ -134,13 +135,13 @@ def _load(manager: TaskManager, name: str, dataset: HarnessDataset | None) -> Ma
         ) from error
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise DataError(
-            f"the rows of {name}, a task of lm-evaluation-harness, cannot be had: {type(error).__name__}: "
-            f"{str(error)[:500]}. Let this machine reach the hub once, or name a local copy in {where}"
+            f"the rows of {name}, a task of lm-evaluation-harness, cannot be loaded: {type(error).__name__}: "
+            f"{str(error)[:500]}. Connect this machine to the hub once, or name a local copy in {where}"
         ) from error
 
 
 def _refuse_without_sentences(name: str) -> None:
-    """Look for NLTK's model of sentences, which IFEval tries to download, and otherwise misses when it scores."""
+    """Refuse IFEval without NLTK's sentence model, which it would try to download, and need only when it scores."""
     import nltk
 
     try:
@@ -148,19 +149,19 @@ def _refuse_without_sentences(name: str) -> None:
     except LookupError:
         if not nltk.download("punkt_tab", quiet=True):
             raise ParameterError(
-                f"harness.tasks: {name} needs NLTK's punkt_tab, which is not here and cannot be downloaded now: "
+                f"harness.tasks: {name} needs NLTK's punkt_tab, which is not installed and cannot be downloaded now: "
                 "python -m nltk.downloader punkt_tab"
             ) from None
 
 
 def _refuse_what_cannot_run(name: str, task: Task, generating_only: bool) -> None:
     if getattr(task, "UNSAFE_CODE", False):
-        raise ParameterError(f"harness.tasks: {name} runs code that the model writes, which is not done here")
+        raise ParameterError(f"harness.tasks: {name} runs code that the model writes, which is not supported")
     if getattr(task, "MULTIMODAL", False):
-        raise ParameterError(f"harness.tasks: {name} asks about pictures or sound, and models here read text only")
+        raise ParameterError(f"harness.tasks: {name} asks about pictures or sound, and only text is supported")
     if generating_only and task.OUTPUT_TYPE != "generate_until":
         raise ParameterError(
-            f"harness.tasks: {name} compares log-probs of text, which chat servers do not give: measure the "
+            f"harness.tasks: {name} compares log-probs of text, which chat servers do not return: measure the "
             "served_models without it"
         )
 
@@ -171,11 +172,11 @@ def run(lm: LM, named: NamedTasks, limit: int | None = None) -> DownstreamResult
     Args:
         lm: The model.
         named: The tasks.
-        limit: Items of each task; all if not set.
+        limit: Maximum number of items of each task; None for all.
 
     Returns:
-        The tables: rows per task, group and part of a group, with the harness's own metrics; a filter's name stands
-        behind a metric (`exact_match,strict-match`).
+        The tables: rows per task, group and part of a group, with the harness's own metrics; a filter's name follows
+        its metric (`exact_match,strict-match`).
     """
     if not named.tasks:
         return tables([], pd.DataFrame(columns=SAMPLE_COLUMNS))
@@ -192,13 +193,13 @@ def run(lm: LM, named: NamedTasks, limit: int | None = None) -> DownstreamResult
     of_tasks = {name: _Task(name, task, results, named.shown[name]) for name, task in named.tasks.items()}
     rows = {name: of_task.scores() for name, of_task in of_tasks.items()}
     rows |= {name: _group_scores(group, named.shown[name], of_tasks, results) for name, group in named.groups.items()}
-    order = sorted(rows, key=lambda name: "::" in named.shown[name])  # what was named, then parts
+    order = sorted(rows, key=lambda name: "::" in named.shown[name])  # parts of groups come last
     samples = [row for of_task in of_tasks.values() for row in of_task.samples()]
     return tables([row for name in order for row in rows[name]], pd.DataFrame(samples, columns=SAMPLE_COLUMNS))
 
 
 class _Task:
-    """What the harness found out of one task."""
+    """The harness's results of one task."""
 
     def __init__(self, name: str, task: Task, results: Mapping[str, Any], shown: str) -> None:
         self.name, self.task, self.results, self.shown = name, task, results, shown
@@ -212,38 +213,38 @@ class _Task:
         return [f"{metric},{filter_}" for metric, filter_ in pairs]
 
     def items(self, key: str) -> list[Any]:
-        """Return what each item gives for a metric."""
+        """Return the value of a metric for each item."""
         metric, _, filter_ = key.partition(",")
         return [of[metric] for of in self.found if of["filter"] == filter_ and metric in of]
 
     def averages(self, key: str) -> bool:
-        """Whether a metric is the mean of what the items give."""
+        """Return whether a metric is the mean of its values for the items."""
         return self.task.aggregation().get(key.partition(",")[0], mean) is mean and all(
             map(_is_number, self.items(key))
         )
 
     def is_share(self, key: str) -> bool:
-        """Whether a metric is a share of items, or of what the items consist of."""
+        """Return whether a metric is a share of items, or of the parts of items, such as IFEval's instructions."""
         items = self.items(key)
         parts = items if self.averages(key) else chain(*(of if isinstance(of, list) else [None] for of in items))
         better = self.task.higher_is_better().get(key.partition(",")[0], False)
         return bool(better) and all(_is_number(part) and 0 <= part <= 1 for part in parts)
 
     def spread(self, key: str) -> Spread:
-        """Return how far a metric is known."""
+        """Return the standard error and the interval of a metric."""
         items = self.items(key)
         if self.averages(key):
             return spread_of_mean([float(item) for item in items])
         return spread_of(self.task.aggregation()[key.partition(",")[0]], items)
 
     def chance(self, key: str) -> float:
-        """Return what guessing among the choices gives; NaN where it is not known."""
+        """Return the expected value of a metric under guessing; NaN if it is not known."""
         if self.task.OUTPUT_TYPE != "multiple_choice" or key.partition(",")[0] not in OF_CHOICES:
             return math.nan
         return float(np.mean([1 / len(of["resps"]) for of in self.found]))
 
     def unparsed(self, key: str) -> int:
-        """Return how many outputs the harness found no answer in."""
+        """Return the number of outputs in which the harness found no answer."""
         return sum(of["filtered_resps"][0] == INVALID for of in self.found if of["filter"] == key.partition(",")[2])
 
     def scores(self) -> Iterator[Score]:
@@ -311,12 +312,12 @@ def _group_scores(group: Group, shown: str, tasks: Mapping[str, _Task], results:
 
 
 def _metric(key: str) -> str:
-    """Return a metric as tables have it: without a filter that does nothing."""
+    """Return the name of a metric in tables, without the filter `none`."""
     return key.removesuffix(",none")
 
 
 def _read(task: Task, sample: Mapping[str, Any]) -> tuple[str, str | None, str | None, str]:
-    """Return what was written or how likely the choices are, how it ended, what was read, why it is unscored."""
+    """Return the response or the choices' log-probs, the finish reason, the answer, and why it is unscored."""
     first = sample["resps"][0][0]
     if task.OUTPUT_TYPE == "generate_until":
         read, response = sample["filtered_resps"][0], written(first)

@@ -20,7 +20,7 @@ from rao_kedro.evals.downstream.statements import (
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
-# A minus belongs to the number where nothing that it could be subtracted from stands before it.
+# A minus belongs to the number unless it follows something from which the number could be subtracted.
 _NUMBER = (
     r"(?P<sign>(?<![\w)\]])[-\u2212])?(?:[$\u20ac\u00a3\u20b9](?P<minus>-)?)?"
     r"(?<![\w.])(?P<whole>\d{1,3}(?:,\d{3}){1,9}(?!\d)|\d{1,99})?(?P<part>\.\d{1,99})?(?<=\d)(?!\d)"
@@ -40,24 +40,24 @@ BOLD_NUMBER = re.compile(rf"(?:\w+ = )?{_NUMBER}(?!\.\s|\))[^\d]*", re.IGNORECAS
 
 
 def parse_number(text: str) -> str | None:
-    """Return a number the way that all answers are written, or None where the text is not one number with its unit.
+    """Return the normal form of a number, or None if the text is not a single number, perhaps with a unit.
 
-    Without separators, signs of currency and units: `$1,234.50` is `1234.5`, and `2/6` is `1/3`.
+    The normal form has no separators, currency signs or units: `$1,234.50` is `1234.5`, and `2/6` is `1/3`.
     """
     found = re.fullmatch(rf"\s*{_NUMBER}\s*[^\d]*", clean(text), re.IGNORECASE)
     return _written(found) if found else None
 
 
 def extract_number(output: str) -> str | None:
-    """Return the number that a chain of thought ends with, or None where it ends with none.
+    """Return the number that a chain of thought ends with, or None if it does not end with one.
 
-    In this order: the last final statement (`#### 7`, `\\boxed{7}`, `The answer is 7.`), the last number in bold, what
-    the last sentence with a number says that something is, the last number. The last two not where the text breaks off;
-    where it ends without a full stop they are those of its last line. Numbers of citations and indices (`[1]`,
-    `arr[0]`) count where a line has no other.
+    In this order: the last final statement (`#### 7`, `\\boxed{7}`, `The answer is 7.`), the last number in bold, the
+    number after `is`, `are`, `was` or `be` in the last sentence with a number, the last number. The last two are not
+    read if the text breaks off; if it ends without a full stop, they are read from its last line. Numbers of citations
+    and indices (`[1]`, `arr[0]`) count only if a line has no other number.
 
     Args:
-        output: What a model wrote.
+        output: The response.
 
     Returns:
         The number as `parse_number` writes it.

@@ -11,7 +11,7 @@ FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")  # builders of the li
 
 
 class TaskSource(Parameters):
-    """Where the rows of a downstream task are; unset fields are those of the task's usual dataset on the hub.
+    """The source of a downstream task's rows; unset fields are those of the task's usual dataset on the hub.
 
     Attributes:
         path: A local file: JSON lines, JSON or parquet, gzipped or not, in the schema of the hub or of the authors. For
@@ -34,14 +34,14 @@ class ChainOfThoughtParameters(Parameters):
     """This project's zero-shot chain-of-thought tasks.
 
     Attributes:
-        max_tokens: Token limit of a response. A response that is cut often has no answer yet, and counts as wrong.
+        max_tokens: Token limit of a response. A response that is cut before its answer counts as wrong.
     """
 
     max_tokens: int = Field(512, ge=1)
 
 
 class HarnessDataset(Parameters):
-    """Where the rows of a task of lm-evaluation-harness are, in place of the dataset that the task names.
+    """The source of the rows of a task of lm-evaluation-harness, instead of the dataset that the task names.
 
     Attributes:
         dataset_path: A dataset on the hub, the directory of a copy of it, or a file format: `json`, `csv`, `parquet`.
@@ -69,7 +69,7 @@ class HarnessParameters(Parameters):
             none in any case.
         apply_chat_template: Whether prompts are messages in the model's chat template, or plain text.
         fewshot_as_multiturn: Whether the examples are turns of the chat, or part of one message.
-        datasets: Where rows are, by the name of a task or a group; unset, where the task says.
+        datasets: Sources of rows, by the name of a task or a group; other tasks use their own datasets.
     """
 
     tasks: Names = ()

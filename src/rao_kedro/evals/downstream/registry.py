@@ -1,4 +1,4 @@
-"""This project's downstream tasks: a task is a line here, a function in `formats` and a file in `tasks`."""
+"""This project's downstream tasks: a task is an entry of `TASKS`, a function in `formats` and a file in `tasks`."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,12 +9,12 @@ from rao_kedro.evals.downstream.parameters import TaskSource
 
 
 class Task(NamedTuple):
-    """A downstream task, apart from its prompt and its metric, which are in `tasks/rao_<name>.yaml`.
+    """A downstream task without its prompt and its metric, which are in `tasks/rao_<name>.yaml`.
 
     Attributes:
         read: Reads a row; takes the row and the item's id.
         hub: The usual dataset on the hub, at a fixed commit.
-        log_probs: Whether the model gives log-probs of the choices, and writes nothing.
+        log_probs: Whether the task reads log-probs of the choices instead of a response.
     """
 
     read: Callable[[Row, str], Item]

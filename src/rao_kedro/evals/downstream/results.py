@@ -1,4 +1,4 @@
-"""Tables of downstream results: items, and the scores that are made of them. Knows nothing about tasks and models."""
+"""Tables of downstream results: items, and the scores computed from them. Knows nothing about tasks and models."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ SAMPLE_COLUMNS = [
     "correct",
     "unscored_reason",
 ]
-RESAMPLES = 1000  # of metrics that are no means
+RESAMPLES = 1000  # of the bootstrap of metrics that are not means
 
 
 class DownstreamResults(NamedTuple):
-    """Scores of tasks, and what they are made of.
+    """Scores of tasks, and the items from which they are computed.
 
     Attributes:
         scores: Table of `DownstreamScoreTable`, without the method.
@@ -38,7 +38,7 @@ class DownstreamResults(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A row of `DownstreamScoreTable`; see there."""
+    """A row of `DownstreamScoreTable`, which describes the fields."""
 
     task: str
     metric: str
@@ -56,12 +56,12 @@ class Score(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """How far a value is known.
+    """The uncertainty of a value.
 
     Attributes:
-        stderr: Its standard error.
-        low: Of its 95 % interval.
-        high: Of its 95 % interval.
+        stderr: The standard error.
+        low: Lower end of the 95 % interval.
+        high: Upper end of the 95 % interval.
     """
 
     stderr: float
@@ -73,7 +73,7 @@ UNKNOWN = Spread(math.nan, math.nan, math.nan)
 
 
 def spread_of_mean(values: Sequence[float]) -> Spread:
-    """Return how far a mean is known; values from 0 to 1 are taken for shares of an item."""
+    """Return the uncertainty of a mean; if all values are in [0, 1], the interval is, too."""
     stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     bounds = (0.0, 1.0) if all(0 <= value <= 1 for value in values) else None
     found = mean_interval(values, bounds, seed=0)
@@ -81,11 +81,11 @@ def spread_of_mean(values: Sequence[float]) -> Spread:
 
 
 def spread_of(aggregate: Callable[[Sequence[Any]], float], items: Sequence[Any]) -> Spread:
-    """Return how far a metric that is no mean is known: a percentile bootstrap over items.
+    """Return the uncertainty of a metric that is not a mean, by a percentile bootstrap over items.
 
     Args:
-        aggregate: Makes the metric of what each item gives.
-        items: What each item gives: any values.
+        aggregate: Computes the metric from the items' values.
+        items: One value per item, of any type.
     """
     from scipy.stats import bootstrap
 
@@ -103,12 +103,12 @@ def spread_of(aggregate: Callable[[Sequence[Any]], float], items: Sequence[Any])
 
 
 def share_cut(samples: pd.DataFrame) -> float:
-    """Return the share of responses that were cut at their token limit; NaN where none was written."""
+    """Return the share of responses that were cut at their token limit; NaN if there are no responses."""
     reasons = samples["finish_reason"].dropna()
     return float((reasons == "length").mean()) if len(reasons) else math.nan
 
 
 def tables(scores: Sequence[Score], samples: pd.DataFrame) -> DownstreamResults:
-    """Return the tables, whose columns have their types also where no item has a value."""
+    """Return the tables. Their columns have the same types even if no item has a value."""
     samples = samples[SAMPLE_COLUMNS].astype({"value": float, "correct": bool, "finish_reason": object})
     return DownstreamResults(pd.DataFrame(scores, columns=Score._fields), samples)

@@ -1,6 +1,6 @@
-"""Where the rows of downstream benchmarks come from: local files as their authors published them, or the hub.
+"""Reads the rows of downstream benchmarks from local files, as their authors published them, or from the hub.
 
-`load_task` is what this project's task files name as `custom_dataset`, so that the same tasks run on both.
+This project's task files name `load_task` as their `custom_dataset`, so that the same tasks run on both.
 """
 
 import csv
@@ -34,12 +34,13 @@ def read_items(task: str, source: TaskSource | None = None, subject: str = "", s
 
     Args:
         task: A name in `TASKS`.
-        source: Where its rows are; the usual dataset of the hub if not set.
-        subject: A subject, of MMLU.
-        split: A split other than the source's, of MMLU: `dev` for the examples.
+        source: Source of the rows; None for the usual dataset on the hub.
+        subject: A subject of MMLU.
+        split: Replaces the source's split: MMLU's examples are in `dev`.
 
     Raises:
-        DataError: The source cannot be read, or a row does not fit: a benchmark with rows left out is another one.
+        DataError: The source cannot be read, or a row does not have the task's format. Rows are never left out, since
+            that would change the benchmark.
         ParameterError: The name is unknown.
     """
     if task not in TASKS:
@@ -56,30 +57,30 @@ def _items(task: str, rows: Iterable[Row], source: TaskSource, subject: str) -> 
         try:
             items.append(TASKS[task].read(row, f"{subject}:{number}" if subject else str(number)))
         except DataError as error:
-            raise DataError(f"{source.path or source.hub_id}: row {number} is no row of {task}: {error}") from error
+            raise DataError(f"{source.path or source.hub_id}: row {number} is not a row of {task}: {error}") from error
     if not items:
         raise DataError(f"{source.path or source.hub_id} has no rows of {task}")
     return items
 
 
 def _whole(task: str, source: TaskSource | None) -> TaskSource:
-    """Return a source with what it does not say, from the usual dataset of the hub."""
+    """Return a source whose unset fields are filled from the usual dataset on the hub."""
     if source is not None and (source.path or source.hub_id):
         return source
     return TASKS[task].hub.model_copy(update=source.model_dump(exclude_none=True) if source else {})
 
 
 def collect_rows(task: str, source: TaskSource | None, directory: Path) -> dict[str, Any]:
-    """Read the rows of a task once, check them, and write them to a file or, of MMLU, a directory that `path` can name.
+    """Read the rows of a task, check them, and write them to a file (for MMLU, a directory) that `path` can name.
 
     Args:
         task: A name in `TASKS`.
-        source: Where its rows are; the usual dataset of the hub if not set.
-        directory: Where to.
+        source: Source of the rows; None for the usual dataset on the hub.
+        directory: The directory to write into.
 
     Returns:
-        Where they came from, the commit on the hub where it is known, the `file`, its `sha256` (of MMLU: of the hashes
-        of its files), and the number of `rows`.
+        The source of the rows, the commit on the hub if it is known, the `file`, its `sha256` (for MMLU, the hash of
+        its files' hashes), and the number of `rows`.
 
     Raises:
         DataError: As for `read_items`.
@@ -113,12 +114,12 @@ def collect_rows(task: str, source: TaskSource | None, directory: Path) -> dict[
 def load_task(
     task: str, subject: str = "", sources: Mapping[str, Mapping[str, Any]] | None = None, **_: object
 ) -> dict[str, Dataset]:
-    """Return a task's data as lm-evaluation-harness asks for it.
+    """Return a task's data in the form that lm-evaluation-harness expects of a `custom_dataset`.
 
     Args:
-        task: A name in `TASKS`; from the task file's `dataset_kwargs`, as the next one is.
-        subject: A subject, of MMLU.
-        sources: By task, the fields of a `TaskSource`. From the metadata of the `TaskManager`, or of the command line:
+        task: A name in `TASKS`, from the task file's `dataset_kwargs`.
+        subject: A subject of MMLU, from the task file's `dataset_kwargs`.
+        sources: The fields of a `TaskSource` by task, from the metadata of the `TaskManager` or of the command line:
             `--metadata '{"sources": {"gsm8k": {"path": "test.jsonl"}}}'`.
         **_: The rest of the metadata.
 
@@ -163,7 +164,7 @@ def _mmlu_rows(path: Path, subject: str, split: str) -> Iterator[Row]:
         return
     root = zipfile.Path(path) if path.is_file() else path
     if not (file := root / "data" / split / f"{subject}_{split}.csv").is_file():
-        raise DataError(f"{path} has no data/{split}/{subject}_{split}.csv, as the archive of hendrycks/test has")
+        raise DataError(f"{path} has no data/{split}/{subject}_{split}.csv, unlike the archive of hendrycks/test")
     text = io.StringIO(file.read_bytes().decode("utf-8"), newline="")  # some questions have "\r\n" in them
     for number, row in enumerate(csv.reader(text), start=1):
         if len(row) != 6:
@@ -172,20 +173,20 @@ def _mmlu_rows(path: Path, subject: str, split: str) -> Iterator[Row]:
 
 
 class _HubRows:
-    """Rows of a dataset of the hub, each of whose subsets is loaded once.
+    """Rows of a dataset on the hub; each subset is loaded once.
 
     Attributes:
-        commit: Of what was loaded last, where the hub's library tells.
+        commit: Commit of the subset that was loaded last, if the hub's library reports it.
     """
 
     def __init__(self, source: TaskSource, together: bool = False) -> None:
-        """Say where, and whether all subjects are together in a subset, as those of cais/mmlu are."""
+        """Set the source, and whether one subset holds all subjects, as in cais/mmlu."""
         self.source, self.together = source, together
         self.commit: str | None = None
         self._load = cache(self._loaded)
 
     def rows(self, subject: str, split: str) -> Iterator[Row]:
-        """Yield the rows of a split; of a subject, if one is named."""
+        """Yield the rows of a split, or of one subject in it."""
         of_all = bool(subject) and self.together
         for row in self._load("all" if of_all else subject or self.source.subset, split):
             if not of_all or row["subject"] == subject:
@@ -197,8 +198,8 @@ class _HubRows:
             table = load_dataset(source.hub_id, subset, split=split, revision=source.revision)
         except (DatasetNotFoundError, OSError, ValueError, RuntimeError) as error:
             raise DataError(
-                f"the dataset {source.hub_id!r} (subset {subset!r}, split {split!r}) cannot be had from the hub now: "
-                f"check the name, or set `path` of the task's source to a local copy ({error})"
+                f"the dataset {source.hub_id!r} (subset {subset!r}, split {split!r}) cannot be loaded from the hub "
+                f"now: check the name, or set `path` of the task's source to a local copy ({error})"
             ) from error
         files = " ".join(table.info.download_checksums or {})
         found = re.search(r"@([0-9a-f]{40})/", files)  # hf://datasets/<name>@<commit>/<file>

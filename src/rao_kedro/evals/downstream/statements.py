@@ -1,4 +1,4 @@
-"""Where a chain of thought states its answer: `The answer is ...`, `\\boxed{...}`, `#### ...`.
+"""Finds where a chain of thought states its answer: `The answer is ...`, `\\boxed{...}`, `#### ...`.
 
 Knows nothing about what an answer is.
 """
@@ -33,9 +33,9 @@ QUOTED = re.compile(r"""["'\u201c](?:the\s+)?$""", re.IGNORECASE)
 # Numbers that count lines and steps.
 COUNTERS = re.compile(r"^\s*\d+[.)]\s|\bstep \d+", re.IGNORECASE | re.MULTILINE)
 REFERENCES = re.compile(r"(?<=[\w.,;)])\s?\[\d{1,3}\](?!\()")  # `arr[0]`, `see [1]`
-ENDS = (".", "!", "?", ":", ")", '"')  # of a line that does not break off
+ENDS = (".", "!", "?", ":", ")", '"')  # a line that does not break off ends with one of these
 SHORT_LINE = 12  # characters of a line that may be an answer alone
-LONG_LINE = 100  # characters of a line that ends with a full stop where it is not cut
+LONG_LINE = 100  # characters; a longer line ends with a full stop unless it is cut
 _DECORATION = " \t:*_`\u201c\"'"
 
 
@@ -49,22 +49,22 @@ def clean(text: str) -> str:
 
 
 def without_references(text: str) -> str:
-    """Return a text without indices and citations, line by line, but where a line has no number besides."""
+    """Return a text without indices and citations, except in lines that have no other number."""
     lines = [(line, REFERENCES.sub("", line)) for line in text.split("\n")]
     return "\n".join(other if re.search(r"\d", other) else line for line, other in lines)
 
 
 class Statement(NamedTuple):
-    """Where a final statement stands, and what it says."""
+    """A final statement: its position and its text."""
 
     start: int
     text: str
 
 
 def final_statements(text: str) -> list[Statement]:
-    """Return the final statements of a cleaned text: what is in the box, the rest of the line, or the next line.
+    """Return the final statements of a cleaned text: the content of the box, the rest of the line, or the next line.
 
-    The prompt's own sentence in quotes is none.
+    A quotation of the prompt's own sentence does not count.
     """
     statements = (Statement(found.start(), _said(text, found)) for found in STATEMENT.finditer(text))
     return [said for said in statements if not (is_placeholder(said.text) and QUOTED.search(text[: said.start]))]
@@ -82,14 +82,14 @@ def _said(text: str, found: re.Match[str]) -> str:
 
 
 def breaks_off(text: str) -> bool:
-    """Return whether a text has no end, as where tokens ran out: in a long line, or in one that repeats another."""
+    """Return whether a text was cut: it ends without a full stop in a long line, or in a line that repeats another."""
     *before, last = [COUNTERS.sub("", line).strip() for line in text.splitlines() if line.strip()] or [""]
     repeats = len(last) > SHORT_LINE and any(line.startswith(last) for line in before)
     return not last.endswith(ENDS) and (len(last) > LONG_LINE or repeats)
 
 
 def is_placeholder(statement: str) -> bool:
-    """Return whether a statement says X, as prompts put it, and so nothing."""
+    """Return whether a statement is the placeholder X of the prompt, which is not an answer."""
     return re.match(r"""[(\["'\u201c]*X\b(?!\s*=)""", statement) is not None
 
 
@@ -105,5 +105,5 @@ def last_sentence(text: str) -> str:
 
 
 def bold_parts(output: str) -> list[str]:
-    """Return what stands in bold, cleaned."""
+    """Return the parts in bold, cleaned."""
     return [clean(part).strip() for part in re.findall(r"\*\*([^*\n]+)\*\*", output)]

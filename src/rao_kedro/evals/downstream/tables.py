@@ -1,4 +1,4 @@
-"""Schemas of what models get on downstream tasks, and of what they wrote."""
+"""Schemas of models' scores and outputs on downstream tasks."""
 
 import pandas as pd
 import pandera.pandas as pa
@@ -12,8 +12,8 @@ class DownstreamScoreTable(Table):
 
     Tasks of lm-evaluation-harness itself are `lm_eval/...`, and their metrics have its names. `is_share` says whether
     the value is a share of items, which reports show in percent. `unparsed` counts outputs without an answer, which are
-    wrong; `cut` is the share of responses that were cut at their token limit, missing where none was written. Chance is
-    missing where it is not known, an interval where there is none, `num_fewshot` where parts of a group differ.
+    wrong; `cut` is the share of responses that were cut at their token limit, and is missing if there are no responses.
+    Chance is missing if it is not known, an interval if there is none, and `num_fewshot` if parts of a group differ.
     """
 
     method: Series[str]
@@ -39,8 +39,8 @@ class DownstreamScoreTable(Table):
 class DownstreamSampleTable(Table):
     """One row per item of a downstream task and metric.
 
-    `output` is the whole response, or the log-probs of the choices as JSON. `finish_reason` is missing where nothing
-    was written, `extracted` where the output holds no answer, and `value` where the metric is no mean over items.
+    `output` is the whole response, or the log-probs of the choices as JSON. `finish_reason` is missing if there is no
+    response, `extracted` if the output has no answer, and `value` if the metric is not a mean over items.
     `unscored_reason` says why a server gave no output, which counts as wrong.
     """
 

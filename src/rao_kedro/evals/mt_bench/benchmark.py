@@ -25,12 +25,12 @@ from rao_kedro.evals.benchmark import (
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.evals.locations import read_json_rows
 from rao_kedro.evals.mt_bench.judge import Turn, compare_answers, grade_answers
-from rao_kedro.evals.mt_bench.judgments import SCORES
 from rao_kedro.evals.mt_bench.questions import JudgePrompts, Question, read_questions
 from rao_kedro.evals.mt_bench.tables import MTBenchComparisonTable, MTBenchJudgmentTable
 from rao_kedro.evals.responses import Response
 from rao_kedro.judges.bias import share_interval
 from rao_kedro.judges.client import Message
+from rao_kedro.judges.scores import MT_BENCH_SCALE
 from rao_kedro.plotting import apply_style, assign_colors
 
 # A commit, so that these files stay what they are.
@@ -163,7 +163,9 @@ class MTBench(Benchmark):
             scopes |= {f"score_{name}": of_category for name, of_category in judgments.groupby("category", sort=False)}
             for name, scope in scopes.items():
                 by_question = scope.groupby("question_id")["score"].mean()
-                metrics[name] = Metric(by_question, SCORES, unscored=int(scope["score"].isna().sum()), judge=judge)
+                metrics[name] = Metric(
+                    by_question, MT_BENCH_SCALE, unscored=int(scope["score"].isna().sum()), judge=judge
+                )
         if len(comparisons):
             judge = str(comparisons["judge"].iloc[0])
             won = comparisons["verdict"].map({"a": 100.0, "tie": 50.0, "b": 0.0})

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.mt_bench.judgments import combine_orders, parse_score, parse_winner
 from rao_kedro.evals.mt_bench.questions import JudgePrompts, Question
 from rao_kedro.judges.client import ChatSampling
-from rao_kedro.judges.judge import Asked
+from rao_kedro.judges.judge import ChatModel
 from rao_kedro.judges.replies import Answer
+from rao_kedro.judges.scores import combine_orders, parse_score, parse_winner
 
 SAMPLING = ChatSampling(max_tokens=2048)
 Turn = tuple[int, int]  # the question's id, and 1 or 2
@@ -21,7 +21,7 @@ def grade_answers(
     questions: Sequence[Question],
     answers: Mapping[int, Sequence[str]],
     prompts: JudgePrompts,
-    judge: Asked,
+    judge: ChatModel,
     unanswered: Mapping[Turn, str] = NOTHING,
 ) -> pd.DataFrame:
     """Ask the judge for a score of every answer.
@@ -73,7 +73,7 @@ def compare_answers(
     a: Mapping[int, Sequence[str]],
     b: Mapping[int, Sequence[str]],
     prompts: JudgePrompts,
-    judge: Asked,
+    judge: ChatModel,
     unanswered: Mapping[Turn, str] = NOTHING,
 ) -> pd.DataFrame:
     """Ask the judge which of two models is better, in both orders.

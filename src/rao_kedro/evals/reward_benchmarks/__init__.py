@@ -1,1 +1,1 @@
-"""Benchmarks of reward models: RewardBench, RewardBench 2, RM-Bench, JudgeBench."""
+"""Benchmarks of reward models, scored as their authors score them."""

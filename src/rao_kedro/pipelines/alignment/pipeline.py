@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from kedro.pipeline import Node, Pipeline
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.objectives import get_requirements
 from rao_kedro.pipelines.alignment.nodes import align, score_reference
 from rao_kedro.pipelines.runs import bind

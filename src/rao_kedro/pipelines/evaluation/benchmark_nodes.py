@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.config.servers import JudgeParameters, ServerParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.errors import ParameterError
@@ -38,7 +38,7 @@ JUDGE_USAGE = "judge_usage"
 def collect_benchmark_files(workers: WorkerParameters, **benchmarks: Any) -> Path:
     """Read the files of the chosen benchmarks, which are fields of `AnsweredBenchmarks`, once for all models.
 
-    The rows of lm-evaluation-harness's own tasks are left in its cache: that they can be had is seen here.
+    The rows of lm-evaluation-harness's own tasks are left in its cache: loading them shows that they are available.
 
     Returns:
         The directory of the files, with a manifest: where each came from, its revision, hash and number of rows.

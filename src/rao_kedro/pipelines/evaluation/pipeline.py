@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kedro.pipeline import Node, Pipeline
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.evals import registry
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.evals.parameters import AnsweredBenchmarks
@@ -31,7 +31,7 @@ from rao_kedro.pipelines.evaluation.nodes import (
 from rao_kedro.pipelines.runs import bind
 from rao_kedro.reporting.figures import scores_by_method
 
-BENCHMARKS = "benchmarks"  # tag of the nodes that judge and compare
+BENCHMARK_TAG = "benchmarks"  # tag of the nodes that judge and compare
 BENCHMARK_FILES = "benchmark_files"  # output of the first of these nodes
 SCORED = ("scored_generations", "held_out_logps")  # tables of a policy that comparisons read
 ANSWERS = ("benchmark_answers", "downstream_scores", "downstream_samples")  # its tables of a run with benchmarks
@@ -185,7 +185,7 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                 name="write_benchmark_report",
             ),
         ],
-        tags=["evaluation", BENCHMARKS],
+        tags=["evaluation", BENCHMARK_TAG],
     )
 
 

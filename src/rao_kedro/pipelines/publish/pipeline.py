@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from kedro.pipeline import Node, Pipeline
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.pipelines.publish.nodes import assemble_model, push, write_model_card
 from rao_kedro.pipelines.runs import bind
 

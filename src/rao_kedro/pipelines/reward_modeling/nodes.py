@@ -18,16 +18,16 @@ from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.objectives import make_objective
-from rao_kedro.reporting.calibration_figures import reward_calibration
+from rao_kedro.reporting.reward_figures import reward_calibration
 from rao_kedro.rewards.annotation import Normalisation, join_rewards
-from rao_kedro.rewards.calibration import (
+from rao_kedro.rewards.outliers import outlier_remark
+from rao_kedro.rewards.reliability import (
     GRID_BETAS,
     accuracy_by_gap,
     calibration_report,
     target_grid,
     training_rewards,
 )
-from rao_kedro.rewards.outliers import outlier_remark
 from rao_kedro.workers import launch
 
 logger = logging.getLogger(__name__)

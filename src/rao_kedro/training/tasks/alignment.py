@@ -1,4 +1,7 @@
-"""The worker that aligns a policy offline: chooses the task by what the objective needs."""
+"""The worker that aligns a policy offline: chooses the task by what the objective needs.
+
+The tasks are in `offline.py`, `dro.py` and `kto.py`.
+"""
 
 import logging
 from pathlib import Path

@@ -32,14 +32,14 @@ class KTOAlignment(OfflineAlignment):
         super().prepare(module)
         self.mismatched_reference = self._logps(module, list(self.mismatched.values()))
 
-    def before_packs(
+    def prepare_groups(
         self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float
     ) -> Sequence[TokenizedGroup]:
         """Compute the policy's log-probs of the step's mismatched pairs."""
         policy = self._logps(module, [self.mismatched[group.group_id] for group in groups])
         self.policy_logps = torch.tensor(list(policy.values()))
         self.reference_logps = torch.tensor([self.mismatched_reference[name] for name in policy])
-        return super().before_packs(module, groups, progress)
+        return super().prepare_groups(module, groups, progress)
 
     def batch(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LogProbBatch:
         """Return the log-probs and rewards of a pack of groups, with the mismatched pairs of the whole step."""

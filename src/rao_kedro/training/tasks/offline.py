@@ -112,13 +112,13 @@ class OfflineAlignment(Task):
             forward_pass = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)
             self.reference = score_logps(module, self.eval_groups, forward_pass)
 
-    def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
+    def count_units(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count what the objective's loss is a mean over: groups or responses."""
         if self.objective.loss_is_mean_over == "responses":
             return float(sum(len(group.response_ids) for group in groups))
         return float(len(groups))
 
-    def before_packs(
+    def prepare_groups(
         self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float
     ) -> Sequence[TokenizedGroup]:
         """Note the progress for objectives with a schedule; measure the KL divergence in an evaluation."""

@@ -1,6 +1,6 @@
 """PPO: samples responses from the policy, scores them with a reward, and trains on each rollout several times.
 
-`before_packs` replaces the groups of a step by the responses that the policy samples for their prompts.
+`prepare_groups` replaces the groups of a step by the responses that the policy samples for their prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,11 +96,11 @@ class PPOTask(Task):
         reference = LogProbModel(load_causal_lm(self.spec.model_dir), self.spec.rollout.temperature)
         self.reference = reference.to(self.accelerator.device).eval().requires_grad_(False)
 
-    def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
+    def count_units(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count response tokens."""
         return float(sum(len(response) for group in groups for response in group.response_ids))
 
-    def before_packs(
+    def prepare_groups(
         self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float
     ) -> Sequence[TokenizedGroup]:
         """Sample and score a rollout; further epochs over the same prompts reuse it."""

@@ -48,7 +48,7 @@ class RewardModeling(Task):
         setattr(model.config, READ_AT, "end_of_turn")
         return reward_module(model)
 
-    def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
+    def count_units(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count groups."""
         return float(len(groups))
 

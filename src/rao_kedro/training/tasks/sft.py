@@ -36,14 +36,14 @@ class SupervisedFinetuning(Task):
         """Return the policy, wrapped for packed log-probs."""
         return LogProbModel(load_causal_lm(self.spec.model_dir, for_engine=True))
 
-    def weigh(self, groups: Sequence[TokenizedGroup]) -> float:
+    def count_units(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count response tokens."""
         return float(sum(len(group.response_ids[0]) for group in groups))
 
     def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
         """Return the mean negative log-likelihood per response token, in nats."""
         logps = module(pack_groups(groups, self.spec.t0_length).to(device)).responses
-        return LossOutput(-logps.sum() / self.weigh(groups), {"logps_chosen": logps.detach().mean()})
+        return LossOutput(-logps.sum() / self.count_units(groups), {"logps_chosen": logps.detach().mean()})
 
     def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
         """Write the policy."""

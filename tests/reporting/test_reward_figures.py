@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rao_kedro.reporting.calibration_figures import MAX_POINTS, TITLES, reward_calibration
-from rao_kedro.rewards.calibration import accuracy_by_gap, target_grid
+from rao_kedro.reporting.reward_figures import MAX_POINTS, TITLES, reward_calibration
+from rao_kedro.rewards.reliability import accuracy_by_gap, target_grid
 
 
 def table(groups, k, splits, length):

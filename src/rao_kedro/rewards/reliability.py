@@ -38,7 +38,7 @@ def calibration_report(
         reward_annotated: Table of `AnnotatedGroupTable`.
         rao: Parameters of the RAO run that will train with these rewards; it solves `log_z0: auto` in the same way.
         seed: Seed of the resampling for the intervals.
-        responses: The run's `responses_per_prompt`: responses of a group at most.
+        responses: The run's `responses_per_prompt`: the maximum number of responses per group.
 
     Returns:
         Columns `split, metric, value, low, high, n`. A mean over groups comes with its 95 % interval over the n groups.
@@ -62,7 +62,7 @@ def training_rewards(reward_annotated: pd.DataFrame, responses: int | None = Non
 
     Args:
         reward_annotated: Table of `AnnotatedGroupTable`.
-        responses: Responses of a group at most; None for all.
+        responses: Maximum number of responses per group; None for all.
     """
     train = reward_annotated[reward_annotated["split"] == "train"]
     return [
@@ -185,7 +185,7 @@ def target_grid(
         betas: Values of beta, in reward units per nat.
         log_z0s: Values of log_z0, in nats; for each beta the solution of `log_z0: auto` is added.
         rao: The other parameters of the RAO run; `log_z0: auto` uses its `margin` and `reduction`.
-        responses: The run's `responses_per_prompt`: responses of a group at most.
+        responses: The run's `responses_per_prompt`: the maximum number of responses per group.
 
     Returns:
         Columns `beta, log_z0, suggested, chosen_target_is_up` (P(r_w > beta log_z0)), and the mean target log-ratios

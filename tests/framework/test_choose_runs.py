@@ -7,7 +7,7 @@ from kedro.framework.project import configure_project
 from kedro.framework.startup import bootstrap_project
 
 from rao_kedro.errors import ParameterError
-from rao_kedro.framework.runs import Selection, choose_runs
+from rao_kedro.framework.choose_runs import Selection, choose_runs
 from rao_kedro.framework.session import StudySession
 
 ROOT = Path(__file__).parents[2]

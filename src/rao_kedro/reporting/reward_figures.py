@@ -1,4 +1,4 @@
-"""The calibration of rewards as a plotly figure: what they say, how often they are right, what RAO would aim at."""
+"""Rewards as a plotly figure: what they say, how often they are right, what RAO would aim at."""
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,8 @@ def reward_calibration(reward_annotated: pd.DataFrame, by_gap: pd.DataFrame, gri
 
     Args:
         reward_annotated: Table of `AnnotatedGroupTable`.
-        by_gap: Table of `rewards.calibration.accuracy_by_gap`.
-        grid: Table of `rewards.calibration.target_grid`; what `log_z0: auto` solves for is written to the right.
+        by_gap: Table of `rewards.reliability.accuracy_by_gap`.
+        grid: Table of `rewards.reliability.target_grid`; what `log_z0: auto` solves for is written to the right.
     """
     figure = make_subplots(
         3, 2, specs=[[{}, {}], [{}, {}], [{"colspan": 2}, None]], subplot_titles=TITLES, vertical_spacing=0.11

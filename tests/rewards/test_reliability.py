@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rao_kedro.rewards.calibration import accuracy_by_gap, calibration_report, target_grid
+from rao_kedro.rewards.reliability import accuracy_by_gap, calibration_report, target_grid
 
 
 def group(name, split, rewards, ratings, lengths):

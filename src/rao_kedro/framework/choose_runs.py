@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 from typing import Any, Self, TypeVar
 
-from kedro.pipeline import Pipeline
+from kedro.pipeline import Node
 
-from rao_kedro.config.runs import method_of
+from rao_kedro.config.run_names import method_of
 from rao_kedro.errors import ParameterError
 from rao_kedro.pipeline_registry import build_pipelines
 from rao_kedro.pipelines.runs import LIKELIHOOD_STUDY, METHODS, REWARD_MODEL_STUDY, Runs, study_namespace
@@ -86,11 +86,11 @@ def _named(selection: Selection, known: Runs) -> list[str]:
     """Return the namespaces of the runs that the options of a command name."""
     if not selection.by_option():
         return []
-    every = sum(build_pipelines(known).values(), start=Pipeline([]))
-    owners = _owners(every)
+    every = {node.name: node for pipeline in build_pipelines(known).values() for node in pipeline.nodes}
+    owners = _owners(every.values())
     named = {owners.get(_stem(name)) for name in (*selection.from_inputs, *selection.to_outputs)}
     nodes = {*selection.node_names, *selection.from_nodes, *selection.to_nodes}
-    named |= {node.namespace for node in every.nodes if node.name in nodes} | {*selection.namespaces}
+    named |= {node.namespace for name, node in every.items() if name in nodes} | {*selection.namespaces}
     named |= {run for run in known.alignment if {run, method_of(run)} & {*selection.tags}}
     return [namespace for namespace in known.namespaces() if namespace in named]
 
@@ -113,11 +113,11 @@ def _named_of_study(study: str, runs: Mapping[str, Run], named: Iterable[str]) -
     return {run: of for run, of in runs.items() if study_namespace(study, run) in named}
 
 
-def _owners(pipeline: Pipeline) -> dict[str, str | None]:
+def _owners(nodes: Iterable[Node]) -> dict[str, str | None]:
     """Return the namespace that makes each dataset or, where none does, the only one that reads it."""
     readers: dict[str, set[str | None]] = defaultdict(set)
     makers: dict[str, str | None] = {}
-    for node in pipeline.nodes:
+    for node in nodes:
         makers |= {_stem(name): node.namespace for name in node.outputs}
         for name in node.inputs:
             readers[_stem(name)].add(node.namespace)
