@@ -36,12 +36,16 @@ JUDGE_USAGE = "judge_usage"
 
 
 def collect_benchmark_files(workers: WorkerParameters, **benchmarks: Any) -> Path:
-    """Read the files of the chosen benchmarks, which are fields of `AnsweredBenchmarks`, once for all models.
+    """Read the files of the chosen benchmarks once for all models.
 
-    The rows of lm-evaluation-harness's own tasks are left in its cache: loading them shows that they are available.
+    The rows of tasks that belong to lm-evaluation-harness stay in its cache; loading them shows that they are available.
+
+    Args:
+        workers: How workers are started; the files are collected in the workspace `benchmark_files`.
+        **benchmarks: Fields of `AnsweredBenchmarks`.
 
     Returns:
-        The directory of the files, with a manifest: where each came from, its revision, hash and number of rows.
+        The directory of the files, with a manifest: the location of each, its revision, hash and number of rows.
     """
     chosen = AnsweredBenchmarks(**benchmarks)
     if chosen.harness.tasks:
@@ -59,13 +63,19 @@ def answer_with_served_models(
     workers: WorkerParameters,
     **benchmarks: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Let served models answer the chosen benchmarks, which are fields of `AnsweredBenchmarks`.
+    """Let served models respond to the chosen benchmarks.
+
+    Args:
+        served_models: Models behind servers, by their names in tables.
+        benchmark_files: Directory that `collect_benchmark_files` returned.
+        workers: How workers are started.
+        **benchmarks: Fields of `AnsweredBenchmarks`.
 
     Returns:
         Tables of `BenchmarkResponseTable`, `DownstreamScoreTable` and `DownstreamSampleTable`.
 
     Raises:
-        ParameterError: One is called as a method is.
+        ParameterError: A served model has the name of a method.
     """
     if taken := sorted(name for name in served_models if method_of(name) in {BASELINE, *METHODS}):
         raise ParameterError(f"served_models: {', '.join(taken)} is the name of a method; choose another one")
