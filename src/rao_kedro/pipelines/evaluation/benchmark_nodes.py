@@ -38,7 +38,7 @@ JUDGE_USAGE = "judge_usage"
 def collect_benchmark_files(workers: WorkerParameters, **benchmarks: Any) -> Path:
     """Read the files of the chosen benchmarks once for all models.
 
-    The rows of tasks that belong to lm-evaluation-harness stay in its cache; loading them shows that they are available.
+    Rows of tasks that belong to lm-evaluation-harness stay in its cache; loading them shows that they are available.
 
     Args:
         workers: How workers are started; the files are collected in the workspace `benchmark_files`.
