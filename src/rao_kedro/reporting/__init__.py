@@ -1,1 +1,1 @@
-"""Figures and the report: tables in, plotly figures and HTML out."""
+"""Reports: plotly figures and HTML pages from tables."""

@@ -24,12 +24,13 @@ PANELS = [
 
 
 def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """Return a panel for each quantity that the logs hold, a colour for each method.
+    """Return the figure of training: a panel per quantity in the logs, a colour per method.
 
-    Lines are training steps, paler for all seeds but a method's first; markers are evaluations on validation groups.
+    Lines are training steps; the runs of a method after its first seed are paler. Markers are evaluations on validation
+    groups.
 
     Args:
-        logs: Training logs by the name of the run.
+        logs: Training logs by run (`config.run_names`).
     """
     columns = {str(column).removeprefix("eval_") for log in logs.values() for column in log.columns}
     panels = [panel for panel in PANELS if any(column in columns for column, _, _ in panel[1])]
@@ -59,12 +60,12 @@ def training_dynamics_of_one(training_log: pd.DataFrame) -> go.Figure:
 
 
 def likelihood_dynamics(logs: pd.DataFrame, panels: Mapping[str, Sequence[str]]) -> go.Figure:
-    """Return the log-ratios of chosen and rejected responses over the steps, a panel for each comparison.
+    """Return the log-ratios of chosen and rejected responses over the training steps, a panel per comparison.
 
     Args:
-        logs: Training logs with a column `run`; the curves are training steps, which the first epoch sees before it
-            learns from them, and markers are evaluations on validation groups.
-        panels: Runs by the title of their panel.
+        logs: Training logs with a column `run`. Curves are training steps, markers are evaluations on validation
+            groups.
+        panels: Names of runs by the title of their panel.
     """
     figure = make_subplots(1, len(panels), subplot_titles=list(panels), shared_yaxes=True, horizontal_spacing=0.02)
     for column, runs in enumerate(panels.values(), start=1):
@@ -99,7 +100,7 @@ def likelihood_dynamics(logs: pd.DataFrame, panels: Mapping[str, Sequence[str]])
 
 
 def reward_model_accuracies(study: pd.DataFrame) -> go.Figure:
-    """Return held-out accuracy and loss of each form and size of a reward model, with their intervals.
+    """Return held-out accuracy and loss per form and size of a reward model, with 95 % intervals.
 
     Args:
         study: Table that `evals.reward_accuracy.accuracy_table` returns.
@@ -133,7 +134,7 @@ def reward_model_accuracies(study: pd.DataFrame) -> go.Figure:
 
 
 def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
-    """Return rule score, reward and win rate of each method, with their intervals.
+    """Return rule score, reward and win rate per method, with 95 % intervals.
 
     Args:
         leaderboard: Table of `LeaderboardTable`.

@@ -1,4 +1,4 @@
-"""Rewards as a plotly figure: what they say, how often they are right, what RAO would aim at."""
+"""Figure of the rewards: their distribution, their accuracy, and the targets of RAO that they imply."""
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ def reward_calibration(reward_annotated: pd.DataFrame, by_gap: pd.DataFrame, gri
     Args:
         reward_annotated: Table of `AnnotatedGroupTable`.
         by_gap: Table of `rewards.reliability.accuracy_by_gap`.
-        grid: Table of `rewards.reliability.target_grid`; what `log_z0: auto` solves for is written to the right.
+        grid: Table of `rewards.reliability.target_grid`; the solution of `log_z0: auto` is written beside it.
     """
     figure = make_subplots(
         3, 2, specs=[[{}, {}], [{}, {}], [{"colspan": 2}, None]], subplot_titles=TITLES, vertical_spacing=0.11
