@@ -180,7 +180,7 @@ def test_responses_without_a_reward_are_counted_and_leave_the_rewards_to_the_oth
 
 def test_methods_that_answered_other_prompts_are_not_compared():
     other = RAO.assign(prompt_id="p9")
-    with pytest.raises(DataError, match="rao and sft answered different prompts"):
+    with pytest.raises(DataError, match="rao and sft responded to different prompts"):
         leaderboard({"sft": SFT, "rao": other}, {"sft": held_out(-5), "rao": held_out(-5)}, seed=0)
 
 
