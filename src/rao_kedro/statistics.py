@@ -1,9 +1,9 @@
-"""Means with 95 % intervals that hold for few values, and what a paired difference allows to be said.
+"""Means with 95 % confidence intervals that are valid for few values, and verdicts on paired differences.
 
-Few values with known bounds (scores, shares, win rates) get an interval that knows what was not seen: Gaffke's (2005),
-a Bayesian bootstrap to which one more value is added at the bound. For values of 0 and 1 it is Clopper and Pearson's.
-Many of them, and values without bounds (rewards, lengths, losses), get Student's t interval.
-`docs/science/statistics.md` says how these were chosen.
+Few values with known bounds (scores, shares, win rates) get Gaffke's (2005) interval, which allows for values that were
+not observed: a Bayesian bootstrap with one more value at the bound. For values of 0 and 1 it equals Clopper and
+Pearson's. Many bounded values, and values without bounds (rewards, lengths, losses), get Student's t interval.
+`docs/science/statistics.md` shows how these were chosen.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ import pandas as pd
 from rao_kedro.errors import DataError
 
 RESAMPLES = 10_000
-TAIL = 0.025  # what a 95 % interval leaves out on each side
+TAIL = 0.025  # probability outside a 95 % interval, on each side
 NAN = float("nan")
 Bounds = tuple[float, float]
 Verdict = Literal["better", "worse", "not distinguishable", "withheld"]
 
-# Below this many pairs there is no verdict. With 20 pairs, of which 10 % lose nine times what the others gain, a t
-# interval around no effect excludes 0 in 12 % of the experiments; with 10 pairs in 34 %, and with 5 in 57 %.
+# Below this number of pairs there is no verdict. Without an effect, where 10 % of the pairs lose nine times what the
+# others gain, a t interval excludes 0 in 12 % of experiments with 20 pairs, in 34 % with 10, and in 57 % with 5.
 MIN_VERDICT_N = 20
 
-# From here on bounded values get a t interval, if so many of them differ from the most frequent one: what was not seen
-# weighs little then, and Gaffke's is up to four times as wide.
+# From this number on, bounded values get a t interval if so many of them differ from the most frequent value. Values
+# that were not observed matter little then, and Gaffke's interval is up to four times as wide.
 MIN_T_N, MIN_T_VARIED = 100, 30
 
 
@@ -43,12 +43,12 @@ def mean_interval(values: Sequence[float], bounds: Bounds | None, seed: int) -> 
 
     Args:
         values: One number per unit (held-out prompt, question, group).
-        bounds: The lowest and the highest number that a value can be; None where there are none.
+        bounds: Lowest and highest possible value; None without bounds.
         seed: Seeds the resampling of bounded values.
 
     Returns:
-        The interval. It is NaN without values, and without bounds also for a single one and for equal ones, which say
-        nothing of how far they spread. Equal values with bounds have an interval as wide as what may have been missed.
+        The interval. Its ends are NaN without values. Without bounds they are also NaN for a single value and for equal
+        values, whose spread is unknown. Equal values with bounds have an interval that allows for unobserved values.
 
     Raises:
         DataError: A value is NaN, or outside the bounds.
@@ -66,11 +66,11 @@ def interval_over_seeds(runs: Sequence[float], bounds: Bounds | None) -> Interva
     """Return the mean over the runs of a method, one per training seed, with Student's t interval.
 
     Args:
-        runs: The mean of each run; NaN where it has none.
-        bounds: The interval is cut off at these.
+        runs: The mean of each run; NaN where a run has none.
+        bounds: The interval is clipped to these.
 
     Returns:
-        The interval; n is the number of seeds. One seed, or equal means, have none.
+        The interval; n is the number of seeds. Its ends are NaN for one seed and for equal means.
     """
     data = np.array(runs)[~np.isnan(runs)]
     low, high = np.clip(_t_ends(data, TAIL), *(bounds or (-np.inf, np.inf)))
@@ -78,15 +78,16 @@ def interval_over_seeds(runs: Sequence[float], bounds: Bounds | None) -> Interva
 
 
 def difference_over_seeds(ours: Sequence[float], theirs: Sequence[float], bounds: Bounds | None) -> Interval:
-    """Return how far the means of two methods' runs lie apart, with its interval over the training seeds of both.
+    """Return the difference between the means of two methods' runs, with its interval over the training seeds of both.
 
     Args:
         ours: The mean of each run of a method.
-        theirs: Those of the method it is compared with. One run alone counts as fixed: it is the same model for all.
-        bounds: The interval is cut off at these.
+        theirs: The mean of each run of the other method. A single run counts as fixed, since it is the same model in
+            every comparison.
+        bounds: The interval is clipped to these.
 
     Returns:
-        The interval, Welch's, or Student's where the other method has one run; n is the number of `ours`.
+        Welch's interval, or Student's where the other method has one run; n is the number of `ours`.
     """
     from scipy.stats import ttest_ind
 
@@ -104,7 +105,7 @@ def percentile_interval(resamples: np.ndarray) -> Bounds:
     return float(low), float(high)
 
 
-def of_difference(bounds: Bounds | None) -> Bounds | None:
+def difference_bounds(bounds: Bounds | None) -> Bounds | None:
     """Return the bounds of the difference of two values with these bounds."""
     return bounds and (bounds[0] - bounds[1], bounds[1] - bounds[0])
 
@@ -113,17 +114,17 @@ def mean_over_runs(runs: Sequence[pd.Series]) -> pd.Series:
     """Return each item's mean over the runs that have a value for it.
 
     Args:
-        runs: Values by item.
+        runs: Values by item, one series per run; NaN where an item has none.
     """
     values = pd.concat([values.dropna() for values in runs])
     return values.groupby(level=list(range(values.index.nlevels)), sort=False).mean()
 
 
 def verdict(difference: Interval) -> Verdict:
-    """Return what a paired difference allows to be said: the two-sided 5 % test that its interval is the inverse of.
+    """Return whether a paired difference is significant at the two-sided 5 % level: whether its interval excludes 0.
 
-    Without bounds that is the paired t test. There is no verdict on fewer than `MIN_VERDICT_N` pairs, nor without an
-    interval.
+    Without bounds that is the paired t test. The verdict is "withheld" for fewer than `MIN_VERDICT_N` pairs and without
+    an interval.
     """
     if difference.n < MIN_VERDICT_N or np.isnan(difference.low):
         return "withheld"
@@ -140,7 +141,7 @@ def _t_ends(data: np.ndarray, tail: float) -> Bounds:
 
 
 def _bounded_ends(data: np.ndarray, bounds: Bounds, tail: float, seed: int) -> Bounds:
-    """Return the ends: Clopper and Pearson's for 0 and 1, Student's for many varied values, or Gaffke's."""
+    """Return the ends: Clopper and Pearson's for values of 0 and 1, Student's for many varied ones, else Gaffke's."""
     lowest, highest = bounds
     rounding = 1e-9 * (highest - lowest)
     if (outside := data[(data < lowest - rounding) | (data > highest + rounding)]).size:
@@ -159,7 +160,7 @@ def _bounded_ends(data: np.ndarray, bounds: Bounds, tail: float, seed: int) -> B
     rng = np.random.default_rng(seed)
     total = missed = rng.standard_exponential(RESAMPLES)
     weighted = np.zeros(RESAMPLES)
-    for part in np.array_split(np.arange(len(values)), -(-len(values) // 1000)):  # all of them at once need gigabytes
+    for part in np.array_split(np.arange(len(values)), -(-len(values) // 1000)):  # all at once would need gigabytes
         weights = rng.standard_gamma(counts[part], (RESAMPLES, len(part)))
         total, weighted = total + weights.sum(axis=1), weighted + weights @ values[part]
     low = np.quantile((weighted + lowest * missed) / total, tail)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from rao_kedro.errors import DataError
-from rao_kedro.evals.policies import scored_generations
+from rao_kedro.evals.policies import join_scores
 from rao_kedro.evals.tables import ScoredGenerationTable
 
 GENERATIONS = pd.DataFrame(
@@ -25,7 +25,7 @@ GENERATIONS = pd.DataFrame(
 def scored(*rewards):
     failures = ["the judge gave no score" if math.isnan(reward) else "" for reward in rewards]
     row = {"prompt_id": "p", "logps": [-1.0, -2.0], "reference_logps": [-1.0, -1.0]}
-    return scored_generations(GENERATIONS, pd.DataFrame([row | {"rewards": list(rewards), "failures": failures}]))
+    return join_scores(GENERATIONS, pd.DataFrame([row | {"rewards": list(rewards), "failures": failures}]))
 
 
 def test_a_response_that_the_judge_gave_no_score_says_so():

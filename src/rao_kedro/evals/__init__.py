@@ -1,1 +1,1 @@
-"""Measures models: scores with intervals. What they are measured on comes from `generation`, `judges` and `rewards`."""
+"""Measures models on held-out prompts and benchmarks: scores with intervals."""

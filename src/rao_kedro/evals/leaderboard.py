@@ -1,7 +1,7 @@
-"""The leaderboard: how each method does on prompts that no training saw, compared with SFT on the same prompts.
+"""The leaderboard: each method on held-out prompts, compared with SFT on the same prompts.
 
-The unit of n and of every interval is the prompt: several responses to one prompt are averaged first, and so are the
-runs of a method that was trained with several seeds. Beside the interval over prompts stands the one over seeds.
+The unit of n and of every interval is the prompt: several responses to a prompt are averaged first, and so are the runs
+of a method that was trained with several seeds. Beside the interval over prompts stands the interval over seeds.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,18 +16,18 @@ from rao_kedro.evals.tables import LeaderboardTable
 from rao_kedro.statistics import (
     Bounds,
     Interval,
+    difference_bounds,
     difference_over_seeds,
     interval_over_seeds,
     mean_interval,
     mean_over_runs,
-    of_difference,
 )
 
 BASELINE = "sft"
 RULES, REWARD = "rule_score", "reward"
 SCORES: dict[str, Bounds | None] = {RULES: (0.0, 1.0), REWARD: None}
 SHARE = (0.0, 1.0)
-# What SFT has against itself.
+# SFT compared with itself.
 OF_ITSELF = {"rule_score_gain": 0.0, "reward_gain": 0.0, "gain_finished": 0.0}
 OF_ITSELF |= {"win_rate_vs_sft": 0.5, "reward_win_rate_vs_sft": 0.5}
 Row = dict[str, float | str]
@@ -41,19 +41,19 @@ def leaderboard(
 ) -> pd.DataFrame:
     """Return one row per method, best first.
 
-    The rules judge who wins where any prompt has requirements, on the prompts that have them, else the reward does.
+    Where any prompt has requirements, the rules decide who wins, on the prompts that have them; else the reward does.
 
     Args:
         generations: Table of `ScoredGenerationTable` by run (`config.run_names`); "sft" must be among them.
         held_out: Table of `HeldOutLogProbTable` by run.
-        seed: Seeds the resampling of the intervals.
-        logs: Training logs by run; they say how many responses to a prompt each was trained on.
+        seed: Seeds the resampling of intervals.
+        logs: Training logs by run; they hold how many responses per prompt each run was trained on.
 
     Returns:
         Table of `LeaderboardTable`; gains and win rates are paired by prompt.
 
     Raises:
-        DataError: A method answered other prompts than SFT did, or other ones of them have a rule score.
+        DataError: A run responded to other prompts than SFT, or has rule scores on other prompts.
     """
     methods = runs_by_method(generations)
     baseline = [generations[run] for run in methods[BASELINE]]
@@ -77,17 +77,17 @@ def leaderboard(
 def _require_same_prompts(run: str, scored: pd.DataFrame, baseline: pd.DataFrame) -> None:
     ours, theirs = (set(table["prompt_id"]) for table in (scored, baseline))
     if ours != theirs:
-        raise DataError(f"{run} and {BASELINE} answered different prompts: run the pipeline `evaluation` again")
+        raise DataError(f"{run} and {BASELINE} responded to different prompts: run the pipeline `evaluation` again")
     ours, theirs = (set(table.dropna(subset=RULES)["prompt_id"]) for table in (scored, baseline))
     if ours != theirs:
         raise DataError(
-            f"{run} and {BASELINE} have rule scores on different prompts, for example {min(ours ^ theirs)}: their "
-            "requirements have changed in between; run the pipeline `evaluation` again"
+            f"{run} and {BASELINE} have rule scores on different prompts, for example {min(ours ^ theirs)}: the "
+            "requirements have changed between their evaluations; run the pipeline `evaluation` again"
         )
 
 
 def _scores(runs: Sequence[pd.DataFrame], baseline: Sequence[pd.DataFrame], seed: int) -> Row:
-    """Return the columns of a method that its runs' responses give, beside those of the baseline's runs."""
+    """Return the columns that depend on the responses of a method's runs and of the baseline's runs."""
     responses, of_baseline = pd.concat(runs), pd.concat(baseline)
     judge = RULES if of_baseline[RULES].notna().any() else REWARD
     row: Row = {"seeds": len(runs), "n": responses["prompt_id"].nunique(), "judge": judge}
@@ -95,14 +95,14 @@ def _scores(runs: Sequence[pd.DataFrame], baseline: Sequence[pd.DataFrame], seed
         values = [_by_prompt(run, score) for run in runs]
         row |= _columns(score, values, bounds, seed) | {f"n_{score}": len(mean_over_runs(values))}
         gains, spread = _gains(runs, baseline, score)
-        row |= _columns(f"{score}_gain", gains, of_difference(bounds), seed, spread)
+        row |= _columns(f"{score}_gain", gains, difference_bounds(bounds), seed, spread)
         wins = [_win_rates(run, of_baseline, score) for run in runs]
         if score == REWARD:
             row |= _columns("reward_win_rate_vs_sft", wins, SHARE, seed)
         if score == judge:
             row |= _columns("win_rate_vs_sft", wins, SHARE, seed) | {"n_judged": len(mean_over_runs(wins))}
             gains, spread = _gains([*map(_finished, runs)], [*map(_finished, baseline)], score)
-            row |= _columns("gain_finished", gains, of_difference(bounds), seed, spread)
+            row |= _columns("gain_finished", gains, difference_bounds(bounds), seed, spread)
             row["n_finished"] = len(mean_over_runs(gains))
     return row | {
         "cut": float((responses["finish_reason"] == "length").mean()),
@@ -115,14 +115,14 @@ def _scores(runs: Sequence[pd.DataFrame], baseline: Sequence[pd.DataFrame], seed
 def _columns(
     name: str, runs: Sequence[pd.Series], bounds: Bounds | None, seed: int, baseline: Sequence[pd.Series] | None = None
 ) -> Row:
-    """Return the columns on a mean over prompts: its value, its interval over prompts, and that over seeds.
+    """Return the columns of a mean over prompts: its value, its interval over prompts, and its interval over seeds.
 
     Args:
-        name: Of the mean.
+        name: Name of the mean.
         runs: Values by prompt, per run.
-        bounds: Of a value.
+        bounds: Lowest and highest possible value.
         seed: Seeds the resampling.
-        baseline: What the baseline's runs have, where the mean is a difference from their mean.
+        baseline: Values of the baseline's runs, where the mean is a difference from the baseline.
     """
     over_prompts = mean_interval(mean_over_runs(runs).tolist(), bounds, seed)
     means = [run.mean() for run in runs]
@@ -141,7 +141,7 @@ def _columns(
 def _gains(
     runs: Sequence[pd.DataFrame], baseline: Sequence[pd.DataFrame], score: str
 ) -> tuple[list[pd.Series], list[pd.Series]]:
-    """Return by prompt how far each run, and each run of the baseline, is above the mean of the baseline's runs."""
+    """Return by prompt the difference from the mean of the baseline's runs, for each run and each baseline run."""
     base = mean_over_runs([_by_prompt(run, score) for run in baseline])
     ours, theirs = ([(_by_prompt(run, score) - base).dropna() for run in tables] for tables in (runs, baseline))
     return ours, theirs
@@ -158,9 +158,9 @@ def _finished(scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def _win_rates(scored: pd.DataFrame, baseline: pd.DataFrame, judge: str) -> pd.Series:
-    """Return per prompt the share of pairs of responses that the method wins; a tie is half.
+    """Return per prompt the share of pairs of responses that the method wins; a tie counts half.
 
-    A prompt without a score for either side has no pairs.
+    Prompts where either side has no score are left out.
     """
     ours, theirs = (table.dropna(subset=judge).groupby("prompt_id")[judge].agg(list) for table in (scored, baseline))
     return pd.Series(
@@ -179,7 +179,7 @@ def _share_fallen(held_out: pd.DataFrame) -> float:
 
 
 def _responses_seen(log: pd.DataFrame | None) -> float:
-    """Return the mean responses to a prompt that a method was trained on; NaN where its log does not say."""
+    """Return the mean number of responses per prompt that a method was trained on; NaN where its log lacks it."""
     column = "responses_per_prompt"
     seen = list(log[column].dropna()) if log is not None and column in log else []
     return float(seen[-1]) if seen else float("nan")
@@ -192,7 +192,7 @@ def difference_from_baseline(row: Mapping[Hashable, Any]) -> Interval:
 
 
 def unequal_responses(board: pd.DataFrame) -> str | None:
-    """Return a sentence if the methods of a leaderboard were not trained on equally many responses of the data.
+    """Return a warning if the methods were not trained on equally many responses per prompt, else None.
 
     Args:
         board: Table of `LeaderboardTable`.

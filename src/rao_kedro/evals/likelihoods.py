@@ -1,4 +1,4 @@
-"""Where training moved the likelihood of chosen and rejected responses. Reads training logs; knows no model."""
+"""How training moved the likelihood of chosen and rejected responses, from training logs."""
 
 import pandas as pd
 
@@ -15,15 +15,15 @@ COLUMNS = [
 
 
 def likelihood_summary(logs: pd.DataFrame, n: int) -> pd.DataFrame:
-    """Return per run what its last evaluation on validation groups measured.
+    """Return a row per run: its last evaluation on the validation groups.
 
     Args:
-        logs: Training logs with a column `run`; evaluations have `eval_*` columns.
-        n: Validation groups.
+        logs: Training logs with a column `run`; rows of evaluations have values in the columns `eval_*`.
+        n: Number of validation groups.
 
     Returns:
-        Columns `run, n, gap` (of log-ratios), those of `COLUMNS` (nats, or reward units for `rewards_*`), and
-        `chosen_likelihood_fell` with its 95 % Wilson interval.
+        Columns `run, n`; `gap`, the chosen log-ratio minus the rejected one, in nats; the columns of `COLUMNS` (nats,
+        or reward units for `rewards_*`); and the share `chosen_likelihood_fell` with its 95 % Wilson interval.
     """
     from scipy.stats import binomtest  # a second's import, which `kedro` commands need not pay
 

@@ -1,4 +1,4 @@
-"""What the evaluation measures of one policy: its generations, and their scores. Imports neither torch nor vLLM."""
+"""Joins a policy's responses with their scores. Imports neither torch nor vLLM."""
 
 import pandas as pd
 
@@ -6,22 +6,23 @@ from rao_kedro.data.requirements import score_responses
 from rao_kedro.errors import DataError
 
 
-def scored_generations(generations: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """Join generations with what models and rules say of them.
+def join_scores(generations: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Join responses with the scores of models and rules.
 
     Args:
         generations: Table of `GenerationTable`, the samples of a prompt in their order.
-        scores: Columns `prompt_id, logps, reference_logps, rewards, failures`, lists over the samples.
+        scores: Columns `prompt_id, logps, reference_logps, rewards, failures`; all but the first are lists over the
+            samples of a prompt.
 
     Returns:
         Table of `ScoredGenerationTable`.
 
     Raises:
-        DataError: A prompt was not scored, or no response got a reward.
+        DataError: A prompt has no scores, or no response has a reward.
     """
     by_prompt = scores.set_index("prompt_id")
     if missing := sorted(set(generations["prompt_id"]) - set(by_prompt.index)):
-        raise DataError(f"{len(missing)} prompts were generated on but not scored, the first is {missing[0]}")
+        raise DataError(f"{len(missing)} prompts have responses but no scores, the first is {missing[0]}")
     rows = []
     for prompt_id, samples in generations.groupby("prompt_id", sort=False):
         found = by_prompt.loc[prompt_id]
@@ -46,6 +47,6 @@ def scored_generations(generations: pd.DataFrame, scores: pd.DataFrame) -> pd.Da
     if table["reward"].isna().all():
         raise DataError(
             f"none of {len(table)} generated responses got a reward, for example: {table['reward_failure'].iloc[0]}. "
-            "Set evaluation.reward to one that scores responses that it has not seen"
+            "Set evaluation.reward to a reward that scores new responses"
         )
     return table

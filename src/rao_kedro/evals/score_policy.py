@@ -1,6 +1,6 @@
-"""Scores one policy for the evaluation: log-probs and rewards of what it wrote, log-probs of `test` groups.
+"""Worker that scores one policy: log-probs and rewards of its responses, and log-probs of the groups of split `test`.
 
-One worker for all of it, since a start costs more than a forward pass over a small model.
+It is one worker, since a start takes longer than a forward pass of a small model.
 """
 
 from collections.abc import Collection
@@ -68,11 +68,11 @@ def main(spec_path: str) -> None:
 
 
 def read_generations(path: Path, stop_ids: Collection[int]) -> tuple[list[TokenizedGroup], list[PromptGroup]]:
-    """Read generations as groups, tokens and text: one per prompt, its samples as responses in their order.
+    """Read generations as one group per prompt, as tokens and as text; its samples are the responses in their order.
 
     Args:
         path: Table of `GenerationTable`.
-        stop_ids: End-of-turn tokens: a response is finished that ends with one.
+        stop_ids: End-of-turn tokens; a response that ends with one is finished.
     """
     tokens, texts = [], []
     for prompt_id, rows in groupby(pq.read_table(path).to_pylist(), key=lambda row: row["prompt_id"]):

@@ -19,11 +19,11 @@ from rao_kedro.evals.tables import BenchmarkScoreTable, JudgeReportTable
 from rao_kedro.statistics import (
     NAN,
     Interval,
+    difference_bounds,
     difference_over_seeds,
     interval_over_seeds,
     mean_interval,
     mean_over_runs,
-    of_difference,
     percentile_interval,
 )
 
@@ -91,7 +91,7 @@ def _differences(ours: Sequence[Metric], theirs: Sequence[Metric], same: bool, s
         return NOTHING, NOTHING
     if same:
         return Interval(0.0, 0.0, 0.0, len(ours[0].values)), NOTHING
-    bounds = of_difference(ours[0].bounds)
+    bounds = difference_bounds(ours[0].bounds)
     if ours[0].known is None:
         base = _by_item(theirs)
         difference = (_by_item(ours) - base).dropna()

@@ -1,6 +1,7 @@
-"""All that a model behind a server writes for the benchmarks: `python -m rao_kedro.evals.served_answers SPEC`.
+"""Worker that lets a model behind a server respond to the benchmarks.
 
-Every answer is kept by its whole request: a killed run goes on there.
+Responses are kept by their whole request: a run that was killed resumes there.
+`python -m rao_kedro.evals.served_answers SPEC`.
 """
 
 import logging
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rao_kedro.config.generation import SamplingParameters
 from rao_kedro.evals.answers import load_named_tasks, write_answers
-from rao_kedro.evals.responses import Response, no_response
+from rao_kedro.evals.responses import Response, why_no_response
 from rao_kedro.evals.specs import ServedAnswersSpec
 from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.client import ChatSampling, Message
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
 
 
 def main(spec_path: str) -> None:
-    """Do what a spec file says.
+    """Write the tables of a spec.
 
     Args:
         spec_path: JSON of a `ServedAnswersSpec`.
 
     Raises:
-        DataError: A benchmark's files have no usable form.
+        DataError: A benchmark's file has another form.
         ParameterError: A task of lm-evaluation-harness needs log-probs, is unknown, or cannot be run.
-        GenerationError: The server stays away; what it answered is kept.
+        GenerationError: The server cannot be reached; finished responses are kept.
     """
     spec = ServedAnswersSpec.model_validate_json(Path(spec_path).read_text())
     server = ChatServer.of(spec.server, spec.server.base_url, cache_dir=spec.workspace / "answers")
@@ -39,7 +40,7 @@ def main(spec_path: str) -> None:
 
 
 class _Served:
-    """Writes what a server answers; seeds are the server's business."""
+    """Writes the responses of a server, which ignores the seed of the sampling."""
 
     def __init__(self, server: ChatServer) -> None:
         self.server = server
@@ -47,14 +48,14 @@ class _Served:
     def write(
         self, name: str, dialogues: Mapping[str, Sequence[Message]], sampling: SamplingParameters
     ) -> dict[str, Response]:
-        """Return the response to each dialogue by its name."""
+        """Return the response to each dialogue, by name."""
         logger.info("asking %s for %d responses of %s", self.server.model, len(dialogues), name)
         how = ChatSampling(sampling.max_tokens, sampling.temperature)
-        answers = self.server.answers(list(dialogues.values()), how, no_response)
+        answers = self.server.answers(list(dialogues.values()), how, why_no_response)
         return {key: Response.of(answer) for key, answer in zip(dialogues, answers, strict=True)}
 
     def harness_model(self, own_tasks: bool = False) -> "ServedLM":
-        """Return it as a model of lm-evaluation-harness, which sends messages of either kind."""
+        """Return the server as lm-evaluation-harness takes a model; both kinds of tasks become messages."""
         from rao_kedro.evals.downstream.harness_model import ServedLM
 
         return ServedLM(self.server)

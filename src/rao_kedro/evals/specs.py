@@ -11,11 +11,11 @@ from rao_kedro.workers import Spec
 
 
 class AnswersSpec(Spec):
-    """Lets one model answer the benchmarks.
+    """Lets one model respond to the benchmarks.
 
     Attributes:
-        method: What tables call it.
-        benchmarks: What it answers.
+        method: Name of the model in tables.
+        benchmarks: The chosen benchmarks.
         files: Directory of `evals.files.collect_files`; None reads the files where they are.
         workspace: The worker's own directory.
     """
@@ -59,10 +59,10 @@ class AnswersSpec(Spec):
 
 
 class PolicyAnswersSpec(AnswersSpec):
-    """Lets a policy answer the held-out prompts and the benchmarks.
+    """Lets a policy respond to the held-out prompts and the benchmarks.
 
     Attributes:
-        held_out: Responses to the held-out prompts; its model, backend and precision are those of the benchmarks too.
+        held_out: Generation on the held-out prompts; the benchmarks take its model, backend and precision.
     """
 
     worker = "rao_kedro.evals.policy_answers"
@@ -71,12 +71,12 @@ class PolicyAnswersSpec(AnswersSpec):
 
     @property
     def settings_path(self) -> Path:
-        """JSON with how all of it was written."""
+        """JSON with everything that the responses depend on."""
         return self.workspace / "generation_settings.json"
 
 
 class ServedAnswersSpec(AnswersSpec):
-    """Lets a model behind a server answer the benchmarks.
+    """Lets a model behind a server respond to the benchmarks.
 
     Attributes:
         server: The model.

@@ -1,4 +1,7 @@
-"""Schemas of the evaluation's tables; Kedro checks them on load and on save."""
+"""Schemas of the evaluation's tables; Kedro validates them on load and on save.
+
+The tables of a benchmark stand with it: `alpaca_eval.tables`, `mt_bench.tables`, `downstream.tables`.
+"""
 
 import pandera.pandas as pa
 from pandera.typing import Series
@@ -7,7 +10,7 @@ from rao_kedro.data.tables import FINISH_REASONS, Table
 
 
 class GenerationTable(Table):
-    """One row per prompt and sample: what a policy wrote. `n_tokens` counts the end-of-turn token."""
+    """One row per prompt and sample: a policy's response. `n_tokens` includes the end-of-turn token."""
 
     prompt_id: Series[str]
     sample: Series[int] = pa.Field(ge=0)
@@ -21,9 +24,9 @@ class GenerationTable(Table):
 
 
 class ScoredGenerationTable(Table):
-    """One row per prompt and sample, with its scores; log-probs are sums over the response in nats.
+    """One row per prompt and sample: a response with its scores. Log-probs are sums over the response, in nats.
 
-    `reward_failure` says why there is no reward; it is empty where there is one.
+    `reward_failure` says why there is no reward; it is "" where there is one.
     """
 
     prompt_id: Series[str]
@@ -40,7 +43,10 @@ class ScoredGenerationTable(Table):
 
 
 class HeldOutLogProbTable(Table):
-    """One row per `test` group, the chosen response first: rewards, and log-probs under policy and reference."""
+    """One row per group of the split `test`: rewards, and log-probs in nats under policy and reference.
+
+    The first entry of each list belongs to the chosen response.
+    """
 
     group_id: Series[str] = pa.Field(unique=True)
     rewards: Series[object]
@@ -51,14 +57,14 @@ class HeldOutLogProbTable(Table):
 class LeaderboardTable(Table):
     """One row per method, with 95 % intervals; gains and wins are paired with SFT's by prompt.
 
-    `*_low` and `*_high` are over held-out prompts, whose values are means over the method's `seeds` training seeds;
-    `*_seeds_low` and `*_seeds_high` are over seeds, and missing for one. `rule_score` is over the `n_rule_score`
-    prompts with requirements, and `reward` over the `n_reward` ones with a reward. `judge` says which of both
-    judges `win_rate_vs_sft`, on `n_judged` prompts: the rules where any prompt has requirements. `cut` is the share
-    of responses that ended at the token limit, and `gain_finished` the gain by the judge of the other responses, on
-    the `n_finished` prompts on which both the method and SFT have such. `unscored` counts responses that got no
-    reward, which leave rewards and the wins by them to the others. `responses_seen` is the mean number of responses
-    to a prompt that a method was trained on, where its log says it.
+    `*_low` and `*_high` are over held-out prompts; the value of a prompt is the mean over the method's `seeds` training
+    seeds. `*_seeds_low` and `*_seeds_high` are over seeds, and missing for one seed. `rule_score` is over the
+    `n_rule_score` prompts with requirements, `reward` over the `n_reward` prompts with a reward. `judge` is the score
+    that decides `win_rate_vs_sft`, on `n_judged` prompts: the rules where any prompt has requirements, else the reward.
+    `cut` is the share of responses that were cut at the token limit. `gain_finished` is the gain of the other
+    responses, on the `n_finished` prompts where both the method and SFT have such. `unscored` counts responses without
+    a reward; means and wins leave them out. `responses_seen` is the mean number of responses per prompt that a method
+    was trained on; it is missing where the training log does not have it.
     """
 
     method: Series[str] = pa.Field(unique=True)
@@ -113,10 +119,10 @@ class LeaderboardTable(Table):
 
 
 class BenchmarkAnswerTable(Table):
-    """One row per item and turn of a judged benchmark: what a model answered, apart from what it thought before.
+    """One row per item and turn of a judged benchmark: a model's answer, apart from the thinking before it.
 
-    `finish_reason` is "length" where the response was cut at its token limit; a cut thought has no answer, "".
-    `unscored_reason` says why a server gave no response; such an item is not judged.
+    `finish_reason` is "length" where the response was cut at its token limit. A response that was cut while thinking
+    has the answer "". `unscored_reason` says why a server gave no response; such an item is not judged.
     """
 
     method: Series[str]
@@ -131,12 +137,12 @@ class BenchmarkAnswerTable(Table):
 
 
 class JudgeUsageTable(Table):
-    """What a judge took for one method: requests, tokens, and their cost at the prices of the parameters.
+    """One row per method, benchmark and judge: requests, tokens, and their cost at the prices of the parameters.
 
-    `asked` counts the requests of this run, those that were refused included, and `prompt_tokens`, `completion_tokens`
-    and `cost` are theirs. `reused` counts answers that were kept, from earlier runs or from another method with the
-    same responses; the other `reused_*` say what these took when they were asked, with the failed attempts before.
-    `identity` is what its answers were kept by: its name and server, or the content hash of one that was served here.
+    `asked` counts the requests of this run, refused ones included; `prompt_tokens`, `completion_tokens` and `cost` are
+    theirs. `reused` counts judgments that were kept, from earlier runs or from another method with the same responses;
+    the other `reused_*` columns are what these took when they were asked, failed attempts included. `identity` is the
+    judge in the key of a kept judgment: its name and server, or the content hash of a model that was served here.
     """
 
     method: Series[str]
@@ -154,11 +160,12 @@ class JudgeUsageTable(Table):
 
 
 class BenchmarkScoreTable(Table):
-    """One row per method, benchmark and metric, with 95 % intervals over items; `vs_*` are paired by item.
+    """One row per method, benchmark and metric, with 95 % intervals; `vs_*` are differences, paired by item.
 
-    `low` and `high` are over items, whose values are means over the `seeds` training seeds; `seeds_low` and
-    `seeds_high` are over seeds, and missing for one. Accuracies and win rates are in percent. `unscored` counts outputs
-    and judgments that hold no answer, over all seeds; `cut` is the share of responses that ended at their token limit.
+    `low` and `high` are over items; the value of an item is the mean over the `seeds` training seeds. `seeds_low` and
+    `seeds_high` are over seeds, and missing for one seed. Accuracies and win rates are in percent. `unscored` counts
+    responses and judgments from which no answer could be read, over all seeds. `cut` is the share of responses that
+    were cut at the token limit.
     """
 
     method: Series[str]
@@ -188,7 +195,7 @@ class BenchmarkScoreTable(Table):
 
 
 class JudgeReportTable(Table):
-    """One row per method and property of the judge that compared it (see `rao_kedro.judges.bias`)."""
+    """One row per method and property of its judge: position bias, length bias, agreement (`rao_kedro.judges.bias`)."""
 
     method: Series[str]
     judge: Series[str]
@@ -199,7 +206,7 @@ class JudgeReportTable(Table):
     n: Series[int] = pa.Field(ge=0)
 
     class Config:
-        """Without a judge there are no rows, and a CSV of none has no types."""
+        """Without a judge there are no rows, and an empty CSV file has no types: they are restored."""
 
         strict = True
         coerce = True

@@ -1,4 +1,4 @@
-"""The report on benchmarks: one HTML file that opens anywhere, without a network. Model text is escaped."""
+"""The report on benchmarks: one HTML file that opens without a network. Text of models is escaped."""
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple

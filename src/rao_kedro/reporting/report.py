@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens anywhere, without a network. Model text is escaped."""
+"""The report on held-out prompts: one HTML file that opens without a network. Text of models is escaped."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,10 +24,10 @@ def html_report(
     Args:
         leaderboard: Table of `LeaderboardTable`.
         figures: Figures by their headings.
-        generations: Table of `ScoredGenerationTable` by run (`config.run_names`), for side-by-side examples of each
-            method's first run.
+        generations: Table of `ScoredGenerationTable` by run (`config.run_names`); the first run of each method gives
+            the side-by-side examples.
         tables: Further tables by their headings.
-        examples: Prompts to show.
+        examples: Number of prompts to show.
     """
     first_runs = {run: table for run, table in generations.items() if run == method_of(run)}
     template = Environment(loader=PackageLoader("rao_kedro.reporting"), autoescape=True).get_template("report.html")
@@ -47,7 +47,7 @@ def html_report(
 
 
 def embed_figures(figures: Mapping[str, go.Figure]) -> dict[str, str]:
-    """Return figures as HTML by their headings; the first one brings plotly along for all."""
+    """Return figures as HTML by their headings; the first one contains plotly's code for all."""
     return {
         title: figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False})
         for i, (title, figure) in enumerate(figures.items())
@@ -55,7 +55,7 @@ def embed_figures(figures: Mapping[str, go.Figure]) -> dict[str, str]:
 
 
 def headlines(leaderboard: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return per method the sentence of `headline`, and what else must be known to read it.
+    """Return per method the sentence of `headline`, and its caveats: cut responses, and the spread over seeds.
 
     Args:
         leaderboard: Table of `LeaderboardTable`.
@@ -70,10 +70,10 @@ def headlines(leaderboard: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def headline(row: Mapping[Any, Any]) -> str:
-    """Return one sentence on how a method compares with SFT, with the paired interval, and whether it is conclusive.
+    """Return a sentence that compares a method with SFT: the verdict, the gain and its paired interval.
 
     Args:
-        row: Of a table of `LeaderboardTable`.
+        row: A row of `LeaderboardTable`.
     """
     found, score = difference_from_baseline(row), row["judge"]
     prompts = f"{row['n_judged']} held-out prompts"
@@ -98,7 +98,7 @@ def headline(row: Mapping[Any, Any]) -> str:
 
 
 def _about_cut(row: Mapping[Any, Any], baseline: Mapping[Any, Any]) -> str:
-    """Return what cut responses have to do with the gain; nothing where none was cut."""
+    """Return the shares of cut responses, and the gain without them; "" where none was cut."""
     if not row["cut"] and not baseline["cut"]:
         return ""
     ours, theirs = (f"{100 * cut:.1f} %" for cut in (row["cut"], baseline["cut"]))
@@ -113,7 +113,7 @@ def _about_cut(row: Mapping[Any, Any], baseline: Mapping[Any, Any]) -> str:
 
 
 def _about_seeds(row: Mapping[Any, Any]) -> str:
-    """Return how far the gain depends on the training seed; nothing for one seed."""
+    """Return the gain with its interval over training seeds; "" for one seed."""
     gain = f"{row['judge']}_gain"
     if row["seeds"] == 1:
         return ""
@@ -127,11 +127,11 @@ def _about_seeds(row: Mapping[Any, Any]) -> str:
 
 
 def _interval(low: float, high: float, over: str = "") -> str:
-    return " (no interval can be told)" if pd.isna(low) else f" (95 % interval{over} {low:+.3f} to {high:+.3f})"
+    return " (no interval)" if pd.isna(low) else f" (95 % interval{over} {low:+.3f} to {high:+.3f})"
 
 
 def _examples(generations: Mapping[str, pd.DataFrame], n: int) -> list[dict[str, Any]]:
-    """Return the first prompts with the first response of every method."""
+    """Return the first `n` prompts with the first response of every method."""
     first = {method: table[table["sample"] == 0].set_index("prompt_id") for method, table in generations.items()}
     prompts = list(first[BASELINE].index[:n])
     return [

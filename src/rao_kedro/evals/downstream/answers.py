@@ -19,7 +19,7 @@ from rao_kedro.evals.downstream.number_answers import extract_number, parse_numb
 from rao_kedro.models.thinking import split_thinking
 
 INVALID = "[invalid]"  # the harness's filters return this if nothing matches
-IGNORED = [",", r"\$", r"(?s).*#### ", r"\.$"]  # in numbers, by the harness's own files of GSM8K
+IGNORED = [",", r"\$", r"(?s).*#### ", r"\.$"]  # in numbers; from the harness's own GSM8K tasks
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def extract_answer(output: str, choices: Sequence[str] = ()) -> str | None:
 
 
 def extract_answers(outputs: Sequence[Sequence[str]], docs: Iterable[Mapping[str, Any]]) -> list[str | None]:
-    """Return the answer of each document's only output; a filter of lm-evaluation-harness."""
+    """Return the answer in each document's only response; a filter of lm-evaluation-harness."""
     return [extract_answer(output, doc["choices"]) for [output], doc in zip(outputs, docs, strict=True)]
 
 
@@ -91,7 +91,7 @@ def agreement(labelled: Iterable[LabelledOutput]) -> pd.DataFrame:
     """Compare the extraction with labels.
 
     Returns:
-        Columns task, prompt, output, label, extracted, agrees; the mean of the last is the agreement.
+        Columns `task, prompt, output, label, extracted, agrees`; the mean of `agrees` is the agreement.
     """
     rows = []
     for item in labelled:

@@ -1,4 +1,4 @@
-"""The choice that a chain of thought ends with."""
+"""Extracts the choice that a chain of thought ends with."""
 
 import re
 from collections import Counter
@@ -53,7 +53,7 @@ def extract_choice(output: str, choices: Sequence[str], labels: str = LETTERS) -
 
 
 class _Patterns(NamedTuple):
-    """Where a label stands: at the start of a statement, anywhere, in a list of several, as a subject, in a line."""
+    """Patterns of a label: at the start of a statement, anywhere, in a list of several, as a subject, in a line."""
 
     start: re.Pattern[str]
     named: re.Pattern[str]
@@ -91,7 +91,7 @@ def _patterns(labels: str) -> _Patterns:
 
 
 class _Reader:
-    """Finds the choices of one question."""
+    """Finds the choices of one question in texts."""
 
     def __init__(self, choices: Sequence[str], labels: str) -> None:
         self.labels = labels
@@ -106,7 +106,7 @@ class _Reader:
         yield from (said.text for said in sorted([*final_statements(text), *subjects], reverse=True))
 
     def _texts_as_subjects(self, text: str) -> Iterator[tuple[int, str]]:
-        """Yield where a sentence begins with a choice's text and calls it right, and that choice's label."""
+        """Yield the position of each sentence that begins with a choice's text and calls it right, and its label."""
         for sentence in SENTENCE.finditer(text):
             said = _plain(sentence.group())
             label = self.starting(said)
@@ -114,7 +114,7 @@ class _Reader:
                 yield sentence.start(), label
 
     def stated(self, statement: str) -> str | None:
-        """Return the label that a statement names, `NONE`, or None."""
+        """Return the label that a statement names; `NONE` for no valid choice; None if it states nothing."""
         if re.match(r"(?i:not|neither|none of)\b", statement) and self.starting(statement) is None:
             return None
         if found := self.patterns.start.match(statement):
@@ -132,26 +132,26 @@ class _Reader:
         return NONE if parse_number(sentence) is not None else None
 
     def starting(self, statement: str) -> str | None:
-        """Return the choice whose text a statement starts with, the longest one."""
+        """Return the choice with the longest text that a statement starts with."""
         said = _plain(statement)
         found = [i for i, text in enumerate(self.texts) if text.strip() and said.startswith(text)]
         return NONE if any(said.startswith(f"{self.texts[i]}or ") for i in found) else self._only(found)
 
     def contained(self, sentence: str) -> str | None:
-        """Return the only choice whose text is in a sentence."""
+        """Return the choice whose text is in a sentence, if there is only one."""
         said = _plain(sentence)
         return self._only([i for i, text in enumerate(self.texts) if text.strip() and text in said])
 
     def numbered(self, sentence: str) -> str | None:
-        """Return the only choice that is the number that a sentence states."""
+        """Return the choice that equals the number in a sentence, if there is only one."""
         number = first_number(sentence)
         same = [i for i, choice in enumerate(self.numbers) if number is not None and choice == number]
         return self.labels[same[0]] if len(same) == 1 else None
 
     def marked(self, output: str, text: str) -> str | None:
-        """Return the only label that a line, or a part in bold, consists of or begins with.
+        """Return the label that a line or a part in bold consists of or begins with, if there is only one.
 
-        A list of all choices, as the prompt has it, is left out. The last line may be a label after others.
+        A list of all choices, as in the prompt, is left out. A last line that is a label counts, whatever came before.
         """
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if breaks_off(text):
@@ -191,7 +191,7 @@ def _label(found: re.Match[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return the words, numbers and operators of a text, each between spaces, so that whole ones can be found in it."""
+    """Return the words, numbers and operators of a text, each between spaces, so that a search finds whole ones."""
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", clean(text).lower())
     words = re.findall(r"\d+(?:\.\d+)?|[^\W\d_]+|[-+*/^:%=<>\u2212\u221a\u00b0]", text)
     return f" {' '.join(words)} "

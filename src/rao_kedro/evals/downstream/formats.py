@@ -38,7 +38,7 @@ class Item:
 
 
 def gsm8k(row: Row, item_id: str) -> Item:
-    """Read GSM8K (openai/grade-school-math, openai/gsm8k): question, answer, whose last line is `#### number`."""
+    """Read GSM8K (openai/grade-school-math, openai/gsm8k): question, and answer with a last line `#### number`."""
     _, mark, last = _text(row, "answer").rpartition("####")
     gold = parse_number(last)
     if not mark or gold is None:
@@ -49,7 +49,7 @@ def gsm8k(row: Row, item_id: str) -> Item:
 def arc(row: Row, item_id: str) -> Item:
     """Read ARC: `id, question, choices, answerKey` (allenai/ai2_arc), or `instruction, answer` (LLM-Adapters).
 
-    On the hub, the choices of some rows are labelled 1 to 4.
+    Some rows on the hub label the choices 1 to 4.
     """
     if "instruction" in row:
         return _arc_instruction(row, item_id)
@@ -73,7 +73,7 @@ def _arc_instruction(row: Row, item_id: str) -> Item:
 def mathqa(row: Row, item_id: str) -> Item:
     """Read MathQA (regisss/math_qa, allenai/math_qa): Problem, options, correct.
 
-    Options are `a ) 38 , b ) 27 , ...`, in some rows `['a ) 38', 'b ) 27', ...]`; some repeat the letter.
+    Options are `a ) 38 , b ) 27 , ...`, in some rows `['a ) 38', 'b ) 27', ...]`. Some options repeat their letter.
     """
     options = _text(row, "options")
     listed = ast.literal_eval(options) if options.startswith("[") else re.split(r"\s*,\s*(?=[b-e] \) )", options)
@@ -92,10 +92,10 @@ def socialiqa(row: Row, item_id: str) -> Item:
 
 
 def mmlu(row: Row, item_id: str) -> Item:
-    """Read MMLU: question, choices, answer (cais/mmlu counts it from 0, hendrycks/test names the letter), subject."""
+    """Read MMLU: question, choices, answer (from 0 in cais/mmlu, a letter in hendrycks/test), subject."""
     choices = [str(choice) for choice in _value(row, "choices")]
     labels = list("ABCD") if isinstance(row.get("answer"), str) else list(range(4))
-    # Not stripped: published prompts hold the question as it is.
+    # Not stripped: published prompts contain the question with its blanks.
     return _choice_item(
         item_id, _text(row, "question"), choices, _index(labels, row, "answer"), subject=_text(row, "subject")
     )

@@ -34,9 +34,9 @@ from rao_kedro.evals.downstream.results import (
 from rao_kedro.evals.responses import Response
 
 TASK_FILES = Path(__file__).parent / "tasks"
-PREFIX = "rao_"  # of the tasks' names among the harness's own
-OURS = "accuracy"  # the metric of this project's extraction
-FILTERS = {"answer": OURS, "none": OURS}  # other filters are metrics of their own
+PREFIX = "rao_"  # sets the names of these tasks apart from the harness's
+OURS = "accuracy"  # metric of this project's extraction
+FILTERS = {"answer": OURS, "none": OURS}  # other filters become metrics with their own names
 
 
 def run(

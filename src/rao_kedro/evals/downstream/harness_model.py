@@ -20,7 +20,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from rao_kedro.config.generation import GenerationParameters, SamplingParameters
 from rao_kedro.errors import GenerationError, ParameterError
-from rao_kedro.evals.responses import Response, no_response
+from rao_kedro.evals.responses import Response, why_no_response
 from rao_kedro.generation.base import Call, Generator, Likelihood, stream_shards
 from rao_kedro.generation.engine_options import identity_with
 from rao_kedro.identity import combined_hash, content_hash
@@ -295,7 +295,7 @@ class ServedLM(LM):
             rows = [i for i, of in enumerate(wanted) if of[0] == max_tokens]
             prompts = [requests[i].args[0] for i in rows]
             chats = [p.messages if isinstance(p, _Chat) else [{"role": "user", "content": p}] for p in prompts]
-            answers = self.server.answers(chats, ChatSampling(max_tokens), no_response)
+            answers = self.server.answers(chats, ChatSampling(max_tokens), why_no_response)
             responses |= {i: Response.of(answer) for i, answer in zip(rows, answers, strict=True)}
         return [Written.read(responses[i], until) for i, (_, until) in enumerate(wanted)]
 

@@ -1,4 +1,4 @@
-"""The number that a chain of thought ends with."""
+"""Extracts the number that a chain of thought ends with."""
 
 import re
 from decimal import Decimal
@@ -28,10 +28,10 @@ _NUMBER = (
     rf"(?:\s*(?P<scale>{'|'.join(SCALES)})\b)?"
 )
 NUMBER = re.compile(_NUMBER, re.IGNORECASE)
-# `3 * 6 = 18` says 18.
+# `3 * 6 = 18` states 18.
 RESULT = re.compile(rf"(?:[$(]*\d[\d.,$()\s+*/\u00d7\u00f7x%-]*[=\u2248]\s*)*(?P<number>{_NUMBER})", re.IGNORECASE)
 WORD = re.compile(rf"(?P<word>{'|'.join(WORDS)})\b(?! of\b|-)", re.IGNORECASE)
-# `There are 4 eggs in 2 days` says 4; but in `There are 4 eggs, so 2 a day` the last one counts.
+# `There are 4 eggs in 2 days` states 4; in `There are 4 eggs, so 2 a day` the last number counts.
 IS_NUMBER = re.compile(
     rf"\b(?:is|are|be|was|were)\s+(?:about |approximately |only |exactly )?{_NUMBER}(?!\s*[-+*/=])(?:(?! so )[^,;=])*$",
     re.IGNORECASE,
@@ -83,7 +83,7 @@ def extract_number(output: str) -> str | None:
 
 
 def first_number(statement: str) -> str | None:
-    """Return the number that a final statement begins with or, where it is the result of a calculation, the result."""
+    """Return the number at the start of a final statement; of a calculation, its result."""
     if found := RESULT.search(statement):
         return _written(found)
     word = WORD.match(statement)

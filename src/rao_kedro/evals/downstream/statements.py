@@ -11,7 +11,7 @@ _ADJECTIVE = r"(?:correct|right|best|final|suitable|appropriate|likely|reasonabl
 _NOUN = r"(?:option|choice|statement|sentence|response|action|conclusion|result|one|solution)"
 STATEMENT = re.compile(
     rf"""
-      ^\#\#\#\#\s*(?=[-$\d(]|[A-E]\b)(?!\d+[.)]\s)              # GSM8K's mark, not a heading that is numbered
+      ^\#\#\#\#\s*(?=[-$\d(]|[A-E]\b)(?!\d+[.)]\s)              # GSM8K's mark, not a numbered heading
     | \\boxed\s*\{{(?P<boxed>[^{{}}]*)\}}
     | \banswers?\b(?!\s+(?:choices|options|format))             # `answer to the question would be`
       (?:\s+(?:choice|option|here|then|thus|therefore|now|would|should|must|will|may|can))*
@@ -28,19 +28,19 @@ STATEMENT = re.compile(
     """,
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
-LISTED = re.compile(r"[-(\s]*[A-E][.):]\s")  # a line of the choices, as prompts have them
+LISTED = re.compile(r"[-(\s]*[A-E][.):]\s")  # a line of the list of choices in a prompt
 QUOTED = re.compile(r"""["'\u201c](?:the\s+)?$""", re.IGNORECASE)
-# Numbers that count lines and steps.
+# Numbers of lines and steps.
 COUNTERS = re.compile(r"^\s*\d+[.)]\s|\bstep \d+", re.IGNORECASE | re.MULTILINE)
 REFERENCES = re.compile(r"(?<=[\w.,;)])\s?\[\d{1,3}\](?!\()")  # `arr[0]`, `see [1]`
 ENDS = (".", "!", "?", ":", ")", '"')  # a line that does not break off ends with one of these
-SHORT_LINE = 12  # characters of a line that may be an answer alone
+SHORT_LINE = 12  # characters; a line up to this length may be an answer
 LONG_LINE = 100  # characters; a longer line ends with a full stop unless it is cut
 _DECORATION = " \t:*_`\u201c\"'"
 
 
 def clean(text: str) -> str:
-    """Return text without the marks of Markdown and LaTeX that may stand in or around an answer."""
+    """Return a text without Markdown and LaTeX markup that may be in or around an answer."""
     text = text.replace("**", "").replace("__", "").replace("`", "").replace("{,}", ",")
     text = re.sub(r"\\(?:text|textbf|textit|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" \1/\2", text)

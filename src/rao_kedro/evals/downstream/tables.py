@@ -8,12 +8,13 @@ from rao_kedro.data.tables import FINISH_REASONS, Table
 
 
 class DownstreamScoreTable(Table):
-    """One row per downstream task (`task::subject` of a group's parts) and metric, with a 95 % interval.
+    """One row per downstream task and metric, with a 95 % interval.
 
-    Tasks of lm-evaluation-harness itself are `lm_eval/...`, and their metrics have its names. `is_share` says whether
-    the value is a share of items, which reports show in percent. `unparsed` counts outputs without an answer, which are
-    wrong; `cut` is the share of responses that were cut at their token limit, and is missing if there are no responses.
-    Chance is missing if it is not known, an interval if there is none, and `num_fewshot` if parts of a group differ.
+    The part of a group is `group::part`, such as `mmlu::anatomy`. Tasks that belong to lm-evaluation-harness are
+    `lm_eval/...`, and their metrics have the harness's names. `is_share` says whether the value is a share of items,
+    which reports show in percent. `unparsed` counts responses without an answer, which count as wrong. `cut` is the
+    share of responses that were cut at their token limit; it is missing where none was written. `chance` is missing
+    where it is unknown, and `num_fewshot` where the parts of a group differ in it.
     """
 
     method: Series[str]
@@ -39,9 +40,9 @@ class DownstreamScoreTable(Table):
 class DownstreamSampleTable(Table):
     """One row per item of a downstream task and metric.
 
-    `output` is the whole response, or the log-probs of the choices as JSON. `finish_reason` is missing if there is no
-    response, `extracted` if the output has no answer, and `value` if the metric is not a mean over items.
-    `unscored_reason` says why a server gave no output, which counts as wrong.
+    `output` is the whole response, or the log-probs of the choices as JSON. `finish_reason` is missing where nothing
+    was written, `extracted` where the response holds no answer, and `value` where the metric is no mean over items.
+    `unscored_reason` says why a server gave no response; the item counts as wrong.
     """
 
     method: Series[str]

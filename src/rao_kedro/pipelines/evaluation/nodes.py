@@ -15,7 +15,7 @@ from rao_kedro.config.specs import PolicyScoringSpec
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.evals.leaderboard import BASELINE, leaderboard
 from rao_kedro.evals.parameters import AnsweredBenchmarks
-from rao_kedro.evals.policies import scored_generations
+from rao_kedro.evals.policies import join_scores
 from rao_kedro.evals.specs import PolicyAnswersSpec
 from rao_kedro.reporting.figures import training_dynamics
 from rao_kedro.reporting.report import html_report
@@ -135,7 +135,7 @@ def score_responses(
     )
     launch(spec, workers)
     scores, held_out = pd.read_parquet(spec.output_path), pd.read_parquet(spec.held_out_path)
-    return scored_generations(generations, scores), held_out
+    return join_scores(generations, scores), held_out
 
 
 def _workspace(run: str, workers: WorkerParameters) -> Path:
