@@ -14,8 +14,6 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from scipy.special import logsumexp
-
 from rao_kedro.judges.replies import Answer
 
 Winner = Literal["a", "b", "tie"]
@@ -144,6 +142,8 @@ def read_first_token(answer: Answer) -> float:
         `2 - p(m) / (p(m) + p(M))`: 1 where the judge is sure of the output shown first, `m`, and 2 of the other; NaN
         where it named neither.
     """
+    from scipy.special import logsumexp  # a slow import, which `kedro` commands need not pay
+
     logprobs = answer.tokens[0].logprobs if answer.tokens else {}
     first, second = (logprobs.get(name, -math.inf) for name in ("m", "M"))
     if max(first, second) == -math.inf:
