@@ -1,6 +1,7 @@
 """Groups as token ids: limits, t_0, the pair, what only tokens show, and the report."""
 
 import random
+import re
 from copy import deepcopy
 from dataclasses import replace
 
@@ -103,9 +104,14 @@ def test_a_prompt_that_does_not_start_with_t0_is_quarantined_with_what_it_starts
 
 
 def test_prompts_that_share_no_t0_are_an_error_that_says_what_to_set(chat):
-    limits = TokenLimits(60, 12, t0_length=12)
-    with pytest.raises(DataError, match=r"3 of 4 prompts do not start with .* 12 tokens.*set data\.t0_length"):
-        tokenize_groups(groups("one", "two", "three", "four"), chat, limits, "best_vs_random", seed=0)
+    table, limits = groups("one", "two", "three", "four"), TokenLimits(60, 12, t0_length=12)
+    with pytest.raises(DataError, match=r"3 of 4 prompts do not start with .* 12 tokens.*global t0_length") as error:
+        tokenize_groups(table, chat, limits, "best_vs_random", seed=0)
+    longest = int(re.search(r"t0_length.* to (\d+) or less", str(error.value)).group(1))
+    found, _ = tokenized_of(table, chat, replace(limits, t0_length=longest))
+    assert len(found) == len(table)
+    _, quarantined = tokenized_of(groups("one", "two"), chat, replace(limits, t0_length=longest + 1))
+    assert list(quarantined["reason"]) == ["prompt_not_t0"]
 
 
 def test_nothing_left_is_an_error_with_the_reasons_and_an_example_of_each(chat):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from launching import workers_in
 
 from rao_kedro.config.data_engineering import DataParameters
 from rao_kedro.config.specs import TrainingSpec
@@ -51,7 +52,7 @@ def test_what_is_trained_on_evaluated_in_training_and_reported_share_no_prompt(s
     data = sampled() if source == "sampled" else files(tmp_path, **({"validation": "pqrb"} if "with" in source else {}))
     prompts = pd.read_json(ROOT / "data/01_raw/prompts.jsonl", lines=True)
     where_from = (data.source, data.sampled, data.preferences, data.evaluation_prompts)
-    groups, unreadable = collect_preferences(*where_from, prompts, tiny_checkpoint, None, tmp_path)
+    groups, unreadable = collect_preferences(*where_from, prompts, tiny_checkpoint, workers_in(tmp_path))
     limits = (data.max_prompt_tokens, data.max_response_tokens, data.t0_length, data.pairing, data.seed)
     tokenized, evaluation, _, _ = tokenize(groups, unreadable, prompts, tiny_checkpoint, *where_from, *limits)
     TokenizedGroupTable.validate(tokenized).to_parquet(path := tmp_path / "groups.parquet")

@@ -126,7 +126,7 @@ def test_a_finished_study_is_fresh_and_one_more_run_trains_that_run_alone(studie
         ({"alignment": {"dpo": {"parameters": {"beta": 0.7}}}}, set()),
         ({"study_training": {"seed": 9}}, LOGS),
     ],
-    ids=str,
+    ids=["of a run", "of all runs", "of no run", "of all trainings"],
 )
 def test_a_parameter_makes_stale_the_runs_that_read_it(studied, params, expected):
     study = {**params.get("likelihood_study", {}), **ONLY["likelihood_study"]}

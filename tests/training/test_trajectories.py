@@ -140,7 +140,7 @@ def run(name: str, directory: Path) -> list[dict[str, float]]:
     elif name == "ppo":
         # The reward model that the other run has trained is not asked: what scores is a rule, so the value network's
         # start is the only thing that PPO takes of it.
-        reward = RewardParameters(name="rules", parameters={"function": "test_trajectories:share_of_letters"})
+        reward = RewardParameters(name="rules", parameters={"function": "letters:share_of_letters"})
         if not (directory / "reward_model/model").exists():
             run("reward_model", directory)
         spec = PPOSpec(
@@ -155,10 +155,6 @@ def run(name: str, directory: Path) -> list[dict[str, float]]:
         spec = AlignmentSpec(**common | reference | variant, kl=KLParameters(prompts=2, max_new_tokens=4))
         work("training.tasks.alignment", spec)
     return [json.loads(line) for line in (spec.workspace / "training_log.jsonl").read_text().splitlines()]
-
-
-def share_of_letters(messages, response):
-    return sum("a" <= character <= "z" for character in response) / 6
 
 
 def trajectory(rows: list[dict[str, float]]) -> dict[str, list[float]]:

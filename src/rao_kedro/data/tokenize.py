@@ -97,10 +97,15 @@ def tokenize_groups(
             drop(row, reason, f"{count}: {details[0]}")
     sharing, strangers = _sharing_t0(kept, limits.t0_length)
     if len(strangers) > len(sharing):
+        longest = len(common_prefix([group["prompt_ids"] for _, group in kept]))
+        advice = (
+            f"set the global t0_length (data.t0_length) to {longest} or less, since all prompts share {longest} tokens"
+            if longest
+            else "they have no first token in common, which the chat template should put before every prompt"
+        )
         raise DataError(
-            f"{len(strangers)} of {len(strangers) + len(sharing)} prompts do not start with the most frequent "
-            f"{limits.t0_length} tokens, so they share no t_0: set data.t0_length to the number of tokens that "
-            f"the chat template puts before every prompt. For example, {strangers[0][0]['group_id']} {strangers[0][1]}"
+            f"{len(strangers)} of {len(kept)} prompts do not start with the most frequent {limits.t0_length} tokens, "
+            f"so they share no t_0: {advice}. For example, {strangers[0][0]['group_id']} {strangers[0][1]}"
         )
     for row, detail in strangers:
         drop(row, QuarantineReason.PROMPT_NOT_T0, detail)

@@ -142,7 +142,7 @@ def read_first_token(answer: Answer) -> float:
         `2 - p(m) / (p(m) + p(M))`: 1 where the judge is sure of the output shown first, `m`, and 2 of the other; NaN
         where it named neither.
     """
-    from scipy.special import logsumexp  # a second's import, which `kedro` commands need not pay
+    from scipy.special import logsumexp  # a slow import, which `kedro` commands need not pay
 
     logprobs = answer.tokens[0].logprobs if answer.tokens else {}
     first, second = (logprobs.get(name, -math.inf) for name in ("m", "M"))
