@@ -1,5 +1,7 @@
 """Model cards: metadata that the hub reads, and every number with its interval."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
@@ -9,6 +11,7 @@ from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import DataParameters, ModelParameters
 from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
+from rao_kedro.identity import path_hash
 from rao_kedro.reporting.model_card import model_card
 
 TRAINING = {"epochs": 1, "learning_rate": 1e-5, "batch_size": 8, "max_tokens_per_batch": 512}
@@ -17,6 +20,7 @@ REPORT = pd.DataFrame(
     [("train groups", "tokenised", "82"), ("quarantined", "equal_ratings", "9"), ("prompt tokens", "sum", "5068")],
     columns=["section", "metric", "value"],
 )
+HASHED = Path(__file__)  # any file
 LOG = pd.DataFrame({"step": [0, 1, 22], "eval_log_z": [5.5, None, 6.0]})
 
 
@@ -40,7 +44,7 @@ def card(run="rao", **changes):
         method=MethodParameters(objective="rao", parameters={"beta": 0.1, "log_z0": "auto"}, training=TRAINING),
         data_report=REPORT,
         training_log=LOG,
-        data_hash="abc123",
+        reward_annotated=HASHED,
         **arguments,
     )
 
@@ -67,7 +71,7 @@ def test_the_card_says_data_counts_hash_parameters_and_results_with_intervals():
         "| rule score | 100 | 0.800 [0.750, 0.850] | +0.100 [0.050, 0.150] | 0.700 [0.650, 0.750] |",
         "| train groups: tokenised | 82 |",
         "| quarantined: equal_ratings | 9 |",
-        "| Hash of the reward-annotated groups | `abc123` |",
+        f"| Hash of the reward-annotated groups | `{path_hash(HASHED)}` |",
         "| Method | rao: beta 0.1, log_z0 auto (log Z before the first update: 5.500 nats) |",
         "rao ran for 22 optimizer steps. Parameters:",
         "not over training seeds: one was trained.",

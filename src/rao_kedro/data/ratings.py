@@ -153,7 +153,7 @@ def _check_order(chosen: Sequence[Any], rejected: Sequence[Any], by: str) -> Non
 def _read(name: str, value: Any) -> tuple[float | UnusableRow | None, str | None]:
     """Return a rating, or the error if it cannot be read, and the scale that its text names."""
     if isinstance(value, str):
-        return _read_text(name, value.strip())
+        return _read_text(value.strip())
     if value is None:
         return None, None
     if isinstance(value, Mapping):
@@ -167,7 +167,7 @@ def _read(name: str, value: Any) -> tuple[float | UnusableRow | None, str | None
         return _bad(f"rating {name} is too large for a float"), None
 
 
-def _read_text(name: str, text: str) -> tuple[float | UnusableRow | None, str | None]:
+def _read_text(text: str) -> tuple[float | UnusableRow | None, str | None]:
     if text.lower() in _UNRATED:
         return None, None
     if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
 from rao_kedro.config.run_names import method_of
 from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.identity import path_hash
 from rao_kedro.reporting.report import headline
 
 VERSIONS = ("rao_kedro", "torch", "transformers", "accelerate")
@@ -38,7 +40,7 @@ def model_card(
     data_report: pd.DataFrame,
     training_log: pd.DataFrame,
     leaderboard: pd.DataFrame,
-    data_hash: str,
+    reward_annotated: Path,
     benchmark_scores: pd.DataFrame | None = None,
 ) -> str:
     """Return the model card of a policy as Markdown with a YAML header.
@@ -53,7 +55,7 @@ def model_card(
         data_report: The data report: columns `section, metric, value`.
         training_log: Of the run: one row per step and evaluation.
         leaderboard: The leaderboard; it has a row for the run's method and one for SFT.
-        data_hash: Content hash of the reward-annotated groups.
+        reward_annotated: Reward-annotated groups, whose content hash the card states.
         benchmark_scores: Scores on benchmarks, if any were measured.
     """
     name = method_of(run)
@@ -88,7 +90,7 @@ def model_card(
                 for row in data_report.to_dict("records")
                 if row["section"] in DATA_SECTIONS
             ),
-            ("Hash of the reward-annotated groups", _code(data_hash)),
+            ("Hash of the reward-annotated groups", _code(path_hash(reward_annotated))),
         ],
         steps=int(training_log["step"].max()),
         parameters=yaml.safe_dump(method.model_dump(mode="json", exclude_none=True), sort_keys=False).strip(),

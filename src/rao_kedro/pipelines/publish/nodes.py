@@ -6,49 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.data_engineering import DataParameters, ModelParameters
 from rao_kedro.config.publish import PublishParameters
-from rao_kedro.config.reward_modeling import RewardModelingParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.errors import ParameterError, RaoKedroError
 from rao_kedro.files import replacing_directory, write_text
-from rao_kedro.identity import path_hash
-from rao_kedro.reporting.model_card import model_card
 
 logger = logging.getLogger(__name__)
-
-
-def write_model_card(
-    model: ModelParameters,
-    data: DataParameters,
-    reward_modeling: RewardModelingParameters,
-    method: MethodParameters,
-    publish: PublishParameters,
-    data_report: pd.DataFrame,
-    training_log: pd.DataFrame,
-    leaderboard: pd.DataFrame,
-    reward_annotated: Path,
-    benchmark_scores: pd.DataFrame | None = None,
-    *,
-    run: str,
-) -> str:
-    """Return the model card of a run's policy; see `model_card`."""
-    return model_card(
-        run,
-        model,
-        data,
-        reward_modeling,
-        method,
-        publish,
-        data_report,
-        training_log,
-        leaderboard,
-        path_hash(reward_annotated),
-        benchmark_scores,
-    )
 
 
 def assemble_model(policy: Path, model_card: str, workers: WorkerParameters, *, run: str) -> Path:

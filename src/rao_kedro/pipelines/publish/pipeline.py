@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.run_names import method_of
-from rao_kedro.pipelines.publish.nodes import assemble_model, push, write_model_card
+from rao_kedro.pipelines.publish.nodes import assemble_model, push
 from rao_kedro.pipelines.runs import bind
+from rao_kedro.reporting.model_card import model_card
 
 BLOCKS = ("model", "data", "reward_modeling", "publish")
 
@@ -28,7 +29,7 @@ def _run(name: str, benchmarks: bool) -> Pipeline:
     return Pipeline(
         [
             Node(
-                bind(write_model_card, run=name),
+                bind(model_card, run=name),
                 inputs={
                     **{block: f"params:{block}" for block in BLOCKS},
                     "method": "params:method",
