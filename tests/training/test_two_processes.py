@@ -286,6 +286,13 @@ def test_two_processes_train_the_same_weights_as_one(together, alone, engine, na
     assert_same_training(directory / name, alone(name))
 
 
+def test_fsdp2_leaves_no_unsharded_gradient_after_any_pack(together):
+    """8 groups of 20 tokens in packs of 30, 3 a step: most steps have more packs than processes."""
+    for name in ("sft", "rao", "rao_with_lora"):
+        found = json.loads((together("fsdp2")[0] / name / "gradients.json").read_text())
+        assert found["unsharded"] == 0 and found["sharded"] > 0
+
+
 def refusal(workspace):
     return (workspace / "refused.txt").read_text()
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import DistributedType
 from accelerate.utils import set_seed
 from torch import nn
 
 from rao_kedro.config.training import TrainingParameters
+from rao_kedro.distributed import sharding
 from rao_kedro.errors import TrainingError
 from rao_kedro.files import write_text
 from rao_kedro.models.adapters import merge_lora
@@ -204,7 +206,8 @@ class _Passes:
 
 def _sync_gradients(accelerator: Accelerator, module: nn.Module, when: bool) -> AbstractContextManager[None]:
     accelerator.sync_gradients = when  # DeepSpeed takes its optimizer step in the backward pass that syncs
-    return nullcontext() if when else accelerator.no_sync(module)
+    # FSDP2 reduce-scatters the gradients of every pack: without that, each process would keep all of them unsharded.
+    return nullcontext() if when or sharding() == DistributedType.FSDP else accelerator.no_sync(module)
 
 
 def _refuse_non_finite(
