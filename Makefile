@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup run test bench bench-annotation bench-generation bench-judging docs lint package viz jupyter clean
+.PHONY: setup run test bench bench-gpu bench-annotation bench-generation bench-judging docs lint package viz jupyter clean
 
 setup: $(INSTALLED)
 
@@ -34,7 +34,10 @@ test: setup
 	@if nvidia-smi --list-gpus >/dev/null 2>&1; then $(BIN)/python -m pytest -m gpu tests/gpu; fi
 
 bench: setup
-	$(BIN)/python benchmarks/engine.py
+	CUDA_VISIBLE_DEVICES= $(BIN)/python benchmarks/engine.py
+
+bench-gpu: setup
+	$(BIN)/python benchmarks/engine_gpu.py
 
 bench-annotation: setup
 	$(BIN)/python benchmarks/annotation.py

@@ -3,7 +3,7 @@
     make bench
 
 Configurations alternate, each run in a process of its own; what is written are medians over the runs. Results go to
-benchmarks/results/engine.{json,md,png}. Where a GPU is, a 1B model is measured on it as well.
+benchmarks/results/engine.{json,md,png}. It measures a CPU; `engine_gpu.py` is for GPUs.
 """
 
 import argparse
@@ -20,28 +20,18 @@ from typing import Any
 import pandas as pd
 import torch
 from engine_report import machine, summary, write_report
-from engine_rows import rated_groups, synthetic_groups, ultrafeedback_groups
+from engine_rows import rated_groups, ultrafeedback_groups
 
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
-from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.objectives import LogProbBatch, make_objective
 from rao_kedro.workers import CPU_MEMORY_SETTINGS
 
 HERE = Path(__file__).parent
 BATCH_SIZE = 4
 VOCABULARIES = (49_152, 128_256)
-LLAMA_1B = {
-    "vocab_size": 128_256,
-    "hidden_size": 2048,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "initializer_range": 0.02,
-}
 
 # `kind` says which worker; the rest are its arguments.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -62,7 +52,6 @@ OF_FOUR_RESPONSES: dict[str, dict[str, Any]] = {
     "K = 4: TRL, all pairs, bf16, batch 4": {"kind": "trl", "bf16": True, "precompute": True, "batch": 4},
     "K = 4: TRL, all pairs, bf16, batch 1": {"kind": "trl", "bf16": True, "precompute": True, "batch": 1},
 }
-ON_A_GPU = {f"GPU, 1B: {name}": how for name, how in CONFIGURATIONS.items() if "fp32" not in name}
 
 
 def main() -> None:
@@ -90,9 +79,6 @@ def main() -> None:
         }
         runs = measure(CONFIGURATIONS, {"ours": pairs, "trl": pairs}, model, work, options.repeats)
         runs |= measure(OF_FOUR_RESPONSES, {"ours": four, "trl": as_pairs}, model, work, options.repeats)
-        if torch.cuda.is_available():
-            table = synthetic_groups(32, n_prompt=1024, n_response=512)
-            runs |= measure_synthetic(LLAMA_1B, table, work, options.repeats)
     command = " ".join(["python benchmarks/engine.py", *sys.argv[1:]]) if sys.argv[1:] else "make bench"
     write_report({"command": command, **about, **parities, **summary(runs), "runs": runs}, options.results)
 
@@ -126,14 +112,6 @@ def ask_worker(request: dict[str, Any]) -> dict[str, Any]:
     said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     measured: dict[str, Any] = json.loads(said.splitlines()[-1])
     return measured
-
-
-def measure_synthetic(
-    architecture: dict[str, Any], table: pd.DataFrame, work: Path, repeats: int
-) -> dict[str, list[dict[str, Any]]]:
-    """Measure a Llama of random weights."""
-    model = build_tiny_checkpoint(work / "random_model", **architecture)
-    return measure(ON_A_GPU, {"ours": table, "trl": table}, model, work, repeats)
 
 
 def loss_parity(groups: pd.DataFrame, model: Path, work: Path) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Real rows as token ids, for the engine's benchmark: what both trainers are given."""
 
-import random
 from itertools import combinations
 from pathlib import Path
 
@@ -32,16 +31,6 @@ def rated_groups(path: Path, model_dir: Path, n: int) -> tuple[pd.DataFrame, pd.
         for i, j in combinations(range(4), 2)
     ]
     return _table(groups), _table(pairs)
-
-
-def synthetic_groups(n: int, n_prompt: int, n_response: int) -> pd.DataFrame:
-    """Return `n` pairs of random tokens, all of one length."""
-    rng = random.Random(0)
-
-    def tokens(length: int) -> list[int]:
-        return [rng.randrange(3, 256) for _ in range(length)]
-
-    return _table([(tokens(n_prompt), [tokens(n_response), tokens(n_response)], [0.0, 1.0]) for _ in range(n)])
 
 
 Group = tuple[list[int], list[list[int]], list[float]]
