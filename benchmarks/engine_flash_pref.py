@@ -11,10 +11,8 @@ import statistics
 import sys
 import time
 
-import flash_pref
 import pandas as pd
 import torch
-import transformers
 from torch.nn.functional import cross_entropy, logsigmoid
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -22,6 +20,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def main() -> None:
     """Measure what the argument describes."""
+    sys.modules |= {"trl": None, "peft": None}  # the package would import them, and they need a newer transformers
+    import flash_pref
+    import transformers
+
     request = json.loads(sys.argv[1])
     groups = [*pd.read_parquet(request["groups_path"]).itertuples()][: request["batch"]]
     attention = "flash_attention_2" if importlib.util.find_spec("flash_attn") else "sdpa"
