@@ -246,7 +246,8 @@ class Runner:
             lines = [line for line in output.read().splitlines() if line.strip()]
         took = {"phase_seconds": round(time.monotonic() - started, 1)}
         if status != 0:
-            return {"failed": next((x for x in reversed(lines) if "Error" in x), f"exit status {status}")[:300]} | took
+            said = [line for line in lines if "Error" in line] or lines or [f"exit status {status}"]
+            return {"failed": said[-1][:300]} | took
         return json.loads(lines[-1]) | took
 
     def request(self, phase: Phase) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def annotation(groups_path: Path, architecture: dict, max_tokens_per_batch: int,
             seconds[f"transformers, batch {size}"] = math.nan
     plain.cpu()
     packed = reward_module(use_packed_attention(random_model(auto, architecture | {"pad_token_id": 0}, **labels)))
-    how = ForwardPass("bf16", max_tokens_per_batch, t0_length=1)
+    how = ForwardPass("bf16_weights", max_tokens_per_batch, t0_length=1)
     clock("ours", lambda: score_rewards(packed, groups, how))
     best = min(value for name, value in seconds.items() if name != "ours" and not math.isnan(value))
     return {"seconds": seconds, "useful_tokens_per_second": useful / seconds["ours"], "speedup": best / seconds["ours"]}

@@ -32,8 +32,8 @@ def random_model(auto: Any, architecture: dict, dtype: torch.dtype = torch.float
         model = auto.from_config(LlamaConfig(**architecture, **labels), dtype=torch.float32, **attention)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(parameter.bfloat16())
-    return model.to(dtype)
+            parameter.data = parameter.bfloat16().to(dtype)  # buffers stay in fp32, as in a model that is loaded
+    return model
 
 
 def load_random_weights(architecture: dict) -> None:

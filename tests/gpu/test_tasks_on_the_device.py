@@ -20,6 +20,7 @@ from rao_kedro.workers import launch
 pytestmark = pytest.mark.gpu
 
 EPSILON = torch.finfo(torch.bfloat16).eps  # 2^-7
+PRECISIONS = ["bf16", "bf16_weights"]
 OBJECTIVES = {
     "rao": {"beta": 1.0, "log_z0": "auto"},
     "dpo": {"beta": 0.5},
@@ -42,6 +43,13 @@ OPTIONS = {
     "compiled": {"compile": True},
     "activation checkpointing": {"activation_checkpointing": True},
     "compiled, activation checkpointing": {"compile": True, "activation_checkpointing": True},
+    "bf16 weights": {"mixed_precision": "bf16_weights"},
+    "bf16 weights, compiled": {"mixed_precision": "bf16_weights", "compile": True},
+    "bf16 weights, lora": {
+        "mixed_precision": "bf16_weights",
+        "lora": LoRAParameters(rank=4, alpha=8),
+        "learning_rate": 1e-2,
+    },
     "lora": {"lora": LoRAParameters(rank=4, alpha=8), "learning_rate": 1e-2},
 }
 
@@ -72,24 +80,23 @@ def finite_steps(spec):
     return steps
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tasks")
-    write_groups(directory / "groups.parquet", 12)
-    return directory
-
-
-def test_supervised_finetuning(workspace, wide_checkpoint):
-    how = {"model_dir": wide_checkpoint, "groups_path": workspace / "groups.parquet"}
-    steps = finite_steps(TrainingSpec(workspace=workspace / "sft", training=bf16(epochs=4), **how))
+@pytest.mark.parametrize("mixed_precision", PRECISIONS)
+def test_supervised_finetuning(mixed_precision, tmp_path, wide_checkpoint, groups_path):
+    training = bf16(epochs=4, mixed_precision=mixed_precision)
+    how = {"model_dir": wide_checkpoint, "groups_path": groups_path, "training": training}
+    steps = finite_steps(TrainingSpec(workspace=tmp_path / "sft", **how))
     assert steps[-1]["loss"] < steps[0]["loss"]
-    load_causal_lm(workspace / "sft/model")
+    load_causal_lm(tmp_path / "sft/model")
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective(name, tmp_path, wide_checkpoint, groups_path):
-    score_reference(tmp_path, wide_checkpoint, groups_path)
-    finite_steps(alignment_spec(tmp_path, wide_checkpoint, groups_path, name, bf16(), **OBJECTIVES[name]))
+@pytest.mark.parametrize(
+    ("name", "mixed_precision"),
+    [*((name, "bf16") for name in OBJECTIVES), *((name, "bf16_weights") for name in ("rao", "kto", "dro"))],
+)
+def test_an_objective(name, mixed_precision, tmp_path, wide_checkpoint, groups_path):
+    score_reference(tmp_path, wide_checkpoint, groups_path, mixed_precision)
+    training = bf16(mixed_precision=mixed_precision)
+    finite_steps(alignment_spec(tmp_path, wide_checkpoint, groups_path, name, training, **OBJECTIVES[name]))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -106,9 +113,10 @@ def test_a_model_whose_heads_are_too_narrow_for_the_kernel(tmp_path, tiny_checkp
     finite_steps(alignment_spec(tmp_path, tiny_checkpoint, groups_path, "dpo", bf16(), beta=0.1))
 
 
-def test_a_reward_model_learns(tmp_path, wide_checkpoint):
+@pytest.mark.parametrize("mixed_precision", PRECISIONS)
+def test_a_reward_model_learns(mixed_precision, tmp_path, wide_checkpoint):
     groups = write_groups(tmp_path / "groups.parquet", 200)
-    training = bf16(epochs=3, batch_size=8, max_tokens_per_batch=200, learning_rate=1e-3)
+    training = bf16(epochs=3, batch_size=8, max_tokens_per_batch=200, mixed_precision=mixed_precision)
     spec = RewardTrainingSpec(
         workspace=tmp_path / "reward", model_dir=wide_checkpoint, groups_path=groups, training=training
     )
@@ -116,22 +124,23 @@ def test_a_reward_model_learns(tmp_path, wide_checkpoint):
     load_reward_model(tmp_path / "reward/model")
 
 
-def test_ppo(tmp_path, tiny_checkpoint, tiny_reward_model, groups_path):
+@pytest.mark.parametrize("mixed_precision", PRECISIONS)
+def test_ppo(mixed_precision, tmp_path, tiny_checkpoint, tiny_reward_model, groups_path):
     reward = RewardParameters(parameters={"model_dir": str(tiny_reward_model), "mixed_precision": "no"})
     spec = PPOSpec(
         workspace=tmp_path / "ppo",
         model_dir=tiny_checkpoint,
         groups_path=groups_path,
-        reference_path=score_reference(tmp_path, tiny_checkpoint, groups_path),
+        reference_path=score_reference(tmp_path, tiny_checkpoint, groups_path, mixed_precision),
         reward_model_dir=tiny_reward_model,
         objective_parameters={"beta": 0.01},
         rollout=RolloutParameters(max_new_tokens=6, samples_per_prompt=4, reward=reward),
-        training=bf16(epochs=1, max_tokens_per_batch=100),
+        training=bf16(epochs=1, max_tokens_per_batch=100, mixed_precision=mixed_precision),
     )
     finite_steps(spec)
 
 
-@pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
+@pytest.mark.parametrize("mixed_precision", ["no", *PRECISIONS])
 def test_reference_log_probs_are_those_of_a_cpu(mixed_precision, tmp_path, wide_checkpoint, groups_path):
     path = score_reference(tmp_path, wide_checkpoint, groups_path, mixed_precision)
     model, groups = load_causal_lm(wide_checkpoint), read_groups_in_table_order(groups_path)
@@ -142,7 +151,7 @@ def test_reference_log_probs_are_those_of_a_cpu(mixed_precision, tmp_path, wide_
         assert [*found] == pytest.approx(of_group, **tolerance)
 
 
-@pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
+@pytest.mark.parametrize("mixed_precision", ["no", *PRECISIONS])
 def test_rewards_are_those_of_a_cpu(mixed_precision, tmp_path, tiny_reward_model, groups_path):
     how = {"model_dir": str(tiny_reward_model), "mixed_precision": mixed_precision}
     spec = AnnotationSpec(
@@ -182,7 +191,7 @@ def killed_after(steps, monkeypatch):
     monkeypatch.setattr(Progress, "report", dies)
 
 
-@pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
+@pytest.mark.parametrize("mixed_precision", ["no", *PRECISIONS])
 def test_a_killed_run_goes_on_where_it_was(mixed_precision, tmp_path, wide_checkpoint, groups_path, monkeypatch):
     """Its losses are those of a run that was not killed, up to the order in which a GPU adds numbers up."""
     logs = []

@@ -274,16 +274,17 @@ def write_checkpoint(
         weights: Gathered state dict of a module whose attribute `model` is the model, for sharded training, which
             leaves each process a part of the weights; None takes the model's own.
     """
-    state_dict = None
+    state_dict = dtype = None
     if weights is not None:
         own_names = {name.removeprefix("model."): value for name, value in weights.items()}
         tied = set(model.all_tied_weights_keys)  # gathering has made separate tensors of them
         state_dict = {name: value for name, value in own_names.items() if name not in tied}
+        dtype = next(value.dtype for value in state_dict.values() if value.is_floating_point())
     if weights is None:  # the tensors of a sharded model cannot be compared; they were when it was loaded
         _untie_configuration(model)
-    model.save_pretrained(directory, state_dict=state_dict)
-    if state_dict is not None:  # whose dtype need not be that of the model
-        model.config.dtype = next(value.dtype for value in state_dict.values() if value.is_floating_point())
+    model.save_pretrained(directory, state_dict=state_dict)  # which may empty the dictionary
+    if dtype is not None:  # it need not be that of the model
+        model.config.dtype = dtype
         model.config.save_pretrained(directory)
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
