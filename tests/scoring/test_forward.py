@@ -180,9 +180,8 @@ def group(n, *responses):
     ],
 )
 def test_rewards_that_do_not_depend_on_the_responses_are_refused(groups, rewards, said):
-    of_groups = {of.group_id: values for of, values in zip(groups, rewards, strict=True)}
     with pytest.raises(ModelError, match=said) if said else nullcontext():
-        scoring.refuse_constant_rewards(groups, of_groups)
+        scoring.refuse_constant_rewards(groups, rewards)
 
 
 def test_a_reward_model_that_has_learnt_nothing_annotates_no_table(

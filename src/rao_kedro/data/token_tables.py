@@ -37,7 +37,8 @@ def read_groups(
                 group_id=row["group_id"],
                 prompt_ids=row["prompt_ids"],
                 response_ids=[row["response_ids"][i] for i in order],
-                **{name: [row[name][i] for i in order] for name in read},
+                rewards=[row["rewards"][i] for i in order] if "rewards" in read else None,
+                ratings=[row["ratings"][i] for i in order] if "ratings" in read else None,
             )
         )
     return groups

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from rao_kedro.errors import ModelError
@@ -28,6 +29,7 @@ class TokenizedGroup:
         response_ids: Per response its tokens; a finished one ends with its end-of-turn token.
         rewards: Per response its explicit reward, if it was read.
         ratings: Per response its rating in the data, if it was read.
+        first_response: Of a piece of a group that is longer than a pack: which response of the group is its first.
     """
 
     group_id: str
@@ -35,10 +37,27 @@ class TokenizedGroup:
     response_ids: Sequence[Sequence[int]]
     rewards: Sequence[float] | None = None
     ratings: Sequence[float] | None = None
+    first_response: int = 0
 
     def with_responses(self, response_ids: Sequence[Sequence[int]]) -> "TokenizedGroup":
         """Return the prompt with other responses, which have neither rewards nor ratings."""
         return TokenizedGroup(self.group_id, self.prompt_ids, response_ids)
+
+    def split(self, max_tokens: int) -> list["TokenizedGroup"]:
+        """Return pieces of at most `max_tokens` tokens: the prompt with some of the responses, in their order.
+
+        A piece has neither rewards nor ratings. A single response that is too long is a piece of its own.
+        """
+        ends, size = [0], len(self.prompt_ids)
+        for i, ids in enumerate(self.response_ids):
+            if i > ends[-1] and size + len(ids) > max_tokens:
+                ends.append(i)
+                size = len(self.prompt_ids)
+            size += len(ids)
+        ranges = zip(ends, [*ends[1:], len(self.response_ids)], strict=True)
+        return [
+            TokenizedGroup(self.group_id, self.prompt_ids, self.response_ids[a:b], first_response=a) for a, b in ranges
+        ]
 
     @property
     def n_tokens(self) -> int:
@@ -109,7 +128,8 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
     positions: list[int] = []
     responses: list[tuple[int, int, int]] = []
     prompts: list[tuple[int, int, int]] = []
-    ends, lengths = torch.zeros(len(groups), k, dtype=torch.long), torch.zeros(len(groups), k, dtype=torch.long)
+    lengths = response_lengths(groups)
+    ends = torch.zeros_like(lengths)
     for g, group in enumerate(groups):
         start, n_prompt = len(ids), len(group.prompt_ids)
         if n_prompt <= t0_length:
@@ -127,7 +147,7 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
             positions += range(n_prompt, n_prompt + len(response))
             sources = [start + n_prompt - 1, *range(begin, begin + len(response) - 1)]
             responses += [(s, token, g * k + j) for s, token in zip(sources, response, strict=True)]
-            ends[g, j], lengths[g, j] = len(ids) - 1, len(response)
+            ends[g, j] = len(ids) - 1
     response_columns, prompt_columns = torch.tensor(responses).T, torch.tensor(prompts).T
     return Pack(
         input_ids=torch.tensor([ids]),
@@ -143,6 +163,12 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
         lengths=lengths,
         mask=lengths > 0,
     )
+
+
+def response_lengths(groups: Sequence[TokenizedGroup]) -> Tensor:
+    """Return `[G, K]` response tokens, 0 where a group has fewer than K responses."""
+    rows = [torch.tensor([len(ids) for ids in group.response_ids]) for group in groups]
+    return pad_sequence(rows, batch_first=True)
 
 
 def compute_hidden_states(model: PreTrainedModel, batch: Pack) -> Tensor:
