@@ -10,16 +10,20 @@ import importlib
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, DistributedType, GradientState, PartialState
+from torch.distributed.fsdp import FSDPModule
 
 from rao_kedro.distributed import process_state
 from rao_kedro.errors import RaoKedroError
 from rao_kedro.training.interruption import Interruption
 from rao_kedro.workers import worker_main
 
-initialize, requested = AcceleratorState.__init__, Interruption.requested
+initialize, requested, backward = AcceleratorState.__init__, Interruption.requested, Accelerator.backward
+gradients = Counter()  # of the backward passes under FSDP2: parameters with a sharded and with an unsharded gradient
 
 
 def initialize_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
@@ -31,16 +35,37 @@ def initialize_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
 
+def backward_with_count(self, loss, **kwargs):
+    backward(self, loss, **kwargs)
+    for module in (part for model in self._models for part in model.modules() if isinstance(part, FSDPModule)):
+        for group in fsdp_groups(module):
+            for parameter in group.fsdp_params:
+                whole = getattr(parameter, "_unsharded_param", None)
+                gradients["sharded"] += parameter.sharded_param.grad is not None
+                gradients["unsharded"] += parameter.unsharded_accumulated_grad is not None
+                gradients["unsharded"] += whole is not None and whole.grad is not None
+
+
+def fsdp_groups(module):
+    """Return the parameter groups of a module; torch before 2.13 has one of them."""
+    state = module._get_fsdp_state()
+    groups = getattr(state, "_fsdp_param_groups", None)
+    return [state._fsdp_param_group] * (state._fsdp_param_group is not None) if groups is None else groups
+
+
 def main(tasks_path):
     kind, environment = process_state().distributed_type, dict(os.environ)
     for worker, spec_path, stops in json.loads(Path(tasks_path).read_text()):
         process_state().print(f"begins: {spec_path}", flush=True)
+        gradients.clear()
         Interruption.requested = (lambda self, accelerator: True) if stops else requested
         try:
             importlib.import_module(worker).main(spec_path)
         except RaoKedroError as error:
             if process_state().is_main_process:
                 Path(spec_path).with_name("refused.txt").write_text(str(error))
+        if gradients and process_state().is_main_process:
+            Path(spec_path).with_name("gradients.json").write_text(json.dumps(gradients))
         as_at_the_start(kind, environment)
 
 
@@ -60,7 +85,7 @@ def as_at_the_start(kind, environment):
 
 
 if __name__ == "__main__":
-    AcceleratorState.__init__ = initialize_with_fsdp
+    AcceleratorState.__init__, Accelerator.backward = initialize_with_fsdp, backward_with_count
     if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
         PartialState._prepare_backend = lambda self, *args: ("gloo", DistributedType.MULTI_CPU)
     worker_main(main)

@@ -49,6 +49,12 @@ needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="Dee
 EACH_ENGINE = ["ddp", "fsdp2", pytest.param("zero3", marks=needs_deepspeed)]
 TRAINING = parameters(epochs=2, max_tokens_per_batch=30, batch_size=3, learning_rate=1e-3, keep="last")
 LORA = {"lora": LoRAParameters(rank=4, alpha=8), "learning_rate": 1e-2}
+OPTIONS = {
+    "bf16": {"mixed_precision": "bf16"},
+    "lora": LORA,
+    "lora_compiled": LORA | {"compile": True},
+    "pieces": {"max_tokens_per_batch": 12},  # a group has 20
+}
 OBJECTIVES = {
     "rao": {"beta": 1.0, "log_z0": 0.0},  # point-wise
     "dpo": {"beta": 0.5},  # pairwise
@@ -59,6 +65,7 @@ OBJECTIVES = {
 SCORERS = ["reference", "annotate", "annotate_implicit", "score_policy"]
 TRAINERS = ["sft", "reward", *OBJECTIVES, "ppo"]
 WITH_LORA = ["sft", "reward", "rao", "dro", "kto", "ppo"]
+VARIANTS = [*(f"{name}_with_lora" for name in WITH_LORA), "rao_with_pieces", "reward_with_pieces", "dro_with_pieces"]
 
 pytestmark = pytest.mark.slow
 
@@ -108,13 +115,7 @@ class Inputs:
                     held_out_path=workspace / "held_out.parquet",
                 )
         method, *options = name.split("_with_")
-        training = TRAINING.model_copy(
-            update={"bf16": {"mixed_precision": "bf16"}, "lora": LORA, "lora_compiled": LORA | {"compile": True}}[
-                options[0]
-            ]
-            if options
-            else {}
-        )
+        training = TRAINING.model_copy(update=OPTIONS[options[0]] if options else {})
         common |= {"model_dir": self.model, "training": training}
         if method == "sft":
             return TrainingSpec(**common)
@@ -229,7 +230,7 @@ def together(inputs):
     def run(engine):
         if engine not in done:
             (directory := inputs.directory / engine).mkdir()
-            names = [*SCORERS, *TRAINERS, *(f"{name}_with_lora" for name in WITH_LORA)]
+            names = [*SCORERS, *TRAINERS, *VARIANTS]
             if engine == "fsdp2":
                 names += ["sft_with_bf16"] + ["rao_with_lora_compiled"] * COMPILES
             tasks = [(inputs.task(name, directory), False) for name in names]
@@ -274,7 +275,7 @@ def test_two_processes_score_as_one(together, alone, engine, name):
 
 
 @pytest.mark.parametrize("engine", EACH_ENGINE)
-@pytest.mark.parametrize("name", [*TRAINERS, *(f"{name}_with_lora" for name in WITH_LORA)])
+@pytest.mark.parametrize("name", [*TRAINERS, *VARIANTS])
 def test_two_processes_train_the_same_weights_as_one(together, alone, engine, name):
     directory, said = together(engine)
     assert f"of each of 2 processes{ENGINES[engine][2]}" in said
@@ -284,6 +285,13 @@ def test_two_processes_train_the_same_weights_as_one(together, alone, engine, na
         return
     assert not (directory / name / "refused.txt").exists(), refusal(directory / name)
     assert_same_training(directory / name, alone(name))
+
+
+def test_fsdp2_leaves_no_unsharded_gradient_after_any_pack(together):
+    """8 groups of 20 tokens in packs of 30, 3 a step: most steps have more packs than processes."""
+    for name in ("sft", "rao", "rao_with_lora"):
+        found = json.loads((together("fsdp2")[0] / name / "gradients.json").read_text())
+        assert found["unsharded"] == 0 and found["sharded"] > 0
 
 
 def refusal(workspace):

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.attention import PACKED, PackLayout
+from rao_kedro.models.attention import PACKED, PackLayout, has_varlen_kernel
 from rao_kedro.models.rotary import refuse_long_rows
 
 
@@ -186,7 +186,11 @@ def compute_hidden_states(model: PreTrainedModel, batch: Pack) -> Tensor:
         raise ModelError(f"{type(model).__name__} cannot be computed on packed groups: {reason}")
     refuse_long_rows(model, batch.layout.longest_row, "a prompt and a response")
     packed = model.config._attn_implementation == PACKED
-    attention = {"packed_layout": batch.layout} if packed else {}
+    attention: dict[str, Any] = {}
+    if packed:
+        device = batch.input_ids.device
+        sequences = batch.layout.sequences(device) if has_varlen_kernel(device) else None
+        attention = {"packed_layout": batch.layout, "packed_sequences": sequences}
     output = model.base_model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,

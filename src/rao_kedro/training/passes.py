@@ -13,9 +13,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import DistributedType
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from rao_kedro.distributed import sharding
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.scoring.forward import piece_key
 from rao_kedro.scoring.packs import fill_packs, share_packs
@@ -157,4 +159,5 @@ def _same_dropout(seed: int, device: torch.device) -> Iterator[None]:
 
 def _sync_gradients(accelerator: Accelerator, module: nn.Module, when: bool) -> AbstractContextManager[None]:
     accelerator.sync_gradients = when  # DeepSpeed takes its optimizer step in the backward pass that syncs
-    return nullcontext() if when else accelerator.no_sync(module)
+    # FSDP2 reduce-scatters the gradients of every pack: without that, each process would keep all of them unsharded.
+    return nullcontext() if when or sharding() == DistributedType.FSDP else accelerator.no_sync(module)
