@@ -51,6 +51,7 @@ TRAINING = parameters(epochs=2, max_tokens_per_batch=30, batch_size=3, learning_
 LORA = {"lora": LoRAParameters(rank=4, alpha=8), "learning_rate": 1e-2}
 OPTIONS = {
     "bf16": {"mixed_precision": "bf16"},
+    "bf16_weights": {"mixed_precision": "bf16_weights", "published_dtype": "fp32"},
     "lora": LORA,
     "lora_compiled": LORA | {"compile": True},
     "pieces": {"max_tokens_per_batch": 12},  # a group has 20
@@ -64,6 +65,7 @@ OBJECTIVES = {
 }
 SCORERS = ["reference", "annotate", "annotate_implicit", "score_policy"]
 TRAINERS = ["sft", "reward", *OBJECTIVES, "ppo"]
+WITH_BF16_WEIGHTS = ["sft", "reward"]
 WITH_LORA = ["sft", "reward", "rao", "dro", "kto", "ppo"]
 VARIANTS = [*(f"{name}_with_lora" for name in WITH_LORA), "rao_with_pieces", "reward_with_pieces", "dro_with_pieces"]
 
@@ -232,7 +234,9 @@ def together(inputs):
             (directory := inputs.directory / engine).mkdir()
             names = [*SCORERS, *TRAINERS, *VARIANTS]
             if engine == "fsdp2":
-                names += ["sft_with_bf16"] + ["rao_with_lora_compiled"] * COMPILES
+                names += ["sft_with_bf16", "sft_with_bf16_weights"] + ["rao_with_lora_compiled"] * COMPILES
+            if engine == "ddp":
+                names += [f"{name}_with_bf16_weights" for name in WITH_BF16_WEIGHTS]
             tasks = [(inputs.task(name, directory), False) for name in names]
             tasks += [(inputs.task("rao", directory / "stopped"), stops) for stops in (True, False)]
             done[engine] = directory, launched(engine, tasks, directory)
@@ -314,10 +318,16 @@ def test_options_go_together_with_sharding(together, alone):
     assert_same_training(together("fsdp2")[0] / "rao_with_lora_compiled", alone("rao_with_lora"))
 
 
-def test_shards_in_bf16_return_losses_in_fp32(together, alone):
+@pytest.mark.parametrize("name", WITH_BF16_WEIGHTS)
+def test_two_processes_sum_the_gradients_of_bf16_copies_as_one_does(together, alone, name):
+    name = f"{name}_with_bf16_weights"
+    assert_same_training(together("ddp")[0] / name, alone(name))
+
+
+@pytest.mark.parametrize("name", ["sft_with_bf16", "sft_with_bf16_weights"])
+def test_shards_in_bf16_return_losses_in_fp32(together, alone, name):
     losses, expected = (
-        [step["loss"] for step in log_of(workspace)[0]]
-        for workspace in (together("fsdp2")[0] / "sft_with_bf16", alone("sft_with_bf16"))
+        [step["loss"] for step in log_of(workspace)[0]] for workspace in (together("fsdp2")[0] / name, alone(name))
     )
     assert losses == pytest.approx(expected, rel=2e-2)  # rounding, which training carries on
     assert losses != torch.tensor(losses).bfloat16().tolist()

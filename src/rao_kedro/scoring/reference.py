@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rao_kedro.config.specs import ScoringSpec
 from rao_kedro.data.token_tables import read_groups_in_table_order
+from rao_kedro.models.bf16_weights import weights_dtype
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup
@@ -21,7 +22,7 @@ def main(spec_path: str) -> None:
     """
     spec = ScoringSpec.model_validate_json(Path(spec_path).read_text())
     key = scoring_key(spec.model_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
-    model = LogProbModel(load_causal_lm(spec.model_dir))
+    model = LogProbModel(load_causal_lm(spec.model_dir, weights_dtype(spec.mixed_precision)))
 
     def score(groups: Sequence[TokenizedGroup]) -> list[dict]:
         logps = score_logps(model, groups, spec)
