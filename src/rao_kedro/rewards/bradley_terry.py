@@ -18,6 +18,7 @@ from rao_kedro.models.rotary import rotary_limit
 from rao_kedro.rewards.base import Reward, Scores
 from rao_kedro.rewards.tokens import score_tokens
 from rao_kedro.scoring.forward import ForwardPass, score_rewards
+from rao_kedro.scoring.placement import place_for_scoring
 
 
 class BradleyTerry(Reward):
@@ -76,7 +77,7 @@ class BradleyTerry(Reward):
 
     @cached_property
     def _module(self) -> Any:
-        return reward_module(load_reward_model(self._directory))
+        return place_for_scoring(lambda: reward_module(load_reward_model(self._directory)), self._directory)
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group."""
