@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
+def waiting_for_others(lock_path: Path) -> Iterator[None]:
+    """Hold a lock until the end of the block; who comes later waits. Its empty file stays."""
+    with lock_path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def replacing_directory(target: Path) -> Iterator[Path]:
     """Yield an empty directory to fill, which replaces `target` at the end; if the block fails, `target` stays.
 
@@ -28,8 +36,7 @@ def replacing_directory(target: Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with waiting_for_others(target.with_name(f".{target.name}.lock")):
         partial, old = (target.with_name(f"{target.name}.{suffix}") for suffix in ("partial", "old"))
         _restore(old, target)  # a writer may have been killed before, at any line below
         shutil.rmtree(partial, ignore_errors=True)

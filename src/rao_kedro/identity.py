@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rao_kedro.errors import DataError, ModelError
 from rao_kedro.files import write_text
@@ -127,10 +127,25 @@ def file_hash(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def combined_hash(*parts: str | bytes) -> str:
+class Streamed(NamedTuple):
+    """A part of a hash that is too large to hold at once; it hashes as its pieces together do.
+
+    Attributes:
+        size: Bytes of all pieces.
+        pieces: The pieces, in their order.
+    """
+
+    size: int
+    pieces: Iterable[bytes]
+
+
+def combined_hash(*parts: str | bytes | Streamed) -> str:
     """Return a short hash of several parts in their order."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "big") + data)
+        size, pieces = data if isinstance(data, Streamed) else (len(data), [data])
+        digest.update(size.to_bytes(8, "big"))
+        for piece in pieces:
+            digest.update(piece)
     return digest.hexdigest()[:16]

@@ -1,7 +1,11 @@
-"""Prefix-shared attention against the dense mask and against plain padded rows, in models of several families."""
+"""Prefix-shared attention against the dense mask and against plain padded rows, in models of several families.
+
+The variable-length kernel of CUDA is emulated.
+"""
 
 import pytest
 import torch
+import varlen_on_cpu
 from padded import padded_logps
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -18,12 +22,12 @@ GROUPS = [
 ]
 SIZES = {
     "vocab_size": 80,
-    "hidden_size": 32,
+    "hidden_size": 64,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 8,
+    "head_dim": 16,
     "initializer_range": 0.3,
     "pad_token_id": 0,
 }
@@ -58,8 +62,12 @@ def gradients(model, logps):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("path", ["by segment", "varlen"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_equals_padded_with_gradients(family):
+def test_packed_equals_padded_with_gradients(family, path, monkeypatch):
+    varlen_on_cpu.calls.clear()
+    if path == "varlen":
+        varlen_on_cpu.use_varlen(monkeypatch, torch.float64)
     model = model_of(family)
     model.set_attn_implementation("eager")
     oracle = padded_logps(model, GROUPS)
@@ -72,24 +80,112 @@ def test_packed_equals_padded_with_gradients(family):
     assert found.keys() == expected.keys()
     for name in found:
         assert (found[name] - expected[name]).norm() <= 1e-5 * expected[name].norm() + 1e-9, name
+    assert ((6, 10) in varlen_on_cpu.calls) == (path == "varlen" and family != "gemma2")  # whose scores are soft-capped
+
+
+LAYOUT = PackLayout(((4, 3, 2, 5), (6, 2), (1, 1, 7, 1, 4)))
+
+
+def states(dtype=torch.float64, width=16, heads=(4, 2, 2)):
+    torch.manual_seed(0)
+    n = sum(LAYOUT.lengths)
+    return [torch.randn(1, h, n, width, dtype=dtype, requires_grad=True) for h in heads]
+
+
+def packed(query, key, value, sequences=None, **how):
+    return attention.packed_attention(
+        torch.nn.Identity(), query, key, value, None, packed_layout=LAYOUT, packed_sequences=sequences, **how
+    )[0]
+
+
+def dense(query, key, value, scaling=None, sliding_window=None, softcap=None):
+    """What the scores of all tokens give, `[1, T, heads, width]`."""
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    scores = query @ key.transpose(2, 3) * (scaling or query.shape[3] ** -0.5)
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    weights = scores.masked_fill(~LAYOUT.dense_mask(window=sliding_window), -torch.inf).softmax(-1)
+    return (weights @ value).transpose(1, 2)
+
+
+@pytest.mark.parametrize("path", ["by segment", "varlen"])
+@pytest.mark.parametrize("heads", [(4, 2, 2), (4, 4, 4), (3, 1, 1)])
+@pytest.mark.parametrize(
+    "how", [{}, {"sliding_window": 3}, {"sliding_window": 1}, {"scaling": 0.7}, {"sliding_window": 50}]
+)
+def test_both_paths_equal_the_dense_mask_with_gradients(how, heads, path, monkeypatch):
+    varlen_on_cpu.use_varlen(monkeypatch, torch.float64)
+    inputs = states(heads=heads)
+    sequences = LAYOUT.sequences(torch.device("cpu")) if path == "varlen" else None
+    found, expected = packed(*inputs, sequences, **how), dense(*inputs, **how)
+    assert len(varlen_on_cpu.calls) == (path == "varlen")
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad(output, inputs, upstream) for output in (found, expected))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("softcap", [None, 2.0])
-def test_flex_attention_equals_the_path_by_segments(window, softcap, monkeypatch):
-    """What runs on CUDA, uncompiled on the CPU."""
-    from torch.nn.attention.flex_attention import flex_attention
+def test_soft_capped_scores_equal_the_dense_mask_with_gradients(window):
+    inputs, how = states(), {"softcap": 2.0, "sliding_window": window}
+    found, expected = packed(*inputs, **how), dense(*inputs, **how)
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad(output, inputs, upstream) for output in (found, expected))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
 
-    monkeypatch.setattr(attention, "_flex_attention", flex_attention)
-    torch.manual_seed(0)
-    layout = pack_groups(GROUPS).layout
-    n = sum(layout.lengths)
-    query, key, value = (torch.randn(1, heads, n, 16, dtype=torch.float64) for heads in (4, 2, 2))
-    flex = attention._flex(query, key, value, attention.Scores(None, window, softcap), layout)
-    ours, _ = attention.packed_attention(
-        torch.nn.Identity(), query, key, value, None, packed_layout=layout, sliding_window=window, softcap=softcap
-    )
-    torch.testing.assert_close(flex.transpose(1, 2), ours)
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "how", "called"),
+    [
+        (torch.bfloat16, 16, {}, True),
+        (torch.float16, 256, {"sliding_window": 3}, True),
+        (torch.float32, 16, {}, False),
+        (torch.float64, 16, {}, False),
+        (torch.bfloat16, 8, {}, False),
+        (torch.bfloat16, 20, {}, False),
+        (torch.bfloat16, 224, {}, False),  # gradients on A100 and H100 only
+        (torch.bfloat16, 264, {}, False),
+        (torch.bfloat16, 16, {"softcap": 2.0}, False),
+        (torch.bfloat16, 16, {"dropout": 0.1}, False),
+    ],
+)
+def test_what_the_kernel_does_not_compute_goes_sequence_by_sequence(dtype, width, how, called, monkeypatch):
+    varlen_on_cpu.use_varlen(monkeypatch)
+    query, key, value = states(dtype, width)
+    output = packed(query, key, value, LAYOUT.sequences(query.device), **how)
+    assert len(varlen_on_cpu.calls) == called
+    if "dropout" not in how:
+        torch.testing.assert_close(output, packed(query, key, value, **how), rtol=0.02, atol=0.02)
+
+
+def test_under_autocast_the_kernel_gets_half_precision(monkeypatch):
+    """Rotary embeddings leave queries and keys in fp32, the projection leaves values in bf16."""
+    varlen_on_cpu.use_varlen(monkeypatch)
+    query, key, value = states(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = packed(query, key, value.bfloat16(), LAYOUT.sequences(query.device))
+    assert output.dtype == torch.bfloat16 and len(varlen_on_cpu.calls) == 1
+    torch.testing.assert_close(output.float(), dense(query, key, value), rtol=0.03, atol=0.03)
+
+
+def test_the_gradients_of_a_prompt_are_added_up_in_full_precision():
+    """1 + 256 times 2^-9: in bf16, each addend would be rounded away."""
+    index = torch.zeros(257, dtype=torch.long)
+    states = torch.zeros(1, 1, dtype=torch.bfloat16, requires_grad=True)
+    upstream = torch.full((257, 1), 2.0**-9, dtype=torch.bfloat16)
+    upstream[0] = 1
+    attention._Gather.apply(states, index).backward(upstream)
+    assert states.grad.item() == 1.5
+
+
+def test_a_pack_is_causal_sequences_with_gathered_keys():
+    sequences = PackLayout(((2, 1, 2), (1, 1))).sequences(torch.device("cpu"))
+    assert sequences.key_index.tolist() == [0, 1, 0, 1, 2, 0, 1, 3, 4, 5, 5, 6]
+    assert sequences.cu_q.tolist() == [0, 2, 3, 5, 6, 7]
+    assert sequences.cu_k.tolist() == [0, 2, 5, 9, 10, 12]
+    assert sequences[3:] == (2, 4)
 
 
 def test_the_dense_mask_shows_a_token_its_prompt_and_its_own_response_only():
@@ -106,6 +202,20 @@ def test_a_loaded_model_generates_as_it_does_with_sdpa(tiny_checkpoint):
     written = model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False)
     model.set_attn_implementation("sdpa")
     assert written.tolist() == model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False).tolist()
+
+
+def test_soft_capped_scores_without_a_layout_are_those_of_eager_attention():
+    """transformers' SDPA leaves the cap out."""
+    model = model_of("gemma2").float()
+    ids, mask = torch.tensor([[0, 1, 50, 60, 5, 6], [1, 50, 60, 70, 7, 8]]), torch.ones(2, 6, dtype=torch.long)
+    mask[0, 0] = 0
+    outputs = {}
+    for implementation in ("eager", PACKED):
+        model.set_attn_implementation(implementation)
+        logits = model(ids, attention_mask=mask).logits[mask.bool()]
+        outputs[implementation] = (logits, model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False))
+    torch.testing.assert_close(outputs[PACKED][0], outputs["eager"][0], rtol=1e-4, atol=1e-4)
+    assert outputs[PACKED][1].tolist() == outputs["eager"][1].tolist()
 
 
 UNPACKABLE = {

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from functools import partial
+from importlib.metadata import version
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +20,7 @@ from rao_kedro.config.alignment import ReferenceParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, ScoringSpec
 from rao_kedro.errors import ModelError, TrainingError
+from rao_kedro.identity import combined_hash, content_hash
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.packing import TokenizedGroup
@@ -136,6 +139,36 @@ def test_the_key_is_of_content_not_of_how_a_file_was_written(tmp_path, tiny_chec
     assert len(keys) == 1
     assert scoring_key(tiny_checkpoint, groups_path, "bf16", 1) not in keys
     assert scoring_key(tiny_checkpoint, groups_path, "no", 2) not in keys
+
+
+def test_the_key_is_that_of_whole_columns_of_int64(tiny_checkpoint, groups_path):
+    """Keys of caches that exist were computed that way; now they are computed in batches of int32."""
+    rows = pq.read_table(groups_path).to_pylist()
+
+    def whole(numbers):
+        return np.array(numbers, dtype=np.int64).tobytes()
+
+    responses = [ids for row in rows for ids in row["response_ids"]]
+    columns = [
+        [row["group_id"] for row in rows],
+        [whole([len(row["prompt_ids"]) for row in rows]), whole([t for row in rows for t in row["prompt_ids"]])],
+        [
+            whole([len(row["response_ids"]) for row in rows]),
+            whole([*map(len, responses)]),
+            whole([token for ids in responses for token in ids]),
+        ],
+    ]
+    hashes = [combined_hash(*parts) for parts in columns]
+    expected = combined_hash(content_hash(tiny_checkpoint), *hashes, "no", "1", version("rao_kedro"))
+    assert scoring_key(tiny_checkpoint, groups_path, "no", 1) == expected
+
+
+def test_shards_without_a_value_of_a_column_join_those_with_one(tmp_path, groups_path):
+    spec = scoring_spec(tmp_path / "work", tmp_path, groups_path)
+    failures = [None] * 5 + ["refused"] * 7
+    rows = [{"group_id": f"g{i}", "failures": [failure]} for i, failure in enumerate(failures)]
+    scoring.write_in_shards(spec, "key", rows, lambda of: [*of])
+    assert pq.read_table(spec.output_path).to_pylist() == rows
 
 
 @pytest.mark.parametrize("changed", ["weights", "tokens", "precision", "t_0"])

@@ -16,8 +16,8 @@ def padded_logps(model: nn.Module, groups: Sequence[TokenizedGroup], t0_length: 
     for group in groups:
         rows = [[*group.prompt_ids, *response] for response in group.response_ids]
         width = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-        attention_mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
+        attention_mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=model.device)
         logits = model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits
         logits = logits if logits.dtype == torch.float64 else logits.float()
         token_logps = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]

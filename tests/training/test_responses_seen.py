@@ -46,7 +46,8 @@ def test_a_limit_keeps_the_chosen_the_rejected_and_then_the_others_in_their_orde
     whole = {g.group_id: g for g in read_groups(workspace / "groups.parquet", "train", ["rewards"])}
     for group in read_groups(workspace / "groups.parquet", "train", ["rewards"], responses=3):
         kept = whole[group.group_id]
-        assert group.response_ids == kept.response_ids[:3] and group.rewards == kept.rewards[:3]
+        assert [*map(list, group.response_ids)] == [*map(list, kept.response_ids[:3])]
+        assert group.rewards == kept.rewards[:3]
         k = len(kept.rewards)
         assert group.rewards == [float((k - 1) ** 2), 0.0, 1.0][:k]
 

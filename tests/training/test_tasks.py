@@ -125,7 +125,7 @@ def test_an_evaluation_samples_how_far_the_policy_is_from_the_reference(tmp_path
     torch.manual_seed(0)
     with torch.no_grad():
         module.model.lm_head.weight += 0.3 * torch.randn_like(module.model.lm_head.weight)
-        row = torch.tensor([prompts[0].prompt_ids])
+        row = torch.tensor([[*prompts[0].prompt_ids]])
         ours, theirs = (
             model(input_ids=row).logits[0, -1].log_softmax(-1)
             for model in (module.model, load_causal_lm(tiny_checkpoint))

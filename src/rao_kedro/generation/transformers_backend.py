@@ -14,6 +14,7 @@ from rao_kedro.generation.base import Completion, Dtype, Likelihood, complete, d
 from rao_kedro.models.adapters import merge_adapter
 from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm
+from rao_kedro.models.packing import TokenIds
 from rao_kedro.models.rotary import refuse_long_rows
 
 if TYPE_CHECKING:
@@ -127,14 +128,14 @@ def _batches(
         yield batch
 
 
-def _left_padded(prompts: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(prompts: Sequence[TokenIds], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return token ids `[prompts, longest]` and their attention mask."""
     width = max(map(len, prompts))
-    input_ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts])
+    input_ids = torch.tensor([[padding] * (width - len(p)) + [*p] for p in prompts], dtype=torch.long)
     return input_ids, torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
 
 
-def refuse_long_prompts(model: Any, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+def refuse_long_prompts(model: Any, prompts: Sequence[TokenIds], max_tokens: int) -> None:
     """Refuse prompts with completions longer than the length up to which a row does not depend on its batch.
 
     Raises:
@@ -146,7 +147,7 @@ def refuse_long_prompts(model: Any, prompts: Sequence[Sequence[int]], max_tokens
 
 def continue_prompts(
     model: Any,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[TokenIds],
     sampling: SamplingParameters,
     stop_ids: Sequence[int],
     draws: torch.Tensor | None = None,

@@ -9,18 +9,22 @@ from dataclasses import dataclass, fields
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.attention import PACKED, PackLayout
+from rao_kedro.models.attention import PACKED, PackLayout, has_varlen_kernel
 from rao_kedro.models.rotary import refuse_long_rows
 
+TokenIds = Sequence[int] | NDArray[np.int32]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class TokenizedGroup:
-    """A prompt and its responses as token ids.
+    """A prompt and its responses as token ids: lists, or views of a mapped table.
 
     Attributes:
         group_id: Identifies the group across tables.
@@ -31,12 +35,12 @@ class TokenizedGroup:
     """
 
     group_id: str
-    prompt_ids: Sequence[int]
-    response_ids: Sequence[Sequence[int]]
+    prompt_ids: TokenIds
+    response_ids: Sequence[TokenIds]
     rewards: Sequence[float] | None = None
     ratings: Sequence[float] | None = None
 
-    def with_responses(self, response_ids: Sequence[Sequence[int]]) -> "TokenizedGroup":
+    def with_responses(self, response_ids: Sequence[TokenIds]) -> "TokenizedGroup":
         """Return the prompt with other responses, which have neither rewards nor ratings."""
         return TokenizedGroup(self.group_id, self.prompt_ids, response_ids)
 
@@ -105,33 +109,39 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
         ValueError: A group has an empty response, or a prompt no longer than t_0.
     """
     k = max(len(group.response_ids) for group in groups)
-    ids: list[int] = []
-    positions: list[int] = []
-    responses: list[tuple[int, int, int]] = []
-    prompts: list[tuple[int, int, int]] = []
+    ids: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    responses: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # per response: sources, targets, segments
+    prompts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     ends, lengths = torch.zeros(len(groups), k, dtype=torch.long), torch.zeros(len(groups), k, dtype=torch.long)
+    end = 0
     for g, group in enumerate(groups):
-        start, n_prompt = len(ids), len(group.prompt_ids)
+        start, n_prompt, prompt = end, len(group.prompt_ids), np.asarray(group.prompt_ids, dtype=np.int64)
         if n_prompt <= t0_length:
             raise ValueError(
                 f"group {group.group_id}: the prompt has {n_prompt} tokens, no more than t_0 ({t0_length})"
             )
-        ids += group.prompt_ids
-        positions += range(n_prompt)
-        prompts += [(start + i - 1, group.prompt_ids[i], g) for i in range(t0_length, n_prompt)]
-        for j, response in enumerate(group.response_ids):
-            if not response:
+        end += n_prompt
+        ids.append(prompt)
+        positions.append(np.arange(n_prompt))
+        prompts.append((np.arange(start + t0_length, end) - 1, prompt[t0_length:], np.full(n_prompt - t0_length, g)))
+        for j, response_ids in enumerate(group.response_ids):
+            begin, n, response = end, len(response_ids), np.asarray(response_ids, dtype=np.int64)
+            if not n:
                 raise ValueError(f"group {group.group_id}: response {j} is empty")
-            begin = len(ids)
-            ids += response
-            positions += range(n_prompt, n_prompt + len(response))
-            sources = [start + n_prompt - 1, *range(begin, begin + len(response) - 1)]
-            responses += [(s, token, g * k + j) for s, token in zip(sources, response, strict=True)]
-            ends[g, j], lengths[g, j] = len(ids) - 1, len(response)
-    response_columns, prompt_columns = torch.tensor(responses).T, torch.tensor(prompts).T
+            end += n
+            ids.append(response)
+            positions.append(np.arange(n_prompt, n_prompt + n))
+            sources = np.arange(begin, end) - 1
+            sources[0] = start + n_prompt - 1
+            responses.append((sources, response, np.full(n, g * k + j)))
+            ends[g, j], lengths[g, j] = end - 1, n
+    response_columns, prompt_columns = (
+        [torch.from_numpy(np.concatenate(of)) for of in zip(*columns, strict=True)] for columns in (responses, prompts)
+    )
     return Pack(
-        input_ids=torch.tensor([ids]),
-        position_ids=torch.tensor([positions]),
+        input_ids=torch.from_numpy(np.concatenate(ids))[None],
+        position_ids=torch.from_numpy(np.concatenate(positions))[None],
         layout=PackLayout(tuple((len(g.prompt_ids), *map(len, g.response_ids)) for g in groups)),
         response_source=response_columns[0],
         response_target=response_columns[1],
@@ -160,7 +170,11 @@ def compute_hidden_states(model: PreTrainedModel, batch: Pack) -> Tensor:
         raise ModelError(f"{type(model).__name__} cannot be computed on packed groups: {reason}")
     refuse_long_rows(model, batch.layout.longest_row, "a prompt and a response")
     packed = model.config._attn_implementation == PACKED
-    attention = {"packed_layout": batch.layout} if packed else {}
+    attention: dict[str, Any] = {}
+    if packed:
+        device = batch.input_ids.device
+        sequences = batch.layout.sequences(device) if has_varlen_kernel(device) else None
+        attention = {"packed_layout": batch.layout, "packed_sequences": sequences}
     output = model.base_model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rao_kedro.config.specs import AnnotationSpec
 from rao_kedro.data.prompt_group import PromptGroup
-from rao_kedro.data.token_tables import read_prompt_groups
+from rao_kedro.data.token_tables import PromptGroups
 from rao_kedro.distributed import process_state
 from rao_kedro.identity import combined_hash, file_hash
 from rao_kedro.rewards.registry import build_reward
@@ -25,7 +25,7 @@ def main(spec_path: str) -> None:
             for group, scores in zip(groups, reward.annotate(groups), strict=True)
         ]
 
-    groups = read_prompt_groups(spec.groups_path)
+    groups = PromptGroups(spec.groups_path)
     if process_state().is_main_process:
         reward.forecast(groups)
     write_in_shards(spec, combined_hash(identity, file_hash(spec.groups_path)), groups, score)

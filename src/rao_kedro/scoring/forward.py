@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
@@ -72,7 +71,8 @@ def write_in_shards(
     if main:
         shards.discard_others(keys)
         found = zip(starts, map(shards.read, keys), strict=True)
-        tables = {start: table for start, table in found if table is not None}
+        # By way of rows, or the names inside their types differ from those of new shards.
+        tables = {start: pa.Table.from_pylist(table.to_pylist()) for start, table in found if table is not None}
     (kept,) = broadcast_object_list([[*tables]])  # other machines may not see the main process's files
     what, done = f"scoring {spec.output_path.stem}", sum(map(len, tables.values()))
     if main and groups:
@@ -87,15 +87,11 @@ def write_in_shards(
             done += len(rows)
             report_progress(what, done, len(groups), "groups")
     if main:
-        write_table([row for start in starts for row in tables[start].to_pylist()], spec.output_path)
+        parts = [pa.Table.from_pylist([]), *(tables[start] for start in starts)]
+        whole = pa.concat_tables(parts, promote_options="permissive")  # where a shard has no value, it has no type
+        write_parquet(spec.output_path, whole)
         shards.remove()
     process_state().wait_for_everyone()
-
-
-def read_all_groups(spec: ScoringSpec) -> list[TokenizedGroup]:
-    """Read every group of the spec's table, with the responses in the order of the table."""
-    rows = pq.read_table(spec.groups_path, columns=["group_id", "prompt_ids", "response_ids"]).to_pylist()
-    return [TokenizedGroup(row["group_id"], row["prompt_ids"], row["response_ids"]) for row in rows]
 
 
 def score_logps(

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rao_kedro.config.specs import ScoringSpec
+from rao_kedro.data.token_tables import read_groups_in_table_order
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.scoring.forward import read_all_groups, score_logps, write_in_shards
+from rao_kedro.scoring.forward import score_logps, write_in_shards
 from rao_kedro.scoring.placement import place_for_scoring
 from rao_kedro.scoring.reference_cache import scoring_key
 from rao_kedro.workers import worker_main
@@ -27,7 +28,7 @@ def main(spec_path: str) -> None:
         logps = score_logps(model, groups, spec)
         return [{"group_id": n, "prompt_logp": p, "response_logps": r, "key": key} for n, (p, r) in logps.items()]
 
-    write_in_shards(spec, key, read_all_groups(spec), score)
+    write_in_shards(spec, key, read_groups_in_table_order(spec.groups_path), score)
 
 
 if __name__ == "__main__":

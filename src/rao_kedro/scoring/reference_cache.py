@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from rao_kedro.config.alignment import ReferenceParameters
 from rao_kedro.config.specs import ScoringSpec
+from rao_kedro.data.mapped_tables import map_table
 from rao_kedro.errors import TrainingError
-from rao_kedro.identity import combined_hash, content_hash
+from rao_kedro.identity import Streamed, combined_hash, content_hash
 from rao_kedro.shards import is_finished, mark_finished
 from rao_kedro.workers import Workers, launch
 
@@ -58,20 +59,26 @@ def cached_reference_logprobs(
 
 def scoring_key(model_dir: Path, groups_path: Path, precision: str, t0_length: int) -> str:
     """Return a hash of everything reference log-probs depend on: weights, token ids, t_0, precision, this package."""
-    groups = pq.read_table(groups_path, columns=["group_id", "prompt_ids", "response_ids"])
+    groups = map_table(groups_path).select(["group_id", "prompt_ids", "response_ids"])
     settings = precision, str(t0_length), version("rao_kedro")
     return combined_hash(content_hash(model_dir), *map(_column_hash, groups.columns), *settings)
 
 
 def _column_hash(column: pa.ChunkedArray) -> str:
     """Return a hash of a column's values, the same for any chunks and integer type that a writer chose."""
-    lengths = []
-    while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        lengths.append(pc.list_value_length(column).to_numpy().astype("int64").tobytes())
-        column = pc.list_flatten(column)
-    if pa.types.is_integer(column.type):
-        return combined_hash(*lengths, column.to_numpy().astype("int64").tobytes())
-    return combined_hash(*lengths, *column.to_pylist())
+    lengths: list[bytes] = []
+    chunks, of_values = column.chunks, column.type
+    while pa.types.is_list(of_values) or pa.types.is_large_list(of_values):
+        lengths.append(b"".join(_as_int64(pc.list_value_length(chunk)) for chunk in chunks))
+        chunks, of_values = [chunk.flatten() for chunk in chunks], of_values.value_type
+    if not pa.types.is_integer(of_values):
+        return combined_hash(*lengths, *(value for chunk in chunks for value in chunk.to_pylist()))
+    values = Streamed(8 * sum(map(len, chunks)), map(_as_int64, chunks))
+    return combined_hash(*lengths, values)
+
+
+def _as_int64(values: pa.Array) -> bytes:
+    return values.to_numpy().astype("int64").tobytes()
 
 
 def refuse_stale(path: Path, key: str) -> None:

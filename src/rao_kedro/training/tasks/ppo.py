@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.config.specs import PPOSpec
-from rao_kedro.data.token_tables import read_groups, read_prompt_groups, read_reference
+from rao_kedro.data.token_tables import PromptGroups, read_groups, read_reference
 from rao_kedro.distributed import sharding
 from rao_kedro.errors import DataError, TrainingError
 from rao_kedro.generation.rollouts import Sampler
@@ -53,7 +53,8 @@ class PPOTask(Task):
         self.sampler = Sampler(spec.model_dir, rollout.max_new_tokens, rollout.samples_per_prompt, rollout.temperature)
         self.objective = make_objective("ppo", **spec.objective_parameters)
         self.reward = build_reward(rollout.reward)
-        self.texts = {group.group_id: group for group in read_prompt_groups(spec.groups_path)}
+        self.texts = PromptGroups(spec.groups_path)
+        self.rows = {name: row for row, name in enumerate(self.texts.ids)}
         self.train_groups, self.eval_groups = (
             read_groups(spec.groups_path, split, ["rewards"]) for split in ("train", "validation")
         )
@@ -159,7 +160,7 @@ class PPOTask(Task):
         stop_ids = set(end_of_turn_ids(self.spec.model_dir, self.tokenizer))
         written = [
             replace(
-                self.texts[group.group_id],
+                self.texts[self.rows[group.group_id]],
                 responses=[
                     str(self.tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in group.response_ids
                 ],
