@@ -1,29 +1,33 @@
 """LoRA, activation checkpointing, optimizers: each through the real loop, and what is refused."""
 
+import copy
+import functools
+import random
 import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
+import varlen_on_cpu
 from accelerate import Accelerator
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from launching import IN_PROCESS
 from padded import padded_rewards
 from torch._dynamo.utils import counters
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, MistralConfig, MistralForCausalLM
 
 from rao_kedro.config.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.config.training import LoRAParameters
 from rao_kedro.data.token_tables import read_groups
 from rao_kedro.errors import ParameterError, TrainingError
 from rao_kedro.models.adapters import add_lora, merge_lora
-from rao_kedro.models.loading import load_causal_lm, load_reward_model, new_reward_model
+from rao_kedro.models.loading import load_causal_lm, load_reward_model, new_reward_model, use_packed_attention
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import reward_module
 from rao_kedro.models.value_head import TokenValues, ValueNetwork, pack_prompts
 from rao_kedro.training import options
-from rao_kedro.training.options import prepare_module
+from rao_kedro.training.options import compile_layers, plan_compilation, prepare_module
 from rao_kedro.workers import launch
 
 LORA = LoRAParameters(rank=4, alpha=8)
@@ -139,6 +143,50 @@ def test_activation_checkpointing_trains_the_same_weights(tmp_path, tiny_checkpo
         torch.testing.assert_close(weights, found[1][name])
 
 
+def packs_of_many_shapes(n):
+    rng = random.Random(0)
+
+    def tokens(most):
+        return [rng.randrange(3, 120) for _ in range(rng.randint(2, most))]
+
+    for _ in range(n):
+        groups = [TokenizedGroup("g", tokens(20), [tokens(9) for _ in range(rng.randint(1, 4))]) for _ in range(3)]
+        yield pack_groups(groups[: rng.randint(1, 3)])
+
+
+@pytest.mark.parametrize(
+    ("window", "backend"), [(None, "aot_eager"), pytest.param(4, "inductor", marks=pytest.mark.slow)]
+)
+def test_layers_with_the_attention_inside_are_one_graph_for_packs_of_every_shape(window, backend, monkeypatch):
+    """The kernel is emulated. With gradients and without there is a graph each, and none breaks."""
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("compiling for a CPU needs a C++ compiler")
+    varlen_on_cpu.use_varlen(monkeypatch, torch.float32)
+    monkeypatch.setattr(options, "sharding", lambda: None)
+    torch.compiler.reset()
+    size = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
+    config = MistralConfig(**size, num_attention_heads=2, num_key_value_heads=1, sliding_window=window)
+    model = use_packed_attention(MistralForCausalLM(config))
+    policy, plain = LogProbModel(model), LogProbModel(copy.deepcopy(model))
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend=backend))
+    compile_layers(policy, SimpleNamespace(device=torch.device("cuda")))
+    before, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+    for i, pack in enumerate(packs_of_many_shapes(8)):
+        with torch.set_grad_enabled(i != 4):
+            found, expected = policy(pack).responses, plain(pack).responses
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        if i == 4:
+            continue
+        gradients = [
+            torch.autograd.grad(logps.sum(), list(module.parameters()))
+            for logps, module in ((found, policy), (expected, plain))
+        ]
+        for ours, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] - before == 2
+    assert sum(counters["graph_break"].values()) == breaks
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
 @pytest.mark.slow
 @pytest.mark.parametrize(("lora", "activation_checkpointing"), [(None, False), (LORA, True)])
@@ -177,22 +225,43 @@ def test_a_model_that_does_not_name_its_layers_cannot_be_compiled(tiny_checkpoin
     model = load_causal_lm(tiny_checkpoint)
     model._no_split_modules = []
     with pytest.raises(TrainingError, match="which LlamaForCausalLM does not name"):
-        prepare_module(LogProbModel(model), parameters(compile=True), Accelerator())
+        compile_layers(LogProbModel(model), Accelerator())
 
 
-@pytest.mark.parametrize(
-    ("plugins", "said"),
-    [
-        ({"fsdp_plugin": SimpleNamespace(fsdp_version=1)}, "FSDP1"),
-        ({"kind": "DEEPSPEED"}, "does not work with DeepSpeed"),
-    ],
-)
-def test_sharding_that_cannot_work_is_refused_at_the_start(tiny_checkpoint, monkeypatch, plugins, said):
-    monkeypatch.setattr(options, "sharding", lambda: plugins.get("kind"))
-    state = SimpleNamespace(fsdp_plugin=plugins.get("fsdp_plugin"), deepspeed_plugin=None)
+def test_sharding_that_cannot_work_is_refused_at_the_start(tiny_checkpoint, monkeypatch):
+    state = SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1), deepspeed_plugin=None)
     accelerator = SimpleNamespace(state=state, mixed_precision="no", device=torch.device("meta"))
-    with pytest.raises(TrainingError, match=said):
-        prepare_module(LogProbModel(load_causal_lm(tiny_checkpoint)), parameters(compile=True), accelerator)
+    module = LogProbModel(load_causal_lm(tiny_checkpoint))
+    with pytest.raises(TrainingError, match="FSDP1"):
+        prepare_module(module, parameters(), accelerator)
+    monkeypatch.setattr(options, "sharding", lambda: "DEEPSPEED")
+    with pytest.raises(TrainingError, match="does not work with DeepSpeed"):
+        compile_layers(module, accelerator)
+
+
+def test_layers_are_compiled_on_a_gpu_where_an_epoch_pays_it_back(tiny_checkpoint, monkeypatch):
+    """6 FLOPs per parameter and token, 30 PFLOP per process; adapters leave 4 per parameter."""
+    module = LogProbModel(load_causal_lm(tiny_checkpoint))
+    enough = int(30e15 / sum(p.numel() for p in module.parameters()) / 6) + 1
+
+    def plan(tokens, n_processes=1, device="cuda", sharded_by=None, **how):
+        accelerator = SimpleNamespace(device=torch.device(device), num_processes=n_processes)
+        with monkeypatch.context() as patch:
+            patch.setattr(options.importlib.util, "find_spec", lambda name: object())
+            patch.setattr(options.shutil, "which", lambda name: name)
+            patch.setattr(options, "sharding", lambda: sharded_by)
+            return plan_compilation(module, parameters(**how), accelerator, tokens)
+
+    assert plan(enough).on and not plan(enough - 2).on
+    assert plan(enough).reason == "layers are compiled: an epoch takes 30 PFLOP per process, compiling pays from 30 on"
+    assert not plan(enough, 2).on and plan(2 * enough, 2).on
+    assert not plan(enough, device="cpu").on and plan(1, device="cpu", compile=True).on
+    assert not plan(enough, compile=False).on
+    assert plan(enough, sharded_by="FSDP").on and "DeepSpeed" in plan(enough, sharded_by="DEEPSPEED").reason
+    add_lora(module, LORA)
+    assert not plan(enough).on
+    module.model.set_attn_implementation("eager")
+    assert "its own attention" in plan(2 * enough).reason
 
 
 def test_an_optimizer_that_does_not_run_here_is_refused_at_the_start(tmp_path, tiny_checkpoint, groups_path):

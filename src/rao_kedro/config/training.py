@@ -73,8 +73,9 @@ class TrainingParameters(Parameters):
         lora: Trains adapters instead of all weights. It needs a learning rate that is about ten times higher.
         optimizer: AdamW, or the AdamW of bitsandbytes with 8-bit states, on CUDA only.
         activation_checkpointing: Recomputes each layer in the backward pass, for less memory and a third more compute.
-        compile: Compiles each decoder layer (`torch.compile`). Training is slightly faster and needs less memory, after
-            one to two minutes of compilation.
+        compile: Whether each decoder layer is compiled (`torch.compile`): faster, and less memory, after seconds of
+            compilation on a GPU and a minute or two on a CPU. `auto` compiles on GPUs where an epoch is long enough to
+            pay it back, and never on CPUs.
         lr_scheduler: Learning rate after the warm-up; see `rao_kedro.training.schedule`.
         warmup_ratio: Share of the steps over which the learning rate rises. It is not 0 in the first step.
         weight_decay: AdamW's decoupled weight decay.
@@ -96,7 +97,7 @@ class TrainingParameters(Parameters):
     lora: LoRAParameters | None = None
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     activation_checkpointing: bool = False
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
     lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)

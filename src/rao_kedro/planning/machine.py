@@ -102,11 +102,11 @@ def training_problems(
     if training.optimizer == "adamw_8bit" and (on_cpu or find_spec("bitsandbytes") is None):
         missing = "a GPU" if on_cpu else "the package bitsandbytes"
         yield f"parameter {parameter}.optimizer: adamw_8bit needs {missing}, which is not here: set it to adamw"
-    if training.compile and on_cpu and shutil.which(os.environ.get("CXX", "g++")) is None:
+    if training.compile is True and on_cpu and shutil.which(os.environ.get("CXX", "g++")) is None:
         yield f"parameter {parameter}.compile needs a C++ compiler on a CPU, and there is none: turn it off"
     if launch is None:
         return
-    if training.compile and launch.kind == "DEEPSPEED":
+    if training.compile is True and launch.kind == "DEEPSPEED":
         yield f"parameter {parameter}.compile does not work with DeepSpeed: turn it off, or choose another accelerate"
     fsdp = launch.options.get("fsdp_config") or {}
     if training.activation_checkpointing and launch.kind == "FSDP" and fsdp.get("fsdp_activation_checkpointing"):

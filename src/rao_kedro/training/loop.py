@@ -28,7 +28,7 @@ from rao_kedro.scoring.packs import fill_packs, share_packs
 from rao_kedro.training.checkpoints import Checkpoints
 from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, peak_memory
 from rao_kedro.training.interruption import Interruption
-from rao_kedro.training.options import make_optimizer, prepare_module
+from rao_kedro.training.options import compile_layers, make_optimizer, plan_compilation, prepare_module
 from rao_kedro.training.progress import MetricsLog, Progress
 from rao_kedro.training.schedule import epoch_steps, make_schedule, warmup_remark
 from rao_kedro.training.task import Task
@@ -66,6 +66,10 @@ class _Run:
         module = task.load()
         refuse_long_groups(module, [*task.train_groups, *task.eval_groups])
         module = prepare_module(module, parameters, accelerator)
+        epoch_tokens = sum(group.n_tokens for group in task.train_groups) * task.passes_per_step
+        compilation = plan_compilation(module, parameters, accelerator, epoch_tokens)
+        if compilation.on:
+            compile_layers(module, accelerator)
         optimizer = make_optimizer(module, parameters, accelerator.device)
         passes = task.passes_per_step
         self.steps_per_epoch = math.ceil(len(task.train_groups) / parameters.batch_size) * passes
@@ -79,7 +83,7 @@ class _Run:
         is_main = accelerator.is_main_process
         forecasted = forecast(task, accelerator, self.module, parameters)  # every process takes part
         if is_main:
-            logger.info("%s", forecasted)
+            logger.info("%s; %s", forecasted, compilation.reason)
             if remark := warmup_remark(parameters, self.n_steps):
                 logger.warning("%s", remark)
         dtype = torch.bfloat16 if parameters.mixed_precision == "bf16" else torch.float32
