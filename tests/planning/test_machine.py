@@ -61,6 +61,10 @@ def test_memory_counts_weights_gradients_and_optimizer_and_what_is_sharded(monke
     assert machine.state_bytes(training_parameters(optimizer="adamw_8bit"), weights, None) == 10 * weights
     assert machine.state_bytes(training_parameters(lora=LoRAParameters()), weights, None) == 4 * weights
     assert machine.state_bytes(training_parameters(), weights, fsdp, models=2) == 4 * weights
+    copies = {"mixed_precision": "bf16_weights"}  # beside the masters; an engine that shards makes them layer by layer
+    assert machine.state_bytes(training_parameters(**copies), weights, None) == 18 * weights
+    assert machine.state_bytes(training_parameters(**copies, lora=LoRAParameters()), weights, None) == 2 * weights
+    assert machine.state_bytes(training_parameters(**copies), weights, fsdp, models=2) == 4 * weights
     monkeypatch.setattr(machine, "main_memory", lambda: 16 * weights)
     assert list(machine.memory_problems("train_sft", 16 * weights, None)) == []
     (sentence,) = machine.memory_problems("train_sft", 16 * weights + 1, None)

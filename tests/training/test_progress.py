@@ -41,7 +41,7 @@ def test_a_log_whose_last_line_a_kill_cut_is_taken_up(tmp_path):
 
 def test_bytes_that_a_forward_pass_keeps_are_counted_once_and_without_parameters():
     """tanh(x W) keeps x for the weight's gradient (4 x 8 floats) and its own output (4 x 6 floats)."""
-    layer, x, kept = torch.nn.Linear(8, 6, bias=False), torch.randn(4, 8), []
+    layer, x, kept = torch.nn.Linear(8, 6, bias=False), torch.randn(4, 8, requires_grad=True), []
     assert saved_bytes(lambda: kept.append(torch.tanh(layer(x)).sum())) == 4 * (4 * 8 + 4 * 6)
 
 

@@ -17,11 +17,11 @@ from rao_kedro.models.adapters import add_lora
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.training import checkpoints
 from rao_kedro.training.checkpoints import Checkpoints
+from rao_kedro.training.master_weights import named_trained_parameters
 from rao_kedro.training.trained_state import (
     TrainedState,
     copy_to_cpu,
     n_bytes,
-    named_trained_parameters,
     random_state,
     set_random_state,
     write_tensors,
@@ -122,9 +122,7 @@ def test_all_random_generators_continue():
 
 
 @pytest.mark.parametrize("free", [0, 10**9])
-def test_without_room_for_a_copy_training_waits_for_its_checkpoint(
-    make_state, tmp_path, monkeypatch, free
-):
+def test_without_room_for_a_copy_training_waits_for_its_checkpoint(make_state, tmp_path, monkeypatch, free):
     written, go_on = tmp_path / "checkpoints/step-000000001", threading.Event()
     module, state = make_state(1.0)
     with Checkpoints(Accelerator(cpu=True), tmp_path, 1, state) as saved:

@@ -7,11 +7,13 @@ from pydantic import BeforeValidator, Field
 from rao_kedro.config.base import Parameters
 from rao_kedro.config.rewards import RewardParameters
 
-# Bytes per parameter of a model that is trained, in fp32.
-WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES = 4, 4, 8
+# Bytes per parameter of a model that is trained: in fp32, and of weights in bf16.
+WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES, BF16_BYTES = 4, 4, 8, 2
 
 # YAML and the command line read an unquoted `no` as false.
-Precision = Annotated[Literal["no", "bf16"], BeforeValidator(lambda value: "no" if value is False else value)]
+Precision = Annotated[
+    Literal["no", "bf16", "bf16_weights"], BeforeValidator(lambda value: "no" if value is False else value)
+]
 
 
 class RolloutParameters(Parameters):
@@ -81,7 +83,11 @@ class TrainingParameters(Parameters):
         weight_decay: AdamW's decoupled weight decay.
         adam_beta2: AdamW's second-moment decay.
         max_grad_norm: Gradients are clipped to this norm.
-        mixed_precision: Precision of the computation; master weights are always fp32.
+        mixed_precision: Precision of the computation; master weights are always fp32. `no` computes in fp32. `bf16`
+            casts the weights to bf16 in every pass (autocast), and keeps hidden states between layers in fp32.
+            `bf16_weights` keeps copies of the weights in bf16, and computes hidden states in bf16; the optimizer
+            updates fp32 masters.
+        published_dtype: Precision of the published weights; None is bf16, and fp32 where training computes in fp32.
         checkpoint_every: Optimizer steps (for PPO rollouts) between checkpoints. With 0 there are none: a killed run
             starts over.
         checkpoints_kept: Maximal number of checkpoints on disk; older ones are removed.
@@ -104,8 +110,14 @@ class TrainingParameters(Parameters):
     adam_beta2: float = Field(0.999, gt=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
     mixed_precision: Precision = "bf16"
+    published_dtype: Literal["bf16", "fp32"] | None = None
     checkpoint_every: int = Field(0, ge=0)
     checkpoints_kept: int = Field(2, ge=1)
     eval_every_epochs: int = Field(1, ge=1)
     keep: Literal["best", "last"] = "best"
     seed: int = 0
+
+    @property
+    def publishes_bf16(self) -> bool:
+        """Whether the published weights are in bf16."""
+        return self.published_dtype == "bf16" or (self.published_dtype is None and self.mixed_precision != "no")

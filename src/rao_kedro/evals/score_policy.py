@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from rao_kedro.config.specs import PolicyScoringSpec
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.data.token_tables import read_groups, read_reference
+from rao_kedro.models.bf16_weights import weights_dtype
 from rao_kedro.models.chat_format import end_of_turn_ids, open_tokenizer
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel
@@ -32,14 +33,16 @@ def main(spec_path: str) -> None:
     key = scoring_key(spec.reference_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
     refuse_stale(spec.reference_path, key)
     known = read_reference(spec.reference_path, spec.groups_path)
-    policy = place_for_scoring(lambda: LogProbModel(load_causal_lm(spec.model_dir)), spec.model_dir)
+    dtype = weights_dtype(spec.mixed_precision)
+    policy = place_for_scoring(lambda: LogProbModel(load_causal_lm(spec.model_dir, dtype)), spec.model_dir, dtype)
     logps = score_logps(policy, written, spec)
     if spec.reference_dir == spec.model_dir:
         on_held_out, reference = known, logps
     else:
         on_held_out = {name: (p, r) for name, (p, r) in score_logps(policy, reported, spec).items()}
         del policy
-        model = place_for_scoring(lambda: LogProbModel(load_causal_lm(spec.reference_dir)), spec.reference_dir)
+        directory = spec.reference_dir
+        model = place_for_scoring(lambda: LogProbModel(load_causal_lm(directory, dtype)), directory, dtype)
         reference = score_logps(model, written, spec)
         del model
     rewards = build_reward(spec.reward).annotate(texts)

@@ -71,7 +71,10 @@ def _linear_layers(model: PreTrainedModel, wanted: list[str] | str, heads: list[
 
 
 def merge_lora(weights: Mapping[str, Tensor], parameters: LoRAParameters) -> dict[str, Tensor]:
-    """Merge the adapters of a state dict into its weights: `W + alpha / rank * B A` (Hu et al. 2021, section 4.1)."""
+    """Merge the adapters of a state dict into its weights: `W + alpha / rank * B A` (Hu et al. 2021, section 4.1).
+
+    Merged weights are fp32, or float64 where they were.
+    """
     scaling = parameters.alpha / parameters.rank
     plain = {}
     for name, weight in weights.items():
@@ -81,7 +84,7 @@ def merge_lora(weights: Mapping[str, Tensor], parameters: LoRAParameters) -> dic
             layer = name.removesuffix(".base_layer.weight")
             a, b = (weights[f"{layer}.lora_{part}.{ADAPTER}.weight"].float() for part in "AB")
             update = scaling * (b @ a)
-            weight = (weight + (update if update.shape == weight.shape else update.T)).to(weight.dtype)
+            weight = weight + (update if update.shape == weight.shape else update.T)
         plain[name.replace(".base_layer.", ".")] = weight
     return plain
 

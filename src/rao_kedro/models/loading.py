@@ -29,7 +29,7 @@ def load_causal_lm(
 
     Args:
         model_dir: A checkpoint directory.
-        dtype: Precision of the weights; fp32 for master weights. Autocast computes in bf16.
+        dtype: Precision of the weights, fp32 or bf16. What is trained starts from fp32.
         for_engine: The model is part of the module that accelerate prepares, where FSDP and ZeRO-3 fill in the weights.
 
     Raises:
@@ -60,7 +60,7 @@ def load_reward_model(
 
     Args:
         model_dir: A checkpoint directory.
-        dtype: As in `load_causal_lm`.
+        dtype: As in `load_causal_lm`; the head is in fp32.
         for_engine: As in `load_causal_lm`.
 
     Raises:
@@ -69,7 +69,11 @@ def load_reward_model(
     """
     from transformers import AutoModelForSequenceClassification
 
-    model = open_model(AutoModelForSequenceClassification, model_dir, for_engine=for_engine, dtype=dtype)
+    from rao_kedro.models.bf16_weights import round_weights
+
+    model = open_model(AutoModelForSequenceClassification, model_dir, for_engine=for_engine, dtype=torch.float32)
+    if dtype == torch.bfloat16:
+        round_weights(model)
     if model.config.num_labels != 1:
         raise ModelError(f"the reward model in {model_dir} has {model.config.num_labels} labels; it must have one")
     return use_packed_attention(model)
@@ -278,6 +282,9 @@ def write_checkpoint(
     if weights is None:  # the tensors of a sharded model cannot be compared; they were when it was loaded
         _untie_configuration(model)
     model.save_pretrained(directory, state_dict=state_dict)
+    if state_dict is not None:  # whose dtype need not be that of the model
+        model.config.dtype = next(value.dtype for value in state_dict.values() if value.is_floating_point())
+        model.config.save_pretrained(directory)
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from rao_kedro.config.training import ADAM_BYTES, GRADIENT_BYTES, WEIGHT_BYTES, TrainingParameters
+from rao_kedro.config.training import ADAM_BYTES, BF16_BYTES, GRADIENT_BYTES, WEIGHT_BYTES, TrainingParameters
 from rao_kedro.config.workers import WorkerParameters
 
 _ON_GPUS = ("MULTI_GPU", "FSDP", "DEEPSPEED")
@@ -131,8 +131,13 @@ def state_bytes(training: TrainingParameters, weights: int, launch: Launch | Non
         models: How many models of that size are trained at the same time.
     """
     adam = ADAM_BYTES // 4 if training.optimizer == "adamw_8bit" else ADAM_BYTES
-    of_each = WEIGHT_BYTES if training.lora else WEIGHT_BYTES + GRADIENT_BYTES + adam
-    return models * weights * of_each // (launch.processes if launch is not None and launch.sharded else 1)
+    sharded = launch is not None and launch.sharded
+    copies = training.mixed_precision == "bf16_weights" and not sharded
+    if training.lora:
+        of_each = BF16_BYTES if copies else WEIGHT_BYTES
+    else:
+        of_each = WEIGHT_BYTES + GRADIENT_BYTES + adam + (BF16_BYTES if copies else 0)
+    return models * weights * of_each // (launch.processes if launch is not None and sharded else 1)
 
 
 def memory_problems(step: str, needed: int, launch: Launch | None) -> Iterator[str]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource, SampledResponses
-from rao_kedro.config.training import ADAM_BYTES, WEIGHT_BYTES, TrainingParameters
+from rao_kedro.config.training import ADAM_BYTES, BF16_BYTES, WEIGHT_BYTES, TrainingParameters
 from rao_kedro.datasets.freshness import RECORDS
 from rao_kedro.planning import lengths, machine, models
 from rao_kedro.planning.steps import Run, Step
@@ -125,9 +125,14 @@ def _of_training(
     if known is not None:
         models_trained = 2 if method is not None and method.requirements.value_network else 1
         memory = machine.state_bytes(training, known.weights, launch, models_trained)
-        disk = WEIGHT_BYTES * known.weights + checkpoint_bytes(training, known.weights, steps)
+        disk = published_bytes(training, known.weights) + checkpoint_bytes(training, known.weights, steps)
     speed = _speed(run, step)
     return Size(rows, tokens, steps, memory, disk, None if tokens is None or speed is None else tokens / speed)
+
+
+def published_bytes(training: TrainingParameters, weights: int) -> int:
+    """Return the bytes of a published model with that number of weights."""
+    return weights * (BF16_BYTES if training.publishes_bf16 else WEIGHT_BYTES)
 
 
 def checkpoint_bytes(training: TrainingParameters, weights: int, steps: int | None) -> int:
@@ -156,7 +161,8 @@ def bytes_on_disk(run: Run) -> int:
             place = run.place(step.outputs[0])
             there = place is not None and (place / "config.json").exists()  # the new one replaces it
             linked = step.function == "prepare_base_model" and step.given["model"].source == "checkpoint"
-            made += 0 if there or linked else WEIGHT_BYTES * known.weights
+            published = [published_bytes(training, known.weights) for training, _ in _trainings(step)]
+            made += 0 if there or linked else max(published, default=WEIGHT_BYTES * known.weights)
         for training, responses in _trainings(step):
             size = _of_training(run, step, training, responses, None)
             checkpoints.append(checkpoint_bytes(training, known.weights, size.steps))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import ParameterError
 from rao_kedro.identity import content_hash
+from rao_kedro.models.bf16_weights import weights_dtype
 from rao_kedro.models.chat_format import ChatFormat, load_chat_format
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.models.loading import load_reward_model
@@ -37,7 +38,7 @@ class BradleyTerry(Reward):
 
         Args:
             model_dir: A checkpoint with its tokenizer and chat template: a directory or a hub name.
-            mixed_precision: "no" or "bf16".
+            mixed_precision: "no", "bf16" or "bf16_weights", as in training.
             max_tokens_per_batch: Tokens of a packed forward pass.
             max_length: Maximum tokens of a prompt and its response; None takes the limit of the configuration.
             read_at: The token whose score is read. "template_end" is the last token that the chat template writes, as
@@ -77,7 +78,10 @@ class BradleyTerry(Reward):
 
     @cached_property
     def _module(self) -> Any:
-        return place_for_scoring(lambda: reward_module(load_reward_model(self._directory)), self._directory)
+        dtype = weights_dtype(self.mixed_precision)
+        return place_for_scoring(
+            lambda: reward_module(load_reward_model(self._directory, dtype)), self._directory, dtype
+        )
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group."""

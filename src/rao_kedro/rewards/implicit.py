@@ -7,6 +7,7 @@ from pathlib import Path
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import ModelError, ParameterError
 from rao_kedro.identity import content_hash
+from rao_kedro.models.bf16_weights import weights_dtype
 from rao_kedro.models.chat_format import ChatFormat, load_chat_format
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.models.loading import load_causal_lm
@@ -37,7 +38,7 @@ class ImplicitReward(Reward):
             policy_dir: The aligned policy, a directory or a hub name.
             reference_dir: The model that the policy was aligned from.
             beta: Reward units per nat; the beta of the policy's training.
-            mixed_precision: "no" or "bf16".
+            mixed_precision: "no", "bf16" or "bf16_weights", as in training.
             max_tokens_per_batch: Tokens of a packed forward pass.
 
         Raises:
@@ -71,10 +72,12 @@ class ImplicitReward(Reward):
 
     @cached_property
     def _modules(self) -> list[LogProbModel]:
-        def load(directory: Path) -> LogProbModel:
-            return LogProbModel(load_causal_lm(directory))
+        dtype = weights_dtype(self.mixed_precision)
 
-        return [place_for_scoring(partial(load, directory), directory) for directory in self._directories]
+        def load(directory: Path) -> LogProbModel:
+            return LogProbModel(load_causal_lm(directory, dtype))
+
+        return [place_for_scoring(partial(load, directory), directory, dtype) for directory in self._directories]
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group."""

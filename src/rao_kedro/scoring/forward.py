@@ -32,7 +32,8 @@ class ForwardPass:
     """Precision and batch size of a forward pass; a `ScoringSpec` has the same attributes.
 
     Attributes:
-        mixed_precision: Compute precision, "no" or "bf16"; must be that of training.
+        mixed_precision: Compute precision, as `TrainingParameters.mixed_precision`; must be that of training. With
+            `bf16_weights` the module holds its weights in bf16.
         max_tokens_per_batch: Tokens of one packed forward pass.
         t0_length: Tokens of the prefix t_0, which all prompts share.
     """

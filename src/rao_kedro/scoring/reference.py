@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rao_kedro.config.specs import ScoringSpec
 from rao_kedro.data.token_tables import read_groups_in_table_order
+from rao_kedro.models.bf16_weights import weights_dtype
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup
@@ -22,7 +23,8 @@ def main(spec_path: str) -> None:
     """
     spec = ScoringSpec.model_validate_json(Path(spec_path).read_text())
     key = scoring_key(spec.model_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
-    model = place_for_scoring(lambda: LogProbModel(load_causal_lm(spec.model_dir)), spec.model_dir)
+    dtype = weights_dtype(spec.mixed_precision)
+    model = place_for_scoring(lambda: LogProbModel(load_causal_lm(spec.model_dir, dtype)), spec.model_dir, dtype)
 
     def score(groups: Sequence[TokenizedGroup]) -> list[dict]:
         logps = score_logps(model, groups, spec)

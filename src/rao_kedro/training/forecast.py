@@ -23,7 +23,8 @@ def saved_bytes(forward: Callable[[], None]) -> int:
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if not (tensor.is_leaf and tensor.requires_grad):
+        whole = tensor if tensor._base is None else tensor._base  # a transposed weight is a view of it
+        if not isinstance(whole, nn.Parameter):
             storage = tensor.untyped_storage()
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor

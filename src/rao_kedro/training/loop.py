@@ -19,7 +19,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from rao_kedro.config.training import TrainingParameters
-from rao_kedro.distributed import sharding
+from rao_kedro.distributed import make_accelerator, sharding
 from rao_kedro.errors import TrainingError
 from rao_kedro.files import write_text
 from rao_kedro.models.adapters import merge_lora
@@ -28,11 +28,12 @@ from rao_kedro.scoring.packs import fill_packs, share_packs
 from rao_kedro.training.checkpoints import Checkpoints
 from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, peak_memory
 from rao_kedro.training.interruption import Interruption
+from rao_kedro.training.master_weights import MasterWeights, named_trained_parameters
 from rao_kedro.training.options import compile_layers, make_optimizer, plan_compilation, prepare_module
 from rao_kedro.training.progress import MetricsLog, Progress
 from rao_kedro.training.schedule import epoch_steps, make_schedule, warmup_remark
 from rao_kedro.training.task import Task
-from rao_kedro.training.trained_state import TrainedState, named_trained_parameters
+from rao_kedro.training.trained_state import TrainedState
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class _Run:
     def __init__(self, task: Task, parameters: TrainingParameters, workspace: Path, interruption: Interruption) -> None:
         """Load the model, log a forecast, and resume from a checkpoint if there is one."""
         self.task, self.parameters, self.workspace, self.interruption = task, parameters, workspace, interruption
-        self.accelerator = accelerator = Accelerator(mixed_precision=parameters.mixed_precision)
+        self.accelerator = accelerator = make_accelerator(parameters.mixed_precision)
         set_seed(parameters.seed)
         module = task.load()
         refuse_long_groups(module, [*task.train_groups, *task.eval_groups])
@@ -70,28 +71,38 @@ class _Run:
         compilation = plan_compilation(module, parameters, accelerator, epoch_tokens)
         if compilation.on:
             compile_layers(module, accelerator)
-        optimizer = make_optimizer(module, parameters, accelerator.device)
+        self.masters = None
+        if parameters.mixed_precision == "bf16_weights" and sharding() is None:  # an engine holds masters of its own
+            self.masters = MasterWeights(module, accelerator.device)
+        trained = named_trained_parameters(module, self.masters).values()
+        optimizer = make_optimizer(trained, parameters, accelerator.device)
         passes = task.passes_per_step
         self.steps_per_epoch = math.ceil(len(task.train_groups) / parameters.batch_size) * passes
         self.n_steps = self.steps_per_epoch * parameters.epochs
         self.responses_per_prompt = task.responses_per_prompt
         self.schedule = make_schedule(optimizer, parameters, self.n_steps)
-        self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        if self.masters:  # no wrapper: gradients are averaged over the processes once per step
+            self.module, self.optimizer = module, accelerator.prepare(optimizer)
+        else:
+            self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        self.trained_parameters = named_trained_parameters(accelerator.unwrap_model(self.module), self.masters)
         self.passes = _Passes(task, accelerator, self.module, parameters.max_tokens_per_batch)
 
         task.prepare(self.module)
         is_main = accelerator.is_main_process
         forecasted = forecast(task, accelerator, self.module, parameters)  # every process takes part
+        self.optimizer.zero_grad()
         if is_main:
             logger.info("%s; %s", forecasted, compilation.reason)
             if remark := warmup_remark(parameters, self.n_steps):
                 logger.warning("%s", remark)
-        dtype = torch.bfloat16 if parameters.mixed_precision == "bf16" else torch.float32
+        dtype = torch.float32 if parameters.mixed_precision == "no" else torch.bfloat16
         flops = flops_per_token(self.module) / (matmul_peak(accelerator.device, dtype) * accelerator.num_processes)
-        trained = named_trained_parameters(accelerator.unwrap_model(self.module))
-        state = TrainedState(trained, self.optimizer, self.schedule)
+        state = TrainedState(self.trained_parameters, self.optimizer, self.schedule)
         self.checkpoints = Checkpoints(accelerator, workspace, parameters.checkpoints_kept, state)
         self.step, self.best = self.checkpoints.resume()
+        if self.masters:
+            self.masters.refresh()
         self.log = MetricsLog(workspace / "training_log.jsonl", resume_at=self.step, is_main=is_main)
         self.progress = Progress(
             task, parameters.epochs, self.step, self.n_steps, self.log, flops_per_token=flops, what=workspace.name
@@ -125,13 +136,17 @@ class _Run:
         metrics = self.passes.forward_backward(groups, progress=self.step / self.n_steps)
         if self.step == 0:
             self.task.check_step_zero(metrics)
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.parameters.max_grad_norm)
+        if self.masters:
+            self.masters.average_gradients()
+        norm = self.accelerator.clip_grad_norm_(self.trained_parameters.values(), self.parameters.max_grad_norm)
         metrics["grad_norm"] = float(norm)
         _refuse_non_finite(metrics, groups, self.step, self.workspace)
         metrics["learning_rate"] = float(self.schedule.get_last_lr()[0])
         if self.responses_per_prompt is not None:
             metrics["responses_per_prompt"] = self.responses_per_prompt
         self.optimizer.step()
+        if self.masters:
+            self.masters.refresh()
         self.schedule.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -170,9 +185,12 @@ class _Run:
     def _publish(self) -> None:
         accelerator, lora = self.accelerator, self.parameters.lora
         accelerator.wait_for_everyone()
-        weights = accelerator.get_state_dict(self.module)  # where the module is sharded, every process takes part
+        # Where the module is sharded, every process takes part.
+        weights = self.masters.gather(self.module) if self.masters else accelerator.get_state_dict(self.module)
         if accelerator.is_main_process:
             weights = weights if lora is None else merge_lora(weights, lora)
+            dtype = torch.bfloat16 if self.parameters.publishes_bf16 else torch.float32
+            weights = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
             self.task.save(accelerator.unwrap_model(self.module), weights, self.workspace / "model")
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +90,7 @@ def prepare_module(module: nn.Module, parameters: TrainingParameters, accelerato
     """
     fsdp = getattr(accelerator.state, "fsdp_plugin", None)
     if fsdp is not None:
-        _set_precision_of_shards(fsdp, accelerator.mixed_precision)
+        _set_precision_of_shards(fsdp, parameters.mixed_precision)
     if (deepspeed := accelerator.state.deepspeed_plugin) is not None:
         # DeepSpeed requires a micro-batch size, which nothing uses: the loop makes the batches.
         deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
@@ -110,17 +111,18 @@ def prepare_module(module: nn.Module, parameters: TrainingParameters, accelerato
 
 
 def _set_precision_of_shards(fsdp: FullyShardedDataParallelPlugin, mixed_precision: str) -> None:
-    """Gather weights in the compute precision, and keep gradients, hidden states and log-probs in fp32.
+    """Gather weights in the compute precision, and keep gradients and log-probs in fp32.
 
-    accelerate's own policy rounds what a wrapped module returns to bf16: log-probs of 400 nats to even numbers.
+    Hidden states between layers are fp32 with `bf16`, and bf16 with `bf16_weights`. accelerate's own policy rounds what
+    a wrapped module returns to bf16: log-probs of 400 nats to even numbers.
     """
     if fsdp.fsdp_version != 2:
         raise TrainingError("the accelerate file asks for FSDP1: set fsdp_version: 2 in its fsdp_config")
-    if mixed_precision == "bf16":
+    if mixed_precision != "no":
         fsdp.mixed_precision_policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16,
             reduce_dtype=torch.float32,
-            output_dtype=torch.float32,
+            output_dtype=torch.float32 if mixed_precision == "bf16" else None,
             cast_forward_inputs=False,
         )
 
@@ -166,13 +168,14 @@ def disable_dropout(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def make_optimizer(module: nn.Module, parameters: TrainingParameters, device: torch.device) -> torch.optim.Optimizer:
-    """Return the optimizer of the trainable parameters.
+def make_optimizer(
+    trained: Iterable[nn.Parameter], parameters: TrainingParameters, device: torch.device
+) -> torch.optim.Optimizer:
+    """Return the optimizer of the trained parameters.
 
     Raises:
         TrainingError: The optimizer does not run on this machine.
     """
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     settings: dict[str, Any] = {
         "lr": parameters.learning_rate,
         "weight_decay": parameters.weight_decay,

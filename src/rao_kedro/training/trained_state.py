@@ -27,12 +27,6 @@ INDEX = ".metadata"
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # torch says so of a run of one process
 
 
-def named_trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of a module that are not frozen, by their names without activation checkpointing."""
-    named = ((name.replace("_checkpoint_wrapped_module.", ""), value) for name, value in module.named_parameters())
-    return {name: value for name, value in named if value.requires_grad}
-
-
 class TrainedState:
     """The state of a run that is not in its inputs: without the weights that LoRA freezes."""
 

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.config.specs import AlignmentSpec
 from rao_kedro.data.token_tables import read_groups, read_reference
-from rao_kedro.distributed import process_state, sharding
+from rao_kedro.distributed import make_accelerator, process_state, sharding
 from rao_kedro.errors import ParameterError, TrainingError
 from rao_kedro.generation.rollouts import Sampler
 from rao_kedro.generation.transformers_backend import refuse_long_prompts
+from rao_kedro.models.bf16_weights import weights_dtype
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 from rao_kedro.models.logprobs import LogProbModel, SequenceLogProbs
@@ -34,7 +34,7 @@ from rao_kedro.training.task import LossOutput, Task
 logger = logging.getLogger(__name__)
 
 # Mean log-ratio, in nats, that the noise of the compute precision alone can cause before the first update.
-STEP_ZERO_TOLERANCE = {"no": 0.01, "bf16": 1.5}
+STEP_ZERO_TOLERANCE = {"no": 0.01, "bf16": 1.5, "bf16_weights": 1.5}
 
 
 class OfflineAlignment(Task):
@@ -137,13 +137,14 @@ class OfflineAlignment(Task):
         if sharding():
             return {}
         training = self.spec.training
-        policy, accelerator = self.policy_of(module), Accelerator(mixed_precision=training.mixed_precision)
+        policy, accelerator = self.policy_of(module), make_accelerator(training.mixed_precision)
         with torch.random.fork_rng(), accelerator.autocast():
             torch.manual_seed(training.seed)
             sampled = self.sampler.sample(policy.model, groups)
         room = max(training.max_tokens_per_batch, *(group.n_tokens for group in sampled))
         forward_pass = ForwardPass(training.mixed_precision, room, self.spec.t0_length)
-        reference = LogProbModel(load_causal_lm(self.spec.model_dir))  # kept in memory during an evaluation only
+        # Kept in memory during an evaluation only.
+        reference = LogProbModel(load_causal_lm(self.spec.model_dir, weights_dtype(training.mixed_precision)))
         ours, theirs = (score_logps(model, sampled, forward_pass) for model in (policy, reference))
         ratios = torch.tensor([ours[name].responses[0] - theirs[name].responses[0] for name in ours])
         result = {"kl_to_reference": float(ratios.mean())}

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.config.specs import PPOSpec
 from rao_kedro.data.token_tables import PromptGroups, read_groups, read_reference
-from rao_kedro.distributed import sharding
+from rao_kedro.distributed import make_accelerator, sharding
 from rao_kedro.errors import DataError, TrainingError
 from rao_kedro.generation.rollouts import Sampler
+from rao_kedro.models.bf16_weights import weights_dtype
 from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.logprobs import LogProbModel
@@ -93,8 +93,10 @@ class PPOTask(Task):
 
     def prepare(self, module: nn.Module) -> None:
         """Load the reference, frozen."""
-        self.accelerator = Accelerator(mixed_precision=self.spec.training.mixed_precision)
-        reference = LogProbModel(load_causal_lm(self.spec.model_dir), self.spec.rollout.temperature)
+        precision = self.spec.training.mixed_precision
+        self.accelerator = make_accelerator(precision)
+        reference = load_causal_lm(self.spec.model_dir, weights_dtype(precision))
+        reference = LogProbModel(reference, self.spec.rollout.temperature)
         self.reference = reference.to(self.accelerator.device).eval().requires_grad_(False)
 
     def count_units(self, groups: Sequence[TokenizedGroup]) -> float:
