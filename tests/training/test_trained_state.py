@@ -40,7 +40,7 @@ def make_state():
         module.bias.requires_grad_(False)
         optimizer = torch.optim.AdamW([module.weight], lr=0.1, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
-        return module, TrainedState(named_trained_parameters(module), optimizer, schedule)
+        return module, TrainedState(named_trained_parameters(module, None), optimizer, schedule)
 
     return make
 
@@ -92,7 +92,7 @@ def test_numbers_of_an_optimizer_are_kept_beside_its_tensors(make_state, tmp_pat
 def test_a_checkpoint_of_lora_holds_the_adapters_only(tiny_checkpoint):
     model = load_causal_lm(tiny_checkpoint)
     add_lora(model, LoRAParameters(rank=2, alpha=4))
-    trained = named_trained_parameters(model)
+    trained = named_trained_parameters(model, None)
     optimizer = torch.optim.AdamW(trained.values())
     state = TrainedState(trained, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0))
     names = state.share(0, 1)[0]
