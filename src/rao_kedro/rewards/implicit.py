@@ -1,7 +1,7 @@
 """The implicit reward of an aligned policy, `beta (log pi - log pi_ref)` (Rafailov et al. 2023, eq. 5)."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from rao_kedro.data.prompt_group import PromptGroup
@@ -17,6 +17,7 @@ from rao_kedro.rewards.base import Reward, Scores
 from rao_kedro.rewards.bradley_terry import context_length
 from rao_kedro.rewards.tokens import score_tokens
 from rao_kedro.scoring.forward import ForwardPass, refuse_constant_rewards, score_logps
+from rao_kedro.scoring.placement import place_for_scoring
 
 
 class ImplicitReward(Reward):
@@ -72,7 +73,11 @@ class ImplicitReward(Reward):
     @cached_property
     def _modules(self) -> list[LogProbModel]:
         dtype = weights_dtype(self.mixed_precision)
-        return [LogProbModel(load_causal_lm(directory, dtype)) for directory in self._directories]
+
+        def load(directory: Path) -> LogProbModel:
+            return LogProbModel(load_causal_lm(directory, dtype))
+
+        return [place_for_scoring(partial(load, directory), directory, dtype) for directory in self._directories]
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group."""

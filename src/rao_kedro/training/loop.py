@@ -33,6 +33,7 @@ from rao_kedro.training.options import compile_layers, make_optimizer, plan_comp
 from rao_kedro.training.progress import MetricsLog, Progress
 from rao_kedro.training.schedule import epoch_steps, make_schedule, warmup_remark
 from rao_kedro.training.task import Task
+from rao_kedro.training.trained_state import TrainedState
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,9 @@ def train(task: Task, parameters: TrainingParameters, workspace: Path) -> None:
     if not task.train_groups:
         raise TrainingError("there are no training groups: data_report and quarantined_rows say why")
     with Interruption() as interruption:
-        _Run(task, parameters, workspace, interruption).train()
+        run = _Run(task, parameters, workspace, interruption)
+        with run.checkpoints:
+            run.train()
 
 
 class _Run:
@@ -80,11 +83,9 @@ class _Run:
         self.schedule = make_schedule(optimizer, parameters, self.n_steps)
         if self.masters:  # no wrapper: gradients are averaged over the processes once per step
             self.module, self.optimizer = module, accelerator.prepare(optimizer)
-            accelerator.register_for_checkpointing(self.masters)
         else:
             self.module, self.optimizer = accelerator.prepare(module, optimizer)
         self.trained_parameters = named_trained_parameters(accelerator.unwrap_model(self.module), self.masters)
-        accelerator.register_for_checkpointing(self.schedule)
         self.passes = _Passes(task, accelerator, self.module, parameters.max_tokens_per_batch)
 
         task.prepare(self.module)
@@ -97,8 +98,11 @@ class _Run:
                 logger.warning("%s", remark)
         dtype = torch.float32 if parameters.mixed_precision == "no" else torch.bfloat16
         flops = flops_per_token(self.module) / (matmul_peak(accelerator.device, dtype) * accelerator.num_processes)
-        self.checkpoints = Checkpoints(accelerator, workspace, parameters.checkpoints_kept)
+        state = TrainedState(self.trained_parameters, self.optimizer, self.schedule)
+        self.checkpoints = Checkpoints(accelerator, workspace, parameters.checkpoints_kept, state)
         self.step, self.best = self.checkpoints.resume()
+        if self.masters:
+            self.masters.refresh()
         self.log = MetricsLog(workspace / "training_log.jsonl", resume_at=self.step, is_main=is_main)
         self.progress = Progress(
             task, parameters.epochs, self.step, self.n_steps, self.log, flops_per_token=flops, what=workspace.name
@@ -123,6 +127,7 @@ class _Run:
             self._checkpoint_if_due()  # after the evaluation: a run resumed from it does not evaluate again
         if parameters.keep == "last" or self.best is None:
             self._publish()
+        self.checkpoints.wait()
         self.accelerator.wait_for_everyone()  # the launcher removes the checkpoints once the run is marked as finished
 
     def _take_step(self, groups: Sequence[TokenizedGroup]) -> None:
@@ -174,6 +179,7 @@ class _Run:
         if stopping or (every and self.step % every == 0):
             self.checkpoints.save(self.step, self.best)
         if stopping:
+            self.checkpoints.wait()
             raise TrainingError(f"stopped by SIGTERM after step {self.step}: the same command resumes there")
 
     def _publish(self) -> None:

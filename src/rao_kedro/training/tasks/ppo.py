@@ -95,8 +95,8 @@ class PPOTask(Task):
         """Load the reference, frozen."""
         precision = self.spec.training.mixed_precision
         self.accelerator = make_accelerator(precision)
-        reference = load_causal_lm(self.spec.model_dir, weights_dtype(precision))
-        reference = LogProbModel(reference, self.spec.rollout.temperature)
+        model = load_causal_lm(self.spec.model_dir, weights_dtype(precision))
+        reference = LogProbModel(model, self.spec.rollout.temperature)
         self.reference = reference.to(self.accelerator.device).eval().requires_grad_(False)
 
     def count_units(self, groups: Sequence[TokenizedGroup]) -> float:
