@@ -207,7 +207,7 @@ def layers_that_do_not_pack(model: PreTrainedModel) -> str | None:
     return None
 
 
-# Relative to the norm; a model that cannot be packed differs by much more. In bf16, rounding over 30 layers makes 0.026.
+# Relative to the norm; a model that cannot be packed differs by much more. Rounding to bf16 in 30 layers makes 0.026.
 TOLERANCE = {torch.float64: 0.03, torch.float32: 0.03, torch.bfloat16: 0.15, torch.float16: 0.15}
 _reasons: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
