@@ -245,11 +245,13 @@ OTHERWISE = {
 }
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", OTHERWISE)
-def test_a_model_that_computes_a_packed_response_otherwise_than_alone_is_refused(family):
+def test_a_model_that_computes_a_packed_response_otherwise_than_alone_is_refused(family, dtype):
     torch.manual_seed(0)
     named = {"bos_token_id": 1, "eos_token_id": 2}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES | named | OTHERWISE[family])).train()
+    config = AutoConfig.for_model(family, **SIZES | named | OTHERWISE[family])
+    model = AutoModelForCausalLM.from_config(config).to(dtype).train()
     how = "its code fails on them" if family == "bloom" else "its result for a response depends on the other responses"
     with pytest.raises(ModelError, match=f"cannot be trained on packed groups: {how}"):
         LogProbModel(use_packed_attention(model))

@@ -19,10 +19,13 @@ from torch.distributed.fsdp import FSDPModule
 
 from rao_kedro.distributed import process_state
 from rao_kedro.errors import RaoKedroError
+from rao_kedro.scoring import placement
 from rao_kedro.training.interruption import Interruption
 from rao_kedro.workers import worker_main
 
 initialize, requested, backward = AcceleratorState.__init__, Interruption.requested, Accelerator.backward
+shard, free_memory, loads_at_once = placement.shard, placement.free_memory, placement.loads_at_once
+held = []  # by sharded models: bytes of their weights on this process before and after
 gradients = Counter()  # of the backward passes under FSDP2: parameters with a sharded and with an unsharded gradient
 
 
@@ -33,6 +36,15 @@ def initialize_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
             fsdp_plugin.set_mixed_precision(self._mixed_precision)
         self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+
+def shard_with_record(module, mesh):
+    """Shard as scoring does, and write down how many bytes of weights this process holds before and after."""
+    before = sum(weight.nbytes for weight in module.parameters())
+    shard(module, mesh)
+    after = sum(weight.to_local().untyped_storage().nbytes() for weight in module.parameters())
+    held.append((before, after))
+    return module
 
 
 def backward_with_count(self, loss, **kwargs):
@@ -58,6 +70,11 @@ def main(tasks_path):
     for worker, spec_path, stops in json.loads(Path(tasks_path).read_text()):
         process_state().print(f"begins: {spec_path}", flush=True)
         gradients.clear()
+        held.clear()
+        # Devices without free memory, and machines with little: models that are scored are sharded, one after another.
+        no_room = "sharded" in Path(spec_path).parts
+        placement.free_memory = (lambda device: 0) if no_room else free_memory
+        placement.loads_at_once = (lambda n_bytes: 1) if no_room else loads_at_once
         Interruption.requested = (lambda self, accelerator: True) if stops else requested
         try:
             importlib.import_module(worker).main(spec_path)
@@ -66,6 +83,8 @@ def main(tasks_path):
                 Path(spec_path).with_name("refused.txt").write_text(str(error))
         if gradients and process_state().is_main_process:
             Path(spec_path).with_name("gradients.json").write_text(json.dumps(gradients))
+        if held:
+            Path(spec_path).with_name(f"held-{process_state().process_index}.json").write_text(json.dumps(held))
         as_at_the_start(kind, environment)
 
 
@@ -86,6 +105,7 @@ def as_at_the_start(kind, environment):
 
 if __name__ == "__main__":
     AcceleratorState.__init__, Accelerator.backward = initialize_with_fsdp, backward_with_count
+    placement.shard = shard_with_record
     if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
         PartialState._prepare_backend = lambda self, *args: ("gloo", DistributedType.MULTI_CPU)
     worker_main(main)

@@ -156,6 +156,24 @@ def inputs(tmp_path_factory, tiny_checkpoint):
     return directory
 
 
+def test_the_optimizer_gets_the_clipped_gradients_of_the_masters(
+    inputs, tmp_path, tiny_checkpoint, tiny_reward_model, monkeypatch
+):
+    step, norms = torch.optim.AdamW.step, []
+
+    def recorded(self, *args, **kwargs):
+        trained = [parameter for group in self.param_groups for parameter in group["params"]]
+        assert {parameter.dtype for parameter in trained} == {torch.float32}
+        norms.append(float(torch.nn.utils.get_total_norm([parameter.grad for parameter in trained])))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    spec = spec_of("sft", inputs, tmp_path, tiny_checkpoint, tiny_reward_model, max_grad_norm=0.01)
+    launch(spec, IN_PROCESS)
+    assert norms == pytest.approx([0.01] * 6, rel=1e-3)
+    assert all(row["grad_norm"] > 0.1 for row in log_of(spec.workspace)[0])
+
+
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_a_killed_run_goes_on_to_the_same_weights(
     lora, inputs, tmp_path, tiny_checkpoint, tiny_reward_model, monkeypatch

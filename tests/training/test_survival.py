@@ -1,6 +1,7 @@
 """What a run survives: kills, damaged checkpoints, SIGTERM, a full disk."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -12,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from accelerate import Accelerator
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from launching import IN_PROCESS
+from torch.distributed.checkpoint.filesystem import _FileSystemWriter
 
 from rao_kedro import shards
 from rao_kedro.config.rewards import RewardParameters
@@ -223,7 +224,7 @@ def test_finished_annotations_and_policy_scores_are_not_computed_again(
     assert len(scored) == 1 and specs["score_policy"].held_out_path.exists()
 
 
-@pytest.mark.parametrize("damage", ["flipped byte", "missing file", "no manifest", "half-written"])
+@pytest.mark.parametrize("damage", ["flipped byte", "missing file", "no manifest", "half-written", "old format"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     tmp_path, tiny_checkpoint, groups_path, uninterrupted, killed_at_step_4, caplog, damage
 ):
@@ -233,15 +234,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     newest = spec.workspace / "checkpoints/step-000000003"
     match damage:
         case "flipped byte":
-            content = bytearray((newest / "model.safetensors").read_bytes())
-            content[-5] ^= 1
-            (newest / "model.safetensors").write_bytes(content)
+            content = bytearray((newest / "__0_0.distcp").read_bytes())
+            content[len(content) // 2] ^= 1
+            (newest / "__0_0.distcp").write_bytes(content)
         case "missing file":
-            (newest / "optimizer.bin").unlink()
+            (newest / "random-00000.json").unlink()
         case "no manifest":
             (newest / "manifest.json").unlink()
         case "half-written":
             newest.rename(newest.with_name("step-000000003.partial"))
+        case "old format":
+            manifest = json.loads((newest / "manifest.json").read_text())
+            del manifest["writer"]
+            (newest / "manifest.json").write_text(json.dumps(manifest))
     launch(spec, IN_PROCESS)
     assert killed_at_step_4 == [1, 2, 3, 4, 3, 4, 5, 6]
     assert ("skipped checkpoint" in caplog.text) == (damage != "half-written")
@@ -271,20 +276,20 @@ def test_sigterm_saves_a_checkpoint_and_stops_with_a_sentence(
 def test_a_full_disk_leaves_the_last_good_checkpoint(
     tmp_path, tiny_checkpoint, groups_path, uninterrupted, monkeypatch
 ):
-    save = Accelerator.save_state
+    write = _FileSystemWriter.write_data
 
-    def full(self, directory, **kwargs):
-        save(self, directory, **kwargs)
-        if "step-000000003" in directory:
+    def full(self, plan, planner):
+        if "step-000000003" in str(self.path):
             raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, plan, planner)
 
     spec = resumable_spec(tmp_path / "run", tiny_checkpoint, groups_path)
-    monkeypatch.setattr(Accelerator, "save_state", full)
+    monkeypatch.setattr(_FileSystemWriter, "write_data", full)
     with pytest.raises(TrainingError, match=r"checkpoint of step 3 could not be written .*No space left"):
         launch(spec, IN_PROCESS)
     found = sorted(path.name for path in (spec.workspace / "checkpoints").iterdir())
     assert found == ["step-000000001", "step-000000002"]
-    monkeypatch.setattr(Accelerator, "save_state", save)
+    monkeypatch.setattr(_FileSystemWriter, "write_data", write)
     launch(spec, IN_PROCESS)
     assert_same(uninterrupted, weights_of(spec.workspace))
 

@@ -3,8 +3,10 @@
 All tasks run in one launch per engine. DeepSpeed is tested where it is installed (`pip install deepspeed`).
 """
 
+import importlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -33,22 +35,31 @@ from rao_kedro.config.specs import (
 )
 from rao_kedro.config.training import LoRAParameters, RolloutParameters
 from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.errors import TrainingError
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
+from rao_kedro.training.interruption import Interruption
 from rao_kedro.workers import launch
 
 PROJECT = Path(__file__).parents[2]
 ON_CPUS = {"ACCELERATE_USE_CPU": "true"}
 ZERO3_ON_CPUS = {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
 ENGINES = {  # the shipped file, what makes a CPU do, and what the run says of itself
-    "ddp": ("ddp", ON_CPUS, "\n"),
-    "fsdp2": ("fsdp2", ON_CPUS, ", sharded by FSDP\n"),
-    "zero3": ("deepspeed_zero3", ZERO3_ON_CPUS, ", sharded by DEEPSPEED\n"),
+    "ddp": ("ddp", ON_CPUS, ""),
+    "fsdp2": ("fsdp2", ON_CPUS, ", sharded by FSDP"),
+    "zero3": ("deepspeed_zero3", ZERO3_ON_CPUS, ", sharded by DEEPSPEED"),
 }
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 EACH_ENGINE = ["ddp", "fsdp2", pytest.param("zero3", marks=needs_deepspeed)]
 TRAINING = parameters(epochs=2, max_tokens_per_batch=30, batch_size=3, learning_rate=1e-3, keep="last")
 LORA = {"lora": LoRAParameters(rank=4, alpha=8), "learning_rate": 1e-2}
+OPTIONS = {
+    "bf16": {"mixed_precision": "bf16"},
+    "bf16_weights": {"mixed_precision": "bf16_weights", "published_dtype": "fp32"},
+    "lora": LORA,
+    "lora_compiled": LORA | {"compile": True},
+    "pieces": {"max_tokens_per_batch": 12},  # a group has 20
+}
 OBJECTIVES = {
     "rao": {"beta": 1.0, "log_z0": 0.0},  # point-wise
     "dpo": {"beta": 0.5},  # pairwise
@@ -60,6 +71,7 @@ SCORERS = ["reference", "annotate", "annotate_implicit", "score_policy"]
 TRAINERS = ["sft", "reward", *OBJECTIVES, "ppo"]
 WITH_BF16_WEIGHTS = ["sft", "reward"]
 WITH_LORA = ["sft", "reward", "rao", "dro", "kto", "ppo"]
+VARIANTS = [*(f"{name}_with_lora" for name in WITH_LORA), "rao_with_pieces", "reward_with_pieces", "dro_with_pieces"]
 
 pytestmark = pytest.mark.slow
 
@@ -109,16 +121,7 @@ class Inputs:
                     held_out_path=workspace / "held_out.parquet",
                 )
         method, *options = name.split("_with_")
-        training = TRAINING.model_copy(
-            update={
-                "bf16": {"mixed_precision": "bf16"},
-                "bf16_weights": {"mixed_precision": "bf16_weights", "published_dtype": "fp32"},
-                "lora": LORA,
-                "lora_compiled": LORA | {"compile": True},
-            }[options[0]]
-            if options
-            else {}
-        )
+        training = TRAINING.model_copy(update=OPTIONS[options[0]] if options else {})
         common |= {"model_dir": self.model, "training": training}
         if method == "sft":
             return TrainingSpec(**common)
@@ -196,6 +199,21 @@ def alone(inputs):
     torch.set_num_threads(threads)
 
 
+def run_alone(spec):
+    """Run a task in this process, as its worker would; the launcher would discard checkpoints of other launches."""
+    AcceleratorState._reset_state()
+    spec.workspace.mkdir(parents=True, exist_ok=True)
+    (path := spec.workspace / "spec.json").write_text(spec.model_dump_json())
+    importlib.import_module(spec.worker).main(str(path))
+    AcceleratorState._reset_state()
+
+
+def stop_alone(spec):
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(TrainingError, match="stopped by SIGTERM after step 1"):
+        patched.setattr(Interruption, "requested", lambda self, accelerator: True)
+        run_alone(spec)
+
+
 def launched(engine, tasks, directory):
     """Run tasks on two processes as `launch` would; return how that ended.
 
@@ -233,13 +251,19 @@ def together(inputs):
     def run(engine):
         if engine not in done:
             (directory := inputs.directory / engine).mkdir()
-            names = [*SCORERS, *TRAINERS, *(f"{name}_with_lora" for name in WITH_LORA)]
+            names = [*SCORERS, *TRAINERS, *VARIANTS]
             if engine == "fsdp2":
                 names += ["sft_with_bf16", "sft_with_bf16_weights"] + ["rao_with_lora_compiled"] * COMPILES
             if engine == "ddp":
                 names += [f"{name}_with_bf16_weights" for name in WITH_BF16_WEIGHTS]
             tasks = [(inputs.task(name, directory), False) for name in names]
+            if engine == "fsdp2":
+                tasks += [(inputs.task(name, directory / "sharded"), False) for name in SCORERS]
             tasks += [(inputs.task("rao", directory / "stopped"), stops) for stops in (True, False)]
+            if engine != "zero3":
+                stop_alone(inputs.task("rao", directory / "from_one"))
+                tasks.append((inputs.task("rao", directory / "from_one"), False))
+                tasks += [(inputs.task(name, directory / "to_one"), True) for name in ("rao", "rao_with_lora")]
             done[engine] = directory, launched(engine, tasks, directory)
         directory, ended = done[engine]
         assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-8000:]
@@ -271,19 +295,33 @@ def assert_same_training(found, expected):
 @pytest.mark.parametrize("engine", EACH_ENGINE)
 @pytest.mark.parametrize("name", SCORERS)
 def test_two_processes_score_as_one(together, alone, engine, name):
-    (directory, _), expected = together(engine), alone(name)
+    directory, _ = together(engine)
+    assert_same_scores(directory / name, alone(name))
+    assert not [*(directory / name).glob("held-*.json")]  # the model fits: nothing is sharded
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_a_model_that_does_not_fit_is_sharded_and_scores_the_same(together, alone, name):
+    directory = together("fsdp2")[0] / "sharded" / name
+    assert_same_scores(directory, alone(name))
+    for process in range(2):
+        models = json.loads((directory / f"held-{process}.json").read_text())
+        assert models and all(0.5 <= after / before < 0.51 for before, after in models)
+
+
+def assert_same_scores(found, expected):
     tables = sorted(path.name for path in expected.glob("*.parquet"))
     assert tables
     for table in tables:
-        one, two = (pd.read_parquet(path / table) for path in (expected, directory / name))
+        one, two = (pd.read_parquet(path / table) for path in (expected, found))
         pd.testing.assert_frame_equal(two, one, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("engine", EACH_ENGINE)
-@pytest.mark.parametrize("name", [*TRAINERS, *(f"{name}_with_lora" for name in WITH_LORA)])
+@pytest.mark.parametrize("name", [*TRAINERS, *VARIANTS])
 def test_two_processes_train_the_same_weights_as_one(together, alone, engine, name):
     directory, said = together(engine)
-    assert f"of each of 2 processes{ENGINES[engine][2]}" in said
+    assert re.search(rf"of each of 2 processes{ENGINES[engine][2]}[;\n]", said)
     if name.startswith("ppo") and engine != "ddp":
         kind = {"fsdp2": "FSDP", "zero3": "DEEPSPEED"}[engine]
         assert f"ppo samples from the policy, which {kind} would shard" in refusal(directory / name)
@@ -303,14 +341,38 @@ def refusal(workspace):
     return (workspace / "refused.txt").read_text()
 
 
+def assert_resumed_after_step_1(said, workspace):
+    *_, last = (task for task in said.split("begins: ") if task.startswith(str(workspace)))
+    assert "step 1/6" not in last and "step 2/6" in last
+
+
 @pytest.mark.parametrize("engine", EACH_ENGINE)
 def test_two_processes_that_were_stopped_go_on_to_the_same_weights(together, alone, engine):
     directory, said = together(engine)
     workspace = directory / "stopped" / "rao"
     assert "stopped by SIGTERM after step 1" in refusal(workspace)
-    *_, resumed = said.split(f"begins: {workspace}")
-    assert "step 1/6" not in resumed and "step 2/6" in resumed
+    assert_resumed_after_step_1(said, workspace)
     assert_same_training(workspace, alone("rao"))
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_a_run_that_one_process_began_goes_on_with_two(together, alone, engine):
+    directory, said = together(engine)
+    workspace = directory / "from_one" / "rao"
+    assert_resumed_after_step_1(said, workspace)
+    assert_same_training(workspace, alone("rao"))
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("name", ["rao", "rao_with_lora"])
+def test_a_run_that_two_processes_began_goes_on_with_one(together, alone, inputs, engine, name):
+    workspace = together(engine)[0] / "to_one" / name
+    checkpoint = workspace / "checkpoints/step-000000001"
+    assert len([*checkpoint.glob("__*.distcp")]) == 2  # each process wrote its share
+    sizes = [path.stat().st_size for path in checkpoint.glob("__*.distcp")]
+    assert max(sizes) < 1.5 * min(sizes)
+    run_alone(inputs.task(name, together(engine)[0] / "to_one"))
+    assert_same_training(workspace, alone(name))
 
 
 @pytest.mark.skipif(not COMPILES, reason="compiling for a CPU needs a C++ compiler")

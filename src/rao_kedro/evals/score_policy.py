@@ -19,6 +19,7 @@ from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.rewards.registry import build_reward
 from rao_kedro.scoring.forward import score_logps, write_table
+from rao_kedro.scoring.placement import place_for_scoring
 from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
 from rao_kedro.workers import worker_main
 
@@ -33,14 +34,17 @@ def main(spec_path: str) -> None:
     refuse_stale(spec.reference_path, key)
     known = read_reference(spec.reference_path, spec.groups_path)
     dtype = weights_dtype(spec.mixed_precision)
-    policy = LogProbModel(load_causal_lm(spec.model_dir, dtype))
+    policy = place_for_scoring(lambda: LogProbModel(load_causal_lm(spec.model_dir, dtype)), spec.model_dir, dtype)
     logps = score_logps(policy, written, spec)
     if spec.reference_dir == spec.model_dir:
         on_held_out, reference = known, logps
     else:
         on_held_out = {name: (p, r) for name, (p, r) in score_logps(policy, reported, spec).items()}
         del policy
-        reference = score_logps(LogProbModel(load_causal_lm(spec.reference_dir, dtype)), written, spec)
+        directory = spec.reference_dir
+        model = place_for_scoring(lambda: LogProbModel(load_causal_lm(directory, dtype)), directory, dtype)
+        reference = score_logps(model, written, spec)
+        del model
     rewards = build_reward(spec.reward).annotate(texts)
     write_table(
         [

@@ -19,6 +19,7 @@ from rao_kedro.models.rotary import rotary_limit
 from rao_kedro.rewards.base import Reward, Scores
 from rao_kedro.rewards.tokens import score_tokens
 from rao_kedro.scoring.forward import ForwardPass, score_rewards
+from rao_kedro.scoring.placement import place_for_scoring
 
 
 class BradleyTerry(Reward):
@@ -77,7 +78,10 @@ class BradleyTerry(Reward):
 
     @cached_property
     def _module(self) -> Any:
-        return reward_module(load_reward_model(self._directory, weights_dtype(self.mixed_precision)))
+        dtype = weights_dtype(self.mixed_precision)
+        return place_for_scoring(
+            lambda: reward_module(load_reward_model(self._directory, dtype)), self._directory, dtype
+        )
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group."""
@@ -92,8 +96,8 @@ class BradleyTerry(Reward):
             padding=module.model.config.get_text_config().pad_token_id if isinstance(module, RewardModel) else None,
         )
 
-    def _score(self, pieces: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
-        return score_rewards(self._module, pieces, ForwardPass(self.mixed_precision, tokens, t0_length=1))
+    def _score(self, groups: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
+        return score_rewards(self._module, groups, ForwardPass(self.mixed_precision, tokens, t0_length=1))
 
 
 def context_length(model: Any) -> int:

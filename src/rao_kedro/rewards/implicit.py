@@ -1,7 +1,7 @@
 """The implicit reward of an aligned policy, `beta (log pi - log pi_ref)` (Rafailov et al. 2023, eq. 5)."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from rao_kedro.data.prompt_group import PromptGroup
@@ -17,6 +17,7 @@ from rao_kedro.rewards.base import Reward, Scores
 from rao_kedro.rewards.bradley_terry import context_length
 from rao_kedro.rewards.tokens import score_tokens
 from rao_kedro.scoring.forward import ForwardPass, refuse_constant_rewards, score_logps
+from rao_kedro.scoring.placement import place_for_scoring
 
 
 class ImplicitReward(Reward):
@@ -72,19 +73,23 @@ class ImplicitReward(Reward):
     @cached_property
     def _modules(self) -> list[LogProbModel]:
         dtype = weights_dtype(self.mixed_precision)
-        return [LogProbModel(load_causal_lm(directory, dtype)) for directory in self._directories]
+
+        def load(directory: Path) -> LogProbModel:
+            return LogProbModel(load_causal_lm(directory, dtype))
+
+        return [place_for_scoring(partial(load, directory), directory, dtype) for directory in self._directories]
 
     def annotate(self, groups: Sequence[PromptGroup]) -> list[Scores]:
         """Return the scores of each group."""
         length = min(context_length(module.model) for module in self._modules)
         return score_tokens(self._chat, groups, length, self.max_tokens_per_batch, self._score)
 
-    def _score(self, pieces: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
+    def _score(self, groups: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
         how = ForwardPass(self.mixed_precision, tokens, t0_length=1)
-        policy, reference = (score_logps(module, pieces, how) for module in self._modules)
+        policy, reference = (score_logps(module, groups, how) for module in self._modules)
         rewards = {
             name: [self.beta * (a - b) for a, b in zip(policy[name].responses, reference[name].responses, strict=True)]
             for name in policy
         }
-        refuse_constant_rewards(pieces, rewards)
+        refuse_constant_rewards(groups, [rewards[group.group_id] for group in groups])
         return rewards

@@ -10,6 +10,7 @@ from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.scoring.forward import score_logps, write_in_shards
+from rao_kedro.scoring.placement import place_for_scoring
 from rao_kedro.scoring.reference_cache import scoring_key
 from rao_kedro.workers import worker_main
 
@@ -22,7 +23,8 @@ def main(spec_path: str) -> None:
     """
     spec = ScoringSpec.model_validate_json(Path(spec_path).read_text())
     key = scoring_key(spec.model_dir, spec.groups_path, spec.mixed_precision, spec.t0_length)
-    model = LogProbModel(load_causal_lm(spec.model_dir, weights_dtype(spec.mixed_precision)))
+    dtype = weights_dtype(spec.mixed_precision)
+    model = place_for_scoring(lambda: LogProbModel(load_causal_lm(spec.model_dir, dtype)), spec.model_dir, dtype)
 
     def score(groups: Sequence[TokenizedGroup]) -> list[dict]:
         logps = score_logps(model, groups, spec)

@@ -67,17 +67,6 @@ class MasterWeights:
         """Round the masters to the copies, after an optimizer step or after loading a checkpoint."""
         torch._foreach_copy_([*self._copies.values()], [self.parameters[name] for name in self._copies])
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return what is trained, for a checkpoint."""
-        return {name: parameter.detach() for name, parameter in self.parameters.items()}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue with the weights of a checkpoint."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(state[name])
-        self.refresh()
-
     def gather(self, module: nn.Module) -> dict[str, Tensor]:
         """Return the module's state dict on the CPU, with the fp32 weights in place of the copies.
 
