@@ -7,7 +7,8 @@
 Every phase is a process of its own, fails alone, and prints a line; its result is kept at once. Phases that do not fit
 into `--minutes` are skipped, and the report says so. Results go to benchmarks/results/engine_gpu.{json,md}. Weights are
 random. It needs torch, transformers, accelerate, peft, pandas, pyarrow and pydantic; TRL and datasets for the
-comparison; liger_kernel, flash_attn and flash_pref (`--flash-pref`) are measured where they are. `--tiny` runs every
+comparison; liger_kernel, flash_attn and flash_pref (`--flash-pref`) are measured where they are. datasets
+pickles functions of packages that lie outside of site-packages, which fails: install them there. `--tiny` runs every
 phase at toy size, also on a CPU, compiles nothing, and keeps nothing.
 """
 
@@ -126,7 +127,7 @@ def phases() -> list[Phase]:
         Phase("K = 2, 16 groups a step: ours, packs of 32k", OURS | {"max_tokens_per_batch": 32_768}, **sixteen),
         Phase("K = 2: ours, activation checkpointing", OURS | {"activation_checkpointing": True}),
         Phase("K = 2: TRL, batch 1", TRL | {"batch": 1}, needs=trl),
-        Phase("log-prob candidates", {"kind": "log_probs"}, None, None, seconds=60),
+        Phase("log-prob candidates", {"kind": "log_probs"}, None, None, seconds=115),
         Phase("tests", {"kind": "gpu_tests"}, None, None, needs=("pytest",), seconds=240),
     ]
 

@@ -192,11 +192,19 @@ def gpu_tests(tiny: bool) -> dict:
     return {"exit_status": ended.returncode, "said": [line[:200] for line in lines[-25:]]}
 
 
-def log_probs_candidates(tiny: bool) -> dict:
-    """Run the benchmark of the log-prob step; return what it printed."""
+def log_probs_candidates(tiny: bool, seconds: int = 100) -> dict:
+    """Run the benchmark of the log-prob step; return what it has printed when it ends or its time is over."""
     command = [sys.executable, str(HERE / "log_probs.py")]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return {"exit_status": ended.returncode, "said": ended.stdout.splitlines()[-60:]}
+    command += [json.dumps({"candidate": "tiles", "vocabulary": 512})] if tiny else []
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
+        try:
+            status: int | None = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = None
+        output.seek(0)
+        return {"exit_status": status, "said": output.read().splitlines()[-60:]}
 
 
 KINDS = {
