@@ -59,7 +59,7 @@ def test_a_bad_plan_is_refused_with_all_that_is_wrong_before_anything_is_written
     )
     for part in (
         "parameter model.chat_template: there is no file no.jinja",
-        "train_sft: supervised_finetuning.max_tokens_per_batch is 279, and a group may have 280 tokens",
+        "train_sft: supervised_finetuning.max_tokens_per_batch is 279, and a prompt of data.max_prompt_tokens (256)",
         "parameter evaluation.generation.max_model_len (279) is too small",
         "parameter reward_modeling.reward: unknown reward 'magic'",
         "parameter evaluation.benchmarks.mt_bench.judge_prompts: there is no file nowhere.jsonl",
@@ -150,30 +150,29 @@ def rated(path, n, responses, length):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_groups_that_turn_out_too_long_stop_a_run_before_anything_is_trained(project):
+def test_the_plan_counts_groups_that_are_known_and_says_which_are_longer_than_a_pack(project, caplog):
     rated(project / "train.jsonl", 4, 4, 25)
     rated(project / "held_out.jsonl", 4, 2, 25)
     sources = {"train": {"path": "train.jsonl"}, "test": {"path": "held_out.jsonl"}}
     limits = {"max_prompt_tokens": 100, "max_response_tokens": 60, "evaluation_prompts": 2}
-    room = {"max_tokens_per_batch": 220}  # for a prompt and two responses of the longest allowed, not for four of 51
     params = {
         "data": {"source": "preferences", "preferences": sources, **limits},
-        "reward_modeling": {"training": room},
+        "reward_modeling": {"training": {"max_tokens_per_batch": 160}},
     }
-    chain = ["data_engineering", "supervised_finetuning", "reward_modeling"]
-    with pytest.raises(PlanError, match=r"^train_reward_model: group .* has \d+ tokens, and .* is 220: raise it to"):
-        run(project, *chain, params=params)
-    data = project / "data/test"
-    assert (data / "05_model_input/tokenized_groups.parquet").exists()
-    assert not (data / "workspaces/sft/spec.json").exists()
-    with pytest.raises(PlanError, match=r"train_reward_model: group"):  # known now: at once
-        run(project, *chain[1:], params=params, dry_run=True)
+    run(project, "data_engineering", params=params)
+    run(project, "supervised_finetuning", "reward_modeling", params=params, dry_run=True)
+    assert "train_reward_model: 4 of 4 training groups are longer than a pack of 160 tokens" in caplog.text
+    assert "train_sft: " not in caplog.text
+    params["reward_modeling"] = {"training": {"max_tokens_per_batch": 159}}
+    with pytest.raises(PlanError, match=r"train_reward_model: .* of data.max_prompt_tokens \(100\)"):
+        run(project, "data_engineering", "reward_modeling", params=params, dry_run=True)
     with StudySession.create(project, env="test", runtime_params=params) as session:
         catalog = session.load_context().catalog
     table = plan_table(pipelines["supervised_finetuning"], catalog, {"train_sft": []}).splitlines()
     trained = next(line for line in table if line.startswith("train_sft")).split()
     import pandas as pd
 
+    data = project / "data/test"
     groups = pd.read_parquet(data / "05_model_input/tokenized_groups.parquet").query("split == 'train'")
     tokens = sum(len(g.prompt_ids) + len(g.response_ids[g.chosen]) for g in groups.itertuples())
     assert trained[1:5] == ["new", str(len(groups)), str(tokens), "1"] and len(groups) == 4

@@ -109,14 +109,16 @@ def test_only_what_the_nodes_of_a_run_need_is_checked():
 
 def test_what_a_model_may_write_too_much_is_a_remark_and_no_refusal():
     how = {"max_new_tokens": 100, "samples_per_prompt": 2}
-    method = MethodParameters(objective="ppo", training=training_parameters(max_tokens_per_batch=455), rollout=how)
+    method = MethodParameters(objective="ppo", training=training_parameters(max_tokens_per_batch=355), rollout=how)
     aligning = planned_step("align", name="ppo.train", method=method)
     (remark,) = checks._remarks(planned_run(data__max_prompt_tokens=256), aligning)
-    assert remark.startswith("ppo.train: a rollout may have 456 tokens, more than max_tokens_per_batch (455)")
+    assert remark.startswith(
+        "ppo.train: a prompt and its rollout may have 356 tokens, more than max_tokens_per_batch (355)"
+    )
     generation = GenerationParameters(sampling={"n": 2, "max_tokens": 100})
     known = planned_run(data__max_prompt_tokens=256, evaluation__generation=generation)
-    (remark,) = checks._remarks(known, planned_step("score_responses", name="rao.score", max_tokens_per_batch=455))
-    assert "a prompt may have 456 tokens with its 2 responses" in remark
+    (remark,) = checks._remarks(known, planned_step("score_responses", name="rao.score", max_tokens_per_batch=355))
+    assert "a prompt and a response may have 356 tokens" in remark
     assert list(checks._remarks(known, planned_step("score_responses", max_tokens_per_batch=456))) == []
 
 

@@ -17,41 +17,26 @@ from rao_kedro.planning.steps import Run
 
 
 @pytest.mark.parametrize(
-    ("function", "given", "needed"),
+    ("function", "given"),
     [
-        ("train_sft", {"training": training_parameters()}, 256 + 48),
-        ("train_reward_model", {"training": training_parameters()}, 256 + 4 * 48),
-        ("align", {"method": MethodParameters(objective="rao", training=training_parameters())}, 256 + 4 * 48),
-        ("align", {"method": MethodParameters(objective="dpo", training=training_parameters())}, 256 + 2 * 48),
-        (
-            "align",
-            {"method": MethodParameters(objective="dpo", training=training_parameters(), pairs="all")},
-            256 + 4 * 48,
-        ),
-        (
-            "align",
-            {"method": MethodParameters(objective="rao", training=training_parameters(), responses_per_prompt=3)},
-            256 + 3 * 48,
-        ),
+        ("train_sft", "training"),
+        ("train_reward_model", "training"),
+        ("align", "method"),
     ],
 )
-def test_a_pack_must_hold_the_longest_group_that_the_parameters_allow(function, given, needed):
-    def refused(room):
-        argument, value = next(iter(given.items()))
-        of_training = {"max_tokens_per_batch": room}
-        value = (
-            value.model_copy(update=of_training)
-            if argument == "training"
-            else value.model_copy(update={"training": value.training.model_copy(update=of_training)})
-        )
-        return list(
-            lengths.pack_problems(planned_run(data=data_parameters()), planned_step(function, **{argument: value}))
-        )
+def test_a_pack_must_hold_the_longest_prompt_and_response_that_the_parameters_allow(function, given):
+    """256 tokens of a prompt and 48 of a response. A longer group is split by response."""
 
-    assert refused(needed) == []
-    (sentence,) = refused(needed - 1)
-    assert f"max_tokens_per_batch is {needed - 1}, and a group may have {needed} tokens" in sentence
-    assert "data.max_prompt_tokens (256)" in sentence and f"raise it to {needed}" in sentence
+    def refused(room):
+        training = training_parameters(max_tokens_per_batch=room)
+        value = training if given == "training" else MethodParameters(objective="rao", training=training)
+        step = planned_step(function, **{given: value})
+        return list(lengths.pack_problems(planned_run(data=data_parameters()), step))
+
+    assert refused(304) == []
+    (sentence,) = refused(303)
+    assert "max_tokens_per_batch is 303, and a prompt of data.max_prompt_tokens (256)" in sentence
+    assert "may have 304 tokens: raise it to 304" in sentence
 
 
 def test_groups_that_are_known_count_and_not_what_might_be(tmp_path):
@@ -66,18 +51,30 @@ def test_groups_that_are_known_count_and_not_what_might_be(tmp_path):
     pd.DataFrame(table).to_parquet(tmp_path / "groups.parquet")
     (first, *_) = lengths.read_groups(tmp_path / "groups.parquet")
     assert first.responses == (7, 5, 20) and first.tokens(None) == 42 and first.tokens(1) == 17
+    assert first.longest_row(None) == 30 and first.longest_row(2) == 17
     known = Run((), DataCatalog({"tokenized_groups@path": PathDataset(filepath=str(tmp_path / "groups.parquet"))}))
     read = {"groups": "tokenized_groups@path"}
 
-    def refused(function, room, **given):
+    def planned(function, room, **given):
         given = given or {"training": training_parameters(max_tokens_per_batch=room)}
-        return list(lengths.pack_problems(known, planned_step(function, datasets=read, **given)))
+        return planned_step(function, datasets=read, **given)
 
-    assert refused("train_sft", 17) == [] and refused("train_reward_model", 42) == []
-    assert "group a has 17 tokens" in refused("train_sft", 16)[0]
-    assert "group a has 42 tokens" in refused("train_reward_model", 41)[0]
-    assert refused("score_responses", 0, max_tokens_per_batch=91) == []  # reads the part `test`
-    assert "group c has 91 tokens" in refused("score_responses", 0, max_tokens_per_batch=90)[0]
+    def refused(function, room, **given):
+        return list(lengths.pack_problems(known, planned(function, room, **given)))
+
+    assert refused("train_sft", 17) == [] and refused("train_reward_model", 30) == []
+    assert "the prompt of group a and one of its responses have 17 tokens" in refused("train_sft", 16)[0]
+    assert "group a and one of its responses have 30 tokens" in refused("train_reward_model", 29)[0]
+    assert refused("score_responses", 0, max_tokens_per_batch=90) == []  # reads the part `test`
+    assert (
+        "group c and one of its responses have 90 tokens" in refused("score_responses", 0, max_tokens_per_batch=89)[0]
+    )
+    (remark,) = lengths.split_remarks(known, planned("train_reward_model", 41))
+    assert (
+        "1 of 1 training groups are longer than a pack of 41 tokens" in remark and "max_tokens_per_batch = 42" in remark
+    )
+    assert list(lengths.split_remarks(known, planned("train_reward_model", 42))) == []
+    assert list(lengths.split_remarks(known, planned("score_responses", 0, max_tokens_per_batch=90))) == []
 
 
 @pytest.mark.parametrize(

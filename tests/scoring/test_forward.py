@@ -82,6 +82,15 @@ def test_a_killed_scoring_goes_on_from_its_last_shard_to_the_same_bytes(
     assert not (killed.workspace / "shards").exists()
 
 
+def test_groups_longer_than_a_pack_have_the_scores_of_whole_groups(tmp_path, tiny_checkpoint, groups_path):
+    tables = []
+    for room in (100, 12):
+        spec = scoring_spec(tmp_path / str(room), tiny_checkpoint, groups_path)
+        launch(spec.model_copy(update={"max_tokens_per_batch": room}), IN_PROCESS)
+        tables.append(pd.read_parquet(spec.output_path))
+    pd.testing.assert_frame_equal(*tables, rtol=1e-5, atol=1e-5)
+
+
 def killed_after_the_first_shard(spec, monkeypatch):
     """Annotate, and die when the second shard is scored."""
     score, scored = BradleyTerry.annotate, []
@@ -213,9 +222,8 @@ def group(n, *responses):
     ],
 )
 def test_rewards_that_do_not_depend_on_the_responses_are_refused(groups, rewards, said):
-    of_groups = {of.group_id: values for of, values in zip(groups, rewards, strict=True)}
     with pytest.raises(ModelError, match=said) if said else nullcontext():
-        scoring.refuse_constant_rewards(groups, of_groups)
+        scoring.refuse_constant_rewards(groups, rewards)
 
 
 def test_a_reward_model_that_has_learnt_nothing_annotates_no_table(

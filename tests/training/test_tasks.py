@@ -180,14 +180,14 @@ def test_the_policy_has_no_dropout_since_the_reference_had_none(tmp_path, tiny_c
     assert abs(first_step["log_ratio_chosen"]) < 1e-3
 
 
-def test_group_longer_than_a_batch_is_named(tmp_path, tiny_checkpoint, groups_path):
+def test_a_prompt_and_response_longer_than_a_pack_are_named(tmp_path, tiny_checkpoint, groups_path):
     spec = TrainingSpec(
         workspace=tmp_path / "sft",
         model_dir=tiny_checkpoint,
         groups_path=groups_path,
         training=parameters(max_tokens_per_batch=5),
     )
-    with pytest.raises(TrainingError, match=r"group g\d+ has \d+ tokens, more than max_tokens_per_batch = 5"):
+    with pytest.raises(TrainingError, match=r"prompt of group g\d+ and one .* 10 tokens, more than .* = 5"):
         launch(spec, IN_PROCESS)
 
 

@@ -53,6 +53,13 @@ needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="Dee
 EACH_ENGINE = ["ddp", "fsdp2", pytest.param("zero3", marks=needs_deepspeed)]
 TRAINING = parameters(epochs=2, max_tokens_per_batch=30, batch_size=3, learning_rate=1e-3, keep="last")
 LORA = {"lora": LoRAParameters(rank=4, alpha=8), "learning_rate": 1e-2}
+OPTIONS = {
+    "bf16": {"mixed_precision": "bf16"},
+    "bf16_weights": {"mixed_precision": "bf16_weights", "published_dtype": "fp32"},
+    "lora": LORA,
+    "lora_compiled": LORA | {"compile": True},
+    "pieces": {"max_tokens_per_batch": 12},  # a group has 20
+}
 OBJECTIVES = {
     "rao": {"beta": 1.0, "log_z0": 0.0},  # point-wise
     "dpo": {"beta": 0.5},  # pairwise
@@ -64,6 +71,7 @@ SCORERS = ["reference", "annotate", "annotate_implicit", "score_policy"]
 TRAINERS = ["sft", "reward", *OBJECTIVES, "ppo"]
 WITH_BF16_WEIGHTS = ["sft", "reward"]
 WITH_LORA = ["sft", "reward", "rao", "dro", "kto", "ppo"]
+VARIANTS = [*(f"{name}_with_lora" for name in WITH_LORA), "rao_with_pieces", "reward_with_pieces", "dro_with_pieces"]
 
 pytestmark = pytest.mark.slow
 
@@ -113,16 +121,7 @@ class Inputs:
                     held_out_path=workspace / "held_out.parquet",
                 )
         method, *options = name.split("_with_")
-        training = TRAINING.model_copy(
-            update={
-                "bf16": {"mixed_precision": "bf16"},
-                "bf16_weights": {"mixed_precision": "bf16_weights", "published_dtype": "fp32"},
-                "lora": LORA,
-                "lora_compiled": LORA | {"compile": True},
-            }[options[0]]
-            if options
-            else {}
-        )
+        training = TRAINING.model_copy(update=OPTIONS[options[0]] if options else {})
         common |= {"model_dir": self.model, "training": training}
         if method == "sft":
             return TrainingSpec(**common)
@@ -252,7 +251,7 @@ def together(inputs):
     def run(engine):
         if engine not in done:
             (directory := inputs.directory / engine).mkdir()
-            names = [*SCORERS, *TRAINERS, *(f"{name}_with_lora" for name in WITH_LORA)]
+            names = [*SCORERS, *TRAINERS, *VARIANTS]
             if engine == "fsdp2":
                 names += ["sft_with_bf16", "sft_with_bf16_weights"] + ["rao_with_lora_compiled"] * COMPILES
             if engine == "ddp":
@@ -319,7 +318,7 @@ def assert_same_scores(found, expected):
 
 
 @pytest.mark.parametrize("engine", EACH_ENGINE)
-@pytest.mark.parametrize("name", [*TRAINERS, *(f"{name}_with_lora" for name in WITH_LORA)])
+@pytest.mark.parametrize("name", [*TRAINERS, *VARIANTS])
 def test_two_processes_train_the_same_weights_as_one(together, alone, engine, name):
     directory, said = together(engine)
     assert re.search(rf"of each of 2 processes{ENGINES[engine][2]}[;\n]", said)

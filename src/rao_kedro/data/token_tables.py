@@ -41,8 +41,10 @@ def read_groups(
             if split is not None and row["split"] != split:
                 continue
             order = response_order(row["chosen"], row["rejected"], len(response_ids))[:responses]
-            of_responses = {name: [row[name][i] for i in order] for name in read}
-            groups.append(TokenizedGroup(row["group_id"], prompt_ids, [response_ids[i] for i in order], **of_responses))
+            of_row = {name: [row[name][i] for i in order] for name in read}
+            in_order = [response_ids[i] for i in order]
+            rewards, ratings = of_row.get("rewards"), of_row.get("ratings")
+            groups.append(TokenizedGroup(row["group_id"], prompt_ids, in_order, rewards, ratings))
     return groups
 
 

@@ -25,7 +25,7 @@ class SequenceLogProbs(NamedTuple):
     """
 
     responses: Tensor
-    prompts: Tensor | None
+    prompts: Tensor | None = None
 
 
 class LogProbModel(nn.Module):
@@ -66,7 +66,7 @@ class LogProbModel(nn.Module):
         token_logps = self._token_logps(hidden[batch.response_source], batch.response_target)
         responses = _sum_segments(token_logps, batch.response_segment, batch.mask.numel()).view(batch.mask.shape)
         if prompt_gradient == "none":
-            return SequenceLogProbs(responses, None)
+            return SequenceLogProbs(responses)
         with torch.set_grad_enabled(prompt_gradient == "attached" and torch.is_grad_enabled()):
             prompt_logps = self._token_logps(hidden[batch.prompt_source], batch.prompt_target)
             prompts = _sum_segments(prompt_logps, batch.prompt_segment, len(batch.mask))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from rao_kedro.errors import ModelError
@@ -32,6 +33,7 @@ class TokenizedGroup:
         response_ids: Per response its tokens; a finished one ends with its end-of-turn token.
         rewards: Per response its explicit reward, if it was read.
         ratings: Per response its rating in the data, if it was read.
+        first_response: Of a piece of a group that is longer than a pack: which response of the group is its first.
     """
 
     group_id: str
@@ -39,10 +41,27 @@ class TokenizedGroup:
     response_ids: Sequence[TokenIds]
     rewards: Sequence[float] | None = None
     ratings: Sequence[float] | None = None
+    first_response: int = 0
 
     def with_responses(self, response_ids: Sequence[TokenIds]) -> "TokenizedGroup":
         """Return the prompt with other responses, which have neither rewards nor ratings."""
         return TokenizedGroup(self.group_id, self.prompt_ids, response_ids)
+
+    def split(self, max_tokens: int) -> list["TokenizedGroup"]:
+        """Return pieces of at most `max_tokens` tokens: the prompt with some of the responses, in their order.
+
+        A piece has neither rewards nor ratings. A single response that is too long is a piece of its own.
+        """
+        ends, size = [0], len(self.prompt_ids)
+        for i, ids in enumerate(self.response_ids):
+            if i > ends[-1] and size + len(ids) > max_tokens:
+                ends.append(i)
+                size = len(self.prompt_ids)
+            size += len(ids)
+        ranges = zip(ends, [*ends[1:], len(self.response_ids)], strict=True)
+        return [
+            TokenizedGroup(self.group_id, self.prompt_ids, self.response_ids[a:b], first_response=a) for a, b in ranges
+        ]
 
     @property
     def n_tokens(self) -> int:
@@ -113,7 +132,8 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
     positions: list[np.ndarray] = []
     responses: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # per response: sources, targets, segments
     prompts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    ends, lengths = torch.zeros(len(groups), k, dtype=torch.long), torch.zeros(len(groups), k, dtype=torch.long)
+    lengths = response_lengths(groups)
+    ends = torch.zeros_like(lengths)
     end = 0
     for g, group in enumerate(groups):
         start, n_prompt, prompt = end, len(group.prompt_ids), np.asarray(group.prompt_ids, dtype=np.int64)
@@ -135,7 +155,7 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
             sources = np.arange(begin, end) - 1
             sources[0] = start + n_prompt - 1
             responses.append((sources, response, np.full(n, g * k + j)))
-            ends[g, j], lengths[g, j] = end - 1, n
+            ends[g, j] = end - 1
     response_columns, prompt_columns = (
         [torch.from_numpy(np.concatenate(of)) for of in zip(*columns, strict=True)] for columns in (responses, prompts)
     )
@@ -153,6 +173,12 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
         lengths=lengths,
         mask=lengths > 0,
     )
+
+
+def response_lengths(groups: Sequence[TokenizedGroup]) -> Tensor:
+    """Return `[G, K]` response tokens, 0 where a group has fewer than K responses."""
+    rows = [torch.tensor([len(ids) for ids in group.response_ids]) for group in groups]
+    return pad_sequence(rows, batch_first=True)
 
 
 def compute_hidden_states(model: PreTrainedModel, batch: Pack) -> Tensor:

@@ -235,17 +235,17 @@ def _remarks(run: Run, step: Step) -> Iterator[str]:
             yield from judges.unreachable(f"{parameter}.parameters", url)
     if step.function in ("align", "train_run") and (rollout := step.given["method"].rollout) is not None:
         room = step.given["method"].training.max_tokens_per_batch
-        tokens = run.parameter("data.max_prompt_tokens") + rollout.samples_per_prompt * rollout.max_new_tokens
+        tokens = run.parameter("data.max_prompt_tokens") + rollout.max_new_tokens
         if tokens > room:
             yield (
-                f"{step.name}: a rollout may have {tokens} tokens, more than max_tokens_per_batch ({room}), at which "
-                "training would stop"
+                f"{step.name}: a prompt and its rollout may have {tokens} tokens, more than max_tokens_per_batch "
+                f"({room}), at which training would stop"
             )
     if step.function == "score_responses":
-        sampling = run.parameter("evaluation.generation").sampling
-        tokens = run.parameter("data.max_prompt_tokens") + sampling.n * sampling.max_tokens
+        tokens = run.parameter("data.max_prompt_tokens") + run.parameter("evaluation.generation").sampling.max_tokens
         if tokens > (room := step.given["max_tokens_per_batch"]):
             yield (
-                f"{step.name}: a prompt may have {tokens} tokens with its {sampling.n} responses, more than "
+                f"{step.name}: a prompt and a response may have {tokens} tokens, more than "
                 f"evaluation.max_tokens_per_batch ({room}), at which scoring would stop"
             )
+    yield from lengths.split_remarks(run, step)

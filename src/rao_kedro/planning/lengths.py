@@ -36,6 +36,10 @@ class Group(NamedTuple):
         """Return the tokens of the packed group with its first `responses` responses, or with all of them."""
         return self.prompt + sum(self.responses[:responses])
 
+    def longest_row(self, responses: int | None) -> int:
+        """Return the tokens of the prompt and the longest of its first `responses` responses, or of all of them."""
+        return self.prompt + max(self.responses[:responses])
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -145,31 +149,46 @@ def pack_problems(run: Run, step: Step) -> Iterator[str]:
 
 def _too_long(step: Step, of_step: Pass, groups: Sequence[Group]) -> Iterator[str]:
     read = [group for group in groups if group.split in of_step.splits]
-    longest = max(read, key=lambda group: group.tokens(of_step.responses), default=None)
-    if longest is not None and (tokens := longest.tokens(of_step.responses)) > of_step.room:
+    longest = max(read, key=lambda group: group.longest_row(of_step.responses), default=None)
+    if longest is not None and (tokens := longest.longest_row(of_step.responses)) > of_step.room:
         yield (
-            f"{step.name}: group {longest.id} has {tokens} tokens, and {of_step.parameter} is {of_step.room}: raise it "
-            f"to {tokens}, or lower data.max_prompt_tokens or data.max_response_tokens"
+            f"{step.name}: the prompt of group {longest.id} and one of its responses have {tokens} tokens, and "
+            f"{of_step.parameter} is {of_step.room}: raise it to {tokens}, or lower data.max_prompt_tokens or "
+            "data.max_response_tokens"
         )
 
 
 def _too_small(step: Step, of_step: Pass, data: DataParameters) -> Iterator[str]:
-    response, k = data.max_response_tokens, 2  # responses of a preference, at least
-    what = "data.max_response_tokens"
+    response, what = data.max_response_tokens, "data.max_response_tokens"
     if data.source == "sampled":
         assert data.sampled is not None
         sampling = data.sampled.generation.sampling
-        k = sampling.n
         if sampling.max_tokens < response:
             response, what = sampling.max_tokens, "data.sampled.generation.sampling.max_tokens"
-    k = min(k, of_step.responses or k)
-    tokens = data.max_prompt_tokens + k * response
+    tokens = data.max_prompt_tokens + response
     if tokens > of_step.room:
-        each = f"{k} responses of {what} ({response})" if k > 1 else f"a response of {what} ({response})"
         yield (
-            f"{step.name}: {of_step.parameter} is {of_step.room}, and a group may have {tokens} tokens: a prompt of "
-            f"data.max_prompt_tokens ({data.max_prompt_tokens}) and {each}: raise it to {tokens}, or lower the others"
+            f"{step.name}: {of_step.parameter} is {of_step.room}, and a prompt of data.max_prompt_tokens "
+            f"({data.max_prompt_tokens}) and a response of {what} ({response}) may have {tokens} tokens: raise it to "
+            f"{tokens}, or lower the others"
         )
+
+
+def split_remarks(run: Run, step: Step) -> Iterator[str]:
+    """Yield how many training groups are longer than a pack: in training, such groups are computed twice."""
+    found = [of_step for of_step in passes(step) if of_step.training]
+    path = table_of(run, step) if found else None
+    if path is None:
+        return
+    groups = [group for group in read_groups(path) if group.split == "train"]
+    for of_step in found:
+        tokens = [group.tokens(of_step.responses) for group in groups]
+        if long := [n for n in tokens if n > of_step.room]:
+            yield (
+                f"{step.name}: {len(long)} of {len(tokens)} training groups are longer than a pack of {of_step.room} "
+                f"tokens, so they are computed twice, in pieces; {of_step.parameter} = {max(long)} avoids that, for "
+                "more memory"
+            )
 
 
 def t0_problems(max_prompt_tokens: int, t0_length: int) -> Iterator[str]:

@@ -96,8 +96,8 @@ class BradleyTerry(Reward):
             padding=module.model.config.get_text_config().pad_token_id if isinstance(module, RewardModel) else None,
         )
 
-    def _score(self, pieces: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
-        return score_rewards(self._module, pieces, ForwardPass(self.mixed_precision, tokens, t0_length=1))
+    def _score(self, groups: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
+        return score_rewards(self._module, groups, ForwardPass(self.mixed_precision, tokens, t0_length=1))
 
 
 def context_length(model: Any) -> int:

@@ -84,12 +84,12 @@ class ImplicitReward(Reward):
         length = min(context_length(module.model) for module in self._modules)
         return score_tokens(self._chat, groups, length, self.max_tokens_per_batch, self._score)
 
-    def _score(self, pieces: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
+    def _score(self, groups: list[TokenizedGroup], tokens: int) -> dict[str, list[float]]:
         how = ForwardPass(self.mixed_precision, tokens, t0_length=1)
-        policy, reference = (score_logps(module, pieces, how) for module in self._modules)
+        policy, reference = (score_logps(module, groups, how) for module in self._modules)
         rewards = {
             name: [self.beta * (a - b) for a, b in zip(policy[name].responses, reference[name].responses, strict=True)]
             for name in policy
         }
-        refuse_constant_rewards(pieces, rewards)
+        refuse_constant_rewards(groups, [rewards[group.group_id] for group in groups])
         return rewards

@@ -1,13 +1,13 @@
-"""Turns prompt groups into the tokens of a scoring model, cut to its length and into pieces that fit a batch."""
+"""Turns prompt groups into the tokens of a scoring model, cut to its length."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import DataError, ModelError
 from rao_kedro.models.chat import common_prefix, dialogue_token_ids, prompt_token_ids, response_token_ids
 from rao_kedro.models.chat_format import ChatFormat
-from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.models.packing import TokenizedGroup, longest_row
 from rao_kedro.models.reward_head import ReadAt
 from rao_kedro.rewards.base import Scores
 
@@ -32,7 +32,7 @@ def score_tokens(
         max_length: Maximum tokens of a prompt and its response. A longer response is cut at its end; responses to a
             longer prompt get no score.
         max_tokens_per_batch: Tokens of a packed forward pass; only a single longer response exceeds it.
-        score: Takes pieces of groups and the tokens of a batch; returns the scores of each piece by its id.
+        score: Takes groups and the tokens of a batch; returns the scores of each group by its id.
         read_at: Where a response ends: at the template's last token, or at the end-of-turn token.
         padding: Padding token, removed from the template's end: plain transformers reads the last token before it.
 
@@ -40,7 +40,7 @@ def score_tokens(
         DataError: A score is not finite.
     """
     results = []
-    pieces: list[TokenizedGroup] = []
+    tokenized: list[TokenizedGroup] = []
     for n, group in enumerate(groups):
         try:
             prompt_ids = prompt_token_ids(chat, group.messages)
@@ -62,14 +62,12 @@ def score_tokens(
                 failures[i] = "the response has no token after the prompt"
         read = [row for row, failure in zip(rows, failures, strict=True) if not failure]
         if read:
-            pieces += _pieces(str(n), read[0][:n_shared], [row[n_shared:] for row in read], max_tokens_per_batch)
+            tokenized.append(TokenizedGroup(str(n), read[0][:n_shared], [row[n_shared:] for row in read]))
         results.append(Scores([math.nan] * len(rows), truncated, failures))
-    found = score(pieces, max([max_tokens_per_batch, *(piece.n_tokens for piece in pieces)])) if pieces else {}
-    values: dict[int, list[float]] = {}
-    for piece in pieces:
-        values.setdefault(int(piece.group_id.split(":")[0]), []).extend(found[piece.group_id])
+    values = score(tokenized, max([max_tokens_per_batch, *map(longest_row, tokenized)])) if tokenized else {}
     return [
-        _fill(group, scores, values.get(n, [])) for n, (group, scores) in enumerate(zip(groups, results, strict=True))
+        _fill(group, scores, values.get(str(n), []))
+        for n, (group, scores) in enumerate(zip(groups, results, strict=True))
     ]
 
 
@@ -103,18 +101,6 @@ def _without_trailing(padding: int | None, row: list[int]) -> list[int]:
 def _n_shared(rows: Sequence[Sequence[int]]) -> int:
     """Return how many first tokens all rows share, such that each row has at least one more."""
     return min(len(common_prefix(rows)), min(map(len, rows)) - 1) if rows else 0
-
-
-def _pieces(name: str, prompt_ids: list[int], responses: list[list[int]], max_tokens: int) -> Iterator[TokenizedGroup]:
-    """Yield the responses in groups of at most `max_tokens`; a longer response is a group of its own."""
-    start, size = 0, len(prompt_ids)
-    for end, ids in enumerate(responses):
-        if end > start and size + len(ids) > max_tokens:
-            yield TokenizedGroup(f"{name}:{start}", prompt_ids, responses[start:end])
-            start, size = end, len(prompt_ids)
-        size += len(ids)
-    if responses:
-        yield TokenizedGroup(f"{name}:{start}", prompt_ids, responses[start:])
 
 
 def _fill(group: PromptGroup, scores: Scores, values: Sequence[float]) -> Scores:

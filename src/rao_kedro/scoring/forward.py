@@ -3,7 +3,7 @@
 Each process scores its share of the packs. Every process returns the scores of all groups; the main process writes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -20,11 +20,12 @@ from rao_kedro.files import write_parquet
 from rao_kedro.identity import combined_hash
 from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups, refuse_long_groups
 from rao_kedro.progress import report_progress
-from rao_kedro.scoring.packs import fill_packs, share_packs
+from rao_kedro.scoring.packs import fill_packs, share_packs, split_if_long
 from rao_kedro.shards import TABLE, Shards
 
-Scores = TypeVar("Scores")
+Score = TypeVar("Score")
 Group = TypeVar("Group")
+Pieces = dict[tuple[str, int], list[Score]]  # by `piece_key`, a value per response
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,15 @@ def score_logps(
     Raises:
         ModelError: A group is longer than the model's rotary embedding allows.
     """
-    result = {}
+    mine: Pieces[tuple[float, float]] = {}
     for pack, batch, counts in _forward_packs(module, groups, forward_pass):
         logps = module(batch, prompt_gradient="detached")
         assert isinstance(logps.prompts, torch.Tensor)
         if counts:
-            for group, prompt, responses in zip(pack, logps.prompts.tolist(), logps.responses.tolist(), strict=True):
-                result[group.group_id] = Logps(prompt, responses[: len(group.response_ids)])
-    return gather_scores(result, groups)
+            for piece, prompt, responses in zip(pack, logps.prompts.tolist(), logps.responses.tolist(), strict=True):
+                mine[piece_key(piece)] = [(prompt, logp) for logp in responses[: len(piece.response_ids)]]
+    found = join_pieces(gather_object([mine]), groups)
+    return {name: Logps(of_group[0][0], [logp for _, logp in of_group]) for name, of_group in found.items()}
 
 
 def score_rewards(
@@ -132,30 +134,34 @@ def score_rewards(
         ModelError: The rewards that one process computed do not depend on the responses, or a group is longer than the
             model's rotary embedding allows.
     """
-    result = {}
+    mine: Pieces[float] = {}
     for pack, batch, counts in _forward_packs(module, groups, forward_pass):
         rewards = module(batch).tolist()
         if counts:
-            for group, of_group in zip(pack, rewards, strict=True):
-                result[group.group_id] = of_group[: len(group.response_ids)]
-    for share in (shares := gather_object([result])):
-        refuse_constant_rewards([group for group in groups if group.group_id in share], share)
-    return {group.group_id: share[group.group_id] for group in groups for share in shares if group.group_id in share}
+            for piece, of_piece in zip(pack, rewards, strict=True):
+                mine[piece_key(piece)] = of_piece[: len(piece.response_ids)]
+    pieces = [p for group in groups for p in split_if_long(group, forward_pass.max_tokens_per_batch)]
+    for share in (shares := gather_object([mine])):
+        scored = [piece for piece in pieces if piece_key(piece) in share]
+        refuse_constant_rewards(scored, [share[piece_key(piece)] for piece in scored])
+    return join_pieces(shares, groups)
 
 
-def refuse_constant_rewards(groups: Sequence[TokenizedGroup], rewards: Mapping[str, Sequence[float]]) -> None:
+def refuse_constant_rewards(groups: Sequence[TokenizedGroup], rewards: Sequence[Sequence[float]]) -> None:
     """Refuse rewards that do not depend on the responses.
 
     Args:
         groups: The groups that were scored. Equal responses may have equal rewards.
-        rewards: The rewards of each group by its id.
+        rewards: The rewards of each group.
 
     Raises:
         ModelError: All rewards are the same number, or each group with different responses has one reward for all.
     """
     scored = {(tuple(group.prompt_ids), tuple(ids)) for group in groups for ids in group.response_ids}
-    values = {value for group in groups for value in rewards[group.group_id]}
-    several = [rewards[g.group_id] for g in groups if len({tuple(ids) for ids in g.response_ids}) > 1]
+    values = {value for of_group in rewards for value in of_group}
+    several = [
+        of_group for g, of_group in zip(groups, rewards, strict=True) if len(set(map(tuple, g.response_ids))) > 1
+    ]
     if len(scored) > 1 and len(values) == 1:
         found = f"are all {values.pop():g}"
     elif len(several) > 1 and all(len(set(of_group)) == 1 for of_group in several):
@@ -168,16 +174,28 @@ def refuse_constant_rewards(groups: Sequence[TokenizedGroup], rewards: Mapping[s
     )
 
 
-def gather_scores(mine: dict[str, Scores], groups: Sequence[TokenizedGroup]) -> dict[str, Scores]:
-    """Return the scores of all processes on every process, in the order of the groups."""
-    scores = {group_id: of_group for share in gather_object([mine]) for group_id, of_group in share.items()}
-    return {group.group_id: scores[group.group_id] for group in groups}
+def piece_key(piece: TokenizedGroup) -> tuple[str, int]:
+    """Return what identifies a group, or a piece of a group that is longer than a pack."""
+    return piece.group_id, piece.first_response
+
+
+def join_pieces(shares: Iterable[Pieces[Score]], groups: Sequence[TokenizedGroup]) -> dict[str, list[Score]]:
+    """Return a value per response of each group by its id, in the order of the groups.
+
+    Args:
+        shares: Of each process, the values of the pieces that it computed, by `piece_key`.
+        groups: The groups.
+    """
+    joined: dict[str, list[Score]] = {group.group_id: [] for group in groups}
+    for group_id, first in sorted(values := {key: of_piece for share in shares for key, of_piece in share.items()}):
+        joined[group_id] += values[group_id, first]
+    return joined
 
 
 def _forward_packs(
     module: nn.Module, groups: Sequence[TokenizedGroup], forward_pass: ForwardPass | ScoringSpec
 ) -> Iterator[tuple[Sequence[TokenizedGroup], Pack, bool]]:
-    """Yield packs of groups on the module's device, in the compute precision and without gradients.
+    """Yield packs of groups, or pieces of groups, on the module's device, in the compute precision, without gradients.
 
     The boolean beside each pack says whether its scores count. A pack that does not count is computed only because
     every process must make the same number of forward passes.

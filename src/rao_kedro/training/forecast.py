@@ -4,6 +4,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from rao_kedro.config.training import ADAM_BYTES, GRADIENT_BYTES, TrainingParameters
 from rao_kedro.distributed import sharding
 from rao_kedro.models.packing import TokenizedGroup
-from rao_kedro.scoring.packs import fill_packs
+from rao_kedro.scoring.packs import fill_packs, split_if_long
 from rao_kedro.training.task import Task
 
 
@@ -84,7 +85,8 @@ def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters
     steps = -(-n_groups // parameters.batch_size) * parameters.epochs * task.passes_per_step
     longest = max(sum(g.n_tokens for g in pack) for pack in fill_packs(groups, parameters.max_tokens_per_batch))
     in_use = memory_in_use(accelerator.device)
-    by_length = sorted(groups, key=lambda g: g.n_tokens)
+    fitting = (split_if_long(group, parameters.max_tokens_per_batch) for group in groups)
+    by_length = sorted(chain.from_iterable(fitting), key=lambda piece: piece.n_tokens)
     probes = [_measure_saved_bytes(task, accelerator, module, group) for group in (by_length[0], by_length[-1])]
     (n, kept), (n_longest, kept_longest) = probes
     per_token = (kept_longest - kept) / (n_longest - n) if n_longest > n else kept / n
@@ -93,11 +95,13 @@ def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters
     trained = sum(_n_elements(p) for p in module.parameters() if p.requires_grad)
     states = (GRADIENT_BYTES + ADAM_BYTES) * trained // (n_processes if sharded_by else 1)
     peak = in_use + states + kept + int(per_token * (longest - n))
+    n_long = sum(group.n_tokens > parameters.max_tokens_per_batch for group in groups)
+    split = f" ({n_long} longer ones are computed twice, in pieces)" if n_long else ""
     per_process = f" of each of {n_processes} processes" if n_processes > 1 else ""
     per_process += f", sharded by {sharded_by}" if sharded_by else ""
     return (
-        f"{n_groups} groups of {sum(g.n_tokens for g in groups)} tokens, {steps} steps, packs of at most {longest} "
-        f"tokens; about {peak / 1e9:.1f} GB of memory at the peak{per_process}"
+        f"{n_groups} groups of {sum(g.n_tokens for g in groups)} tokens{split}, {steps} steps, packs of at most "
+        f"{longest} tokens; about {peak / 1e9:.1f} GB of memory at the peak{per_process}"
     )
 
 
@@ -111,7 +115,8 @@ def _measure_saved_bytes(
 
     def forward() -> None:
         with accelerator.autocast():
-            losses.append(task.loss(module, batch, accelerator.device).loss)
+            outputs = task.compute(module, batch, accelerator.device)
+            losses.append(sum(output.sum() for output in outputs))
 
     kept = saved_bytes(forward)
     accelerator.sync_gradients = False  # or DeepSpeed takes an optimizer step

@@ -7,16 +7,11 @@ import json
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import DistributedType
 from accelerate.utils import set_seed
-from torch import nn
 
 from rao_kedro.config.training import TrainingParameters
 from rao_kedro.distributed import make_accelerator, sharding
@@ -24,12 +19,12 @@ from rao_kedro.errors import TrainingError
 from rao_kedro.files import write_text
 from rao_kedro.models.adapters import merge_lora
 from rao_kedro.models.packing import TokenizedGroup, refuse_long_groups
-from rao_kedro.scoring.packs import fill_packs, share_packs
 from rao_kedro.training.checkpoints import Checkpoints
 from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, peak_memory
 from rao_kedro.training.interruption import Interruption
 from rao_kedro.training.master_weights import MasterWeights, named_trained_parameters
 from rao_kedro.training.options import compile_layers, make_optimizer, plan_compilation, prepare_module
+from rao_kedro.training.passes import Passes
 from rao_kedro.training.progress import MetricsLog, Progress
 from rao_kedro.training.schedule import epoch_steps, make_schedule, warmup_remark
 from rao_kedro.training.task import Task
@@ -86,7 +81,7 @@ class _Run:
         else:
             self.module, self.optimizer = accelerator.prepare(module, optimizer)
         self.trained_parameters = named_trained_parameters(accelerator.unwrap_model(self.module), self.masters)
-        self.passes = _Passes(task, accelerator, self.module, parameters.max_tokens_per_batch)
+        self.passes = Passes(task, accelerator, self.module, parameters.max_tokens_per_batch)
 
         task.prepare(self.module)
         is_main = accelerator.is_main_process
@@ -192,50 +187,6 @@ class _Run:
             dtype = torch.bfloat16 if self.parameters.publishes_bf16 else torch.float32
             weights = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
             self.task.save(accelerator.unwrap_model(self.module), weights, self.workspace / "model")
-
-
-class _Passes:
-    """The forward and backward passes of a step, or the forward passes of an evaluation, over all processes."""
-
-    def __init__(self, task: Task, accelerator: Accelerator, module: nn.Module, max_tokens: int) -> None:
-        self.task, self.accelerator, self.module, self.max_tokens = task, accelerator, module, max_tokens
-
-    def forward_backward(self, groups: Sequence[TokenizedGroup], progress: float) -> dict[str, float]:
-        """Accumulate the gradient of the mean loss over `groups`; return the mean metrics."""
-        return self._over_packs(groups, progress, backward=True)
-
-    def evaluate(self, groups: Sequence[TokenizedGroup], progress: float) -> dict[str, float]:
-        """Return the mean loss and metrics over `groups`."""
-        self.module.eval()
-        with torch.no_grad():
-            return self._over_packs(groups, progress, backward=False)
-
-    def _over_packs(self, groups: Sequence[TokenizedGroup], progress: float, backward: bool) -> dict[str, float]:
-        accelerator, n_processes = self.accelerator, self.accelerator.num_processes
-        groups = self.task.prepare_groups(self.module, groups, progress)
-        mine = share_packs(fill_packs(groups, self.max_tokens), accelerator.process_index, n_processes)
-        total = self.task.count_units(groups)
-        sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=accelerator.device))
-        for i, (pack, counts) in enumerate(mine):
-            last = i == len(mine) - 1
-            with accelerator.autocast(), _sync_gradients(accelerator, self.module, when=last):
-                output = self.task.loss(self.module, pack, accelerator.device)
-                share = self.task.count_units(pack) / total if counts else 0.0
-                if backward:
-                    # Data-parallel gradients are averaged over the processes; this loss is a sum over them.
-                    accelerator.backward(output.loss * share * n_processes)
-            sums["loss"] = sums["loss"] + output.loss.detach().float() * share
-            for name, value in output.metrics.items():
-                sums[name] = sums[name] + value.detach().float() * (len(pack) / len(groups) if counts else 0.0)
-        names = sorted(sums)
-        values = accelerator.reduce(torch.stack([sums[name] for name in names]), reduction="sum")
-        return self.task.summarise(dict(zip(names, values.tolist(), strict=True)))
-
-
-def _sync_gradients(accelerator: Accelerator, module: nn.Module, when: bool) -> AbstractContextManager[None]:
-    accelerator.sync_gradients = when  # DeepSpeed takes its optimizer step in the backward pass that syncs
-    # FSDP2 reduce-scatters the gradients of every pack: without that, each process would keep all of them unsharded.
-    return nullcontext() if when or sharding() == DistributedType.FSDP else accelerator.no_sync(module)
 
 
 def _refuse_non_finite(

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from rao_kedro.models.packing import TokenizedGroup
 
+Outputs = tuple[Tensor, ...]  # see `Task.compute`
+
 
 @dataclass(frozen=True)
 class LossOutput:
-    """The loss of a pack.
+    """The loss of groups.
 
     Attributes:
-        loss: Scalar mean over the pack's groups, responses or tokens (see `Task.count_units`).
-        metrics: Detached scalars, means over the pack's groups.
+        loss: Scalar mean over the groups, responses or tokens (see `Task.count_units`).
+        metrics: Detached scalars, means over the groups.
     """
 
     loss: Tensor
@@ -57,8 +59,19 @@ class Task(ABC):
         """Return the number of groups, responses or tokens that the loss of these groups is a mean over."""
 
     @abstractmethod
-    def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
-        """Return the loss of one pack of groups."""
+    def compute(self, module: nn.Module, pack: Sequence[TokenizedGroup], device: torch.device) -> Outputs:
+        """Return what the module computes on a pack of G groups, some of which may be pieces of a longer group.
+
+        The output of a response must depend on its prompt and itself only, and not on the group's other responses.
+
+        Returns:
+            Tensors `[G]` with a value per prompt, `[G, K]` with a value per response (0 where a group has fewer), or
+            `[G, K, T]` with a value per response token (0 after the last one).
+        """
+
+    @abstractmethod
+    def loss(self, outputs: Outputs, groups: Sequence[TokenizedGroup]) -> LossOutput:
+        """Return the loss of whole groups from what `compute` returned for them."""
 
     @abstractmethod
     def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:

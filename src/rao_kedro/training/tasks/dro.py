@@ -15,6 +15,7 @@ from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.value_head import PolicyAndValue, ValueNetwork, pack_prompts
 from rao_kedro.objectives import LogProbBatch
 from rao_kedro.training.options import disable_dropout
+from rao_kedro.training.task import Outputs
 from rao_kedro.training.tasks.offline import OfflineAlignment
 
 
@@ -28,11 +29,16 @@ class DROAlignment(OfflineAlignment):
         start = fmean(fmean(group.rewards or []) for group in self.train_groups)
         return PolicyAndValue(policy, ValueNetwork(value, start))
 
-    def batch(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LogProbBatch:
-        """Return the log-probs, rewards and values of a pack of groups."""
-        packed = pack_groups(groups, self.spec.t0_length).to(device)
-        policy, values = module(packed, pack_prompts(groups).to(device))
-        return replace(self.with_reference(policy, packed, groups), values=values)
+    def compute(self, module: nn.Module, pack: Sequence[TokenizedGroup], device: torch.device) -> Outputs:
+        """Return the policy's log-probs of the responses, `[G, K]` in nats, and the values of the prompts, `[G]`."""
+        packed = pack_groups(pack, self.spec.t0_length).to(device)
+        policy, values = module(packed, pack_prompts(pack).to(device))
+        return policy.responses, values
+
+    def batch(self, outputs: Outputs, groups: Sequence[TokenizedGroup]) -> LogProbBatch:
+        """Return the log-probs, rewards and values of groups."""
+        policy, values = outputs
+        return replace(super().batch((policy,), groups), values=values)
 
     def policy_of(self, module: nn.Module) -> LogProbModel:
         """Return the policy inside a module that may be wrapped for training."""

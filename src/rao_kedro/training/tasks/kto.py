@@ -11,6 +11,7 @@ from rao_kedro.errors import TrainingError
 from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.objectives import LogProbBatch
 from rao_kedro.scoring.forward import ForwardPass, score_logps
+from rao_kedro.training.task import Outputs
 from rao_kedro.training.tasks.offline import OfflineAlignment
 
 
@@ -41,10 +42,11 @@ class KTOAlignment(OfflineAlignment):
         self.reference_logps = torch.tensor([self.mismatched_reference[name] for name in policy])
         return super().prepare_groups(module, groups, progress)
 
-    def batch(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LogProbBatch:
-        """Return the log-probs and rewards of a pack of groups, with the mismatched pairs of the whole step."""
+    def batch(self, outputs: Outputs, groups: Sequence[TokenizedGroup]) -> LogProbBatch:
+        """Return the log-probs and rewards of groups, with the mismatched pairs of the whole step."""
+        device = outputs[0].device
         return replace(
-            super().batch(module, groups, device),
+            super().batch(outputs, groups),
             mismatched_policy=self.policy_logps.to(device),
             mismatched_reference=self.reference_logps.to(device),
         )

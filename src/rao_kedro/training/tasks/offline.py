@@ -20,7 +20,7 @@ from rao_kedro.models.bf16_weights import weights_dtype
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 from rao_kedro.models.logprobs import LogProbModel, SequenceLogProbs
-from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups
+from rao_kedro.models.packing import TokenizedGroup, pack_groups, response_lengths
 from rao_kedro.objectives import LogProbBatch, Objective, Requirements, get_requirements, make_objective
 from rao_kedro.objectives.metrics import derive_metrics
 from rao_kedro.objectives.pairwise import AllPairs, PairwiseObjective
@@ -29,7 +29,7 @@ from rao_kedro.scoring.forward import ForwardPass, score_logps
 from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.options import disable_dropout
 from rao_kedro.training.remarks import likelihood_remark
-from rao_kedro.training.task import LossOutput, Task
+from rao_kedro.training.task import LossOutput, Outputs, Task
 
 logger = logging.getLogger(__name__)
 
@@ -156,19 +156,21 @@ class OfflineAlignment(Task):
         """Return the policy's `LogProbModel` inside a module that may be wrapped for training."""
         return extract_model_from_parallel(module)
 
-    def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
+    def compute(self, module: nn.Module, pack: Sequence[TokenizedGroup], device: torch.device) -> Outputs:
+        """Return the log-probs of the responses, `[G, K]` in nats, and of the prompts if the objective reads them."""
+        packed = pack_groups(pack, self.spec.t0_length).to(device)
+        logps: SequenceLogProbs = module(packed, prompt_gradient=self.objective.prompt_gradient)
+        return tuple(tensor for tensor in logps if tensor is not None)
+
+    def loss(self, outputs: Outputs, groups: Sequence[TokenizedGroup]) -> LossOutput:
         """Return the objective's loss and metrics."""
-        out = self.objective(self.batch(module, groups, device))
+        out = self.objective(self.batch(outputs, groups))
         return LossOutput(out.loss, out.metrics)
 
-    def batch(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LogProbBatch:
-        """Return the log-probs and rewards of a pack of groups."""
-        packed = pack_groups(groups, self.spec.t0_length).to(device)
-        return self.with_reference(module(packed, prompt_gradient=self.objective.prompt_gradient), packed, groups)
-
-    def with_reference(self, policy: SequenceLogProbs, packed: Pack, groups: Sequence[TokenizedGroup]) -> LogProbBatch:
+    def batch(self, outputs: Outputs, groups: Sequence[TokenizedGroup]) -> LogProbBatch:
         """Return the policy's log-probs with the known reference log-probs, rewards and ratings of the responses."""
-        device = packed.input_ids.device
+        policy, device = SequenceLogProbs(*outputs), outputs[0].device
+        lengths = response_lengths(groups).to(device)
         known = [self.reference[group.group_id] for group in groups if group.group_id in self.reference]
         reference = [of[1][: len(g.response_ids)] for of, g in zip(known, groups, strict=bool(known))]
         return LogProbBatch(
@@ -178,8 +180,8 @@ class OfflineAlignment(Task):
             reference_prompt=torch.tensor([of[0] for of in known], device=device) if known else None,
             rewards=_pad([group.rewards for group in groups], device),
             ratings=_pad([group.ratings for group in groups], device),
-            lengths=packed.lengths,
-            mask=packed.mask,
+            lengths=lengths,
+            mask=lengths > 0,
             progress=self.progress,
         )
 

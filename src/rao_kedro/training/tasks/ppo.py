@@ -5,11 +5,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
+from accelerate.utils import extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -22,19 +23,19 @@ from rao_kedro.models.bf16_weights import weights_dtype
 from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model, save_checkpoint
 from rao_kedro.models.logprobs import LogProbModel
-from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups
+from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups, response_lengths
 from rao_kedro.models.value_head import PolicyAndTokenValues, TokenValues
 from rao_kedro.objectives import LogProbBatch, make_objective
 from rao_kedro.objectives.metrics import pair_metrics
 from rao_kedro.objectives.ppo import Rollout
 from rao_kedro.rewards.registry import build_reward
-from rao_kedro.scoring.forward import ForwardPass, gather_scores, score_logps
+from rao_kedro.scoring.forward import ForwardPass, Pieces, join_pieces, piece_key, score_logps
 from rao_kedro.scoring.packs import fill_packs, share_packs
 from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.loop import train
 from rao_kedro.training.options import disable_dropout
 from rao_kedro.training.remarks import likelihood_remark
-from rao_kedro.training.task import LossOutput, Task
+from rao_kedro.training.task import LossOutput, Outputs, Task
 from rao_kedro.workers import worker_main
 
 
@@ -122,7 +123,7 @@ class PPOTask(Task):
         self, module: nn.Module, groups: Sequence[TokenizedGroup]
     ) -> dict[str, tuple[Rollout, dict[str, float]]]:
         """Return each group's rollout by its id, with means of score, KL and length; whitening is over all tokens."""
-        mine = {}
+        mine: Pieces[tuple[Tensor, Tensor, Tensor]] = {}
         scores = self._rewards(groups)
         all_packs = fill_packs(groups, self.spec.training.max_tokens_per_batch)
         n_processes = self.accelerator.num_processes
@@ -130,16 +131,13 @@ class PPOTask(Task):
             packed = pack_groups(pack, self.spec.t0_length).to(self.accelerator.device)
             logps, values = module(packed)
             columns = (logps, self.reference.response_tokens(packed), values.float())
-            tokens = [column.cpu().split(packed.lengths[packed.mask].tolist()) for column in columns]
-            start = 0
-            for group in pack if counts else []:
-                end = start + len(group.response_ids)
-                mine[group.group_id] = [column[start:end] for column in tokens]
-                start = end
-        order = list(gather_scores(mine, groups).values())
-        logps, reference, values = (
-            pad_sequence([x for tokens in order for x in tokens[i]], batch_first=True) for i in range(3)
-        )
+            of_pack = zip(
+                *(column.cpu().split(packed.lengths[packed.mask].tolist()) for column in columns), strict=True
+            )
+            for piece in pack if counts else []:
+                mine[piece_key(piece)] = list(islice(of_pack, len(piece.response_ids)))
+        order = [row for of_group in join_pieces(gather_object([mine]), groups).values() for row in of_group]
+        logps, reference, values = (pad_sequence(list(column), batch_first=True) for column in zip(*order, strict=True))
         lengths = torch.tensor([len(ids) for group in groups for ids in group.response_ids])
         mask = torch.arange(logps.shape[1])[None] < lengths[:, None]
         rollout = self.objective.rollout(logps, reference, values, scores, mask)
@@ -201,19 +199,25 @@ class PPOTask(Task):
         """Return a sentence if the chosen responses became less likely."""
         return likelihood_remark("ppo", metrics, self.train_groups, self.objective.temperature)
 
-    def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
-        """Return the clipped losses of a pack of the rollout."""
-        packed = pack_groups(groups, self.spec.t0_length).to(device)
+    def compute(self, module: nn.Module, pack: Sequence[TokenizedGroup], device: torch.device) -> Outputs:
+        """Return the log-probs of response tokens in nats, and the values before them, `[G, K, T]` each."""
+        packed = pack_groups(pack, self.spec.t0_length).to(device)
+        logps, values = (_by_response(column, packed) for column in module(packed))
+        return logps, values.float()
+
+    def loss(self, outputs: Outputs, groups: Sequence[TokenizedGroup]) -> LossOutput:
+        """Return the clipped losses of groups of the rollout."""
+        device = outputs[0].device
         parts = [self.rollouts[group.group_id] for group in groups]
-        width = int(packed.lengths.max())
+        width = outputs[0].shape[2]
         rollout = Rollout(
             **{
                 f.name: torch.cat([getattr(part, f.name)[:, :width] for part, _ in parts]).to(device)
                 for f in fields(Rollout)
             }
         )
-        logps, values = (_by_response(column, packed) for column in module(packed))
-        out = self.objective(rollout, logps, values.float())
+        exists = (response_lengths(groups) > 0).to(device)
+        out = self.objective(rollout, *(column[exists] for column in outputs))
         summary = {
             name: torch.tensor(sum(means[name] for _, means in parts) / len(parts), device=device)
             for name in parts[0][1]
@@ -239,8 +243,9 @@ class PPOTask(Task):
 
 
 def _by_response(tokens: Tensor, packed: Pack) -> Tensor:
-    """Return `[R]` values of response tokens as `[N, T]`, one row per response."""
-    return pad_sequence(list(tokens.split(packed.lengths[packed.mask].tolist())), batch_first=True)
+    """Return `[R]` values of response tokens as `[G, K, T]`, 0 where there is no token."""
+    exists = torch.arange(int(packed.lengths.max()), device=tokens.device) < packed.lengths[..., None]
+    return tokens.new_zeros(exists.shape).masked_scatter(exists, tokens)
 
 
 def main(spec_path: str) -> None:

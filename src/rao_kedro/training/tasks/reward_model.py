@@ -11,11 +11,11 @@ from rao_kedro.config.specs import RewardTrainingSpec
 from rao_kedro.data.token_tables import read_groups
 from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.loading import new_reward_model, save_checkpoint
-from rao_kedro.models.packing import TokenizedGroup, pack_groups
+from rao_kedro.models.packing import TokenizedGroup, pack_groups, response_lengths
 from rao_kedro.models.reward_head import READ_AT, padding_token_id, reward_module
 from rao_kedro.objectives.bradley_terry import bradley_terry_loss
 from rao_kedro.training.loop import train
-from rao_kedro.training.task import LossOutput, Task
+from rao_kedro.training.task import LossOutput, Outputs, Task
 from rao_kedro.workers import worker_main
 
 
@@ -52,15 +52,19 @@ class RewardModeling(Task):
         """Count groups."""
         return float(len(groups))
 
-    def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
+    def compute(self, module: nn.Module, pack: Sequence[TokenizedGroup], device: torch.device) -> Outputs:
+        """Return the rewards of the responses, `[G, K]`."""
+        return (module(pack_groups(pack, self.spec.t0_length).to(device)),)
+
+    def loss(self, outputs: Outputs, groups: Sequence[TokenizedGroup]) -> LossOutput:
         """Return the Bradley-Terry loss, in nats."""
-        batch = pack_groups(groups, self.spec.t0_length).to(device)
-        rewards = module(batch)
+        (rewards,) = outputs
+        mask = (response_lengths(groups) > 0).to(rewards.device)
         ratings = torch.zeros_like(rewards)
         for row, group in zip(ratings, groups, strict=True):
             row[: len(group.response_ids)] = torch.tensor(group.ratings)
-        loss, accuracy = bradley_terry_loss(rewards, ratings, batch.mask, self.spec.centering, self.spec.margin)
-        mean = rewards.detach().sum() / batch.mask.sum()
+        loss, accuracy = bradley_terry_loss(rewards, ratings, mask, self.spec.centering, self.spec.margin)
+        mean = rewards.detach().sum() / mask.sum()
         return LossOutput(loss, {"accuracy": accuracy, "reward_mean": mean})
 
     def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:

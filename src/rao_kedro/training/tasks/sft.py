@@ -14,7 +14,7 @@ from rao_kedro.models.loading import load_causal_lm, save_checkpoint
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.training.loop import train
-from rao_kedro.training.task import LossOutput, Task
+from rao_kedro.training.task import LossOutput, Outputs, Task
 from rao_kedro.workers import worker_main
 
 
@@ -40,9 +40,13 @@ class SupervisedFinetuning(Task):
         """Count response tokens."""
         return float(sum(len(group.response_ids[0]) for group in groups))
 
-    def loss(self, module: nn.Module, groups: Sequence[TokenizedGroup], device: torch.device) -> LossOutput:
+    def compute(self, module: nn.Module, pack: Sequence[TokenizedGroup], device: torch.device) -> Outputs:
+        """Return the log-probs of the responses, `[G, 1]` in nats."""
+        return (module(pack_groups(pack, self.spec.t0_length).to(device)).responses,)
+
+    def loss(self, outputs: Outputs, groups: Sequence[TokenizedGroup]) -> LossOutput:
         """Return the mean negative log-likelihood per response token, in nats."""
-        logps = module(pack_groups(groups, self.spec.t0_length).to(device)).responses
+        (logps,) = outputs
         return LossOutput(-logps.sum() / self.count_units(groups), {"logps_chosen": logps.detach().mean()})
 
     def save(self, module: Any, weights: Mapping[str, Tensor], directory: Path) -> None:
