@@ -208,8 +208,8 @@ def measure(
     on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(0)
     precision = getattr(torch, dtype)
-    hidden = torch.randn(tokens, width, device=on).to(precision).requires_grad_()
-    weight = (torch.randn(vocabulary, width, device=on) * 0.02).to(precision).requires_grad_()
+    hidden = torch.randn(tokens, width, dtype=precision, device=on).requires_grad_()
+    weight = torch.randn(vocabulary, width, dtype=precision, device=on).mul_(0.02).requires_grad_()
     targets = torch.randint(vocabulary, (tokens,), device=on)
     for tensor in (hidden, weight):
         tensor.grad = torch.zeros_like(tensor)

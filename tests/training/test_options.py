@@ -264,6 +264,12 @@ def test_layers_are_compiled_on_a_gpu_where_an_epoch_pays_it_back(tiny_checkpoin
     assert "its own attention" in plan(2 * enough).reason
 
 
+def test_8_bit_states_of_a_sharded_model_are_refused(monkeypatch):
+    monkeypatch.setattr(options, "sharding", lambda: "FSDP")
+    with pytest.raises(TrainingError, match="adamw_8bit does not work with FSDP"):
+        options.make_optimizer([], parameters(optimizer="adamw_8bit"), torch.device("cuda"))
+
+
 def test_an_optimizer_that_does_not_run_here_is_refused_at_the_start(tmp_path, tiny_checkpoint, groups_path):
     training = parameters(optimizer="adamw_8bit")
     spec = TrainingSpec(workspace=tmp_path / "x", model_dir=tiny_checkpoint, groups_path=groups_path, training=training)

@@ -71,7 +71,7 @@ class TrainingParameters(Parameters):
         epochs: Passes over the training groups.
         learning_rate: Peak of the schedule.
         batch_size: Prompt groups per optimizer step, over all processes.
-        max_tokens_per_batch: Tokens of one packed forward pass; bounds memory.
+        max_tokens_per_batch: Tokens of one packed forward pass; bounds memory. A longer group is split by response.
         lora: Trains adapters instead of all weights. It needs a learning rate that is about ten times higher.
         optimizer: AdamW, or the AdamW of bitsandbytes with 8-bit states, on CUDA only.
         activation_checkpointing: Recomputes each layer in the backward pass, for less memory and a third more compute.

@@ -269,7 +269,8 @@ class Scores:
 @torch.compiler.disable  # a layout is a Python object that differs between packs: compiled layers call this eagerly
 def _by_segment(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layout: PackLayout) -> Tensor:
     """Return the attention output `[1, T, heads, width]`, sequence by sequence."""
-    return torch.cat(list(_segments(query, key, value, scores, layout)), dim=2).transpose(1, 2)
+    parts = _segments(query, key, value, scores, layout)
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1)  # SDPA lays its output out token by token
 
 
 def _segments(query: Tensor, key: Tensor, value: Tensor, scores: Scores, layout: PackLayout) -> Iterator[Tensor]:

@@ -1,7 +1,9 @@
 """Log-probs of target tokens from hidden states, tile by tile: `[tokens, vocabulary]` never exists.
 
 A tile is a block of rows and columns of the logits, small enough for a CPU's cache. The forward pass keeps the
-log-sum-exp of each position; the backward pass computes the tiles again. Knows an output projection, no model.
+log-sum-exp of each position; the backward pass computes the tiles again. Compiling what is done to a tile beside its
+products gains nothing on a CPU; `benchmarks/log_probs.py` measures that and other kernels. Knows an output projection,
+no model.
 """
 
 from collections.abc import Iterator

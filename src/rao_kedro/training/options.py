@@ -174,7 +174,7 @@ def make_optimizer(
     """Return the optimizer of the trained parameters.
 
     Raises:
-        TrainingError: The optimizer does not run on this machine.
+        TrainingError: The optimizer does not run on this machine, or not with the engine that shards the model.
     """
     settings: dict[str, Any] = {
         "lr": parameters.learning_rate,
@@ -183,6 +183,11 @@ def make_optimizer(
     }
     if parameters.optimizer == "adamw":
         return torch.optim.AdamW(trained, fused=True, **settings)
+    if (engine := sharding()) is not None:
+        raise TrainingError(
+            f"optimizer adamw_8bit does not work with {engine}, whose checkpoints would not hold its states: set "
+            "optimizer: adamw"
+        )
     if device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
         raise TrainingError(
             f"optimizer adamw_8bit needs a CUDA device and bitsandbytes; the device is {device.type}: set optimizer: "
