@@ -58,3 +58,16 @@ def test_under_autocast_logits_are_of_its_precision_and_gradients_of_the_weights
     torch.testing.assert_close(logps, plain, rtol=1e-5, atol=1e-5)
     (ours,), (theirs,) = (torch.autograd.grad(x.sum(), weight) for x in (logps, plain))
     assert ours.dtype == torch.float32 and (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_the_gradient_of_a_bf16_weight_is_rounded_once_however_many_tiles_add_to_it(monkeypatch):
+    monkeypatch.setitem(module.TILE_SHAPE, "cpu", (2, 16))
+    torch.manual_seed(0)
+    hidden, targets = torch.randn(256, 8).bfloat16(), torch.randint(0, 40, (256,))
+    gradients = []
+    for dtype in (torch.float64, torch.bfloat16):
+        weight = torch.randn(40, 8, generator=torch.Generator().manual_seed(1)).bfloat16().to(dtype).requires_grad_()
+        token_logps(hidden.to(dtype), weight, None, targets, LogitScaling()).sum().backward()
+        gradients.append(weight.grad.double())
+    expected, found = gradients
+    assert (found - expected).norm() < 4e-3 * expected.norm()

@@ -103,7 +103,11 @@ class _TokenLogps(torch.autograd.Function):
             if hidden_gradient is not None:
                 _add_product(hidden_gradient[rows], d, tile.projection)
             if weight_gradient is not None:
-                _add_product(weight_gradient[columns], d.T, tile.hidden)
+                if rows.start == 0:
+                    of_columns = torch.zeros_like(weight[columns], dtype=normalizer.dtype)
+                _add_product(of_columns, d.T, tile.hidden)
+                if rows.stop == len(targets):  # rounded once, where the weight is bf16
+                    weight_gradient[columns] = of_columns
         return (
             hidden_gradient if hidden_gradient is None else hidden_gradient.to(hidden.dtype),
             weight_gradient,
