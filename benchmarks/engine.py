@@ -38,6 +38,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "ours, fp32": {"kind": "ours", "mixed_precision": "no"},
     "ours, bf16": {"kind": "ours", "mixed_precision": "bf16"},
     "ours, bf16, compiled": {"kind": "ours", "mixed_precision": "bf16", "compile": True},
+    "ours, bf16_weights": {"kind": "ours", "mixed_precision": "bf16_weights"},
+    "ours, bf16_weights, compiled": {"kind": "ours", "mixed_precision": "bf16_weights", "compile": True},
     "ours, bf16, activation checkpointing": {
         "kind": "ours",
         "mixed_precision": "bf16",
