@@ -7,6 +7,15 @@ import pytest
 from rao_kedro.models.tiny import build_tiny_checkpoint
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """In a fresh clone, make the project's MLflow database before processes share the tests: two at once cannot."""
+    database = Path(__file__).parents[1] / "mlflow.db"
+    if not hasattr(session.config, "workerinput") and not database.exists():
+        from mlflow import MlflowClient
+
+        MlflowClient(f"sqlite:///{database}").search_experiments()
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random checkpoint; do not write into it."""
