@@ -22,7 +22,6 @@ from rao_kedro.models.packing import TokenizedGroup, pack_groups
 from rao_kedro.models.reward_head import reward_module
 from rao_kedro.models.value_head import ValueNetwork
 from rao_kedro.training.master_weights import MasterWeights
-from rao_kedro.training.progress import Progress
 from rao_kedro.workers import launch
 
 CPU = torch.device("cpu")
@@ -176,17 +175,8 @@ def test_the_optimizer_gets_the_clipped_gradients_of_the_masters(
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_a_killed_run_goes_on_to_the_same_weights(
-    lora, inputs, tmp_path, tiny_checkpoint, tiny_reward_model, monkeypatch
+    lora, inputs, tmp_path, tiny_checkpoint, tiny_reward_model, killed_at_step_4
 ):
-    report, steps = Progress.report, []
-
-    def killed(self, step, **kwargs):
-        steps.append(step)
-        if len(steps) == 4:
-            raise KeyboardInterrupt
-        report(self, step, **kwargs)
-
-    monkeypatch.setattr(Progress, "report", killed)
     changes = {"checkpoint_every": 1, "published_dtype": "fp32", "lora": lora}
     stopped, whole = (
         spec_of("sft", inputs, tmp_path / name, tiny_checkpoint, tiny_reward_model, **changes)
@@ -196,7 +186,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
         launch(stopped, IN_PROCESS)
     for spec in (stopped, whole):
         launch(spec, IN_PROCESS)
-    assert steps == [1, 2, 3, 4, 4, 5, 6, 1, 2, 3, 4, 5, 6]
+    assert killed_at_step_4 == [1, 2, 3, 4, 4, 5, 6, 1, 2, 3, 4, 5, 6]
     found, expected = (load_file(spec.trained_dir / "model.safetensors") for spec in (stopped, whole))
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 

@@ -49,23 +49,6 @@ def assert_same(weights, others):
         assert torch.equal(values, others[name]), name
 
 
-@pytest.fixture
-def killed_at_step_4(monkeypatch):
-    """Kills the first run at step 4, and lists the steps of all runs."""
-    from rao_kedro.training.progress import Progress
-
-    report, steps = Progress.report, []
-
-    def killed(self, step, **kwargs):
-        steps.append(step)
-        if len(steps) == 4:
-            raise KeyboardInterrupt
-        report(self, step, **kwargs)
-
-    monkeypatch.setattr(Progress, "report", killed)
-    return steps
-
-
 def resumable_spec(workspace, tiny_checkpoint, groups_path, **training):
     training = parameters(**{"epochs": 3, "checkpoint_every": 1, "keep": "last"} | training)
     return TrainingSpec(workspace=workspace, model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
