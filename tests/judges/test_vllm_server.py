@@ -72,13 +72,14 @@ HEALTHY = (
 )
 
 
-@pytest.mark.parametrize(("then", "status"), [("time.sleep(60)", 128 + 15), ("sys.exit(3)", 3)])
+# Short sleeps: a signal just before one long sleep is handled only after it.
+@pytest.mark.parametrize(("then", "status"), [("for _ in range(600): time.sleep(0.1)", 128 + 15), ("sys.exit(3)", 3)])
 def test_a_judge_is_served_once_and_does_not_outlive_its_worker(fake_vllm, then, status):
     fake_vllm(HEALTHY)
     worker = (
         "import sys, time; from rao_kedro.judges.vllm_server import serve_once\n"
         "for _ in range(2): print(serve_once('here', 'judge', 64, 5, 60), flush=True)\n"
-        f"sys.stdin.readline(); {then}"
+        f"sys.stdin.readline()\n{then}"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", worker], text=True, **pipes) as process:
