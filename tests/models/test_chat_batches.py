@@ -16,6 +16,7 @@ from rao_kedro.models.chat_templates import shipped_names, shipped_template
 
 SPECIAL = "<unk> <s> </s> <bos> <eos> <|im_start|> <|im_end|> <start_of_turn> <end_of_turn> <|begin_of_text|> [INST]"
 SPECIAL = (*SPECIAL.split(), "[/INST]", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+STOPS = ("</s>", "<|im_end|>", "<end_of_turn>", "<|eot_id|>")
 SHIPPED = {
     name: Style(
         shipped_template(name), SPECIAL, "</s>", ("</s>", "<|im_end|>", "<end_of_turn>", "<|eot_id|>"), "", "<s>"
@@ -76,9 +77,9 @@ def batched(tokenizer, groups):
 
 
 pieces = st.sampled_from(
-    ["the fox", " jumps", "over\n", "\n\n", " ", "", "12", "é北京🦊", "▁", "<b>", "<|im", "<|im_end|>", "</s>", "<think>",
-     "</think>", "[INST]", "<end_of_turn>", "user", "\ue000", "\t", "'s"]
-)  # fmt: skip
+    ["the fox", " jumps", "over\n", "\n\n", " ", "", "12", "é北京🦊", "▁", "<b>", "<|im", "<|im_end|>", "</s>"]
+    + ["<think>", "</think>", "[INST]", "<end_of_turn>", "user", "\ue000", "\t", "'s"]
+)
 texts = st.lists(pieces, max_size=5).map("".join)
 prompts = st.lists(texts, min_size=1, max_size=3).map(
     lambda said: [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
