@@ -24,7 +24,7 @@ def prompt_token_ids(chat: ChatFormat, messages: Sequence[Message], every_messag
         ModelError: The template refuses the messages, or they cannot be tokenised.
     """
     shielded, marks = shield(chat, messages)
-    prompt = _render(chat, shielded, generation_header=True)
+    prompt = render(chat, shielded, generation_header=True)
     if every_message:
         _check_all_written(shielded, prompt)
     return encode(chat, prompt, marks)
@@ -50,9 +50,9 @@ def response_token_ids(
             that the log-prob of the response given the prompt would not be well defined.
     """
     shielded, marks = shield(chat, [*messages, {"role": "assistant", "content": response}])
-    prompt = _render(chat, shielded[:-1], generation_header=True)
+    prompt = render(chat, shielded[:-1], generation_header=True)
     prompt_ids = encode(chat, prompt, marks)
-    whole = _render(chat, shielded, generation_header=False)
+    whole = render(chat, shielded, generation_header=False)
     ids = _ids_behind(chat, prompt, prompt_ids, whole, marks)
     text = list(takewhile(lambda token: token not in chat.end_of_turn_ids, ids))
     content = shielded[-1]["content"].strip()
@@ -86,7 +86,7 @@ def dialogue_token_ids(
         ModelError: The template refuses the messages, or they cannot be tokenised.
     """
     shielded, marks = shield(chat, [*messages, {"role": "assistant", "content": response}])
-    whole = _render(chat, shielded, generation_header=False)
+    whole = render(chat, shielded, generation_header=False)
     return encode(chat, whole if finished else _up_to_text_end(chat, shielded, whole, finished), marks)
 
 
@@ -134,7 +134,7 @@ def _up_to_text_end(chat: ChatFormat, messages: Sequence[Message], whole: str, f
     """Return a rendered dialogue up to the end of the last message's text."""
     *before, last = messages
     (mark,) = unused_characters([str(chat.tokenizer.chat_template), whole], 1)
-    marked = _render(chat, [*before, {**last, "content": last["content"] + mark}], generation_header=False)
+    marked = render(chat, [*before, {**last, "content": last["content"] + mark}], generation_header=False)
     if mark not in marked:
         raise ModelError("the chat template does not write the text of the response")
     text = marked[: marked.index(mark)]
@@ -142,7 +142,12 @@ def _up_to_text_end(chat: ChatFormat, messages: Sequence[Message], whole: str, f
     return text if not finished or whole.startswith(text) else text.rstrip()
 
 
-def _render(chat: ChatFormat, messages: Sequence[Message], generation_header: bool) -> str:
+def render(chat: ChatFormat, messages: Sequence[Message], generation_header: bool) -> str:
+    """Return what the chat template writes.
+
+    Raises:
+        ModelError: The template refuses the messages.
+    """
     try:
         return str(
             chat.tokenizer.apply_chat_template(
