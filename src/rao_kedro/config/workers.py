@@ -28,8 +28,8 @@ class WorkerParameters(Parameters):
 
     Attributes:
         accelerate_config: YAML file of `accelerate launch`, which says how many processes compute and on what.
-        ppo_accelerate_config: The same for PPO, which samples from its policy and so cannot train a sharded one; if it is not
-            set, `accelerate_config`.
+        ppo_accelerate_config: The same for PPO, which samples from its policy and so cannot train a sharded one;
+            `accelerate_config` if not set.
         in_process: Runs every worker inside the process of the pipeline, without accelerate: for tests and debugging.
         workspaces: Local root of the directories in which workers keep what a killed run resumes from.
     """

@@ -68,8 +68,7 @@ class StudySession(KedroSession):
             only_missing_outputs: See there.
             only_stale_outputs: Run only nodes whose outputs are missing or were made from something else, and what
                 depends on them; None takes what the command line says.
-            dry_run: Check the plan and print it, also where it is refused; nothing runs, and nothing is written. None as
-                above.
+            dry_run: Check the plan and print it, also where it is refused; nothing runs or is written. None as above.
             **selecting: The options of `KedroSession.run` that select nodes.
 
         Raises:

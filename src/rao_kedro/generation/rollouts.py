@@ -16,7 +16,7 @@ from rao_kedro.generation.transformers_backend import continue_prompts
 from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.packing import TokenizedGroup
 
-ROWS_AT_ONCE = 16  # responses that are written at a time: their keys and values are in memory, for 8B 131 kB a token
+TOKENS_AT_ONCE = 2**15  # of rows that are written together: their keys and values take 131 kB a token in Llama 3 8B
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,11 @@ class Sampler:
         if mine:
             prompts = [group.prompt_ids for group in mine for _ in range(n)]
             with torch.compiler.set_stance("force_eager"):  # layers are compiled for training only
+                longest = max(map(len, prompts)) + self.max_tokens
+                at_once = max(1, TOKENS_AT_ONCE // longest)
                 ids = chain.from_iterable(
                     continue_prompts(policy, prompts[rows], sampling, stop_ids, draws[rows])
-                    for rows in (slice(i, i + ROWS_AT_ONCE) for i in range(0, len(prompts), ROWS_AT_ONCE))
+                    for rows in (slice(i, i + at_once) for i in range(0, len(prompts), at_once))
                 )
                 for group in mine:
                     completions = [complete(tokenizer, next(ids), stop_ids) for _ in range(n)]

@@ -15,8 +15,8 @@ UPDATE_FLOPS, FROZEN_FLOPS, PASS_FLOPS = 6, 4, 2  # per weight and token: traine
 
 def assumed_groups(run: Run) -> list[Group] | None:
     """Return groups of the mean lengths that `planning.groups` names; None where it names none, or data are sampled."""
-    sizes, data = run.planning().groups, run.parameter("data")
-    if sizes is None or data.source != "preferences":
+    sizes = run.planning().groups
+    if sizes is None or (data := run.parameter("data")).source != "preferences":
         return None
     prompts = min(data.evaluation_prompts, sizes.held_out // 2)
     splits = {"train": sizes.train, "test": prompts, "validation": sizes.held_out - prompts}

@@ -202,7 +202,7 @@ class Trained(NamedTuple):
 
     parameter: str
     training: TrainingParameters
-    models: machine.ModelsInMemory = machine.ModelsInMemory()
+    models: machine.ModelsInMemory = machine.ONE_MODEL
 
 
 def trainings(step: Step) -> Iterator[Trained]:

@@ -142,6 +142,9 @@ class ModelsInMemory(NamedTuple):
     frozen: int = 0
 
 
+ONE_MODEL = ModelsInMemory()
+
+
 def models_in_memory(method: MethodParameters) -> ModelsInMemory:
     """Return how many models the training of a method holds: PPO has the reference, and maybe a reward model, too."""
     scored = 0 if method.rollout is None else 1 + (method.rollout.reward.name == "bradley_terry")
@@ -154,7 +157,7 @@ def scoring_bytes(precision: str, weights: int) -> int:
 
 
 def state_bytes(
-    training: TrainingParameters, weights: int, launch: Launch | None, models: ModelsInMemory = ModelsInMemory()
+    training: TrainingParameters, weights: int, launch: Launch | None, models: ModelsInMemory = ONE_MODEL
 ) -> int:
     """Return the bytes of weights, gradients and optimizer state in each process, without activations.
 

@@ -29,8 +29,8 @@ class Size(NamedTuple):
         steps: Optimizer steps.
         memory: Bytes of weights, gradients and optimizer state in each process, without activations.
         disk: Bytes of the models that stay and of the checkpoints that exist at the same time.
-        seconds: Time at the speed of the last run, or else the time that the last run took, or else the one that follows
-            from the parameter `planning`.
+        seconds: Time at the speed of the last run, or else the time that the last run took, or else the time that the
+            parameter `planning` implies.
         assumed: The fields above that rest on figures of `planning`.
         at_least: Whether the step does something else that the time leaves out.
     """
@@ -170,7 +170,7 @@ def _of_training(
     rollout = method.rollout if method is not None else None
     memory = disk = None
     if known is not None:
-        held = machine.ModelsInMemory() if method is None else machine.models_in_memory(method)
+        held = machine.ONE_MODEL if method is None else machine.models_in_memory(method)
         memory = machine.state_bytes(training, known.weights, launch, held)
     if found is None:
         if known is not None:
