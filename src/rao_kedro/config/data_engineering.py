@@ -1,7 +1,7 @@
 """Parameters of the data_engineering pipeline: the base model, where prompt groups come from, and what is kept."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -51,6 +51,11 @@ class SampledResponses(Parameters):
             )
         return self
 
+    @property
+    def conversation_limit(self) -> int:
+        """The most tokens of a conversation."""
+        return self.max_conversation_tokens or self.max_prompt_tokens + self.max_response_tokens
+
 
 # What `PreferenceSource.columns` can name; see docs/how_to/data.md.
 
@@ -85,6 +90,11 @@ ColumnName = Literal[
     "truncated",
     "requirements",
     "metadata",
+    "output",
+    "text",
+    "role",
+    "message_id",
+    "parent_id",
     "images",
     "image",
     "audio",
@@ -112,8 +122,21 @@ FormatName = Literal[
 ]
 
 
-class PreferenceSource(Parameters):
-    """Where rows of preference data come from.
+# Formats of conversations; see docs/how_to/data.md.
+ConversationFormatName = Literal[
+    "auto",
+    "tree",
+    "tree_messages",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "chosen",
+    "prompt_completion",
+]
+
+
+class RowSource(Parameters):
+    """Where rows of data come from.
 
     Attributes:
         path: A file (JSON lines, JSON, parquet, Arrow or CSV, compressed or not) or a directory. A directory holds such
@@ -123,10 +146,7 @@ class PreferenceSource(Parameters):
         subset: A configuration of the dataset.
         revision: A revision of the dataset.
         split: A split of the dataset, or of a directory whose files or folders name splits.
-        format: The schema of a row (docs/how_to/data.md); `auto` recognises it by the row's columns.
         columns: Names of columns in the rows, which may be dotted, by the names that formats use; null skips a column.
-        rating_key: Field of a response's rating, which may be dotted, if not the format's own. For fields called rank
-            or ranking, the lowest value is the best.
         skip_rows: Number of rows at the beginning that are skipped.
         max_rows: Maximal number of rows; unset, all.
     """
@@ -136,17 +156,28 @@ class PreferenceSource(Parameters):
     subset: str | None = None
     revision: str | None = None
     split: str = "train"
-    format: FormatName = "auto"
     columns: dict[ColumnName, str | None] = {}
-    rating_key: str | None = None
     skip_rows: int = Field(0, ge=0)
     max_rows: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
-    def _has_a_place(self) -> "PreferenceSource":
+    def _has_a_place(self) -> Self:
         if self.path is None and self.hub_id is None:
             raise ValueError("set path or hub_id")
         return self
+
+
+class PreferenceSource(RowSource):
+    """Where rows of preference data come from.
+
+    Attributes:
+        format: The schema of a row (docs/how_to/data.md); `auto` recognises it by the row's columns.
+        rating_key: Field of a response's rating, which may be dotted, if not the format's own. For fields called rank
+            or ranking, the lowest value is the best.
+    """
+
+    format: FormatName = "auto"
+    rating_key: str | None = None
 
 
 class PreferenceFiles(Parameters):
@@ -164,6 +195,31 @@ class PreferenceFiles(Parameters):
     validation: PreferenceSource | None = None
 
 
+class ConversationSource(RowSource):
+    """Where conversations come from.
+
+    Attributes:
+        format: The schema of a row (docs/how_to/data.md); `auto` recognises it by the row's columns.
+    """
+
+    format: ConversationFormatName = "auto"
+
+
+class ConversationFiles(Parameters):
+    """Conversations for supervised fine-tuning.
+
+    Attributes:
+        train: Training rows.
+        validation: Rows of the held-out loss, which may choose the checkpoint.
+        validation_share: Without `validation`, the share of the conversations that is held out, chosen by a hash of
+            their first prompt.
+    """
+
+    train: ConversationSource
+    validation: ConversationSource | None = None
+    validation_share: float = Field(0.02, ge=0, lt=1)
+
+
 class DataParameters(Parameters):
     """The data_engineering pipeline.
 
@@ -171,6 +227,10 @@ class DataParameters(Parameters):
         source: Whether prompt groups hold responses sampled from the base model, or preference data.
         sampled: Settings of the sampled responses; used only with that source.
         preferences: The preference data; used only with that source.
+        conversations: Conversations that supervised fine-tuning learns, every turn of the assistant; null: it learns the
+            chosen responses of the prompt groups.
+        max_conversation_tokens: Longer conversations are cut after an assistant turn; null: `max_prompt_tokens` and
+            `max_response_tokens` together.
         max_prompt_tokens: Longer prompts are quarantined. They are never cut, since that would cut t_0.
         max_response_tokens: Longer responses are dropped. The group is kept if a preference is left.
         t0_length: Tokens of the prefix t_0 that all prompts share.
@@ -183,6 +243,8 @@ class DataParameters(Parameters):
     source: Literal["sampled", "preferences"]
     sampled: SampledResponses | None = None
     preferences: PreferenceFiles | None = None
+    conversations: ConversationFiles | None = None
+    max_conversation_tokens: int | None = Field(None, ge=2)
     max_prompt_tokens: int = Field(ge=1)
     max_response_tokens: int = Field(ge=1)
     t0_length: int = Field(1, ge=1)
@@ -201,3 +263,8 @@ class DataParameters(Parameters):
                 f"which there are {self.evaluation_prompts}: lower the one or raise the other"
             )
         return self
+
+    @property
+    def conversation_limit(self) -> int:
+        """The most tokens of a conversation."""
+        return self.max_conversation_tokens or self.max_prompt_tokens + self.max_response_tokens
