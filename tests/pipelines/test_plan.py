@@ -58,7 +58,7 @@ def test_a_bad_plan_is_refused_with_all_that_is_wrong_before_anything_is_written
         "reward_modeling.reward.name=magic,model.chat_template=no.jinja",
     )
     for part in (
-        "parameter model.chat_template: there is no file no.jinja",
+        "parameter model.chat_template: there is no file no.jinja, and no chat template of that name ships: chatml",
         "train_sft: supervised_finetuning.max_tokens_per_batch is 279, and a prompt of data.max_prompt_tokens (256)",
         "parameter evaluation.generation.max_model_len (279) is too small",
         "parameter reward_modeling.reward: unknown reward 'magic'",

@@ -1,12 +1,23 @@
 """Parameters of the data_engineering pipeline: the base model, where prompt groups come from, and what is kept."""
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from rao_kedro.config.base import Parameters
 from rao_kedro.config.generation import GenerationParameters
+
+
+class TemplateOfModel(Parameters):
+    """The chat template of another model.
+
+    Attributes:
+        model: A directory with a tokenizer, or a hub name.
+        revision: A hub revision.
+    """
+
+    model: str
+    revision: str | None = None
 
 
 class ModelParameters(Parameters):
@@ -17,13 +28,14 @@ class ModelParameters(Parameters):
             `tiny_random` is a tiny Llama with random weights, for tests.
         name: The package, the directory or the hub name.
         revision: A hub revision.
-        chat_template: A Jinja file that takes the place of the model's own chat template.
+        chat_template: Takes the place of the model's own chat template: the name of a template that ships (`chatml`,
+            `gemma`, `gemma3`, `llama3`, `mistral`, `qwen2_5`, `qwen3`), a Jinja file, or another model's.
     """
 
     source: Literal["gguf_package", "checkpoint", "tiny_random"]
     name: str
     revision: str | None = None
-    chat_template: Path | None = None
+    chat_template: str | TemplateOfModel | None = None
 
 
 class SampledResponses(Parameters):

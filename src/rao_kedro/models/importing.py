@@ -29,6 +29,7 @@ from rao_kedro.models.checks import (
 )
 from rao_kedro.models.conversion import dequantise_fp8, find_base, merge_adapter
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
+from rao_kedro.models.given_templates import given_template
 from rao_kedro.models.hub import SETTINGS_FILES, local_checkpoint
 from rao_kedro.models.templates import (
     check_template,
@@ -53,7 +54,8 @@ def main(spec_path: str) -> None:
         ModelError: The model does not exist or cannot be used; the message says why and what to do.
     """
     spec = ModelImportSpec.model_validate_json(Path(spec_path).read_text())
-    template = _given_template(spec.model)
+    given = given_template(spec.model.chat_template)
+    template = given.text if given else None
     with replacing_directory(spec.output_dir) as partial:
         match spec.model.source:
             case "gguf_package":
@@ -64,15 +66,6 @@ def main(spec_path: str) -> None:
                 apply_repairs(inspect_chat(partial, partial, template), partial)
             case "checkpoint":
                 import_checkpoint(_download(spec.model), partial, template)
-
-
-def _given_template(model: ModelParameters) -> str | None:
-    if model.chat_template is None:
-        return None
-    path = model.chat_template.expanduser()
-    if not path.is_file():
-        raise ModelError(f"there is no file {path}, which the parameter model.chat_template names")
-    return path.read_text(encoding="utf-8")
 
 
 def _download(model: ModelParameters) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rao_kedro.errors import ModelError, ParameterError
+from rao_kedro.models.chat_templates import shipped_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +39,8 @@ def fix_date(template: str | dict[str, str] | None, source: str | Path) -> str |
         raise ModelError(
             f"the tokenizer in {source} has no chat template: add a chat_template.jinja beside it that writes a "
             "dialogue as its model card describes, or set tokenizer.chat_template and save it again. For the base "
-            "model, name a file with the parameter model.chat_template"
+            "model, set the parameter model.chat_template to a file, to {model: NAME} for another model's template, or "
+            f"to one that ships: {', '.join(shipped_names())}"
         )
     if isinstance(template, str):
         return _fix_date(template, source)
