@@ -63,11 +63,6 @@ class SampledResponses(Parameters):
             )
         return self
 
-    @property
-    def conversation_limit(self) -> int:
-        """The most tokens of a conversation."""
-        return self.max_conversation_tokens or self.max_prompt_tokens + self.max_response_tokens
-
 
 # What `PreferenceSource.columns` can name; see docs/how_to/data.md.
 
@@ -239,10 +234,6 @@ class DataParameters(Parameters):
         source: Whether prompt groups hold responses sampled from the base model, or preference data.
         sampled: Settings of the sampled responses; used only with that source.
         preferences: The preference data; used only with that source.
-        conversations: Conversations that supervised fine-tuning learns, every turn of the assistant; null: it learns the
-            chosen responses of the prompt groups.
-        max_conversation_tokens: Longer conversations are cut after an assistant turn; null: `max_prompt_tokens` and
-            `max_response_tokens` together.
         max_prompt_tokens: Longer prompts are quarantined. They are never cut, since that would cut t_0.
         max_response_tokens: Longer responses are dropped. The group is kept if a preference is left.
         t0_length: Tokens of the prefix t_0 that all prompts share.
@@ -255,8 +246,6 @@ class DataParameters(Parameters):
     source: Literal["sampled", "preferences"]
     sampled: SampledResponses | None = None
     preferences: PreferenceFiles | None = None
-    conversations: ConversationFiles | None = None
-    max_conversation_tokens: int | None = Field(None, ge=2)
     max_prompt_tokens: int = Field(ge=1)
     max_response_tokens: int = Field(ge=1)
     t0_length: int = Field(1, ge=1)
@@ -275,8 +264,3 @@ class DataParameters(Parameters):
                 f"which there are {self.evaluation_prompts}: lower the one or raise the other"
             )
         return self
-
-    @property
-    def conversation_limit(self) -> int:
-        """The most tokens of a conversation."""
-        return self.max_conversation_tokens or self.max_prompt_tokens + self.max_response_tokens

@@ -23,7 +23,6 @@ from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
 from rao_kedro.data.raw_groups import read_prompt
 
 TREE_MESSAGES = "tree_messages"  # the only format in which several rows are one conversation
-_ANSWERS = (*SINGLE, "chosen")
 _QUESTIONS = ("prompt", "instruction", "question", "query", "input")
 _UNREAD = ("images", "image", "tools", "audio", "videos")
 
@@ -124,24 +123,24 @@ CONVERSATION_FORMATS: dict[str, Callable[[Row], RawConversation]] = {
 
 
 def sniff_conversation(row: Row) -> str:
-    """Return the name of a row's format.
+    """Return the name of a row's format, from its columns that are not null, else from all columns.
 
     Raises:
-        UnusableRow: Its columns fit no format, or it has content that is not text.
+        UnusableRow: Its columns fit no format.
     """
-    there = {name for name, value in row.items() if value is not None} or {*row}
     prompt: Any = row.get("prompt")
-    for name, fits in {
-        TREE_MESSAGES: {"message_id", "text", "role"} <= there,
-        "tree": hasattr(prompt, "keys") and "replies" in prompt,
-        "messages": "messages" in there,
-        "sharegpt": "conversations" in there,
-        "alpaca": {"instruction", "output"} <= there,
-        "prompt_completion": bool(there & {*SINGLE}) and bool(there & {*_QUESTIONS}),
-        "chosen": "chosen" in there,
-    }.items():
-        if fits:
-            return name
+    for there in ({name for name, value in row.items() if value is not None}, {*row}):
+        fits = {
+            TREE_MESSAGES: {"message_id", "text", "role"} <= there,
+            "tree": hasattr(prompt, "keys") and "replies" in prompt,
+            "messages": "messages" in there,
+            "sharegpt": "conversations" in there,
+            "alpaca": {"instruction", "output"} <= there,
+            "prompt_completion": bool(there & {*SINGLE}) and bool(there & {*_QUESTIONS}),
+            "chosen": "chosen" in there,
+        }
+        if found := next((name for name, is_so in fits.items() if is_so), None):
+            return found
     raise UnusableRow(
         QuarantineReason.UNKNOWN_FORMAT,
         f"columns {', '.join(sorted(map(str, row)))} fit no known format of conversations: name your columns with "
