@@ -260,8 +260,9 @@ def tables_page() -> str:
     catalog = StudyConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")["catalog"]
     datasets: dict[str, list[str]] = {}
     for name, entry in catalog.items():
-        if "validator" in entry:
-            datasets.setdefault(entry["validator"], []).append(f"`{name}` ({entry['filepath']})")
+        if validator := entry.get("validator"):
+            table = validator if isinstance(validator, str) else validator["options"]["table"]
+            datasets.setdefault(table, []).append(f"`{name}` ({entry['filepath']})")
     lines = [
         "# Tables",
         "",

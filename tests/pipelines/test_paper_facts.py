@@ -1,4 +1,4 @@
-"""`--env paper` is what `paper_facts.yml` says of the paper, and what it says of the points that the paper leaves open."""
+"""`--env paper` is what `paper_facts.yml` says of the paper, and of the points that the paper leaves open."""
 
 from pathlib import Path
 

@@ -27,10 +27,12 @@ def shield(chat: ChatFormat, messages: Sequence[Message]) -> tuple[list[Message]
         ModelError: The texts use nearly all private characters themselves.
     """
     texts = [text for message in messages for text in message.values() if isinstance(text, str)]
+    texts = [text for text in texts if any(beginning in text for beginning in chat.control_beginnings)]
     spelled = [token for token in chat.control_tokens if any(token in text for text in texts)]
     if not spelled:
         return list(messages), {}
-    marks = dict(zip(unused_characters(texts, len(spelled)), spelled, strict=True))
+    used = [text for message in messages for text in message.values() if isinstance(text, str)]
+    marks = dict(zip(unused_characters(used, len(spelled)), spelled, strict=True))
 
     def shielded(text: Any) -> Any:
         for mark, token in marks.items():
