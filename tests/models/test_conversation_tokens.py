@@ -1,13 +1,18 @@
 """Conversations to tokens: exactly the assistant's texts and their end-of-turn tokens are learned."""
 
 from dataclasses import replace
+from importlib.resources import files
+from itertools import groupby
+from operator import itemgetter
 
 import pytest
 from chats import STYLES, chat_of
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.chat import prompt_token_ids, response_token_ids
+from rao_kedro.models.chat_templates import shipped_template
 from rao_kedro.models.conversation_tokens import ChangedTurnError, ConversationTokenizer
+from rao_kedro.models.templates import NO_REASONING
 
 TEXTS = ["the quick fox", "jumps over", "the lazy dog?", "yes:  it\njumps", "and then", "é 北京 🦊"]
 ROLES = ("user", "assistant")
@@ -24,23 +29,13 @@ def named(request, tmp_path_factory):
     return style, chat_of(tmp_path_factory.mktemp("chat"), style)
 
 
-def learned_text(chat, tokens):
-    """Return what is learned; a bar stands for each piece that is not."""
-    shown, before = [], True
-    for token, learned in zip(tokens.ids, tokens.learned, strict=True):
-        if learned:
-            shown.append(token)
-        elif before:
-            shown.append(None)
-        before = learned
-    parts, run = [], []
-    for token in [*shown, None]:
-        if token is None:
-            parts.append(chat.tokenizer.decode(run))
-            run = []
-        else:
-            run.append(token)
-    return "|".join(parts).removesuffix("|").removeprefix("|")
+def bracketed(chat, tokens):
+    """Return the text with brackets around what is learned."""
+    parts = []
+    for learned, run in groupby(zip(tokens.ids, tokens.learned, strict=True), key=itemgetter(1)):
+        text = chat.tokenizer.decode([token for token, _ in run])
+        parts.append(f"[{text}]" if learned else text)
+    return "".join(parts)
 
 
 def test_each_turn_is_learned_as_a_response_would_be(named):
@@ -74,6 +69,62 @@ def test_a_batch_gives_what_single_conversations_give(named):
     assert ConversationTokenizer(chat).tokenize_batch(conversations) == [
         ConversationTokenizer(chat).tokenize(conversation) for conversation in conversations
     ]
+
+
+SHOWN = {
+    # what is learned, in brackets
+    ("chatml", "ChatML"): (
+        "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nthe quick fox<|im_end|>\n<|im_start|>assistant\n"
+        "[jumps over<|im_end|>]\n<|im_start|>user\nthe lazy dog?<|im_end|>\n<|im_start|>assistant\n"
+        "[yes:  it\njumps<|im_end|>]"
+    ),
+    ("llama3", "Llama-3"): (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nbe kind<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nthe quick fox<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n[jumps over<|eot_id|>]"
+        "<|start_header_id|>user<|end_header_id|>\n\nthe lazy dog?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n[yes:  it\njumps<|eot_id|>]"
+    ),
+    ("gemma", "Gemma"): (
+        "<bos><start_of_turn>user\nthe quick fox<end_of_turn>\n<start_of_turn>model\n[jumps over<end_of_turn>]\n"
+        "<start_of_turn>user\nthe lazy dog?<end_of_turn>\n<start_of_turn>model\n[yes:  it\njumps<end_of_turn>]"
+    ),
+    ("mistral", "Mistral"): (
+        "<s>[INST] be kind\n\nthe quick fox[/INST][ jumps over</s>][INST] the lazy dog?[/INST][ yes:  it\njumps</s>]"
+    ),
+    ("qwen3", "Qwen3"): (  # an empty thought is part of the last header, and of no earlier one
+        "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nthe quick fox<|im_end|>\n<|im_start|>assistant\n"
+        "[jumps over<|im_end|>]\n<|im_start|>user\nthe lazy dog?<|im_end|>\n<|im_start|>assistant\n"
+        "<think>\n\n</think>\n\n[yes:  it\njumps<|im_end|>]"
+    ),
+}
+
+
+@pytest.mark.parametrize(("template", "style"), SHOWN)
+def test_what_is_learned_under_five_real_templates(tmp_path, template, style):
+    text = (NO_REASONING if template == "qwen3" else "") + shipped_template(template)  # as base models are imported
+    chat = chat_of(tmp_path, replace(STYLES[style], template=text))
+    system = None if template == "gemma" else "be kind"
+    tokens = ConversationTokenizer(chat).tokenize(dialogue(*TEXTS[:4], system=system))
+    assert bracketed(chat, tokens) == SHOWN[template, style]
+
+
+def trl_template(name):
+    return (files(pytest.importorskip("trl")) / f"chat_templates/{name}_training.jinja").read_text()
+
+
+@pytest.mark.parametrize(("template", "style"), [("llama3", "Llama-3"), ("gemma", "Gemma")])
+def test_blocks_of_trls_templates_learn_the_same_as_turn_by_turn(tmp_path, template, style):
+    chat = chat_of(tmp_path, replace(STYLES[style], template=trl_template(template)))
+    system = None if template == "gemma" else "be kind"
+    tokens = ConversationTokenizer(chat).tokenize(dialogue(*TEXTS[:4], system=system))
+    assert bracketed(chat, tokens) == SHOWN[template, style]
+
+
+def test_blocks_of_trls_template_for_qwen3_learn_the_thoughts(tmp_path):
+    chat = chat_of(tmp_path, replace(STYLES["Qwen3"], template=trl_template("qwen3")))
+    shown = bracketed(chat, ConversationTokenizer(chat).tokenize(dialogue(*TEXTS[:2])))
+    assert shown.endswith("<|im_start|>assistant\n[<think>\n\n</think>\n\njumps over<|im_end|>]")
 
 
 def blocks(template):
@@ -110,9 +161,9 @@ def test_a_block_may_begin_before_the_text(tmp_path):
     template = blocks(STYLES["ChatML"].template).replace("{% generation %}", "{% generation %}<think></think>")
     tokens = ConversationTokenizer(chatml_with(tmp_path, template)).tokenize(dialogue(*TEXTS[:4]))
     chat = chatml_with(tmp_path, template)
-    assert learned_text(chat, tokens) == (
-        "<think></think>jumps over<|im_end|>|<think></think>yes:  it\njumps<|im_end|>"
-    )
+    shown = bracketed(chat, tokens)
+    assert "assistant\n[<think></think>jumps over<|im_end|>]\n" in shown
+    assert shown.endswith("assistant\n[<think></think>yes:  it\njumps<|im_end|>]")
 
 
 def test_a_turn_outside_the_blocks_is_refused(tmp_path):

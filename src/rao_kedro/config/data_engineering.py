@@ -1,6 +1,6 @@
 """Parameters of the data_engineering pipeline: the base model, where prompt groups come from, and what is kept."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -97,6 +97,11 @@ ColumnName = Literal[
     "truncated",
     "requirements",
     "metadata",
+    "output",
+    "text",
+    "role",
+    "message_id",
+    "parent_id",
     "images",
     "image",
     "audio",
@@ -124,8 +129,21 @@ FormatName = Literal[
 ]
 
 
-class PreferenceSource(Parameters):
-    """Where rows of preference data come from.
+# Formats of conversations; see docs/how_to/data.md.
+ConversationFormatName = Literal[
+    "auto",
+    "tree",
+    "tree_messages",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "chosen",
+    "prompt_completion",
+]
+
+
+class RowSource(Parameters):
+    """Where rows of data come from.
 
     Attributes:
         path: A file (JSON lines, JSON, parquet, Arrow or CSV, compressed or not) or a directory. A directory holds such
@@ -135,10 +153,7 @@ class PreferenceSource(Parameters):
         subset: A configuration of the dataset.
         revision: A revision of the dataset.
         split: A split of the dataset, or of a directory whose files or folders name splits.
-        format: The schema of a row (docs/how_to/data.md); `auto` recognises it by the row's columns.
         columns: Names of columns in the rows, which may be dotted, by the names that formats use; null skips a column.
-        rating_key: Field of a response's rating, which may be dotted, if not the format's own. For fields called rank
-            or ranking, the lowest value is the best.
         skip_rows: Number of rows at the beginning that are skipped.
         max_rows: Maximal number of rows; unset, all.
     """
@@ -148,17 +163,28 @@ class PreferenceSource(Parameters):
     subset: str | None = None
     revision: str | None = None
     split: str = "train"
-    format: FormatName = "auto"
     columns: dict[ColumnName, str | None] = {}
-    rating_key: str | None = None
     skip_rows: int = Field(0, ge=0)
     max_rows: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
-    def _has_a_place(self) -> "PreferenceSource":
+    def _has_a_place(self) -> Self:
         if self.path is None and self.hub_id is None:
             raise ValueError("set path or hub_id")
         return self
+
+
+class PreferenceSource(RowSource):
+    """Where rows of preference data come from.
+
+    Attributes:
+        format: The schema of a row (docs/how_to/data.md); `auto` recognises it by the row's columns.
+        rating_key: Field of a response's rating, which may be dotted, if not the format's own. For fields called rank
+            or ranking, the lowest value is the best.
+    """
+
+    format: FormatName = "auto"
+    rating_key: str | None = None
 
 
 class PreferenceFiles(Parameters):
@@ -174,6 +200,31 @@ class PreferenceFiles(Parameters):
     train: PreferenceSource
     test: PreferenceSource
     validation: PreferenceSource | None = None
+
+
+class ConversationSource(RowSource):
+    """Where conversations come from.
+
+    Attributes:
+        format: The schema of a row (docs/how_to/data.md); `auto` recognises it by the row's columns.
+    """
+
+    format: ConversationFormatName = "auto"
+
+
+class ConversationFiles(Parameters):
+    """Conversations for supervised fine-tuning.
+
+    Attributes:
+        train: Training rows.
+        validation: Rows of the held-out loss, which may choose the checkpoint.
+        validation_share: Without `validation`, the share of the conversations that is held out, chosen by a hash of
+            their first prompt.
+    """
+
+    train: ConversationSource
+    validation: ConversationSource | None = None
+    validation_share: float = Field(0.02, ge=0, lt=1)
 
 
 class DataParameters(Parameters):

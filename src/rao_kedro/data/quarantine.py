@@ -50,10 +50,17 @@ class QuarantineReason(StrEnum):
     PROMPT_NOT_T0 = "prompt_not_t0"
     TEMPLATE_ERROR = "template_error"
     UNSCORED_RESPONSE = "unscored_response"
+    EMPTY_CONVERSATION = "empty_conversation"
+    EMPTY_TURN = "empty_turn"
+    REPEATED_ROLE = "repeated_role"
+    NO_ASSISTANT_TURN = "no_assistant_turn"
+    ORPHAN_MESSAGE = "orphan_message"
+    TEMPLATE_CHANGES_TURN = "template_changes_turn"
+    FIRST_TURN_TOO_LONG = "first_turn_too_long"
 
 
 class UnusableRow(Exception):
-    """A row that cannot become a prompt group."""
+    """A row that cannot become a prompt group or a conversation."""
 
     def __init__(self, reason: QuarantineReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
