@@ -3,6 +3,7 @@
 from rao_kedro.config.alignment import ReferenceParameters, SeededMethodParameters
 from rao_kedro.config.base import Names, Parameters
 from rao_kedro.config.data_engineering import DataParameters, ModelParameters
+from rao_kedro.config.planning import PlanningParameters
 from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_benchmarks import RewardBenchmarksParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
@@ -19,6 +20,7 @@ class ProjectParameters(Parameters):
 
     Attributes:
         workers: How nodes start workers.
+        planning: What a plan takes for what nobody has counted or measured here yet.
         model: The base model.
         data: The pipeline data_engineering.
         supervised_finetuning: The pipeline supervised_finetuning.
@@ -35,6 +37,7 @@ class ProjectParameters(Parameters):
     """
 
     workers: WorkerParameters
+    planning: PlanningParameters = PlanningParameters()
     model: ModelParameters
     data: DataParameters
     supervised_finetuning: TrainingParameters

@@ -27,10 +27,12 @@ class ModelFacts(NamedTuple):
     Attributes:
         weights: Number of weights.
         positions: Tokens of the longest sequence; None where the settings do not say so plainly (scaled RoPE).
+        assumed: Whether there are no files yet, and the parameter `planning` says it.
     """
 
     weights: int
     positions: int | None
+    assumed: bool = False
 
 
 def facts(run: Run) -> ModelFacts | None:
@@ -40,7 +42,10 @@ def facts(run: Run) -> ModelFacts | None:
         return _facts_of_checkpoint(imported)
     model: ModelParameters = run.parameter("model")
     directory = Path(model.name).expanduser()
-    return _facts_of_checkpoint(directory) if model.source == "checkpoint" and directory.is_dir() else None
+    if model.source == "checkpoint" and directory.is_dir():
+        return _facts_of_checkpoint(directory)
+    weights = run.planning().weights
+    return None if weights is None else ModelFacts(weights, None, assumed=True)
 
 
 def base_model_problems(model: ModelParameters) -> Iterator[str]:
