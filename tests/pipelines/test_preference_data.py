@@ -26,7 +26,7 @@ def test_the_same_chain_runs_on_real_ultrafeedback_rows(project):
         },
         "evaluation": {"generation": {"max_model_len": 2048}},
     }
-    params["supervised_finetuning"] = {"max_tokens_per_batch": 2400}
+    params["supervised_finetuning"] = {"training": {"max_tokens_per_batch": 2400}}
     params["reward_modeling"] = {"reward": {"name": "ratings"}, "training": {"max_tokens_per_batch": 2400}}
     params["alignment"] = {m: {"training": {"max_tokens_per_batch": 2400}} for m in ("rao", "dpo")}
     params["reference"] = {"max_tokens_per_batch": 2400}
