@@ -104,8 +104,8 @@ def parameters_page() -> str:
         "# Parameters",
         "",
         "Every parameter, generated from the pydantic models that check them before anything runs. A full name is",
-        "a place and a field of it: `supervised_finetuning` and `learning_rate` make the option",
-        "`--params supervised_finetuning.learning_rate=1e-5`. `{name}` stands for a name of yours, or of a method.",
+        "a place and a field of it: `reward_modeling.training` and `learning_rate` make the option",
+        "`--params reward_modeling.training.learning_rate=1e-5`. `{name}` stands for a name of yours, or of a method.",
         "An unknown name is refused, with the nearest known one. [Values of the default environment](defaults.md)",
         "lists what `conf/base` sets. Defaults below are those of the code, where no configuration file sets any.",
         "",
@@ -260,8 +260,9 @@ def tables_page() -> str:
     catalog = StudyConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")["catalog"]
     datasets: dict[str, list[str]] = {}
     for name, entry in catalog.items():
-        if "validator" in entry:
-            datasets.setdefault(entry["validator"], []).append(f"`{name}` ({entry['filepath']})")
+        if validator := entry.get("validator"):
+            table = validator if isinstance(validator, str) else validator["options"]["table"]
+            datasets.setdefault(table, []).append(f"`{name}` ({entry['filepath']})")
     lines = [
         "# Tables",
         "",

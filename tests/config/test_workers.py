@@ -43,4 +43,7 @@ def test_relative_paths_are_those_of_the_project(tmp_path):
         tmp_path / "conf/accelerate/cpu.yaml",
         tmp_path / "data/workspaces",
     )
+    assert found.for_ppo() == found
+    own = found.model_copy(update={"ppo_accelerate_config": Path("ddp.yaml")}).in_project(tmp_path)
+    assert own.for_ppo().accelerate_config == tmp_path / "ddp.yaml"
     assert parameters("/scratch").in_project(Path("/project")).workspaces == Path("/scratch")

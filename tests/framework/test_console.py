@@ -15,7 +15,7 @@ from kedro.runner import SequentialRunner
 from rich.console import Console
 
 from rao_kedro.errors import DataError
-from rao_kedro.framework.console import ConsoleHooks, RunConsole, run_console
+from rao_kedro.framework.console import ConsoleHooks, RowCount, RunConsole, list_outputs, run_console
 from rao_kedro.progress import report_progress
 
 
@@ -154,3 +154,8 @@ def test_a_terminal_has_a_bar_with_what_is_done_the_speed_and_the_time_left(tmp_
     drawn = screen.getvalue()
     assert "45 of 90 steps, 3512 tokens/s, 0.0 s left" in drawn
     assert re.search(r"1/1 rao\.train +0\.0 s  one\s", drawn)
+
+
+def test_outputs_are_listed_with_the_rows_of_tables_and_of_table_files():
+    saved = {"a@path": RowCount(3), "b": pd.DataFrame({"x": [1]}), "empty@path": RowCount(0), "number": 1}
+    assert list_outputs(saved) == "a (3 rows), b (1 row), number"

@@ -161,13 +161,13 @@ def test_a_template_of_the_parameters_takes_the_place_of_the_models_own(tmp_path
     own = with_templates(tiny_checkpoint, tmp_path / "none", rag="{{ documents }}")
     template = "fox" + CHATML
     (tmp_path / "mine.jinja").write_text(template)
-    output = import_model(tmp_path, own, chat_template=tmp_path / "mine.jinja")
+    output = import_model(tmp_path, own, chat_template=str(tmp_path / "mine.jinja"))
     assert AutoTokenizer.from_pretrained(output).chat_template == template
     assert "chat_template" not in json.loads((output / "tokenizer_config.json").read_text())
-    tiny = import_model(tmp_path, "tiny", source="tiny_random", chat_template=tmp_path / "mine.jinja")
+    tiny = import_model(tmp_path, "tiny", source="tiny_random", chat_template=str(tmp_path / "mine.jinja"))
     assert load_tokenizer(tiny).chat_template == template
-    with pytest.raises(ModelError, match=r"no file .*absent\.jinja, which the parameter model\.chat_template names"):
-        import_model(tmp_path, own, chat_template=tmp_path / "absent.jinja")
+    with pytest.raises(ModelError, match=r"absent\.jinja', which is neither a file nor one of .*: chatml, gemma, "):
+        import_model(tmp_path, own, chat_template=str(tmp_path / "absent.jinja"))
 
 
 def test_a_head_of_its_own_is_kept_apart_also_by_an_engine_that_believes_the_configuration(

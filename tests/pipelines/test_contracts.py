@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 from parse import parse
 
 from rao_kedro.errors import ParameterError
+from rao_kedro.framework.choose_runs import choose_runs
 from rao_kedro.framework.config_loader import StudyConfigLoader
 from rao_kedro.framework.selection import combine
 from rao_kedro.framework.session import StudySession
@@ -50,6 +51,19 @@ def everything():
         benchmarks=True,
     )
     return combine(every := build_pipelines(runs), every)
+
+
+def test_without_fine_tuning_the_base_model_is_where_policies_start_and_what_they_are_compared_with():
+    runs = choose_runs(context("test", supervised_finetuning={"start": "none"}).params)
+    built = build_pipelines(runs)
+    study = built["study"]
+    assert not study.datasets() & {"sft_model", "sft_training_log"} and not built["supervised_finetuning"].nodes
+    reads = {node.name for node in study.nodes if "base_model" in node.inputs}
+    assert reads >= {"train_reward_model", "score_reference", "rao.train", "dpo.train", "sft.generate", "rao.score"}
+    every = {node.name for node in build_pipelines(Runs(runs.alignment))["study"].nodes}
+    assert every - {node.name for node in study.nodes} == {"train_sft", "plot_sft_training"}
+    with pytest.raises(ParameterError, match=r"supervised_finetuning\.start is none, so that nothing is fine-tuned"):
+        combine(["supervised_finetuning"], built)
 
 
 def datasets():
@@ -116,18 +130,10 @@ def test_data_may_lie_elsewhere_if_the_workspaces_do_not(tmp_path):
     assert not catalog.exists("rao.policy")
 
 
-MODELS_OF_THE_PAPER = {
-    "llama3_8b": "meta-llama/Meta-Llama-3-8B-Instruct",
-    "qwen2_5_7b": "Qwen/Qwen2.5-7B-Instruct",
-    "eurollm_9b": "utter-project/EuroLLM-9B-Instruct",
-}
-
-
-def test_the_paper_trains_its_models_on_eight_gpus_each_with_data_of_its_own():
-    for given, name in [({}, "llama3_8b"), *(({"model": name}, name) for name in MODELS_OF_THE_PAPER)]:
+def test_each_model_of_the_paper_has_data_of_its_own():
+    """tests/pipelines/test_paper_facts.py has the models, the data and the hyperparameters."""
+    for given, name in [({}, "llama3_8b"), ({"model": "qwen2_5_7b"}, "qwen2_5_7b")]:
         loaded = context("paper", **given)
-        model = loaded.params["model"]
-        assert (model.source, model.name) == ("checkpoint", MODELS_OF_THE_PAPER[name])
         assert loaded.catalog.get("rao.policy")._filepath == ROOT / "data" / name / "06_models/rao"
     with pytest.raises(ParameterError, match="no model 'gpt2' in the environment paper: choose one of eurollm_9b, lla"):
         context("paper", model="gpt2")
@@ -140,15 +146,6 @@ def test_the_paper_trains_and_generates_on_as_many_gpus_as_accelerate_starts():
     generation, data = loaded.params["evaluation"].generation, loaded.params["data"]
     engines = generation.engine.data_parallel_size
     assert engines == launch.num_processes == math.ceil(data.evaluation_prompts / generation.shard_size)
-
-
-def test_the_paper_has_its_data_and_hyperparameters():
-    params = context("paper").params
-    data, rao = params["data"], params["alignment"]["rao"]
-    assert data.preferences.train.hub_id == "HuggingFaceH4/ultrafeedback_binarized"
-    assert rao.parameters == {"log_z0": 50.0, "beta": 0.1}
-    assert (rao.training.learning_rate, rao.training.epochs) == (5e-7, 3)
-    assert (rao.training.keep, rao.training.lr_scheduler) == ("best", "cosine")
 
 
 def test_what_is_set_for_one_method_stays_as_it_is_for_the_others():

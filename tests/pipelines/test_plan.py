@@ -23,6 +23,7 @@ ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper"]
 PASSWORD = "hunter2secret"
 BENCHMARKS = "evaluation.benchmarks"
 JUDGED = f"{BENCHMARKS}.names=mt_bench,{BENCHMARKS}.judge.model=j,{BENCHMARKS}.judge.base_url="
+WRONG = "supervised_finetuning.training.seed=x"
 
 
 @pytest.fixture(autouse=True)
@@ -54,12 +55,12 @@ def test_a_bad_plan_is_refused_with_all_that_is_wrong_before_anything_is_written
     said = refusal(
         "--params",
         f"{JUDGED}https://judge.example.com/v1,evaluation.benchmarks.mt_bench.judge_prompts=nowhere.jsonl,"
-        "evaluation.generation.max_model_len=279,supervised_finetuning.max_tokens_per_batch=279,"
+        "evaluation.generation.max_model_len=279,supervised_finetuning.training.max_tokens_per_batch=279,"
         "reward_modeling.reward.name=magic,model.chat_template=no.jinja",
     )
     for part in (
-        "parameter model.chat_template: there is no file no.jinja",
-        "train_sft: supervised_finetuning.max_tokens_per_batch is 279, and a prompt of data.max_prompt_tokens (256)",
+        "parameter model.chat_template: there is no file no.jinja, and no chat template of that name ships: chatml",
+        "train_sft: supervised_finetuning.training.max_tokens_per_batch is 279, and a prompt of data.max_prompt_",
         "parameter evaluation.generation.max_model_len (279) is too small",
         "parameter reward_modeling.reward: unknown reward 'magic'",
         "parameter evaluation.benchmarks.mt_bench.judge_prompts: there is no file nowhere.jsonl",
@@ -108,13 +109,14 @@ def test_an_accelerate_file_is_named_with_the_nearest(project):
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_no_environment_of_the_project_is_refused_on_the_machine_that_it_is_for(project, env, monkeypatch):
     monkeypatch.setattr(machine, "visible_gpus", lambda: 8)
+    monkeypatch.setattr(machine, "free_bytes", lambda place: 10**13)
     monkeypatch.setattr(models, "_offline", lambda: False)
     monkeypatch.setattr(judges, "unreachable", lambda *_: iter(()))
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     rated(project / "data/01_raw/rated_responses.jsonl", 402, 3, 1)  # a user's own
     with StudySession.create(project, env=env) as session:
         catalog = session.load_context().catalog
-    chosen = {None, "sft", "rao", "dpo", "simpo"}
+    chosen = {None, "sft", "rao", "dpo", "simpo", "ppo"}
     nodes = [node for node in pipelines["study"].nodes if node.namespace in chosen]
     names = {node.name for node in nodes}
     assert {"train_sft", "rao.train", "sft.generate"} <= names
@@ -135,8 +137,27 @@ def test_a_dry_run_prints_the_nodes_in_their_order_and_writes_nothing(project):
     collected = next(line for line in table if line.startswith("collect_preferences"))
     assert collected.split()[1:4] == ["new", "464", "11,136"]  # 56 + 40 + 20 prompts, four responses of 24 tokens
     assert "? rows, tokens, steps: not known before tokenize has run" in table
-    result = CliRunner().invoke(cli, ["run", "--env", "test", "--dry-run", "--params", "supervised_finetuning.seed=x"])
-    assert result.exit_code == 1 and "error: parameter supervised_finetuning.seed: " in result.output
+    result = CliRunner().invoke(cli, ["run", "--env", "test", "--dry-run", "--params", WRONG])
+    assert result.exit_code == 1 and "error: parameter supervised_finetuning.training.seed: " in result.output
+
+
+@pytest.mark.parametrize(("model", "state", "of_dro"), [("llama3_8b", 16, 32), ("eurollm_9b", 18, 37)])
+def test_the_plan_of_the_paper_has_sizes_and_hours_before_anything_is_downloaded(project, capsys, model, state, of_dro):
+    """61,135 groups of 190 + 2 x 270 tokens in 128 a step; 16 bytes a weight on eight GPUs."""
+    with pytest.raises(
+        PlanError, match="starts 8 processes with a GPU each on this machine, which has none"
+    ) as refused:
+        run(project, env="paper", params={"model": model}, dry_run=True)
+    assert "of memory" not in str(refused.value)
+    table = capsys.readouterr().out.splitlines()
+    assert max(map(len, table)) <= 80
+    sizes = {line.split()[0]: line.split()[2:] for line in table if line.endswith((" h", " min"))}
+    rows, tokens, unit, steps, memory = sizes["rao.train"][:5]
+    assert (rows, tokens, unit, steps, memory) == ("~61,135", "~134", "M", "~1,434", f"~{state}")
+    assert sizes["dro.train"][4] == f"~{of_dro}"
+    text = "\n".join(table)
+    assert "a GPU has 190 TFLOP/s in training" in text and "61,135 + 2,000 groups" in text
+    assert "> time: of the updates alone" in text
 
 
 def rated(path, n, responses, length):

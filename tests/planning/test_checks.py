@@ -132,12 +132,21 @@ def test_one_response_makes_no_preference_and_a_backend_is_installed(monkeypatch
     assert all(text in sentence for text, sentence in zip(said, found, strict=True))
 
 
-@pytest.mark.parametrize(("objective", "models"), [("dpo", 1), ("rao", 1), ("dro", 2), ("ppo", 2)])
-def test_a_value_network_is_a_second_trained_model(objective, models):
-    rollout = {"rollout": {"max_new_tokens": 4}} if objective == "ppo" else {}
+@pytest.mark.parametrize(
+    ("objective", "rollout", "models"),
+    [
+        ("dpo", {}, (1, 0)),
+        ("rao", {}, (1, 0)),
+        ("dro", {}, (2, 0)),
+        ("ppo", {"rollout": {"max_new_tokens": 4}}, (2, 2)),  # with the reference and the reward model
+        ("ppo", {"rollout": {"max_new_tokens": 4, "reward": {"name": "rules"}}}, (2, 1)),
+    ],
+)
+def test_a_value_network_is_a_second_trained_model(objective, rollout, models):
     method = MethodParameters(objective=objective, training=training_parameters(), **rollout)
-    (trained,) = checks.trainings(planned_step("align", method=method))
-    assert trained.n_models == models and trained.samples_policy == (objective == "ppo")
+    step = planned_step("align", method=method)
+    (trained,) = checks.trainings(step)
+    assert trained.models == models and step.samples_policy == (objective == "ppo")
 
 
 def test_a_plan_error_is_an_error_of_parameters_data_and_models():

@@ -7,6 +7,7 @@ from plans import training_parameters
 
 from rao_kedro.config.training import LoRAParameters
 from rao_kedro.planning import machine
+from rao_kedro.planning.machine import ModelsInMemory
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,15 +61,21 @@ def test_memory_counts_weights_gradients_and_optimizer_and_what_is_sharded(monke
     assert machine.state_bytes(training_parameters(), weights, None) == 16 * weights
     assert machine.state_bytes(training_parameters(optimizer="adamw_8bit"), weights, None) == 10 * weights
     assert machine.state_bytes(training_parameters(lora=LoRAParameters()), weights, None) == 4 * weights
-    assert machine.state_bytes(training_parameters(), weights, fsdp, models=2) == 4 * weights
+    assert machine.state_bytes(training_parameters(), weights, fsdp, models=ModelsInMemory(2)) == 4 * weights
     copies = {"mixed_precision": "bf16_weights"}  # beside the masters; an engine that shards makes them layer by layer
     assert machine.state_bytes(training_parameters(**copies), weights, None) == 18 * weights
     assert machine.state_bytes(training_parameters(**copies, lora=LoRAParameters()), weights, None) == 2 * weights
-    assert machine.state_bytes(training_parameters(**copies), weights, fsdp, models=2) == 4 * weights
+    assert machine.state_bytes(training_parameters(**copies), weights, fsdp, models=ModelsInMemory(2)) == 4 * weights
+    held = ModelsInMemory(trained=2, frozen=2)
+    lora = training_parameters(**copies, lora=LoRAParameters())
+    assert machine.state_bytes(lora, weights, None, held) == 8 * weights
+    assert machine.state_bytes(training_parameters(), weights, None, held) == (32 + 8) * weights
     monkeypatch.setattr(machine, "main_memory", lambda: 16 * weights)
     assert list(machine.memory_problems("train_sft", 16 * weights, None)) == []
     (sentence,) = machine.memory_problems("train_sft", 16 * weights + 1, None)
     assert sentence.startswith("train_sft: weights, gradients and optimizer take 16 GB of memory, and this machine has")
+    monkeypatch.setattr(machine, "visible_gpus", lambda: 0)
+    assert list(machine.memory_problems("train_sft", 99 * weights, fsdp)) == []  # it is refused for want of GPUs
     monkeypatch.setattr(machine, "visible_gpus", lambda: 8)
     monkeypatch.setattr(machine, "gpu_memory", lambda: 10**9)
     assert "the smallest GPU has 1.0 GB" in next(machine.memory_problems("train_sft", 2 * 10**9, fsdp))

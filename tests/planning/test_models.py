@@ -51,10 +51,13 @@ def test_a_hub_name_is_refused_only_where_the_hub_is_off_limits_and_nothing_was_
 def test_a_chat_template_is_there_and_has_a_syntax(tmp_path):
     path = tmp_path / "chat.jinja"
 
-    def found():
-        return list(models.base_model_problems(ModelParameters(source="tiny_random", name="t", chat_template=path)))
+    def found(named=str(path)):
+        return list(models.base_model_problems(ModelParameters(source="tiny_random", name="t", chat_template=named)))
 
-    assert found() == [f"parameter model.chat_template: there is no file {path}"]
+    (sentence,) = found()
+    assert sentence.startswith(f"parameter model.chat_template: there is no file {path}, and no chat template of that")
+    assert found("chatml") == found({"model": str(tmp_path)}) == []
+    assert "HF_HUB_OFFLINE is set" in found({"model": "some/chat-model"})[0]
     path.write_text("{% for m in messages %}{{ m.content }}")
     assert f"{path}, line 1: Unexpected end of template" in found()[0]
     path.write_text("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}")

@@ -12,7 +12,10 @@ from launching import IN_PROCESS
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import PPOSpec
 from rao_kedro.config.training import RolloutParameters
+from rao_kedro.data.token_tables import read_groups
 from rao_kedro.errors import DataError, TrainingError
+from rao_kedro.generation import rollouts
+from rao_kedro.generation.rollouts import Sampler
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, load_reward_model
 from rao_kedro.models.logprobs import LogProbModel
@@ -62,6 +65,18 @@ def test_ppo_raises_the_score_and_leaves_reference_and_reward_model_alone(tmp_pa
     assert abs(evaluations[0]["eval_log_ratio_chosen"]) < 1e-3 < abs(evaluations[-1]["eval_log_ratio_chosen"])
     assert [hash_of(tiny_checkpoint), hash_of(tiny_reward_model)] == before
     load_causal_lm(spec.workspace / "model")
+
+
+def test_rollouts_do_not_depend_on_how_many_are_written_at_a_time(tmp_path, tiny_checkpoint, monkeypatch):
+    groups = read_groups(write_groups(tmp_path / "groups.parquet", 12), "train")
+    policy, sampler = load_causal_lm(tiny_checkpoint).eval(), Sampler(tiny_checkpoint, 6, samples_per_prompt=3)
+    found = []
+    for tokens in (rollouts.TOKENS_AT_ONCE, 1, 100):
+        monkeypatch.setattr(rollouts, "TOKENS_AT_ONCE", tokens)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            found.append([group.response_ids for group in sampler.sample(policy, groups)])
+    assert found[0] == found[1] == found[2] and len(found[0]) == len(groups)
 
 
 def test_a_killed_run_ends_with_the_same_weights(tmp_path, tiny_checkpoint, tiny_reward_model, monkeypatch):

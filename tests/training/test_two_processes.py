@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from conversation_rows import write_conversations
 from groups import alignment_spec, log_of, parameters, write_groups
 from launching import IN_PROCESS
 from safetensors.torch import load_file
@@ -68,7 +69,7 @@ OBJECTIVES = {
     "kto": {"beta": 0.5},
 }
 SCORERS = ["reference", "annotate", "annotate_implicit", "score_policy"]
-TRAINERS = ["sft", "reward", *OBJECTIVES, "ppo"]
+TRAINERS = ["sft", "sft_of_conversations", "reward", *OBJECTIVES, "ppo"]
 WITH_BF16_WEIGHTS = ["sft", "reward"]
 WITH_LORA = ["sft", "reward", "rao", "dro", "kto", "ppo"]
 VARIANTS = [*(f"{name}_with_lora" for name in WITH_LORA), "rao_with_pieces", "reward_with_pieces", "dro_with_pieces"]
@@ -125,6 +126,8 @@ class Inputs:
         common |= {"model_dir": self.model, "training": training}
         if method == "sft":
             return TrainingSpec(**common)
+        if method == "sft_of_conversations":
+            return TrainingSpec(**common | {"groups_path": self.directory / "conversations.parquet"})
         if method == "reward":
             return RewardTrainingSpec(**common)
         if method == "ppo":
@@ -173,6 +176,7 @@ def inputs(tmp_path_factory, tiny_checkpoint, tiny_reward_model):
         write_groups(directory / "groups.parquet", 12),
         directory / "generations.parquet",
     )
+    write_conversations(directory / "conversations.parquet", 12)
     spec = made.task("reference", directory)
     launch(spec.model_copy(update={"output_path": directory / "reference.parquet"}), IN_PROCESS)
     return made

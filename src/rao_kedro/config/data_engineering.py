@@ -1,12 +1,23 @@
 """Parameters of the data_engineering pipeline: the base model, where prompt groups come from, and what is kept."""
 
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from rao_kedro.config.base import Parameters
 from rao_kedro.config.generation import GenerationParameters
+
+
+class TemplateOfModel(Parameters):
+    """The chat template of another model.
+
+    Attributes:
+        model: A directory with a tokenizer, or a hub name.
+        revision: A hub revision.
+    """
+
+    model: str
+    revision: str | None = None
 
 
 class ModelParameters(Parameters):
@@ -17,13 +28,14 @@ class ModelParameters(Parameters):
             `tiny_random` is a tiny Llama with random weights, for tests.
         name: The package, the directory or the hub name.
         revision: A hub revision.
-        chat_template: A Jinja file that takes the place of the model's own chat template.
+        chat_template: Takes the place of the model's own chat template: the name of a template that ships (`chatml`,
+            `gemma`, `gemma3`, `llama3`, `mistral`, `qwen2_5`, `qwen3`), a Jinja file, or another model's.
     """
 
     source: Literal["gguf_package", "checkpoint", "tiny_random"]
     name: str
     revision: str | None = None
-    chat_template: Path | None = None
+    chat_template: str | TemplateOfModel | None = None
 
 
 class SampledResponses(Parameters):
@@ -85,6 +97,11 @@ ColumnName = Literal[
     "truncated",
     "requirements",
     "metadata",
+    "output",
+    "text",
+    "role",
+    "message_id",
+    "parent_id",
     "images",
     "image",
     "audio",
@@ -112,8 +129,21 @@ FormatName = Literal[
 ]
 
 
-class PreferenceSource(Parameters):
-    """Where rows of preference data come from.
+# Formats of conversations; see docs/how_to/data.md.
+ConversationFormatName = Literal[
+    "auto",
+    "tree",
+    "tree_messages",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "chosen",
+    "prompt_completion",
+]
+
+
+class RowSource(Parameters):
+    """Where rows of data come from.
 
     Attributes:
         path: A file (JSON lines, JSON, parquet, Arrow or CSV, compressed or not) or a directory. A directory holds such
@@ -123,10 +153,7 @@ class PreferenceSource(Parameters):
         subset: A configuration of the dataset.
         revision: A revision of the dataset.
         split: A split of the dataset, or of a directory whose files or folders name splits.
-        format: The schema of a row (docs/how_to/data.md); `auto` recognises it by the row's columns.
         columns: Names of columns in the rows, which may be dotted, by the names that formats use; null skips a column.
-        rating_key: Field of a response's rating, which may be dotted, if not the format's own. For fields called rank
-            or ranking, the lowest value is the best.
         skip_rows: Number of rows at the beginning that are skipped.
         max_rows: Maximal number of rows; unset, all.
     """
@@ -136,17 +163,28 @@ class PreferenceSource(Parameters):
     subset: str | None = None
     revision: str | None = None
     split: str = "train"
-    format: FormatName = "auto"
     columns: dict[ColumnName, str | None] = {}
-    rating_key: str | None = None
     skip_rows: int = Field(0, ge=0)
     max_rows: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
-    def _has_a_place(self) -> "PreferenceSource":
+    def _has_a_place(self) -> Self:
         if self.path is None and self.hub_id is None:
             raise ValueError("set path or hub_id")
         return self
+
+
+class PreferenceSource(RowSource):
+    """Where rows of preference data come from.
+
+    Attributes:
+        format: The schema of a row (docs/how_to/data.md); `auto` recognises it by the row's columns.
+        rating_key: Field of a response's rating, which may be dotted, if not the format's own. For fields called rank
+            or ranking, the lowest value is the best.
+    """
+
+    format: FormatName = "auto"
+    rating_key: str | None = None
 
 
 class PreferenceFiles(Parameters):
@@ -164,6 +202,31 @@ class PreferenceFiles(Parameters):
     validation: PreferenceSource | None = None
 
 
+class ConversationSource(RowSource):
+    """Where conversations come from.
+
+    Attributes:
+        format: The schema of a row (docs/how_to/data.md); `auto` recognises it by the row's columns.
+    """
+
+    format: ConversationFormatName = "auto"
+
+
+class ConversationFiles(Parameters):
+    """Conversations for supervised fine-tuning.
+
+    Attributes:
+        train: Training rows.
+        validation: Rows of the held-out loss, which may choose the checkpoint.
+        validation_share: Without `validation`, the share of the conversations that is held out, chosen by a hash of
+            their first prompt.
+    """
+
+    train: ConversationSource
+    validation: ConversationSource | None = None
+    validation_share: float = Field(0.02, ge=0, lt=1)
+
+
 class DataParameters(Parameters):
     """The data_engineering pipeline.
 
@@ -178,6 +241,7 @@ class DataParameters(Parameters):
         evaluation_prompts: Number of held-out prompts that the evaluation generates on. They are in no training and
             choose no checkpoint. With preference data they are the prompts of the `test` groups, which may be fewer.
         seed: Seeds the random pairing.
+        num_proc: Processes that tokenise; with 1, the tokenizer's own threads use the cores.
     """
 
     source: Literal["sampled", "preferences"]
@@ -189,6 +253,7 @@ class DataParameters(Parameters):
     pairing: Literal["best_vs_random", "best_vs_worst"] = "best_vs_random"
     evaluation_prompts: int = Field(ge=1)
     seed: int = 0
+    num_proc: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _source_is_set(self) -> "DataParameters":

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from rao_kedro.config.alignment import Seeds
 from rao_kedro.config.base import Names, Parameters
 from rao_kedro.config.data_engineering import ModelParameters
+from rao_kedro.config.planning import PlanningParameters
 from rao_kedro.config.training import Precision, RolloutParameters, TrainingParameters
 
 
@@ -43,6 +44,7 @@ class GlobalParameters(Parameters):
         data_root: Root of everything that a run writes: a directory, or an address that fsspec opens.
         workspaces: Local root of the workspaces; `workspaces` in `data_root` if not set, which must be local then.
         accelerate: A file of conf/accelerate, without its ending.
+        ppo_accelerate: The same for PPO, which samples from its policy and so cannot train a sharded one.
         model: The base model, or the name of one of `models`.
         models: Blocks of globals by the name of a model; that of the picked model is merged into the globals.
         t0_length: Tokens of the prefix t_0 that all prompts share.
@@ -59,6 +61,7 @@ class GlobalParameters(Parameters):
         alignment_training: What differs from `training` for the methods.
         study_training: What differs from `training` for the runs of the likelihood study.
         rollout: What PPO samples from the policy while it trains.
+        planning: What a plan takes for what nobody has counted or measured here yet.
     """
 
     model_config = ConfigDict(extra="allow")  # globals of a user's own; those that nothing uses are refused elsewhere
@@ -66,6 +69,7 @@ class GlobalParameters(Parameters):
     data_root: str = Field(min_length=1)
     workspaces: str | None = Field(None, min_length=1)
     accelerate: str = Field(min_length=1)
+    ppo_accelerate: str = Field(min_length=1)
     model: ModelParameters
     models: dict[str, dict[str, Any]] = {}
     t0_length: int = Field(ge=1)
@@ -82,3 +86,4 @@ class GlobalParameters(Parameters):
     alignment_training: TrainingDifferences
     study_training: TrainingDifferences
     rollout: RolloutParameters
+    planning: PlanningParameters = PlanningParameters()

@@ -89,7 +89,7 @@ class ModelSpec(GroupsSpec):
 
 
 class TrainingSpec(ModelSpec):
-    """Trains a model; this one by supervised fine-tuning.
+    """Trains a model; this one by supervised fine-tuning, on tokenised groups or conversations.
 
     Attributes:
         training: Parameters of the loop.

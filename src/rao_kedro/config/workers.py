@@ -28,11 +28,14 @@ class WorkerParameters(Parameters):
 
     Attributes:
         accelerate_config: YAML file of `accelerate launch`, which says how many processes compute and on what.
+        ppo_accelerate_config: The same for PPO, which samples from its policy and so cannot train a sharded one;
+            `accelerate_config` if not set.
         in_process: Runs every worker inside the process of the pipeline, without accelerate: for tests and debugging.
         workspaces: Local root of the directories in which workers keep what a killed run resumes from.
     """
 
     accelerate_config: Path
+    ppo_accelerate_config: Path | None = None
     in_process: bool = False
     workspaces: Annotated[Path, BeforeValidator(_refuse_remote)]
 
@@ -57,5 +60,10 @@ class WorkerParameters(Parameters):
 
     def in_project(self, project: Path) -> Self:
         """Return the parameters with relative paths taken from the project's directory, not the current one."""
-        paths = {name: project / getattr(self, name) for name in ("accelerate_config", "workspaces")}
+        names = ("accelerate_config", "ppo_accelerate_config", "workspaces")
+        paths = {name: project / path for name in names if (path := getattr(self, name)) is not None}
         return self.model_copy(update=paths)
+
+    def for_ppo(self) -> Self:
+        """Return how PPO is started."""
+        return self.model_copy(update={"accelerate_config": self.ppo_accelerate_config or self.accelerate_config})

@@ -1,8 +1,8 @@
 """Maps tables into memory: processes of one machine share their pages, and no row is a Python object before it is used.
 
 Parquet is compressed, so it cannot be mapped. Beside a table of prompt groups, a hidden Arrow file of the same rows is
-written once, in batches, for all processes and all later runs; token ids are int32 there. Imports neither torch nor
-transformers.
+written once, in batches, for all processes and all later runs; token ids are int32 there, and masks of tokens uint8.
+Imports neither torch nor transformers.
 """
 
 import logging
@@ -18,18 +18,23 @@ from rao_kedro.identity import cached_hash
 
 logger = logging.getLogger(__name__)
 
-TOKENS = {"prompt_ids": pa.list_(pa.int32()), "response_ids": pa.list_(pa.list_(pa.int32()))}
+TOKENS = {
+    "prompt_ids": pa.list_(pa.int32()),
+    "response_ids": pa.list_(pa.list_(pa.int32())),
+    "ids": pa.list_(pa.int32()),
+    "learned": pa.list_(pa.uint8()),
+}
 BATCH = 1024  # rows that are written together
 
 
 def map_table(path: Path) -> pa.Table:
-    """Return a table whose columns lie in a mapped file; columns of token ids are lists of int32.
+    """Return a table whose columns lie in a mapped file; token ids are int32 and masks of tokens are uint8.
 
     The file belongs to one content of the parquet file. Where it cannot be written, each process reads the table into
     memory of its own.
 
     Args:
-        path: Parquet of prompt groups.
+        path: Parquet of prompt groups or conversations.
     """
     key = cached_hash(path).hex()[:16]
     mapped = path.with_name(f".{path.stem}.{key}.arrow")

@@ -34,7 +34,7 @@ _LOOKS_LIKE_A_CHAT = re.compile(
     r"\s*\[?\s*\{\s*(?:['\"](?:content|value|text)['\"]\s*:.*?,\s*)?['\"](?:role|from)['\"]\s*:\s*['\"](\w+)['\"]", re.S
 )
 # The beginning, and for some templates the end, of a prompt to which a chat template was applied.
-_RENDERED = re.compile(
+RENDERED = re.compile(
     r"\s*(?:<\|im_start\|>\s*(?:system|user|assistant)\b|<s>\s*\[INST\]|<\|prompter\|>"
     r"|(?:.*\n)?### (?:Human|Instruction):.*\n### (?:Assistant|Response):\s*$)",
     re.DOTALL,
@@ -151,7 +151,7 @@ def join_context(prompt: list[Message] | None, contexts: Sequence[list[Message]]
         raise UnusableRow(QuarantineReason.DIFFERENT_PROMPTS, "the responses differ before their last message")
     if not prompt or not context:
         return prompt or context
-    asked, repeated = _without_system(prompt), _without_system(context)
+    asked, repeated = without_system(prompt), without_system(context)
     system = [*prompt[: len(prompt) - len(asked)], *context[: len(context) - len(repeated)]]
     one_system = all(_same(system[:1], [other]) for other in system)  # none, one, or the same twice
     if one_system and any(_same(repeated[i : i + len(asked)], asked) for i in range(len(repeated))):
@@ -170,10 +170,10 @@ def check_prompt(messages: Sequence[Message]) -> None:
     """
     if not messages or not is_visible(messages[-1]["content"]):
         raise UnusableRow(QuarantineReason.EMPTY_PROMPT, "the prompt has no text")
-    if any(message["role"] == "user" and _RENDERED.match(message["content"]) for message in messages):
+    if any(message["role"] == "user" and RENDERED.match(message["content"]) for message in messages):
         detail = "a chat template was already applied to the prompt: give messages, or the plain text of the user"
         raise UnusableRow(QuarantineReason.BAD_DIALOGUE, detail)
-    roles = [message["role"] for message in _without_system(messages)]
+    roles = [message["role"] for message in without_system(messages)]
     expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(roles))]
     if roles == expected and roles[-1:] == ["user"]:
         return
@@ -281,5 +281,6 @@ def _same(a: Sequence[Message], b: Sequence[Message]) -> bool:
     return [(m["role"], m["content"].strip()) for m in a] == [(m["role"], m["content"].strip()) for m in b]
 
 
-def _without_system(messages: Sequence[Message]) -> list[Message]:
+def without_system(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages after the system message, if there is one."""
     return list(messages[1:] if messages and messages[0]["role"] == "system" else messages)

@@ -1,4 +1,4 @@
-"""Reads rows of preference data from local files and folders, or from a dataset of the hub.
+"""Reads rows of data from local files and folders, or from a dataset of the hub.
 
 Knows nothing about what a row means: `data.formats` does.
 """
@@ -20,7 +20,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rao_kedro.config.data_engineering import PreferenceSource
+from rao_kedro.config.data_engineering import RowSource
 from rao_kedro.errors import DataError
 
 ENDINGS = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
@@ -67,7 +67,7 @@ class _BadRow:
 _Rows = Iterator[dict[str, Any] | _BadRow]
 
 
-def read_rows(source: PreferenceSource) -> Iterator[RawRow]:
+def read_rows(source: RowSource) -> Iterator[RawRow]:
     """Yield at most `source.max_rows` rows of a source, after the first `source.skip_rows`.
 
     Raises:
@@ -105,14 +105,14 @@ def _ending(file: Path) -> str:
     return Path(name).suffix.lower()
 
 
-def _local_rows(source: PreferenceSource) -> Iterator[RawRow]:
+def _local_rows(source: RowSource) -> Iterator[RawRow]:
     path = Path(str(source.path)).expanduser()
     if is_saved_dataset(path):
         yield from _saved_rows(path, source)
         return
     files = _files_of_split(path, source) if path.is_dir() else [path]
     if not files or not files[0].exists():
-        raise DataError(f"{path}: there is no such file of preference data; set `path` under data.preferences")
+        raise DataError(f"{path}: there is no such file of data; set the `path` of its source")
     names = {file: str(file.relative_to(path)) if path.is_dir() else file.name for file in files}
     for file in files:
         for number, row in enumerate(_file_rows(file, source.split), start=1):
@@ -123,7 +123,7 @@ def _raw_row(source: str, row: dict[str, Any] | _BadRow) -> RawRow:
     return RawRow(source, row.text, row.problem) if isinstance(row, _BadRow) else RawRow(source, row)
 
 
-def _files_of_split(directory: Path, source: PreferenceSource) -> list[Path]:
+def _files_of_split(directory: Path, source: RowSource) -> list[Path]:
     """Return the files of the source's split; all files if their names do not name splits."""
     files = data_files(directory)
     splits = {file: _split_of(file.relative_to(directory)) for file in files}
@@ -158,7 +158,7 @@ def _split_of(file: Path) -> str | None:
     return words[1].lower() if words else None
 
 
-def _saved_rows(path: Path, source: PreferenceSource) -> Iterator[RawRow]:
+def _saved_rows(path: Path, source: RowSource) -> Iterator[RawRow]:
     """Yield the rows of a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
     from datasets import Dataset, load_from_disk
 
@@ -279,7 +279,7 @@ def _rows_of_json(value: Any, file: Path, split: str) -> _Rows:
         value = lists.get(split) if len(lists) > 1 else next(iter(lists.values()), None)
     if not isinstance(value, list) or not any(isinstance(row, dict) for row in value):
         raise DataError(
-            f"{file}: a JSON file of preference data holds one list of objects, by itself or under one key (if several "
+            f"{file}: a JSON file of data holds one list of objects, by itself or under one key (if several "
             f"keys hold lists, under {split!r}, the split); pandas writes such a file with to_json(orient='records')"
         )
     for row in value:
@@ -299,7 +299,7 @@ def _parse(text: str) -> Any:
         return None
 
 
-def _hub_rows(source: PreferenceSource) -> Iterator[RawRow]:
+def _hub_rows(source: RowSource) -> Iterator[RawRow]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 

@@ -1,4 +1,4 @@
-"""Reads the tables of prompt groups and reference log-probs that workers train on and score.
+"""Reads the tables of prompt groups, conversations and reference log-probs that workers train on and score.
 
 Tokens stay in a mapped file (`mapped_tables`), and groups are views of it.
 """
@@ -59,6 +59,32 @@ def read_groups_in_table_order(path: Path) -> list[TokenizedGroup]:
         for batch in map_table(path).select(["group_id", "prompt_ids", "response_ids"]).to_batches()
         for name, (prompt_ids, response_ids) in zip(batch["group_id"].to_pylist(), _views_of_tokens(batch), strict=True)
     ]
+
+
+def holds_conversations(path: Path) -> bool:
+    """Return whether a table is one of tokenised conversations, and not of groups."""
+    return "conversation_id" in pq.read_schema(path).names
+
+
+def read_tokenized_conversations(path: Path, split: str) -> list[TokenizedGroup]:
+    """Read conversations as groups of one response: the prompt is what precedes the first token that is learned.
+
+    Args:
+        path: Parquet with the columns of `TokenizedConversationTable`.
+        split: Only rows of this split.
+    """
+    groups = []
+    for batch in map_table(path).select(["conversation_id", "split", "ids", "learned"]).to_batches():
+        ends = batch["ids"].offsets.to_pylist()
+        ids, learned = (batch[name].values.to_numpy(zero_copy_only=True) for name in ("ids", "learned"))
+        names = zip(batch["conversation_id"].to_pylist(), batch["split"].to_pylist(), strict=True)
+        for row, (name, of) in enumerate(names):
+            if of == split:
+                start, end = ends[row], ends[row + 1]
+                first = start + int(learned[start:end].argmax())
+                mask = learned[first:end].view(bool)
+                groups.append(TokenizedGroup(name, ids[start:first], [ids[first:end]], learned=[mask]))
+    return groups
 
 
 def _views_of_tokens(batch: pa.RecordBatch) -> Iterator[tuple[TokenIds, list[TokenIds]]]:

@@ -4,6 +4,7 @@ from rao_kedro.datasets.atomic import CSVDataset, JSONDataset, PartitionedDatase
 from rao_kedro.datasets.checkpoint import CheckpointDataset, DirectoryDataset
 from rao_kedro.datasets.paths import PathDataset
 from rao_kedro.datasets.table import TableDataset
+from rao_kedro.datasets.table_file import TableFileDataset, TableFileValidator
 
 __all__ = [
     "CSVDataset",
@@ -13,5 +14,7 @@ __all__ = [
     "PartitionedDataset",
     "PathDataset",
     "TableDataset",
+    "TableFileDataset",
+    "TableFileValidator",
     "TextDataset",
 ]

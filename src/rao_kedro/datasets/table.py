@@ -19,17 +19,22 @@ class TableDataset(AtomicWrites, ParquetDataset):
     def preview(self, nrows: int = 10) -> TablePreview:
         """Return the first rows; nested values are shown as JSON, cut at 200 characters."""
         with self._fs.open(get_filepath_str(self._get_load_path(), self._protocol), "rb") as file:
-            parquet = pq.ParquetFile(file)
-            batch = next(parquet.iter_batches(batch_size=nrows), None)
-        rows = [] if batch is None else batch.to_pylist()
-        columns = parquet.schema_arrow.names
-        return TablePreview(
-            {
-                "index": list(range(len(rows))),
-                "columns": columns,
-                "data": [[_shown(row[column]) for column in columns] for row in rows],
-            }
-        )
+            return preview_table(file, nrows)
+
+
+def preview_table(file: Any, nrows: int) -> TablePreview:
+    """Return the first rows of an open parquet file; nested values are shown as JSON, cut at 200 characters."""
+    parquet = pq.ParquetFile(file)
+    batch = next(parquet.iter_batches(batch_size=nrows), None)
+    rows = [] if batch is None else batch.to_pylist()
+    columns = parquet.schema_arrow.names
+    return TablePreview(
+        {
+            "index": list(range(len(rows))),
+            "columns": columns,
+            "data": [[_shown(row[column]) for column in columns] for row in rows],
+        }
+    )
 
 
 def _shown(value: Any) -> Any:

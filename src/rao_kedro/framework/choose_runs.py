@@ -68,6 +68,7 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
         reward_model_study=_named_of_study(REWARD_MODEL_STUDY, known.reward_model_study, named)
         or known.reward_model_study,
         benchmarks=parameters["evaluation"].benchmarks.chosen,
+        finetunes=_finetunes(parameters),
         named=tuple(named),
     )
 
@@ -79,7 +80,12 @@ def all_runs(parameters: Mapping[str, Any]) -> Runs:
         likelihood_study={run: block.objective for run, block in parameters[LIKELIHOOD_STUDY].runs.items()},
         reward_model_study=parameters[REWARD_MODEL_STUDY].runs(),
         benchmarks=True,
+        finetunes=_finetunes(parameters),
     )
+
+
+def _finetunes(parameters: Mapping[str, Any]) -> bool:
+    return bool(parameters["supervised_finetuning"].start != "none")
 
 
 def _named(selection: Selection, known: Runs) -> list[str]:

@@ -25,6 +25,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
+from rao_kedro.data.table_files import count_rows
 from rao_kedro.framework.error_text import error_sentences, fit_error
 from rao_kedro.framework.run_log import PACKAGE, log_everything, new_log
 from rao_kedro.framework.summary import shown_path, summary
@@ -207,15 +208,24 @@ class _RunningNode:
         self.pace: Pace | None = None
 
 
+class RowCount(int):
+    """The number of rows of a table that was saved as a file."""
+
+
 def list_outputs(saved: Mapping[str, Any]) -> str:
-    """Return the names of a node's outputs, tables with their rows; empty tables are left out."""
+    """Return the names of a node's outputs, tables with their rows; empty tables are left out.
+
+    Args:
+        saved: The outputs by name: tables, `RowCount`s of table files, or anything else.
+    """
     parts = []
     for name, data in saved.items():
         stem = name.split("@")[0]
-        if not isinstance(data, pd.DataFrame):
+        rows = RowCount(len(data)) if isinstance(data, pd.DataFrame) else data
+        if not isinstance(rows, RowCount):
             parts.append(stem)
-        elif len(data):
-            parts.append(f"{stem} ({len(data)} row{'s'[: len(data) != 1]})")
+        elif rows:
+            parts.append(f"{stem} ({rows} row{'s'[: rows != 1]})")
     more = [f"{len(parts) - OUTPUTS_SHOWN} more"] if len(parts) > OUTPUTS_SHOWN else []
     return ", ".join([*parts[:OUTPUTS_SHOWN], *more])
 
@@ -266,11 +276,21 @@ class ConsoleHooks:
         if _current is not None:
             _current.start_node(node)
 
+    def __init__(self) -> None:
+        """Start without tables."""
+        self._rows: dict[str, RowCount] = {}
+
+    @hook_impl
+    def before_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Count the rows of a table's file, which saving moves."""
+        if isinstance(data, Path) and data.suffix == ".parquet":
+            self._rows[dataset_name] = RowCount(count_rows(data))
+
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
         """Note an artefact."""
         if _current is not None:
-            _current.note_output(node, dataset_name, data)
+            _current.note_output(node, dataset_name, self._rows.pop(dataset_name, data))
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:

@@ -5,6 +5,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from kedro.framework.project import pipelines
@@ -14,7 +15,7 @@ from kedro.pipeline import Pipeline
 from kedro.runner import AbstractRunner
 
 from rao_kedro.datasets.freshness import MADE_AGAIN, describe_stale_node, find_edited, find_stale_nodes
-from rao_kedro.errors import ParameterError
+from rao_kedro.errors import ParameterError, PlanError
 from rao_kedro.framework.choose_runs import Selection, all_runs, choose_runs
 from rao_kedro.framework.config_loader import conf_in_use
 from rao_kedro.framework.context import StudyContext
@@ -67,7 +68,7 @@ class StudySession(KedroSession):
             only_missing_outputs: See there.
             only_stale_outputs: Run only nodes whose outputs are missing or were made from something else, and what
                 depends on them; None takes what the command line says.
-            dry_run: Check the plan and print it; nothing runs, and nothing is written. None as above.
+            dry_run: Check the plan and print it, also where it is refused; nothing runs or is written. None as above.
             **selecting: The options of `KedroSession.run` that select nodes.
 
         Raises:
@@ -98,7 +99,12 @@ class StudySession(KedroSession):
         if dry_run:
             catalog = context._get_catalog(load_versions=load_versions)
             planned = nodes_that_run(chosen, catalog, only_missing_outputs)
-            refuse_bad_plan(planned, catalog)
+            try:
+                refuse_bad_plan(planned, catalog)
+            except PlanError:
+                with suppress(OSError, ValueError):  # it may be refused for what the table would read
+                    print(plan_table(planned, catalog, _stale(planned, catalog)))
+                raise
             print(plan_table(planned, catalog, _stale(planned, catalog)))
             return {}
         everything = combine(selection.pipeline_names, pipelines)

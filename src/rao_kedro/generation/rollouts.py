@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from rao_kedro.generation.base import complete
 from rao_kedro.generation.transformers_backend import continue_prompts
 from rao_kedro.models.chat_format import end_of_turn_ids, load_tokenizer
 from rao_kedro.models.packing import TokenizedGroup
+
+TOKENS_AT_ONCE = 2**15  # of rows that are written together: their keys and values take 131 kB a token in Llama 3 8B
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,14 @@ class Sampler:
         if mine:
             prompts = [group.prompt_ids for group in mine for _ in range(n)]
             with torch.compiler.set_stance("force_eager"):  # layers are compiled for training only
-                ids = iter(continue_prompts(policy, prompts, sampling, stop_ids, draws))
-            for group in mine:
-                completions = [complete(tokenizer, next(ids), stop_ids) for _ in range(n)]
-                written.append((group.group_id, [completion.token_ids for completion in completions]))
+                longest = max(map(len, prompts)) + self.max_tokens
+                at_once = max(1, TOKENS_AT_ONCE // longest)
+                ids = chain.from_iterable(
+                    continue_prompts(policy, prompts[rows], sampling, stop_ids, draws[rows])
+                    for rows in (slice(i, i + at_once) for i in range(0, len(prompts), at_once))
+                )
+                for group in mine:
+                    completions = [complete(tokenizer, next(ids), stop_ids) for _ in range(n)]
+                    written.append((group.group_id, [completion.token_ids for completion in completions]))
         responses = dict(gather_object(written))
         return [group.with_responses(responses[group.group_id]) for group in groups]

@@ -3,12 +3,16 @@
 The tokens of a response end with the token at which generation stops if and only if the response is finished.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 
 from rao_kedro.errors import ModelError
 from rao_kedro.models.chat_format import ChatFormat
 from rao_kedro.models.control_tokens import Message, encode, shield, spell_out, unused_characters
+
+Encode = Callable[[str], list[int]]
 
 
 def prompt_token_ids(chat: ChatFormat, messages: Sequence[Message], every_message: bool = False) -> list[int]:
@@ -24,9 +28,9 @@ def prompt_token_ids(chat: ChatFormat, messages: Sequence[Message], every_messag
         ModelError: The template refuses the messages, or they cannot be tokenised.
     """
     shielded, marks = shield(chat, messages)
-    prompt = _render(chat, shielded, generation_header=True)
+    prompt = render(chat, shielded, generation_header=True)
     if every_message:
-        _check_all_written(shielded, prompt)
+        check_all_written(shielded, prompt)
     return encode(chat, prompt, marks)
 
 
@@ -50,20 +54,52 @@ def response_token_ids(
             that the log-prob of the response given the prompt would not be well defined.
     """
     shielded, marks = shield(chat, [*messages, {"role": "assistant", "content": response}])
-    prompt = _render(chat, shielded[:-1], generation_header=True)
-    prompt_ids = encode(chat, prompt, marks)
-    whole = _render(chat, shielded, generation_header=False)
-    ids = _ids_behind(chat, prompt, prompt_ids, whole, marks)
-    text = list(takewhile(lambda token: token not in chat.end_of_turn_ids, ids))
-    content = shielded[-1]["content"].strip()
-    if finished and len(text) < len(ids):
+    prompt = render(chat, shielded[:-1], generation_header=True)
+    whole = render(chat, shielded, generation_header=False)
+    return ids_of_rendered(
+        chat, RenderedResponse(shielded, marks, prompt, whole), finished, partial(encode, chat, marks=marks)
+    )
+
+
+@dataclass(frozen=True)
+class RenderedResponse:
+    """A prompt and a response as the chat template writes them.
+
+    Attributes:
+        messages: The messages of the prompt and the response, shielded.
+        marks: The spelling of a control token that each private character stands for.
+        prompt: The prompt with its generation header.
+        whole: The dialogue.
+    """
+
+    messages: Sequence[Message]
+    marks: Mapping[str, str]
+    prompt: str
+    whole: str
+
+
+def ids_of_rendered(chat: ChatFormat, rendered: RenderedResponse, finished: bool, ids_of: Encode) -> list[int]:
+    """Return the ids of a response that was rendered; see `response_token_ids`.
+
+    Args:
+        chat: The model's chat format.
+        rendered: What the template writes.
+        finished: The response is complete.
+        ids_of: Returns the ids of a rendered text.
+    """
+    prompt, whole, marks = rendered.prompt, rendered.whole, rendered.marks
+    prompt_ids = ids_of(prompt)
+    ids = _ids_behind(prompt, prompt_ids, whole, ids_of)
+    n_text = min((ids.index(end) for end in chat.end_of_turn_ids if end in ids), default=len(ids))
+    content = rendered.messages[-1]["content"].strip()
+    if finished and n_text < len(ids):
         written = _before_end_of_turn(chat, whole[len(prompt) :]).strip()
         if written != content and written.startswith(content):  # does what follows belong to the turn, or to the text?
-            written = _up_to_text_end(chat, shielded, whole, finished)[len(prompt) :]
+            written = _up_to_text_end(chat, rendered.messages, whole, finished)[len(prompt) :]
         _check_unchanged(written, content, marks)
-        return ids[: len(text) + 1]
-    up_to_end = _up_to_text_end(chat, shielded, whole, finished)
-    own = _ids_behind(chat, prompt, prompt_ids, up_to_end, marks)
+        return ids[: n_text + 1]
+    up_to_end = _up_to_text_end(chat, rendered.messages, whole, finished)
+    own = _ids_behind(prompt, prompt_ids, up_to_end, ids_of)
     _check_unchanged(up_to_end[len(prompt) :], content, marks)
     return [*own, chat.final_id] if finished or not own else own
 
@@ -86,23 +122,25 @@ def dialogue_token_ids(
         ModelError: The template refuses the messages, or they cannot be tokenised.
     """
     shielded, marks = shield(chat, [*messages, {"role": "assistant", "content": response}])
-    whole = _render(chat, shielded, generation_header=False)
+    whole = render(chat, shielded, generation_header=False)
     return encode(chat, whole if finished else _up_to_text_end(chat, shielded, whole, finished), marks)
 
 
-def _ids_behind(
-    chat: ChatFormat, prompt: str, prompt_ids: list[int], whole: str, marks: Mapping[str, str]
-) -> list[int]:
+def _ids_behind(prompt: str, prompt_ids: list[int], whole: str, ids_of: Encode) -> list[int]:
     if not whole.startswith(prompt):
         raise ModelError("the chat template renders the prompt differently once the response is there")
-    ids = encode(chat, whole, marks)
+    ids = ids_of(whole)
     if ids[: len(prompt_ids)] != prompt_ids:
         raise ModelError("the prompt's tokens are not a prefix of the tokens of prompt and response")
     return ids[len(prompt_ids) :]
 
 
-def _check_all_written(messages: Sequence[Message], prompt: str) -> None:
-    """Look for every message in the prompt, the longest first: a short message can be part of a longer one."""
+def check_all_written(messages: Sequence[Message], prompt: str) -> None:
+    """Look for every message in a rendered prompt, the longest first: a short message can be part of a longer one.
+
+    Raises:
+        ModelError: The template leaves out or changes a message.
+    """
     for message in sorted(messages, key=lambda message: len(message["content"].strip()), reverse=True):
         text = message["content"].strip()
         if text not in prompt and message["role"] == "assistant":
@@ -134,7 +172,7 @@ def _up_to_text_end(chat: ChatFormat, messages: Sequence[Message], whole: str, f
     """Return a rendered dialogue up to the end of the last message's text."""
     *before, last = messages
     (mark,) = unused_characters([str(chat.tokenizer.chat_template), whole], 1)
-    marked = _render(chat, [*before, {**last, "content": last["content"] + mark}], generation_header=False)
+    marked = render(chat, [*before, {**last, "content": last["content"] + mark}], generation_header=False)
     if mark not in marked:
         raise ModelError("the chat template does not write the text of the response")
     text = marked[: marked.index(mark)]
@@ -142,7 +180,12 @@ def _up_to_text_end(chat: ChatFormat, messages: Sequence[Message], whole: str, f
     return text if not finished or whole.startswith(text) else text.rstrip()
 
 
-def _render(chat: ChatFormat, messages: Sequence[Message], generation_header: bool) -> str:
+def render(chat: ChatFormat, messages: Sequence[Message], generation_header: bool) -> str:
+    """Return what the chat template writes.
+
+    Raises:
+        ModelError: The template refuses the messages.
+    """
     try:
         return str(
             chat.tokenizer.apply_chat_template(

@@ -42,6 +42,11 @@ class ChatFormat:
         return {text: control[text] for text in sorted(control, key=len, reverse=True)}
 
     @cached_property
+    def control_beginnings(self) -> frozenset[str]:
+        """The first two characters of control tokens: a text with none of them spells no control token."""
+        return frozenset(token[:2] for token in self.control_tokens)
+
+    @cached_property
     def adds_prefix(self) -> bool:
         """Whether the tokenizer puts a space before a text (Metaspace), which changes the tokens of parts of a text."""
         return self.text_ids("\na") != self.text_ids("\n") + self.text_ids("a")

@@ -27,10 +27,12 @@ def shield(chat: ChatFormat, messages: Sequence[Message]) -> tuple[list[Message]
         ModelError: The texts use nearly all private characters themselves.
     """
     texts = [text for message in messages for text in message.values() if isinstance(text, str)]
+    texts = [text for text in texts if any(beginning in text for beginning in chat.control_beginnings)]
     spelled = [token for token in chat.control_tokens if any(token in text for text in texts)]
     if not spelled:
         return list(messages), {}
-    marks = dict(zip(unused_characters(texts, len(spelled)), spelled, strict=True))
+    used = [text for message in messages for text in message.values() if isinstance(text, str)]
+    marks = dict(zip(unused_characters(used, len(spelled)), spelled, strict=True))
 
     def shielded(text: Any) -> Any:
         for mark, token in marks.items():
@@ -74,13 +76,22 @@ def encode(chat: ChatFormat, text: str, marks: Mapping[str, str]) -> list[int]:
     for piece in pieces:
         text_ids = _ids_without_prefix if ids and chat.adds_prefix else ChatFormat.text_ids
         ids += _spelling_ids(chat, marks[piece], text_ids) if piece in marks else text_ids(chat, piece)
+    refuse_unknown(chat, ids)
+    return ids
+
+
+def refuse_unknown(chat: ChatFormat, ids: Sequence[int]) -> None:
+    """Refuse tokens that the model does not know.
+
+    Raises:
+        ModelError: A token is beyond the model's embeddings.
+    """
     if chat.n_embeddings is not None and ids and max(ids) >= chat.n_embeddings:
         token = chat.tokenizer.convert_ids_to_tokens(max(ids))
         raise ModelError(
             f"token {max(ids)} ({token!r}) is beyond the model's {chat.n_embeddings} embeddings: the tokenizer has "
             "tokens that the model does not know"
         )
-    return ids
 
 
 def _ids_without_prefix(chat: ChatFormat, text: str, **options: Any) -> list[int]:

@@ -53,7 +53,7 @@ def convert_gguf(
         tokenizer_dir: Directory of the tokenizer; None takes the tokenizer inside the GGUF.
         output_dir: The directory to write the checkpoint into.
         dtype: Precision of the saved weights, "float32" or "bfloat16".
-        chat_template: Replaces the tokenizer's own chat template.
+        chat_template: Replaces the tokenizer's own chat template. Its tokens and the end of a turn are the caller's.
 
     Returns:
         `output_dir`.
@@ -76,7 +76,8 @@ def convert_gguf(
     tokenizer = _embedded_tokenizer(gguf_path) if tokenizer_dir is None else open_tokenizer(tokenizer_dir)
     tokenizer.chat_template = fix_date(chat_template or tokenizer.chat_template, tokenizer_dir or gguf_path)
     model = _dequantised_model(gguf_path, dtypes[dtype])
-    _end_turns_with(tokenizer, model, str(gguf_path))
+    if chat_template is None:
+        _end_turns_with(tokenizer, model, str(gguf_path))
     # The content hash covers the configuration, which must not depend on the directory of the conversion.
     model.config._name_or_path = ""
     write_checkpoint(model, tokenizer, output_dir)

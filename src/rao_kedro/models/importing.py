@@ -28,10 +28,14 @@ from rao_kedro.models.checks import (
     weight_files,
 )
 from rao_kedro.models.conversion import dequantise_fp8, find_base, merge_adapter
+from rao_kedro.models.embeddings import add_to_tokenizer, give_control_tokens
 from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
+from rao_kedro.models.given_templates import GivenTemplate, given_template
 from rao_kedro.models.hub import SETTINGS_FILES, local_checkpoint
 from rao_kedro.models.templates import (
+    begins_with_bos,
     check_template,
+    control_tokens,
     default_template,
     fix_date,
     system_messages,
@@ -43,7 +47,7 @@ from rao_kedro.workers import worker_main
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def main(spec_path: str) -> None:
@@ -53,26 +57,19 @@ def main(spec_path: str) -> None:
         ModelError: The model does not exist or cannot be used; the message says why and what to do.
     """
     spec = ModelImportSpec.model_validate_json(Path(spec_path).read_text())
-    template = _given_template(spec.model)
+    given = given_template(spec.model.chat_template)
     with replacing_directory(spec.output_dir) as partial:
         match spec.model.source:
             case "gguf_package":
-                convert_gguf(find_packaged_gguf(spec.model.name), None, partial, chat_template=template)
-                apply_repairs(inspect_chat(partial, partial, None), partial)
+                convert_gguf(
+                    find_packaged_gguf(spec.model.name), None, partial, chat_template=given.text if given else None
+                )
+                apply_repairs(inspect_chat(partial, partial, given), partial)
             case "tiny_random":
                 build_tiny_checkpoint(partial)
-                apply_repairs(inspect_chat(partial, partial, template), partial)
+                apply_repairs(inspect_chat(partial, partial, given), partial)
             case "checkpoint":
-                import_checkpoint(_download(spec.model), partial, template)
-
-
-def _given_template(model: ModelParameters) -> str | None:
-    if model.chat_template is None:
-        return None
-    path = model.chat_template.expanduser()
-    if not path.is_file():
-        raise ModelError(f"there is no file {path}, which the parameter model.chat_template names")
-    return path.read_text(encoding="utf-8")
+                import_checkpoint(_download(spec.model), partial, given)
 
 
 def _download(model: ModelParameters) -> Path:
@@ -83,7 +80,7 @@ def _download(model: ModelParameters) -> Path:
     return local_checkpoint(model.name, model.revision)
 
 
-def import_checkpoint(source: Path, target: Path, template: str | None = None) -> None:
+def import_checkpoint(source: Path, target: Path, given: GivenTemplate | None = None) -> None:
     """Fill `target` with a plain checkpoint of `source`. Files are linked, so that many GB of weights are not copied.
 
     An adapter is merged into its base model, and FP8 weights are dequantised.
@@ -91,7 +88,7 @@ def import_checkpoint(source: Path, target: Path, template: str | None = None) -
     Args:
         source: A checkpoint, or an adapter.
         target: The directory to fill.
-        template: A chat template that replaces the model's own.
+        given: A chat template that replaces the model's own.
 
     Raises:
         ModelError: `source` cannot be used; the message says why and what to do.
@@ -99,7 +96,7 @@ def import_checkpoint(source: Path, target: Path, template: str | None = None) -
     if (source / ADAPTER).exists() and not (source / "config.json").exists():
         base = find_base(source)
         with_tokenizer = source if (source / "tokenizer_config.json").exists() else base
-        repairs = inspect_chat(with_tokenizer, base, template)
+        repairs = inspect_chat(with_tokenizer, base, given)
         _save(merge_adapter(source, base), target)
         _link(_small_files(with_tokenizer), with_tokenizer, target)
         repairs.remarks.append(f"the adapter in {source} was merged into {base}")
@@ -109,7 +106,7 @@ def import_checkpoint(source: Path, target: Path, template: str | None = None) -
         check_settings(source, quantised=("fp8",))
         check_causal_lm(source)
         weights = weight_files(source)
-        repairs = inspect_chat(source, source, template)
+        repairs = inspect_chat(source, source, given)
         if quantisation(read_settings(source / "config.json")):
             _save(dequantise_fp8(source), target)
             repairs.remarks.append(f"the FP8 weights of {source} were dequantised")
@@ -149,10 +146,22 @@ class Repairs:
     Attributes:
         files: New contents of files, by name.
         remarks: Warnings to log.
+        control_tokens: Tokens that the model must know.
     """
 
     files: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    control_tokens: list[str] = field(default_factory=list)
+
+    def settings(self, directory: Path, name: str) -> dict[str, Any]:
+        """Return a file of settings as it is after the repairs so far; empty if there is none."""
+        if name in self.files:
+            return dict(json.loads(self.files[name]))
+        return read_settings(directory / name) if (directory / name).exists() else {}
+
+    def change(self, directory: Path, name: str, **fields: object) -> None:
+        """Set fields of a file of settings."""
+        self.files[name] = json.dumps(self.settings(directory, name) | fields, indent=2, ensure_ascii=False)
 
     def inspect_model(self, directory: Path, weights: list[Path]) -> None:
         """Refuse a model that cannot be trained, and correct a configuration that ties an untied head.
@@ -199,13 +208,13 @@ def _differ(weights: list[Path], pairs: dict[str, str]) -> bool:
     return any(a in found and b in found and not found[a].equal(found[b]) for a, b in pairs.items())
 
 
-def inspect_chat(tokenizer_dir: Path, model_dir: Path, template: str | None) -> Repairs:
+def inspect_chat(tokenizer_dir: Path, model_dir: Path, given: GivenTemplate | None) -> Repairs:
     """Try a model's tokenizer and chat template, and return the repairs that they need.
 
     Args:
         tokenizer_dir: Directory of the tokenizer.
         model_dir: Directory of the model's configuration.
-        template: A chat template that replaces the tokenizer's own.
+        given: A chat template that replaces the tokenizer's own.
 
     Raises:
         ModelError: The tokenizer or the chat template cannot be used.
@@ -213,8 +222,9 @@ def inspect_chat(tokenizer_dir: Path, model_dir: Path, template: str | None) -> 
     repairs = Repairs()
     tokenizer = open_tokenizer(tokenizer_dir)
     own = tokenizer.chat_template
-    tokenizer.chat_template = fix_date(template or own, tokenizer_dir)
-    if tokenizer.chat_template != (template or own):
+    wanted = own if given is None else _with_bos(tokenizer, given, repairs)
+    tokenizer.chat_template = fix_date(wanted, tokenizer_dir)
+    if tokenizer.chat_template != wanted:
         repairs.remarks.append("the chat template printed today's date: in the import it always prints 26 Jul 2024")
     usable = check_template(tokenizer, tokenizer_dir)
     if usable != default_template(tokenizer):
@@ -228,20 +238,54 @@ def inspect_chat(tokenizer_dir: Path, model_dir: Path, template: str | None) -> 
         settings = read_settings(tokenizer_dir / "tokenizer_config.json")
         if settings.pop("chat_template", None):  # else an engine might read the old template
             repairs.files["tokenizer_config.json"] = json.dumps(settings, indent=2, ensure_ascii=False)
+    if given is not None:
+        repairs.control_tokens = control_tokens(tokenizer, usable, given.source, given.control_tokens)
+        add_to_tokenizer(tokenizer, repairs.control_tokens, tokenizer_dir)
+        _choose_padding(tokenizer, tokenizer_dir, model_dir, repairs)
     _inspect_end_of_turn(tokenizer.eos_token_id, turn_end(tokenizer, usable), model_dir, repairs)
     logger.info("chat template: system messages are %s", system_messages(tokenizer, usable))
     return repairs
 
 
+def _with_bos(tokenizer: "PreTrainedTokenizerBase", given: GivenTemplate, repairs: Repairs) -> str:
+    """Return a given template; one that ships writes BOS if the tokenizer begins texts with it."""
+    if begins_with_bos(tokenizer, given.text, given.source):
+        return given.text
+    if given.shipped:
+        repairs.remarks.append(f"the model's texts begin with {tokenizer.bos_token}, so {given.source} writes it first")
+        return "{{- bos_token }}" + given.text
+    repairs.remarks.append(
+        f"the model's texts begin with {tokenizer.bos_token}, but {given.source} does not write it: if the model needs "
+        "it, write {{- bos_token }} at the beginning of the template"
+    )
+    return given.text
+
+
+# Tokens for padding, in the order in which they are taken; the last two are not meant for it.
+PADDING = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>")
+
+
+def _choose_padding(
+    tokenizer: "PreTrainedTokenizerBase", tokenizer_dir: Path, model_dir: Path, repairs: Repairs
+) -> None:
+    """Name a padding token, which base models often lack, and which should not be one that ends a turn."""
+    if tokenizer.pad_token is not None:
+        return
+    vocabulary = tokenizer.get_vocab()
+    token = next((token for token in PADDING if token in vocabulary), tokenizer.eos_token)
+    if token is not None:
+        repairs.change(tokenizer_dir, "tokenizer_config.json", pad_token=token)
+        repairs.change(model_dir, "generation_config.json", pad_token_id=vocabulary[token])
+        repairs.remarks.append(f"the tokenizer had no padding token: it is {token} in the import")
+
+
 def _inspect_end_of_turn(eos: int | None, end: int | None, model_dir: Path, repairs: Repairs) -> None:
     """Add the token with which the chat template ends a turn to those at which generation stops."""
-    path = model_dir / "generation_config.json"
-    settings = read_settings(path) if path.exists() else {}
-    named = settings.get("eos_token_id")
+    name = "generation_config.json"
+    named = repairs.settings(model_dir, name).get("eos_token_id")
     stops = {*(named if isinstance(named, list) else [named]), eos} - {None}
     if end is not None and end not in stops:
-        settings["eos_token_id"] = sorted({*stops, end})
-        repairs.files[path.name] = json.dumps(settings, indent=2)
+        repairs.change(model_dir, name, eos_token_id=sorted({*stops, end}))
         repairs.remarks.append(
             f"the chat template ends a response with token {end}, at which generation did not stop: the import adds "
             "it to eos_token_id of generation_config.json"
@@ -259,6 +303,8 @@ def apply_repairs(repairs: Repairs, target: Path) -> None:
         write_text(target / name, text)
     if "chat_template.jinja" in repairs.files:
         shutil.rmtree(target / "additional_chat_templates", ignore_errors=True)
+    if repairs.control_tokens:
+        repairs.remarks += give_control_tokens(target, repairs.control_tokens)
     for remark in repairs.remarks:
         logger.warning("base model: %s", remark)
 

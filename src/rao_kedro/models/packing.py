@@ -21,6 +21,7 @@ from rao_kedro.models.attention import PACKED, PackLayout, has_varlen_kernel
 from rao_kedro.models.rotary import refuse_long_rows
 
 TokenIds = Sequence[int] | NDArray[np.int32]
+Learned = Sequence[bool] | NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class TokenizedGroup:
         rewards: Per response its explicit reward, if it was read.
         ratings: Per response its rating in the data, if it was read.
         first_response: Of a piece of a group that is longer than a pack: which response of the group is its first.
+        learned: Per response, which of its tokens have a log-prob: True for those that the assistant wrote, at least
+            one. The others, a user's turns in between, are only read. None: all have one.
     """
 
     group_id: str
@@ -42,6 +45,7 @@ class TokenizedGroup:
     rewards: Sequence[float] | None = None
     ratings: Sequence[float] | None = None
     first_response: int = 0
+    learned: Sequence[Learned] | None = None
 
     def with_responses(self, response_ids: Sequence[TokenIds]) -> "TokenizedGroup":
         """Return the prompt with other responses, which have neither rewards nor ratings."""
@@ -60,8 +64,22 @@ class TokenizedGroup:
             size += len(ids)
         ranges = zip(ends, [*ends[1:], len(self.response_ids)], strict=True)
         return [
-            TokenizedGroup(self.group_id, self.prompt_ids, self.response_ids[a:b], first_response=a) for a, b in ranges
+            TokenizedGroup(
+                self.group_id,
+                self.prompt_ids,
+                self.response_ids[a:b],
+                first_response=a,
+                learned=None if self.learned is None else self.learned[a:b],
+            )
+            for a, b in ranges
         ]
+
+    @property
+    def response_lengths(self) -> list[int]:
+        """Tokens of each response that have a log-prob."""
+        if self.learned is None:
+            return [len(ids) for ids in self.response_ids]
+        return [int(np.count_nonzero(learned)) for learned in self.learned]
 
     @property
     def n_tokens(self) -> int:
@@ -85,14 +103,14 @@ class Pack:
         input_ids: `[1, T]`.
         position_ids: `[1, T]`; those of every response start after those of its prompt.
         layout: The places of prompts and responses in the row.
-        response_source: `[R]` positions whose hidden states predict the response tokens.
+        response_source: `[R]` positions whose hidden states predict the response tokens that have a log-prob.
         response_target: `[R]` token ids.
         response_segment: `[R]` in `[0, G * K)`.
         prompt_source: `[P]` positions whose hidden states predict the prompt tokens after t_0.
         prompt_target: `[P]` token ids.
         prompt_segment: `[P]` in `[0, G)`.
         response_end: `[G, K]` position of a response's last token (0 where masked).
-        lengths: `[G, K]` response tokens (0 where masked).
+        lengths: `[G, K]` response tokens that have a log-prob (0 where masked).
         mask: `[G, K]` True where a response exists.
     """
 
@@ -154,7 +172,11 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
             positions.append(np.arange(n_prompt, n_prompt + n))
             sources = np.arange(begin, end) - 1
             sources[0] = start + n_prompt - 1
-            responses.append((sources, response, np.full(n, g * k + j)))
+            columns = sources, response, np.full(n, g * k + j)
+            if group.learned is not None:
+                learned = np.asarray(group.learned[j], dtype=bool)
+                columns = sources[learned], response[learned], columns[2][learned]
+            responses.append(columns)
             ends[g, j] = end - 1
     response_columns, prompt_columns = (
         [torch.from_numpy(np.concatenate(of)) for of in zip(*columns, strict=True)] for columns in (responses, prompts)
@@ -176,8 +198,8 @@ def pack_groups(groups: Sequence[TokenizedGroup], t0_length: int = 1) -> Pack:
 
 
 def response_lengths(groups: Sequence[TokenizedGroup]) -> Tensor:
-    """Return `[G, K]` response tokens, 0 where a group has fewer than K responses."""
-    rows = [torch.tensor([len(ids) for ids in group.response_ids]) for group in groups]
+    """Return `[G, K]` response tokens that have a log-prob, 0 where a group has fewer than K responses."""
+    rows = [torch.tensor(group.response_lengths) for group in groups]
     return pad_sequence(rows, batch_first=True)
 
 

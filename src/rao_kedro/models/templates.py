@@ -1,13 +1,15 @@
 """Checks of chat templates: each is tried once with a plain chat. Knows nothing of weights."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rao_kedro.errors import ModelError, ParameterError
+from rao_kedro.models.chat_templates import shipped_names
+from rao_kedro.models.thinking import CLOSE, OPEN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +40,8 @@ def fix_date(template: str | dict[str, str] | None, source: str | Path) -> str |
         raise ModelError(
             f"the tokenizer in {source} has no chat template: add a chat_template.jinja beside it that writes a "
             "dialogue as its model card describes, or set tokenizer.chat_template and save it again. For the base "
-            "model, name a file with the parameter model.chat_template"
+            "model, set the parameter model.chat_template to a file, to {model: NAME} for another model's template, or "
+            f"to one that ships: {', '.join(shipped_names())}"
         )
     if isinstance(template, str):
         return _fix_date(template, source)
@@ -144,6 +147,37 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase", template: str) -> int | None:
     whole = _render(tokenizer, template, "", [("user", USER), ("assistant", ANSWER)])
     ids = tokenizer(whole.rpartition(ANSWER)[2], add_special_tokens=False)["input_ids"]
     return next((int(id_) for id_ in ids if id_ in tokenizer.added_tokens_decoder), None)
+
+
+# Spellings of control tokens: <|im_start|>, <start_of_turn>, [INST].
+CONTROL = re.compile(r"<\|[^<>\s]{1,40}\|>|<[a-z]+_of_[a-z]+>|\[/?[A-Z][A-Z_]{1,40}\]")
+
+
+def control_tokens(
+    tokenizer: "PreTrainedTokenizerBase", template: str, source: str, known: Sequence[str] | None = None
+) -> list[str]:
+    """Return the control tokens that a template writes into a plain chat.
+
+    Args:
+        tokenizer: The tokenizer that will use the template.
+        template: The template.
+        source: Where the template comes from, for errors.
+        known: The control tokens of the model that the template belongs to; None looks for usual spellings.
+    """
+    turns = [("user", USER), ("assistant", ANSWER)]
+    text = _render(tokenizer, template, source, turns, header=True) + _render(
+        tokenizer, template, source, turns[:1], header=True
+    )
+    found = CONTROL.findall(text) if known is None else [token for token in known if token in text]
+    return [token for token in dict.fromkeys(found) if token not in (OPEN, CLOSE) and token.strip()]
+
+
+def begins_with_bos(tokenizer: "PreTrainedTokenizerBase", template: str, source: str) -> bool:
+    """Return whether a template writes the token with which the tokenizer begins texts, if it begins them with one."""
+    bos = tokenizer.bos_token
+    if bos is None or tokenizer(USER)["input_ids"][:1] != [tokenizer.bos_token_id]:
+        return True
+    return _render(tokenizer, template, source, [("user", USER)], header=True).startswith(bos)
 
 
 def _render(

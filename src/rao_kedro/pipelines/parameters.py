@@ -3,11 +3,13 @@
 from rao_kedro.config.alignment import ReferenceParameters, SeededMethodParameters
 from rao_kedro.config.base import Names, Parameters
 from rao_kedro.config.data_engineering import DataParameters, ModelParameters
+from rao_kedro.config.planning import PlanningParameters
 from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_benchmarks import RewardBenchmarksParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
 from rao_kedro.config.studies import LikelihoodStudyParameters, RewardModelStudyParameters
-from rao_kedro.config.training import KLParameters, TrainingParameters
+from rao_kedro.config.supervised_finetuning import SupervisedFinetuningParameters
+from rao_kedro.config.training import KLParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.evals.parameters import EvaluationParameters
 
@@ -19,6 +21,7 @@ class ProjectParameters(Parameters):
 
     Attributes:
         workers: How nodes start workers.
+        planning: What a plan takes for what nobody has counted or measured here yet.
         model: The base model.
         data: The pipeline data_engineering.
         supervised_finetuning: The pipeline supervised_finetuning.
@@ -35,9 +38,10 @@ class ProjectParameters(Parameters):
     """
 
     workers: WorkerParameters
+    planning: PlanningParameters = PlanningParameters()
     model: ModelParameters
     data: DataParameters
-    supervised_finetuning: TrainingParameters
+    supervised_finetuning: SupervisedFinetuningParameters
     reward_modeling: RewardModelingParameters
     methods: Names
     reference: ReferenceParameters

@@ -172,22 +172,22 @@ def _rewards(step: Step) -> Iterator[tuple[str, RewardParameters]]:
 
 
 def _of_launches(run: Run) -> Iterator[str]:
-    """Yield what is wrong with the accelerate file, and with the trainings that it launches."""
-    workers = run.workers()
-    launch = None if workers is None else machine.launch_of(workers)
-    if isinstance(launch, str):
-        yield launch
-        return
-    if workers is not None and launch is not None and any(step.function in _LAUNCHED for step in run.steps):
-        yield from machine.launch_problems(workers.accelerate_config, launch)
+    """Yield what is wrong with the accelerate files, and with the trainings that they launch."""
     known = models.facts(run)
     for step in run.steps:
+        workers = run.workers_of(step)
+        launch = None if workers is None else machine.launch_of(workers)
+        if isinstance(launch, str):
+            yield launch
+            continue
+        if workers is not None and launch is not None and step.function in _LAUNCHED:
+            yield from machine.launch_problems(workers.accelerate_config, launch)
         for trained in trainings(step):
             yield from machine.training_problems(
-                trained.parameter, trained.training, launch, samples=trained.samples_policy
+                trained.parameter, trained.training, launch, samples=step.samples_policy
             )
             if known is not None:
-                needed = machine.state_bytes(trained.training, known.weights, launch, trained.n_models)
+                needed = machine.state_bytes(trained.training, known.weights, launch, trained.models)
                 yield from machine.memory_problems(step.name, needed, launch)
 
 
@@ -197,14 +197,12 @@ class Trained(NamedTuple):
     Attributes:
         parameter: Name of its parameter block.
         training: The block.
-        samples_policy: Whether it samples responses from the policy.
-        n_models: Models that are trained at once, a value network included.
+        models: How many models it holds, a value network included.
     """
 
     parameter: str
     training: TrainingParameters
-    samples_policy: bool = False
-    n_models: int = 1
+    models: machine.ModelsInMemory = machine.ONE_MODEL
 
 
 def trainings(step: Step) -> Iterator[Trained]:
@@ -220,8 +218,7 @@ def trainings(step: Step) -> Iterator[Trained]:
 
 
 def _method_training(parameter: str, method: MethodParameters) -> Trained:
-    needs = method.requirements
-    return Trained(parameter, method.training, needs.reads == "rollouts", 2 if needs.value_network else 1)
+    return Trained(parameter, method.training, machine.models_in_memory(method))
 
 
 def _remarks(run: Run, step: Step) -> Iterator[str]:

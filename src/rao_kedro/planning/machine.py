@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.training import ADAM_BYTES, BF16_BYTES, GRADIENT_BYTES, WEIGHT_BYTES, TrainingParameters
 from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.planning.steps import Run, Step
 
 _ON_GPUS = ("MULTI_GPU", "FSDP", "DEEPSPEED")
 _SHARDED = ("FSDP", "DEEPSPEED")
@@ -48,6 +50,13 @@ class Launch(NamedTuple):
         fsdp, deepspeed = (self.options.get(f"{name}_config") or {} for name in ("fsdp", "deepspeed"))
         devices = [deepspeed.get(f"offload_{what}_device") for what in ("optimizer", "param")]
         return bool(fsdp.get("fsdp_offload_params")) or any(device not in (None, "none") for device in devices)
+
+
+def launch_of_step(run: Run, step: Step) -> Launch | None:
+    """Return how a step is launched; None where it runs in this process, or its accelerate file cannot be read."""
+    workers = run.workers_of(step)
+    found = None if workers is None else launch_of(workers)
+    return None if isinstance(found, str) else found
 
 
 def launch_of(workers: WorkerParameters) -> Launch | str | None:
@@ -117,18 +126,46 @@ def training_problems(
     if samples and launch.sharded:
         yield (
             f"{parameter.removesuffix('.training')}: ppo samples from the policy, which {launch.kind} would shard: use "
-            "an accelerate file with one process, or with data parallelism alone (accelerate: ddp)"
+            "an accelerate file with one process, or with data parallelism alone (ppo_accelerate: ddp)"
         )
 
 
-def state_bytes(training: TrainingParameters, weights: int, launch: Launch | None, models: int = 1) -> int:
+class ModelsInMemory(NamedTuple):
+    """How many models of the policy's size a training holds.
+
+    Attributes:
+        trained: With gradients and optimizer state.
+        frozen: Weights alone.
+    """
+
+    trained: int = 1
+    frozen: int = 0
+
+
+ONE_MODEL = ModelsInMemory()
+
+
+def models_in_memory(method: MethodParameters) -> ModelsInMemory:
+    """Return how many models the training of a method holds: PPO has the reference, and maybe a reward model, too."""
+    scored = 0 if method.rollout is None else 1 + (method.rollout.reward.name == "bradley_terry")
+    return ModelsInMemory(2 if method.requirements.value_network else 1, scored)
+
+
+def scoring_bytes(precision: str, weights: int) -> int:
+    """Return the bytes of the weights of a model that only scores."""
+    return weights * (BF16_BYTES if precision == "bf16_weights" else WEIGHT_BYTES)
+
+
+def state_bytes(
+    training: TrainingParameters, weights: int, launch: Launch | None, models: ModelsInMemory = ONE_MODEL
+) -> int:
     """Return the bytes of weights, gradients and optimizer state in each process, without activations.
 
     Args:
         training: Parameters of the loop.
         weights: Number of weights of the model.
         launch: What the accelerate file says.
-        models: How many models of that size are trained at the same time.
+        models: How many models of that size there are at the same time.
     """
     adam = ADAM_BYTES // 4 if training.optimizer == "adamw_8bit" else ADAM_BYTES
     sharded = launch is not None and launch.sharded
@@ -137,14 +174,16 @@ def state_bytes(training: TrainingParameters, weights: int, launch: Launch | Non
         of_each = BF16_BYTES if copies else WEIGHT_BYTES
     else:
         of_each = WEIGHT_BYTES + GRADIENT_BYTES + adam + (BF16_BYTES if copies else 0)
-    return models * weights * of_each // (launch.processes if launch is not None and sharded else 1)
+    trained = models.trained * weights * of_each // (launch.processes if launch is not None and sharded else 1)
+    return trained + models.frozen * scoring_bytes(training.mixed_precision, weights)
 
 
 def memory_problems(step: str, needed: int, launch: Launch | None) -> Iterator[str]:
     """Yield a problem where weights, gradients and optimizer state alone exceed the memory."""
-    if launch is not None and launch.offloads:
-        return
-    on_gpus = not (launch is None or launch.on_cpu) and visible_gpus() != 0
+    gpus = visible_gpus()
+    if launch is not None and (launch.offloads or (launch.kind in _ON_GPUS and not launch.on_cpu and gpus == 0)):
+        return  # where GPUs are missing, another problem says so
+    on_gpus = not (launch is None or launch.on_cpu) and gpus != 0
     there, what = (gpu_memory(), "the smallest GPU has") if on_gpus else (main_memory(), "this machine has")
     if there is not None and needed > there:
         yield (

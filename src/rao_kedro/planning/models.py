@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rao_kedro.config.data_engineering import ModelParameters
+from rao_kedro.config.data_engineering import ModelParameters, TemplateOfModel
 from rao_kedro.errors import ModelError, ParameterError
+from rao_kedro.models.chat_templates import shipped_names
 from rao_kedro.models.checks import ADAPTER, check_causal_lm, check_settings, read_settings, weight_files
 from rao_kedro.models.gguf import find_packaged_gguf
 from rao_kedro.planning.steps import Run
@@ -26,10 +27,12 @@ class ModelFacts(NamedTuple):
     Attributes:
         weights: Number of weights.
         positions: Tokens of the longest sequence; None where the settings do not say so plainly (scaled RoPE).
+        assumed: Whether there are no files yet, and the parameter `planning` says it.
     """
 
     weights: int
     positions: int | None
+    assumed: bool = False
 
 
 def facts(run: Run) -> ModelFacts | None:
@@ -39,7 +42,10 @@ def facts(run: Run) -> ModelFacts | None:
         return _facts_of_checkpoint(imported)
     model: ModelParameters = run.parameter("model")
     directory = Path(model.name).expanduser()
-    return _facts_of_checkpoint(directory) if model.source == "checkpoint" and directory.is_dir() else None
+    if model.source == "checkpoint" and directory.is_dir():
+        return _facts_of_checkpoint(directory)
+    weights = run.planning().weights
+    return None if weights is None else ModelFacts(weights, None, assumed=True)
 
 
 def base_model_problems(model: ModelParameters) -> Iterator[str]:
@@ -51,8 +57,10 @@ def base_model_problems(model: ModelParameters) -> Iterator[str]:
             yield from checkpoint_problems("model.name", model.name, model.revision, base=True)
     except ModelError as error:
         yield f"parameter model.name: {error}"
-    if model.chat_template is not None:
-        yield from template_problems("model.chat_template", model.chat_template.expanduser())
+    if isinstance(named := model.chat_template, TemplateOfModel):
+        yield from _name_problems("model.chat_template.model", named.model, named.revision)
+    elif named is not None and named not in shipped_names():
+        yield from template_problems("model.chat_template", Path(named).expanduser())
 
 
 def checkpoint_problems(parameter: str, name: str, revision: str | None = None, base: bool = False) -> Iterator[str]:
@@ -66,13 +74,7 @@ def checkpoint_problems(parameter: str, name: str, revision: str | None = None, 
     """
     directory = Path(name).expanduser()
     if not directory.is_dir():
-        if not HUB_NAME.fullmatch(name):
-            yield f"parameter {parameter}: {name!r} is neither a directory nor a name of the hub: correct it"
-        elif _offline() and not _is_cached(name, revision):
-            yield (
-                f"parameter {parameter}: {name!r} is no directory, HF_HUB_OFFLINE is set, and no such model was "
-                "downloaded before: correct the name, or unset HF_HUB_OFFLINE"
-            )
+        yield from _name_problems(parameter, name, revision)
         return
     try:
         if base and (directory / ADAPTER).exists() and not (directory / "config.json").exists():
@@ -89,12 +91,28 @@ def checkpoint_problems(parameter: str, name: str, revision: str | None = None, 
         yield f"parameter {parameter}: {error}"
 
 
+def _name_problems(parameter: str, name: str, revision: str | None) -> Iterator[str]:
+    """Yield why a name can be neither a directory nor a model of the hub."""
+    if Path(name).expanduser().is_dir():
+        return
+    if not HUB_NAME.fullmatch(name):
+        yield f"parameter {parameter}: {name!r} is neither a directory nor a name of the hub: correct it"
+    elif _offline() and not _is_cached(name, revision):
+        yield (
+            f"parameter {parameter}: {name!r} is no directory, HF_HUB_OFFLINE is set, and no such model was "
+            "downloaded before: correct the name, or unset HF_HUB_OFFLINE"
+        )
+
+
 def template_problems(parameter: str, path: Path) -> Iterator[str]:
     """Yield why a Jinja file could not be used: it does not exist, or its syntax is wrong."""
     from jinja2 import Environment, TemplateSyntaxError
 
     if not path.is_file():
-        yield f"parameter {parameter}: there is no file {path}"
+        yield (
+            f"parameter {parameter}: there is no file {path}, and no chat template of that name ships: "
+            f"{', '.join(shipped_names())}"
+        )
         return
     try:
         text = path.read_text(encoding="utf-8")

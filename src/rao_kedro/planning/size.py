@@ -12,7 +12,7 @@ from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource, SampledResponses
 from rao_kedro.config.training import ADAM_BYTES, BF16_BYTES, WEIGHT_BYTES, TrainingParameters
 from rao_kedro.datasets.freshness import RECORDS
-from rao_kedro.planning import lengths, machine, models
+from rao_kedro.planning import assumed, lengths, machine, models
 from rao_kedro.planning.steps import Run, Step
 
 COUNTED = 2**30  # bytes; lines of larger files are not counted
@@ -29,7 +29,10 @@ class Size(NamedTuple):
         steps: Optimizer steps.
         memory: Bytes of weights, gradients and optimizer state in each process, without activations.
         disk: Bytes of the models that stay and of the checkpoints that exist at the same time.
-        seconds: Time at the speed of the last run, or else the time that the last run took.
+        seconds: Time at the speed of the last run, or else the time that the last run took, or else the time that the
+            parameter `planning` implies.
+        assumed: The fields above that rest on figures of `planning`.
+        at_least: Whether the step does something else that the time leaves out.
     """
 
     rows: int | None = None
@@ -38,12 +41,38 @@ class Size(NamedTuple):
     memory: int | None = None
     disk: int | None = None
     seconds: float | None = None
+    assumed: frozenset[str] = frozenset()
+    at_least: bool = False
+
+
+class Groups(NamedTuple):
+    """The groups that a step reads.
+
+    Attributes:
+        groups: Their lengths.
+        assumed: Whether these are the mean lengths of `planning.groups`, since the groups are not there yet.
+    """
+
+    groups: list[lengths.Group]
+    assumed: bool
+
+    def fields(self, *names: str) -> frozenset[str]:
+        """Return the names of fields of `Size` that count these groups, if they are assumed."""
+        return frozenset(names if self.assumed else ())
 
 
 def size_of(run: Run, step: Step, launch: machine.Launch | None) -> Size:
     """Return the size of a step."""
     found = _size(run, step, launch)
-    return found if found.seconds is not None else found._replace(seconds=_seconds_last_time(run, step))
+    measured = None if _is_measured(found) else _seconds_last_time(run, step)
+    if measured is not None:
+        found = found._replace(seconds=measured, assumed=found.assumed - {"seconds"}, at_least=False)
+    known = models.facts(run)
+    return found if known is None or not known.assumed else found._replace(assumed=found.assumed | {"memory", "disk"})
+
+
+def _is_measured(size: Size) -> bool:
+    return size.seconds is not None and "seconds" not in size.assumed
 
 
 def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
@@ -55,7 +84,10 @@ def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
             return Size(disk=None if known is None else WEIGHT_BYTES * known.weights * copied)
         case "collect_preferences":
             if given["source"] == "preferences":
-                return Size(rows=rows_of(given["preferences"]))
+                rows, sizes = rows_of(given["preferences"]), run.planning().groups
+                if rows is None and sizes is not None:
+                    return Size(rows=sizes.train + sizes.held_out, assumed=frozenset({"rows"}))
+                return Size(rows=rows)
             return _of_sampling(given["sampled"])
         case "train_sft":
             return _of_training(run, step, given["training"], 1, launch)
@@ -67,17 +99,35 @@ def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
             method: MethodParameters = given["method"]
             return _of_training(run, step, method.training, lengths.responses_read(method), launch, method)
         case "annotate_responses":
-            groups = _groups(run, step)
-            return Size(rows=None if groups is None else sum(len(group.responses) for group in groups))
+            of_model = given["reward"].name == "bradley_terry"
+            return _of_scoring(run, step, launch, given["mixed_precision"] if of_model else None, responses=True)
         case "score_reference":
-            groups = _groups(run, step)
-            known_tokens = None if groups is None else sum(group.tokens(None) for group in groups)
-            return Size(rows=None if groups is None else len(groups), tokens=known_tokens)
+            return _of_scoring(run, step, launch, given["parameters"].mixed_precision)
         case "generate_responses" | "generate_with_benchmarks":
             prompts, sampling = _evaluation_prompts(run), given["generation"].sampling
-            rows = None if prompts is None else prompts * sampling.n
-            return Size(rows=rows, tokens=None if rows is None else rows * sampling.max_tokens)
+            if prompts is None:
+                return Size()
+            rows = prompts.rows * sampling.n if prompts.rows is not None else None
+            tokens = None if rows is None else rows * sampling.max_tokens
+            return Size(rows=rows, tokens=tokens, assumed=prompts.assumed)
     return Size()
+
+
+def _of_scoring(
+    run: Run, step: Step, launch: machine.Launch | None, precision: str | None, responses: bool = False
+) -> Size:
+    """Return the size of passes without gradients, by a model of the policy's size if there is a precision."""
+    read, known = _groups(run, step), models.facts(run)
+    memory = None if known is None or precision is None else machine.scoring_bytes(precision, known.weights)
+    if read is None:
+        return Size(memory=memory)
+    rows = sum(len(group.responses) for group in read.groups) if responses else len(read.groups)
+    tokens = sum(group.tokens(None) for group in read.groups)
+    seconds = None
+    if known is not None and precision is not None:
+        seconds = assumed.scoring_seconds(run, known.weights, tokens, launch)
+    fields = read.fields("rows", "tokens") | {"seconds"}
+    return Size(rows=rows, tokens=tokens, memory=memory, seconds=seconds, assumed=fields)
 
 
 def _of_sampling(sampled: SampledResponses) -> Size:
@@ -86,18 +136,26 @@ def _of_sampling(sampled: SampledResponses) -> Size:
     return Size(rows=rows, tokens=rows * sampling.sampling.max_tokens)
 
 
-def _evaluation_prompts(run: Run) -> int | None:
+def _evaluation_prompts(run: Run) -> Size | None:
     """Return the number of held-out prompts; with preference data it is known once they are tokenised."""
     if (table := run.path("evaluation_prompts@path")) is not None:
-        return int(pq.read_metadata(table).num_rows)
-    data = run.parameter("data")
-    return data.evaluation_prompts if data.source == "sampled" else None
+        return Size(rows=int(pq.read_metadata(table).num_rows))
+    data, groups = run.parameter("data"), assumed.assumed_groups(run)
+    if data.source == "sampled":
+        return Size(rows=data.evaluation_prompts)
+    if groups is None:
+        return None
+    return Size(rows=sum(group.split == "test" for group in groups), assumed=frozenset({"rows", "tokens"}))
 
 
-def _groups(run: Run, step: Step) -> list[lengths.Group] | None:
+def _groups(run: Run, step: Step) -> Groups | None:
     drawn = step.datasets.get("training_groups")
     path = lengths.table_of(run, step) if drawn is None else run.path(drawn)
-    return None if path is None else lengths.read_groups(path)
+    if path is not None:
+        return Groups(lengths.read_groups(path), assumed=False)
+    of_another_model = step.given.get("start", "sft_model") not in ("sft_model", "base_model")
+    found = None if drawn is not None or of_another_model else assumed.assumed_groups(run)
+    return None if found is None else Groups(found, assumed=True)
 
 
 def _of_training(
@@ -108,26 +166,33 @@ def _of_training(
     launch: machine.Launch | None,
     method: MethodParameters | None = None,
 ) -> Size:
-    groups, known = _groups(run, step), models.facts(run)
-    read = None if groups is None else [group for group in groups if group.split == "train"]
+    found, known = _groups(run, step), models.facts(run)
     rollout = method.rollout if method is not None else None
-    passes = rollout.ppo_epochs if rollout is not None else 1
-    rows = steps = tokens = memory = disk = None
-    if read is not None:
-        rows, steps = len(read), -(-len(read) // training.batch_size) * training.epochs * passes
-        tokens = training.epochs * passes * sum(group.tokens(responses) for group in read)
-        if rollout is not None:
-            tokens = (
-                training.epochs
-                * passes
-                * sum(group.prompt + rollout.samples_per_prompt * rollout.max_new_tokens for group in read)
-            )
+    memory = disk = None
     if known is not None:
-        models_trained = 2 if method is not None and method.requirements.value_network else 1
-        memory = machine.state_bytes(training, known.weights, launch, models_trained)
+        held = machine.ONE_MODEL if method is None else machine.models_in_memory(method)
+        memory = machine.state_bytes(training, known.weights, launch, held)
+    if found is None:
+        if known is not None:
+            disk = published_bytes(training, known.weights)
+        return Size(memory=memory, disk=disk)
+    read = [group for group in found.groups if group.split == "train"]
+    epochs = training.epochs * (rollout.ppo_epochs if rollout is not None else 1)
+    rows, steps = len(read), -(-len(read) // training.batch_size) * epochs
+    prompts = epochs * sum(group.prompt for group in read)
+    if rollout is None:
+        tokens = epochs * sum(group.tokens(responses) for group in read)
+    else:
+        tokens = prompts + epochs * rows * rollout.samples_per_prompt * rollout.max_new_tokens
+    fields, speed = found.fields("rows", "tokens", "steps", "seconds"), _speed(run, step)
+    seconds = None if speed is None else tokens / speed
+    if known is not None:
         disk = published_bytes(training, known.weights) + checkpoint_bytes(training, known.weights, steps)
-    speed = _speed(run, step)
-    return Size(rows, tokens, steps, memory, disk, None if tokens is None or speed is None else tokens / speed)
+        if seconds is None:
+            seconds = assumed.training_seconds(run, training, method, known.weights, tokens, prompts, launch)
+            fields |= {"seconds"}
+    at_least = rollout is not None and speed is None
+    return Size(rows, tokens, steps, memory, disk, seconds, fields, at_least)
 
 
 def published_bytes(training: TrainingParameters, weights: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Node, Pipeline
 
+from rao_kedro.config.planning import PlanningParameters
 from rao_kedro.config.workers import WorkerParameters
 
 _PARAMETERS = "params:"
@@ -34,6 +35,12 @@ class Step:
     datasets: Mapping[str, str]
     outputs: tuple[str, ...]
 
+    @property
+    def samples_policy(self) -> bool:
+        """Whether the step trains a method that samples from its policy."""
+        method = self.given.get("method")
+        return method is not None and method.requirements.reads == "rollouts"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -56,6 +63,16 @@ class Run:
     def workers(self) -> WorkerParameters | None:
         """Return how the workers of the run are started; None where no step starts one."""
         return next((step.given["workers"] for step in self.steps if "workers" in step.given), None)
+
+    def workers_of(self, step: Step) -> WorkerParameters | None:
+        """Return how the workers of a step are started; None where no step of the run starts one."""
+        workers = step.given.get("workers") or self.workers()
+        return workers.for_ppo() if workers is not None and step.samples_policy else workers
+
+    def planning(self) -> PlanningParameters:
+        """Return the figures for what nobody has counted or measured yet."""
+        known = "params:planning" in self.catalog
+        return self.parameter("planning") if known else PlanningParameters()
 
     def makes(self, dataset: str) -> bool:
         """Return whether a step changes a dataset, so that its content of now does not count."""

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
-from rao_kedro.planning import machine, models
+from rao_kedro.planning import assumed, machine, models
 from rao_kedro.planning.size import Size, bytes_on_disk, size_of
 from rao_kedro.planning.steps import Run, Step, steps_of
 
-UNKNOWN = "?"
+UNKNOWN, ASSUMED, AT_LEAST = "?", "~", ">"
+WIDTH = 80
 _WIDTHS = {"node": 27, "now": 5, "rows": 7, "tokens": 7, "steps": 6, "memory": 7, "disk": 7, "time": 7}
 _TRAINS = ("rows", "tokens", "steps", "memory", "disk", "time")
 # The columns of a step, by its function; other steps show only the time that they took the last time.
@@ -19,8 +20,8 @@ _HAS = {
     "train_sft": _TRAINS,
     "train_reward_model": _TRAINS,
     "align": _TRAINS,
-    "annotate_responses": ("rows", "time"),
-    "score_reference": ("rows", "tokens", "time"),
+    "annotate_responses": ("rows", "tokens", "memory", "time"),
+    "score_reference": ("rows", "tokens", "memory", "time"),
     "generate_responses": ("rows", "tokens", "time"),
     "generate_with_benchmarks": ("rows", "tokens", "time"),
     "score_responses": ("time",),
@@ -42,17 +43,10 @@ def plan_table(pipeline: Pipeline, catalog: CatalogProtocol, stale: Mapping[str,
         stale: Names of the nodes whose outputs are missing or stale.
     """
     run = steps_of(pipeline, catalog, kept={node.name for node in pipeline.nodes} - {*stale})
-    launch = _launch(run)
-    sizes = {step.name: size_of(run, step, launch) for step in run.steps}
+    sizes = {step.name: size_of(run, step, machine.launch_of_step(run, step)) for step in run.steps}
     rows = [[step.name, _state(step, catalog, stale), *_cells(step, sizes[step.name])] for step in run.steps]
     lines = [_line([*_WIDTHS]), *map(_line, rows), "", *_totals(run, sizes)]
-    return "\n".join([*lines, *_notes(run, rows)])
-
-
-def _launch(run: Run) -> machine.Launch | None:
-    workers = run.workers()
-    found = None if workers is None else machine.launch_of(workers)
-    return None if isinstance(found, str) else found
+    return "\n".join([*lines, *_notes(run, rows), *_assumptions(run, sizes)])
 
 
 def _state(step: Step, catalog: CatalogProtocol, stale: Mapping[str, Sequence[str]]) -> str:
@@ -71,7 +65,12 @@ def _cells(step: Step, size: Size) -> list[str]:
         "time": None if size.seconds is None else duration(size.seconds),
     }
     has = set(_HAS.get(step.function, ())) - ({"tokens"} if step.given.get("source") == "preferences" else set())
-    return [text or (UNKNOWN if name in has else "") for name, text in shown.items()]
+    fields = {"time": "seconds"}
+    values = size._asdict()
+    marks = {name: ASSUMED if (of := fields.get(name, name)) in size.assumed and values[of] else "" for name in shown}
+    if size.at_least:
+        marks["time"] = AT_LEAST
+    return [f"{marks[name]}{text}" if text else UNKNOWN if name in has else "" for name, text in shown.items()]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -86,9 +85,12 @@ def _totals(run: Run, sizes: Mapping[str, Size]) -> Iterator[str]:
     yield f"{len(run.steps)} node{'s'[: len(run.steps) != 1]}{took}"
     memory = max((size.memory for size in sizes.values() if size.memory is not None), default=None)
     if memory is not None:
-        there = machine.main_memory()
-        of = f"; this machine has {machine.size(there)}" if there is not None else ""
-        yield f"memory at most {machine.size(memory)} in a process, activations left out{of}"
+        launches = [machine.launch_of_step(run, step) for step in run.steps]
+        on_gpus = any(launch is not None and not launch.on_cpu for launch in launches)
+        there = machine.gpu_memory() if on_gpus else machine.main_memory()
+        of = f"; {'the smallest' if on_gpus else 'this machine'} has {machine.size(there)}" if there is not None else ""
+        where = "on a GPU" if on_gpus else "in a process"
+        yield f"memory at most {machine.size(memory)} {where}, activations left out{of}"
     place = run.place("base_model")
     if place is not None and models.facts(run) is not None:
         written, free = bytes_on_disk(run), machine.free_bytes(place)
@@ -106,6 +108,15 @@ def _notes(run: Run, rows: Sequence[Sequence[str]]) -> Iterator[str]:
             yield f"{UNKNOWN} {names}: not known before {maker or 'it'} has run"
     if "time" in unknown:
         yield f"{UNKNOWN} time: known from the second run on"
+
+
+def _assumptions(run: Run, sizes: Mapping[str, Size]) -> Iterator[str]:
+    """Yield what the marks of assumed values mean, and where these values are from."""
+    if any(size.at_least for size in sizes.values()):
+        yield f"{AT_LEAST} time: of the updates alone; rollouts and their rewards are not counted"
+    if any(size.assumed for size in sizes.values()):
+        yield f"{ASSUMED} from figures that the parameter planning declares, not measured here:"
+        yield from assumed.sources(run, WIDTH)
 
 
 def _number(value: int | None) -> str | None:

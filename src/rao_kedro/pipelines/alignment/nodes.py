@@ -71,7 +71,7 @@ def align(
         precision = method.training.mixed_precision
         reward = method.rollout.reward.with_defaults(reward_model, sft_model, precision, workspace)
         rollout = method.rollout.model_copy(update={"reward": reward})
-        spec = PPOSpec(**common, reward_model_dir=reward_model, rollout=rollout)
+        spec, workers = PPOSpec(**common, reward_model_dir=reward_model, rollout=rollout), workers.for_ppo()
     else:
         seen = {"responses_per_prompt": method.responses_per_prompt, "pairs": method.pairs}
         spec = AlignmentSpec(**common, **seen, objective=method.objective, kl=kl)

@@ -15,7 +15,7 @@ def create_pipeline() -> Pipeline:
                 inputs={
                     "base_model": "base_model",
                     "tokenized_groups": "tokenized_groups@path",
-                    "training": "params:supervised_finetuning",
+                    "training": "params:supervised_finetuning.training",
                     "t0_length": "params:data.t0_length",
                     "workers": "params:workers",
                 },

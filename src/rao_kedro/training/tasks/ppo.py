@@ -81,7 +81,7 @@ class PPOTask(Task):
         if kind := sharding():
             raise TrainingError(
                 f"ppo samples from the policy, which {kind} would shard: use an accelerate file with one process, or "
-                "with data parallelism only (accelerate: ddp)"
+                "with data parallelism only (ppo_accelerate: ddp)"
             )
         if load_tokenizer(self.spec.reward_model_dir).get_vocab() != self.tokenizer.get_vocab():
             raise TrainingError(

@@ -1,0 +1,164 @@
+"""Tokenises conversations in batches: cuts long ones after an assistant turn, and keeps held-out prompts out.
+
+Knows a tokenizer and tables; no model.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from rao_kedro.data.conversation_report import ConversationCounts
+from rao_kedro.data.digests import DigestSet, digest
+from rao_kedro.data.messages import without_system
+from rao_kedro.data.quarantine import QuarantineReason, UnusableRow, quarantined_row
+from rao_kedro.data.table_files import TableWriter, read_batches, read_rows
+from rao_kedro.errors import ModelError
+from rao_kedro.models.chat_format import ChatFormat
+from rao_kedro.models.conversation_tokens import ChangedTurnError, ConversationTokenizer, ConversationTokens
+
+TOKENIZED_CONVERSATIONS = pa.schema(
+    [
+        ("conversation_id", pa.string()),
+        ("split", pa.string()),
+        ("ids", pa.list_(pa.int32())),
+        ("learned", pa.list_(pa.bool_())),
+        ("turns", pa.int32()),
+        ("cut_turns", pa.int32()),
+    ]
+)
+
+Messages = Sequence[Mapping[str, str]]
+
+
+class HeldOutPrompts:
+    """Prompts that evaluations or the choice of a checkpoint use, which no conversation may contain.
+
+    A prompt of one turn must not be any turn of the user; one of several must not begin the conversation. System
+    messages, and white space around a turn, do not count.
+    """
+
+    def __init__(self) -> None:
+        """Start with no prompts."""
+        self._turns, self._beginnings = DigestSet(), DigestSet()
+
+    def add(self, prompt: Messages) -> None:
+        """Add a prompt, which ends with the user's turn."""
+        turns = _texts(prompt)
+        (self._turns if len(turns) == 1 else self._beginnings).add(digest(*turns))
+
+    def found_in(self, conversation: Messages) -> bool:
+        """Return whether the conversation contains one of the prompts."""
+        turns = _texts(conversation)
+        return any(
+            digest(turns[i]) in self._turns
+            or (len(self._beginnings) > 0 and digest(*turns[: i + 1]) in self._beginnings)
+            for i in range(0, len(turns), 2)
+        )
+
+
+def read_held_out(groups_path: Path, prompts_path: Path) -> dict[str, HeldOutPrompts]:
+    """Return, for each split of the conversations, the prompts that it must not contain.
+
+    Args:
+        groups_path: Table of `TokenizedGroupTable`. The prompts of its split `validation` choose checkpoints.
+        prompts_path: Table of `EvaluationPromptTable`.
+    """
+    held_out = {"train": HeldOutPrompts(), "validation": HeldOutPrompts()}
+    for row in read_rows(groups_path, ["split", "messages"], where=("split", ["test", "validation"])):
+        for split in ("train", "validation") if row["split"] == "test" else ("train",):
+            held_out[split].add(row["messages"])
+    for row in read_rows(prompts_path, ["messages"]):
+        for prompts in held_out.values():
+            prompts.add(row["messages"])
+    return held_out
+
+
+def tokenize_conversations(
+    path: Path,
+    chat: ChatFormat,
+    max_tokens: int,
+    held_out: Mapping[str, HeldOutPrompts],
+    tokenized_path: Path,
+    quarantined: TableWriter,
+) -> ConversationCounts:
+    """Tokenise a table of conversations.
+
+    Args:
+        path: Table of `ConversationTable`.
+        chat: The policy's chat format.
+        max_tokens: Longer conversations are cut after the last assistant turn that fits.
+        held_out: See `read_held_out`.
+        tokenized_path: Table of `TokenizedConversationTable` to write.
+        quarantined: Takes the conversations that cannot be used.
+
+    Returns:
+        What the report says.
+    """
+    tokenizer, counts = ConversationTokenizer(chat), ConversationCounts()
+    with TableWriter(tokenized_path, TOKENIZED_CONVERSATIONS) as writer:
+        for batch in read_batches(path):
+            rows = batch.to_pylist()
+            for row, found in zip(rows, _tokenize(rows, tokenizer, max_tokens, held_out), strict=True):
+                if isinstance(found, UnusableRow):
+                    quarantined.write(quarantined_row(row["source"], found.reason, found.detail, row["messages"]))
+                else:
+                    writer.write(found)
+                    counts.add(row, found)
+    return counts
+
+
+def _tokenize(
+    rows: Sequence[Mapping[str, Any]],
+    tokenizer: ConversationTokenizer,
+    max_tokens: int,
+    held_out: Mapping[str, HeldOutPrompts],
+) -> Iterator[dict[str, Any] | UnusableRow]:
+    """Yield a row of `TokenizedConversationTable` for each conversation, or why it cannot be used."""
+    for row, tokens in zip(rows, tokenizer.tokenize_batch([row["messages"] for row in rows]), strict=True):
+        try:
+            if held_out[row["split"]].found_in(row["messages"]):
+                train = row["split"] == "train"
+                reason = QuarantineReason.HELD_OUT_PROMPT_IN_TRAIN
+                raise UnusableRow(
+                    reason if train else QuarantineReason.TEST_PROMPT_IN_VALIDATION,
+                    f"it contains a prompt of the {'held-out' if train else 'test'} groups or of the evaluation",
+                )
+            yield _row(row, *_cut(row["messages"], tokens, tokenizer, max_tokens))
+        except UnusableRow as problem:
+            yield problem
+
+
+def _cut(
+    messages: Messages, found: ConversationTokens | ModelError, tokenizer: ConversationTokenizer, max_tokens: int
+) -> tuple[ConversationTokens, int]:
+    """Return the tokens up to the last assistant turn that fits, and the number of assistant turns that do not.
+
+    A part of a conversation is tokenised anew, since templates may write its last turn differently.
+    """
+    cut = 0
+    while True:
+        if isinstance(found, ChangedTurnError):
+            raise UnusableRow(QuarantineReason.TEMPLATE_CHANGES_TURN, str(found)) from found
+        if isinstance(found, ModelError):
+            raise UnusableRow(QuarantineReason.TEMPLATE_ERROR, str(found)) from found
+        if len(found.ids) <= max_tokens:
+            return found, cut
+        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        fitting = sum(end <= max_tokens for end in found.ends[:-1])
+        if not fitting:
+            detail = f"its first turns have {found.ends[0]} tokens, and {max_tokens} fit (max_conversation_tokens)"
+            raise UnusableRow(QuarantineReason.FIRST_TURN_TOO_LONG, detail)
+        cut += len(answers) - fitting
+        messages = messages[: answers[fitting - 1] + 1]
+        (found,) = tokenizer.tokenize_batch([messages])
+
+
+def _row(row: Mapping[str, Any], tokens: ConversationTokens, cut_turns: int) -> dict[str, Any]:
+    about = {"conversation_id": row["conversation_id"], "split": row["split"]}
+    return about | {"ids": tokens.ids, "learned": tokens.learned, "turns": len(tokens.ends), "cut_turns": cut_turns}
+
+
+def _texts(messages: Messages) -> list[str]:
+    return [message["content"].strip() for message in without_system([dict(message) for message in messages])]
