@@ -105,7 +105,7 @@ def table_of(run: Run, step: Step) -> Path | None:
     """Return the table of tokenised groups that a step will read, if it exists already."""
     if step.given.get("start", "sft_model") not in ("sft_model", "base_model"):
         return None  # another model has another tokenizer
-    names = ("reward_annotated@path", "reward_annotated@pandas", "tokenized_groups@path", "tokenized_groups@pandas")
+    names = ("reward_annotated@path", "tokenized_groups@path")
     drawn = step.datasets.get("training_groups")  # of the tokenised groups, by a study
     read = [drawn] if drawn else [name for name in names if name in step.datasets.values()]
     if not read:
