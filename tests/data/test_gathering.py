@@ -6,7 +6,7 @@ from preference_rows import read_train_rows
 
 from rao_kedro.config.data_engineering import PreferenceSource
 from rao_kedro.data import groups
-from rao_kedro.data.groups import GroupBuilder
+from rao_kedro.data.groups import building_groups
 
 
 def test_consecutive_rows_of_a_prompt_are_one_group(tmp_path):
@@ -34,18 +34,19 @@ def test_consecutive_rows_of_a_prompt_are_one_group(tmp_path):
 
 
 def test_consecutive_rows_are_given_on_before_the_file_ends(tmp_path, monkeypatch):
-    builder, seen, read = GroupBuilder(), [], groups.read_rows
+    seen, read = [], groups.read_rows
     rows = [{"prompt": p, "response": r, "helpfulness": i} for i, (p, r) in enumerate(("pa", "pb", "qa", "qb"))]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def watched(source):
         for row in read(source):
             yield row
-            seen.append(len(builder.groups))
+            seen.append(builder.counts.total())
 
     monkeypatch.setattr(groups, "read_rows", watched)
-    builder.read("train", PreferenceSource(path=str(tmp_path / "rows.jsonl")))
-    assert seen == [0, 0, 1, 1] and len(builder.groups) == 2
+    with building_groups(tmp_path) as builder:
+        builder.read("train", PreferenceSource(path=str(tmp_path / "rows.jsonl")))
+    assert seen == [0, 0, 1, 1] and builder.counts.total() == 2
 
 
 def test_labelled_rows_of_a_prompt_are_one_group_wherever_they_stand(tmp_path):

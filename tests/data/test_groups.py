@@ -7,10 +7,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from assets import ASSETS
+from data_tables import frame, read_preferences
 
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.formats import read_hh_rlhf, read_rated, read_trl, read_ultrafeedback, sniff
-from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
 from rao_kedro.data.readers import read_rows
 from rao_kedro.data.tables import PreferenceGroupTable, QuarantineTable
@@ -195,7 +195,7 @@ def test_no_group_left_is_an_error_that_counts_the_reasons(tmp_path):
         "usable, 2 are needed; bad_type 1 times, for example train.jsonl:3: 1 of 2 responses are usable, 2 are needed: "
         "chosen is neither a text nor a list of messages with role and content; and 1 other reasons"
     )
-    assert list(caught.value.quarantined["source"]) == [f"train.jsonl:{i}" for i in range(1, 8)]
+    assert list(frame(caught.value.quarantined)["source"]) == [f"train.jsonl:{i}" for i in range(1, 8)]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "json", "parquet", "csv"])

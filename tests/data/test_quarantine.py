@@ -1,14 +1,18 @@
 """The table of quarantined rows: writing a record never fails, whatever a row holds."""
 
 import math
+import pickle
 
 import pandas as pd
 import pytest
 
 from rao_kedro.data.quarantine import (
+    KEPT,
     NoGroupsLeftError,
+    QuarantineFile,
     QuarantineReason,
-    most_frequent_reasons,
+    ReasonCounts,
+    UnusableRow,
     quarantined_row,
     quarantined_table,
 )
@@ -45,14 +49,28 @@ def test_any_row_can_be_quarantined_and_saved(tmp_path, row, shown):
 
 def test_the_most_frequent_reasons_are_said_with_an_example_each():
     rows = [quarantined_row(f"f:{i}", reason, f"d{i}", {}) for i, reason in enumerate("abbcccd")]
-    said = most_frequent_reasons(quarantined_table(rows))
+    said = ReasonCounts(rows).most_frequent()
     assert said == (
         "quarantined rows: c 3 times, for example f:3: d3; b 2 times, for example f:1: d1; "
         "a 1 times, for example f:0: d0; and 1 other reasons"
     )
-    assert most_frequent_reasons(quarantined_table([])) == "there were no rows"
-    earlier = quarantined_table([quarantined_row("g:1", "a", "d", {})])
-    error = NoGroupsLeftError("none", quarantined_table(rows)).with_earlier(earlier)
-    assert list(error.quarantined["source"])[:2] == ["g:1", "f:0"] and str(error).startswith(
-        "none; quarantined rows: c"
-    )
+    assert ReasonCounts().most_frequent() == "there were no rows"
+
+
+def test_a_row_that_lost_a_part_is_counted_and_explains_no_absence(tmp_path):
+    with QuarantineFile(tmp_path / "earlier.parquet") as earlier:
+        earlier.add("f:1", QuarantineReason.EMPTY_RESPONSE, f"1 of 3 {KEPT}", {})
+        earlier.add("f:2", QuarantineReason.EQUAL_RATINGS, "all are 1", {})
+    with QuarantineFile(tmp_path / "rows.parquet") as rows:
+        rows.write_table(earlier.path)
+        rows.add("f:3", QuarantineReason.EQUAL_RATINGS, "all are 2", {})
+    assert rows.reasons.counts == {"empty_response": 1, "equal_ratings": 2}
+    error = NoGroupsLeftError("none", rows.reasons, rows.path)
+    assert str(error) == "none; quarantined rows: equal_ratings 2 times, for example f:2: all are 1"
+    table = QuarantineTable.validate(pd.read_parquet(error.quarantined))
+    assert list(table["source"]) == ["f:1", "f:2", "f:3"]
+
+
+def test_the_reason_of_a_row_survives_a_process():
+    again = pickle.loads(pickle.dumps(UnusableRow(QuarantineReason.BAD_TYPE, "no list")))
+    assert (again.reason, again.detail) == (QuarantineReason.BAD_TYPE, "no list")

@@ -8,12 +8,12 @@ from collections import Counter
 
 import pytest
 from assets import ASSETS
+from data_tables import frame, read_preferences, tokenize_groups
 
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
-from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import NoGroupsLeftError
 from rao_kedro.data.tables import PreferenceGroupTable, QuarantineTable
-from rao_kedro.data.tokenize import TokenLimits, tokenize_groups
+from rao_kedro.data.tokenize import TokenLimits
 from rao_kedro.models.chat_format import load_chat_format
 
 INPUTS = ASSETS / "reported_inputs"
@@ -100,7 +100,7 @@ def test_a_reported_file_is_read_and_tokenised(name, tiny_checkpoint):
 def test_a_reported_file_that_holds_nothing_to_train_on_says_why_for_every_row(name, n, reason, detail):
     with pytest.raises(NoGroupsLeftError, match=f"{reason} {n} times, for example {name}:1: .*{detail}") as caught:
         read(name)
-    quarantined = QuarantineTable.validate(caught.value.quarantined)
+    quarantined = QuarantineTable.validate(frame(caught.value.quarantined))
     assert list(quarantined["reason"]) == [reason] * n
     assert list(quarantined["source"]) == [f"{name}:{i + 1}" for i in range(n)]
 

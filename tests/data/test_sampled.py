@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from data_tables import frame, temporary
 
 from rao_kedro.config.data_engineering import SampledResponses
 from rao_kedro.data.sampled import divide_prompts, rate_by_rules
@@ -39,6 +40,12 @@ def generated(texts, finished=lambda text: True):
     return pd.DataFrame(rows)
 
 
+def rated_by_rules(chosen, generations):
+    directory = temporary()
+    generations.to_parquet(directory / "generations.parquet")
+    return tuple(map(frame, rate_by_rules(chosen, directory / "generations.parquet", {END}, directory)))
+
+
 @pytest.fixture
 def chat(tiny_checkpoint):
     return load_chat_format(tiny_checkpoint)
@@ -69,7 +76,7 @@ def test_samples_are_rated_by_the_rules_and_ties_quarantined(prompts, chat):
     chosen = divided(prompts, chat, train=2, validation=1, test=1, evaluation=1).to_sample
     texts = {"train0": ["one two", "one two three"], "train1": ["a b", "c d"]}
     texts |= {name: ["x", "x y z"] for name in ("test0", "test1")}
-    rated, dropped = rate_by_rules(chosen, generated(texts), {END})
+    rated, dropped = rated_by_rules(chosen, generated(texts))
     by_source = PreferenceGroupTable.validate(rated).set_index("source")["ratings"]
     assert set(by_source.index) == {"train0", "test0", "test1"} and by_source["train0"][0] > by_source["train0"][1]
     assert list(dropped["reason"]) == ["equal_ratings"]
@@ -78,7 +85,7 @@ def test_samples_are_rated_by_the_rules_and_ties_quarantined(prompts, chat):
 def test_a_sample_that_its_token_limit_or_a_stop_text_ended_is_not_finished(prompts, chat):
     chosen = divided(prompts, chat, train=1, validation=1, test=1, evaluation=1).to_sample
     texts = {"train0": ["one two", "", "one two three cut"], "test0": ["x cut", "x y z"], "test1": ["x", "x y z"]}
-    rated, _ = rate_by_rules(chosen, generated(texts, lambda text: not text.endswith("cut")), {END})
+    rated, _ = rated_by_rules(chosen, generated(texts, lambda text: not text.endswith("cut")))
     by_source = PreferenceGroupTable.validate(rated).set_index("source")
     assert by_source.loc["train0", "responses"] == ["one two", "one two three cut"]
     assert by_source.loc["train0", "finished"] == [True, False]

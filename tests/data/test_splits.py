@@ -1,65 +1,48 @@
 """Three parts that share no prompt: what is trained on, what training evaluates on, what is reported."""
 
-import pandas as pd
+from collections import defaultdict
+from pathlib import Path
+
 import pytest
 
-from rao_kedro.data.quarantine import quarantined_table
-from rao_kedro.data.splits import (
-    divide_held_out,
-    prompts_of_groups,
-    quarantine_reported_prompts,
-    require_every_part,
-)
-from rao_kedro.data.tables import EvaluationPromptTable, QuarantineTable
+from rao_kedro.data.digests import digest
+from rao_kedro.data.quarantine import ReasonCounts, UnusableRow
+from rao_kedro.data.splits import HeldOutSplits, require_every_part
 from rao_kedro.errors import DataError
 
 
 def groups(*prompts, split="test"):
-    """A group per prompt, which is a text of tokens."""
-    rows = [
-        {
-            "group_id": f"{split}{i}",
-            "split": split,
-            "prompt_ids": list(prompt.encode()),
-            "messages": [{"role": "user", "content": prompt}],
-            "responses": ["a", "b"],
-            "requirements": "[]",
-        }
-        for i, prompt in enumerate(prompts)
-    ]
-    return pd.DataFrame(rows)
+    """The split and the prompt of each group, which is a letter."""
+    return [(split, digest(prompt)) for prompt in prompts]
 
 
-def parts(table):
-    return {part: "".join(bytes(ids).decode() for ids in rows["prompt_ids"]) for part, rows in table.groupby("split")}
+def parts(found, n):
+    """The letters of the prompts in each split."""
+    letters = {digest(letter): letter for letter in "abcd"}
+    splits, result = HeldOutSplits(lambda: found, n), defaultdict(str)
+    for split, prompt in found:
+        result[splits.split_of(split, prompt)] += letters[prompt]
+    return result
 
 
 @pytest.mark.parametrize(
     ("n", "expected"),
     [
-        (1, {"train": "x", "test": "aa", "validation": "bcdb"}),
-        (2, {"train": "x", "test": "abab", "validation": "cd"}),
-        (9, {"train": "x", "test": "abab", "validation": "cd"}),  # half of four prompts at most
+        (1, {"test": "aa", "validation": "bcdb"}),
+        (2, {"test": "abab", "validation": "cd"}),
+        (9, {"test": "abab", "validation": "cd"}),  # half of four prompts at most
+        (None, {"test": "abcadb"}),
     ],
 )
 def test_the_first_held_out_prompts_are_reported_and_all_groups_of_a_prompt_go_together(n, expected):
-    table = pd.concat([groups("x", split="train"), groups("a", "b", "c", "a", "d", "b")], ignore_index=True)
-    assert parts(divide_held_out(table, n)) == expected
+    assert parts(groups(*"abcadb"), n) == expected
 
 
-def test_evaluation_prompts_are_the_test_prompts_each_once():
-    divided = divide_held_out(groups("a", "b", "c", "a", "d", "b"), 2)
-    found = EvaluationPromptTable.validate(prompts_of_groups(divided, 2))
-    assert list(found["prompt_id"]) == ["test0", "test1"]
-    assert list(prompts_of_groups(divided, 1)["prompt_id"]) == ["test0"]
-
-
-def test_a_validation_group_of_a_test_prompt_is_quarantined():
-    table = pd.concat([groups("a", "b"), groups("c", "b", split="validation")], ignore_index=True)
-    kept, dropped = quarantine_reported_prompts(table, {"validation1": "file:2"})
-    assert parts(kept) == {"test": "ab", "validation": "c"}
-    assert list(QuarantineTable.validate(dropped)["reason"]) == ["test_prompt_in_validation"]
-    assert dropped["source"][0] == "file:2"
+def test_a_validation_group_of_a_test_prompt_is_refused():
+    found = [*groups("a", "b"), *groups("c", "b", split="validation")]
+    assert parts(found[:3], None) == {"test": "ab", "validation": "c"}
+    with pytest.raises(UnusableRow, match="test_prompt_in_validation"):
+        parts(found, None)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +53,7 @@ def test_a_validation_group_of_a_test_prompt_is_quarantined():
     ],
 )
 def test_an_empty_part_is_an_error_that_says_what_to_do(source, remedy):
-    table = pd.concat([groups("x", split="train"), groups("a")], ignore_index=True)  # one prompt: nothing to divide
-    dropped = quarantined_table([{"source": "s", "reason": "too_long", "detail": "", "row": ""}])
+    assert parts(groups("a"), 5) == {"validation": "a"}  # one prompt: nothing to divide
+    reasons = ReasonCounts([{"source": "s", "reason": "too_long", "detail": "", "row": ""}])
     with pytest.raises(DataError, match=rf"no prompt group is left for test\. .*{remedy}.*too_long 1 times"):
-        require_every_part(divide_held_out(table, 5), source, dropped)
+        require_every_part({"train": 1, "validation": 1}, source, reasons, Path("quarantined"))

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from data_tables import divided_groups, tokenize_groups
 
 from rao_kedro.data.quarantine import quarantined_table
-from rao_kedro.data.report import data_report
-from rao_kedro.data.splits import divide_held_out, prompts_of_groups
 from rao_kedro.data.tables import PreferenceGroupTable, QuarantineTable, TokenizedGroupTable
-from rao_kedro.data.tokenize import TokenLimits, choose_pair, tokenize_groups
+from rao_kedro.data.tokenize import TokenLimits, choose_pair
 from rao_kedro.errors import DataError
 from rao_kedro.models.chat import prompt_token_ids
 from rao_kedro.models.chat_format import load_chat_format
@@ -301,13 +300,10 @@ def test_the_pair_is_the_best_and_a_worse_one():
 def test_the_report_counts_every_row_and_part_and_spells_t0(chat):
     cut = groups("two", responses=("a", "b", "c"), ratings=(0, 1, 2), finished=(False, True, True), split="test")
     table = pd.concat([groups("one", "the " * 80), cut, groups("x", "three", "four", split="test")[1:]])
-    tokenized, dropped = tokenize_groups(table, chat, LIMITS, "best_vs_random", seed=0)
-    tokenized = divide_held_out(tokenized, 10)
-    prompts = prompts_of_groups(tokenized, 10)
-    report = data_report(table, dropped, tokenized, prompts, chat.tokenizer, t0_length=1)
+    report = divided_groups(table, chat, LIMITS, n_test_prompts=10).report
     report = report.set_index(["section", "metric"])["value"]
     assert report["read", "train groups"] == "2" and report["train groups", "tokenised"] == "1"
-    assert report["read", "held-out groups"] == "3"
+    assert report["read", "held-out groups"] == report["read", "held-out groups rated by score"] == "3"
     assert report["train groups", "cut responses"] == "0 (0.0%)"
     assert report["test groups", "cut responses"] == "1 (33.3%)"
     assert (report["test groups", "prompts"], report["validation groups", "prompts"]) == ("1", "2")

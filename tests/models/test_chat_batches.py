@@ -76,11 +76,9 @@ def batched(tokenizer, groups):
     return [(said(of.prompt), [said(ids) for ids in of.responses]) for of in tokenizer.tokenize(groups)]
 
 
-pieces = st.sampled_from(
-    ["the fox", " jumps", "over\n", "\n\n", " ", "", "12", "é北京🦊", "▁", "<b>", "<|im", "<|im_end|>", "</s>"]
-    + ["<think>", "</think>", "[INST]", "<end_of_turn>", "user", "\ue000", "\t", "'s"]
-)
-texts = st.lists(pieces, max_size=5).map("".join)
+PIECES = ["the fox", " jumps", "over\n", "\n\n", " ", "", "12", "é北京🦊", "▁", "<b>", "<|im", "<|im_end|>", "</s>"]
+PIECES += ["<think>", "</think>", "[INST]", "<end_of_turn>", "user", "\ue000", "\t", "'s"]
+texts = st.lists(st.sampled_from(PIECES), max_size=5).map("".join)
 prompts = st.lists(texts, min_size=1, max_size=3).map(
     lambda said: [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
 )

@@ -2,8 +2,9 @@
 
 import json
 
+from data_tables import read_preferences
+
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
-from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.tables import PreferenceGroupTable, QuarantineTable
 
 USER = [{"role": "user", "content": "Hi?"}]

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from data_tables import tokenize_groups
 from groups import alignment_spec, log_of, parameters, reference, write_groups
 from launching import IN_PROCESS
 from padded import padded_rewards
@@ -14,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rao_kedro.config.specs import RewardTrainingSpec, TrainingSpec
 from rao_kedro.config.training import KLParameters
-from rao_kedro.data.tokenize import TokenLimits, tokenize_groups
+from rao_kedro.data.tokenize import TokenLimits
 from rao_kedro.errors import ModelError, ParameterError, TrainingError
 from rao_kedro.models.chat import prompt_token_ids, response_token_ids
 from rao_kedro.models.chat_format import load_chat_format, load_tokenizer

@@ -241,6 +241,7 @@ class DataParameters(Parameters):
         evaluation_prompts: Number of held-out prompts that the evaluation generates on. They are in no training and
             choose no checkpoint. With preference data they are the prompts of the `test` groups, which may be fewer.
         seed: Seeds the random pairing.
+        num_proc: Processes that tokenise; with 1, the tokenizer's own threads use the cores.
     """
 
     source: Literal["sampled", "preferences"]
@@ -252,6 +253,7 @@ class DataParameters(Parameters):
     pairing: Literal["best_vs_random", "best_vs_worst"] = "best_vs_random"
     evaluation_prompts: int = Field(ge=1)
     seed: int = 0
+    num_proc: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _source_is_set(self) -> "DataParameters":

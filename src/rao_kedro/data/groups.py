@@ -1,6 +1,7 @@
 """Builds prompt groups from rows, checks them, and quarantines what cannot be used, with a reason.
 
-Every input row becomes a group or a quarantined row; a row that loses some of its responses becomes both.
+Every input row becomes a group or a quarantined row; a row that loses some of its responses becomes both. Groups are
+written as they are read: only digests of their prompts and responses stay in memory.
 """
 
 import json
@@ -9,76 +10,86 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
+from rao_kedro.data.arrow_schemas import PREFERENCE_GROUPS
 from rao_kedro.data.columns import rename_columns
+from rao_kedro.data.digests import DigestSet, digest
 from rao_kedro.data.fields import Row, replace_nan
 from rao_kedro.data.formats import FORMATS, Rows, sniff, unknown_format
 from rao_kedro.data.gathering import Gathered, Gathering
 from rao_kedro.data.messages import check_prompt, is_visible, read_text
-from rao_kedro.data.quarantine import (
-    NoGroupsLeftError,
-    QuarantineReason,
-    UnusableRow,
-    quarantined_row,
-    quarantined_table,
-)
+from rao_kedro.data.quarantine import KEPT, NoGroupsLeftError, QuarantineFile, QuarantineReason, UnusableRow
 from rao_kedro.data.ratings import ORDER
 from rao_kedro.data.raw_groups import RawGroup
 from rao_kedro.data.readers import RawRow, read_rows
 from rao_kedro.data.requirements import score_response
+from rao_kedro.data.table_files import TableWriter, read_batches
+from rao_kedro.errors import DataError
 from rao_kedro.identity import combined_hash
 
 logger = logging.getLogger(__name__)
 
-GROUP_COLUMNS = [
-    "group_id",
-    "split",
-    "messages",
-    "responses",
-    "ratings",
-    "finished",
-    "source",
-    "requirements",
-    "rated_by",
-]
 
-
-def read_preferences(files: PreferenceFiles) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read training and held-out rows.
+def read_preferences(files: PreferenceFiles, directory: Path) -> tuple[Path, Path]:
+    """Read training and held-out rows, and write them as two tables.
 
     Args:
         files: Their sources. A training prompt that is also held out is quarantined.
+        directory: Where the tables are written.
 
     Returns:
-        Tables of `PreferenceGroupTable` and `QuarantineTable`.
+        Paths of tables of `PreferenceGroupTable` and `QuarantineTable`.
 
     Raises:
         DataError: A source cannot be read, or no group is left (`NoGroupsLeftError`).
     """
-    builder = GroupBuilder()
-    for split, source in (("test", files.test), ("validation", files.validation), ("train", files.train)):
-        if source is not None:
-            builder.read(split, source)
+    with building_groups(directory) as builder:
+        for split, source in (("test", files.test), ("validation", files.validation), ("train", files.train)):
+            if source is not None:
+                builder.read(split, source)
     return builder.tables()
 
 
-class GroupBuilder:
-    """Collects prompt groups and quarantined rows. Held-out sources come first, so that their prompts are known."""
+@contextmanager
+def building_groups(directory: Path) -> Iterator["GroupBuilder"]:
+    """Yield a builder; at the end of the block its tables are in the directory, training groups first."""
+    held_out = directory / "held_out_groups.parquet"
+    with (
+        QuarantineFile(directory / "unreadable_rows.parquet") as quarantine,
+        TableWriter(directory / "preference_groups.parquet", PREFERENCE_GROUPS) as groups,
+    ):
+        with TableWriter(held_out, PREFERENCE_GROUPS) as held_out_groups:
+            yield GroupBuilder(groups, held_out_groups, quarantine)
+        for batch in read_batches(held_out):
+            groups.write_batch(batch)
+    held_out.unlink()
 
-    def __init__(self) -> None:
-        """Start with no groups."""
-        self.groups: list[dict[str, Any]] = []
-        self.dropped: list[dict[str, str]] = []
-        self._ids: set[str] = set()
-        self._held_out: set[str] = set()
+
+class GroupBuilder:
+    """Writes prompt groups and quarantined rows. Held-out sources come first, so that their prompts are known.
+
+    Attributes:
+        counts: Groups by split and by the field of their ratings.
+    """
+
+    def __init__(self, groups: TableWriter, held_out: TableWriter, quarantine: QuarantineFile) -> None:
+        """Start with no groups.
+
+        Args:
+            groups: Takes the training groups.
+            held_out: Takes the held-out groups.
+            quarantine: Takes the rows that cannot be used.
+        """
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self._groups, self._held_out_groups, self._quarantined = groups, held_out, quarantine
+        self._ids, self._held_out = DigestSet(), DigestSet()
 
     def read(self, split: str, source: PreferenceSource) -> None:
         """Add the rows of a source."""
-        gathering = Gathering()
+        gathering = Gathering(self._groups.path.parent)
         name: str | None = None
         for row in read_rows(source):
             with self._quarantine(row):
@@ -112,7 +123,7 @@ class GroupBuilder:
             yield
         except UnusableRow as problem:
             self._drop(row, problem.reason, problem.detail)
-        except MemoryError:
+        except (MemoryError, OSError, DataError):  # of the tables that are written, not of the row
             raise
         except Exception as error:
             self._drop(row, QuarantineReason.UNREADABLE, f"{type(error).__name__}: {error}")
@@ -121,45 +132,42 @@ class GroupBuilder:
         check_prompt(raw.messages)
         responses, ratings, finished, dropped = _usable_responses(raw)
         prompt = combined_hash(*(f"{message['role']}:{message['content']}" for message in raw.messages))
-        if split == "train" and prompt in self._held_out:
+        if split == "train" and digest(prompt) in self._held_out:
             raise UnusableRow(QuarantineReason.HELD_OUT_PROMPT_IN_TRAIN, "the same prompt is held out")
         group_id = combined_hash(prompt, *responses)
-        if group_id in self._ids:
+        if not self._ids.add(digest(group_id)):
             raise UnusableRow(QuarantineReason.DUPLICATE_ROW, "an earlier row has the same prompt and responses")
-        self._ids.add(group_id)
         if split != "train":
-            self._held_out.add(prompt)
+            self._held_out.add(digest(prompt))
         for reason, details in dropped.items():
             said = f": {details[0]}" if details[0] else ""
-            self._drop(
-                row, reason, f"{len(details)} of {len(raw.responses)} responses dropped, the group is kept{said}"
-            )
+            self._drop(row, reason, f"{len(details)} of {len(raw.responses)} {KEPT}{said}")
         by = raw.rated_by or "requirements of the prompt"
         values = [group_id, split, raw.messages, responses, ratings, finished, row.source, raw.requirements, by]
-        self.groups.append(dict(zip(GROUP_COLUMNS, values, strict=True)))
+        writer = self._groups if split == "train" else self._held_out_groups
+        writer.write(dict(zip(PREFERENCE_GROUPS.names, values, strict=True)))
+        self.counts[split, by] += 1
 
     def _drop(self, row: RawRow, reason: QuarantineReason, detail: str) -> None:
-        self.dropped.append(quarantined_row(row.source, reason, detail, row.content))
+        self._quarantined.add(row.source, reason, detail, row.content)
 
-    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the tables of `PreferenceGroupTable` (training groups first) and `QuarantineTable`.
+    def tables(self) -> tuple[Path, Path]:
+        """Return the paths of the tables of `PreferenceGroupTable` (training groups first) and `QuarantineTable`.
 
         Raises:
             NoGroupsLeftError: A split has no group left; says why rows were dropped.
         """
-        splits = Counter(group["split"] for group in self.groups)
-        quarantined = quarantined_table(self.dropped)
-        if empty := [split for split in ("train", "test") if not splits[split]]:
-            raise NoGroupsLeftError(f"no prompt group is left for {' and '.join(empty)}", quarantined)
+        splits = {split for split, _ in self.counts}
+        if empty := [split for split in ("train", "test") if split not in splits]:
+            what = f"no prompt group is left for {' and '.join(empty)}"
+            raise NoGroupsLeftError(what, self._quarantined.reasons, self._quarantined.path)
         self._say_what_ratings_are()
-        groups = sorted(self.groups, key=lambda group: group["split"] != "train")
-        return pd.DataFrame(groups, columns=GROUP_COLUMNS), quarantined
+        return self._groups.path, self._quarantined.path
 
     def _say_what_ratings_are(self) -> None:
         """Log which fields the ratings come from; warn where groups differ, since their scales may differ too."""
-        counts = Counter((group["split"], group["rated_by"]) for group in self.groups)
-        for split in dict.fromkeys(split for split, _ in counts):
-            fields = [f"{by} ({n} groups)" for (s, by), n in counts.items() if s == split]
+        for split in dict.fromkeys(split for split, _ in self.counts):
+            fields = [f"{by} ({n} groups)" for (s, by), n in self.counts.items() if s == split]
             level = logging.WARNING if len(fields) > 1 else logging.INFO
             logger.log(level, "ratings of split %s come from %s", split, "; ".join(fields))
 

@@ -1,18 +1,22 @@
-"""Rows that cannot be used, with their source, the reason and their beginning. Imports pandas only."""
+"""Rows that cannot be used, with their source, the reason and their beginning: a table that is written row by row."""
 
 import json
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import pandas as pd
 
+from rao_kedro.data.arrow_schemas import QUARANTINE
+from rao_kedro.data.table_files import TableWriter, read_rows
 from rao_kedro.errors import DataError
 
-COLUMNS = ["source", "reason", "detail", "row"]
 MAX_ROW_CHARACTERS = 2000
 MAX_DETAIL_CHARACTERS = 600
+KEPT = "responses dropped, the group is kept"  # in the detail of a row that lost a part: it does not explain an absence
 
 
 class QuarantineReason(StrEnum):
@@ -62,44 +66,91 @@ class UnusableRow(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
+    def __reduce__(self) -> tuple[type, tuple[QuarantineReason, str]]:
+        return type(self), (self.reason, self.detail)
+
+
+class ReasonCounts:
+    """How many rows were quarantined for each reason, with the first example of each.
+
+    Attributes:
+        counts: All rows by reason.
+    """
+
+    def __init__(self, records: Iterable[Mapping[str, str]] = ()) -> None:
+        """Count records of `QuarantineTable`."""
+        self.counts: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()  # rows of which nothing is kept
+        self._examples: dict[str, str] = {}
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Mapping[str, str]) -> None:
+        """Count one more record."""
+        reason = record["reason"]
+        self.counts[reason] += 1
+        if KEPT not in record["detail"]:
+            self._lost[reason] += 1
+            self._examples.setdefault(reason, f"{record['source']}: {record['detail']}")
+
+    def most_frequent(self, n: int = 3) -> str:
+        """Return a sentence with the `n` most frequent reasons for which whole rows were lost, with an example each."""
+        if not self._lost:
+            return "there were no rows"
+        reasons = [
+            f"{reason} {count} times, for example {self._examples[reason]}"
+            for reason, count in self._lost.most_common(n)
+        ]
+        more = f"; and {len(self._lost) - n} other reasons" if len(self._lost) > n else ""
+        return f"quarantined rows: {'; '.join(reasons)}{more}"
+
+
+class QuarantineFile(TableWriter):
+    """Writes a table of `QuarantineTable` row by row, and counts the reasons.
+
+    Attributes:
+        reasons: The counts.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Prepare a table; see `TableWriter`."""
+        super().__init__(path, QUARANTINE)
+        self.reasons = ReasonCounts()
+
+    def add(self, source: str, reason: QuarantineReason, detail: str, row: object) -> None:
+        """Quarantine a row."""
+        self.write(quarantined_row(source, reason, detail, row))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add a record of `quarantined_row`."""
+        self.reasons.add(row)
+        super().write(row)
+
+    def write_table(self, path: Path) -> Self:
+        """Add the rows of another table of `QuarantineTable`."""
+        self.write_rows(read_rows(path, QUARANTINE.names))
+        return self
+
 
 class NoGroupsLeftError(DataError):
     """Every row of a split, or of a benchmark, was quarantined. Names the most frequent reasons, each with an example.
 
     Attributes:
-        quarantined: Table of `QuarantineTable`, which a hook of the pipelines saves although the node failed.
+        reasons: The number of quarantined rows by reason.
+        quarantined: Table of `QuarantineTable`, or the path of one, which a hook of the pipelines saves although the
+            node failed.
     """
 
-    def __init__(self, what: str, quarantined: pd.DataFrame, kept: Collection[str] = ()) -> None:
+    def __init__(self, what: str, reasons: ReasonCounts, quarantined: pd.DataFrame | Path) -> None:
         """Compose the message.
 
         Args:
             what: The beginning of the message: what is empty.
-            quarantined: All quarantined rows.
-            kept: Sources of rows that still became groups; they do not explain why a split is empty.
+            reasons: Of the quarantined rows.
+            quarantined: All quarantined rows, or the path of their table.
         """
-        explaining = quarantined[~quarantined["source"].isin(kept)]
-        super().__init__(f"{what}; {most_frequent_reasons(explaining)}")
-        self.what, self.quarantined, self.kept = what, quarantined, kept
-
-    def with_earlier(self, quarantined: pd.DataFrame) -> "NoGroupsLeftError":
-        """Return the error with the rows that an earlier step quarantined."""
-        return NoGroupsLeftError(self.what, pd.concat([quarantined, self.quarantined], ignore_index=True), self.kept)
-
-
-def most_frequent_reasons(quarantined: pd.DataFrame, n: int = 3) -> str:
-    """Return a sentence with the `n` most frequent reasons in a table of `QuarantineTable`, each with an example."""
-    if quarantined.empty:
-        return "there were no rows"
-    counts = quarantined["reason"].value_counts()
-    first = quarantined.drop_duplicates("reason").set_index("reason")
-    reasons = [
-        f"{reason} {count} times, for example {example.source}: {example.detail}"
-        for reason, count in counts.head(n).items()
-        for example in [first.loc[str(reason)]]
-    ]
-    more = f"; and {len(counts) - n} other reasons" if len(counts) > n else ""
-    return f"quarantined rows: {'; '.join(reasons)}{more}"
+        super().__init__(f"{what}; {reasons.most_frequent()}")
+        self.reasons, self.quarantined = reasons, quarantined
 
 
 def quarantined_row(source: str, reason: QuarantineReason, detail: str, row: object) -> dict[str, str]:
@@ -110,7 +161,7 @@ def quarantined_row(source: str, reason: QuarantineReason, detail: str, row: obj
 
 def quarantined_table(records: Sequence[Mapping[str, str]]) -> pd.DataFrame:
     """Return records as a table of `QuarantineTable`; the table may be empty."""
-    return pd.DataFrame(records, columns=COLUMNS, dtype="str")
+    return pd.DataFrame(records, columns=QUARANTINE.names, dtype="str")
 
 
 def _written(row: object) -> str:

@@ -1,12 +1,18 @@
-"""The data report: groups per split, quarantined rows by reason, lengths in tokens, and t_0."""
+"""The data report: groups per split, quarantined rows by reason, lengths in tokens, and t_0; counted batch by batch."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from rao_kedro.data.tokenize import longest_t0
+from rao_kedro.data.digests import DigestSet
+from rao_kedro.data.quarantine import ReasonCounts
+from rao_kedro.models.chat import common_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -14,83 +20,173 @@ if TYPE_CHECKING:
 Line = tuple[str, str, object]
 
 
-def data_report(
-    preference_groups: pd.DataFrame,
-    quarantined: pd.DataFrame,
-    tokenized: pd.DataFrame,
-    evaluation_prompts: pd.DataFrame,
-    tokenizer: "PreTrainedTokenizerBase",
-    t0_length: int,
-) -> pd.DataFrame:
-    """Return a long table of `section, metric, value`.
+class _SplitCounts:
+    """What is counted of the groups of a split."""
 
-    Args:
-        preference_groups: Table of `PreferenceGroupTable`.
-        quarantined: Table of `QuarantineTable`, from reading and from tokenising.
-        tokenized: Table of `TokenizedGroupTable`; its held-out groups may already be divided into two splits.
-        evaluation_prompts: Table of `EvaluationPromptTable`.
-        tokenizer: Decodes t_0.
-        t0_length: Tokens of the prefix t_0 in use.
-    """
-    lines: list[Line] = []
-    read = preference_groups["split"]
-    names = {} if (read == "validation").any() else {"test": "held-out"}  # not divided yet
-    lines += [("read", f"{split} groups", int(n)) for split, n in read.replace(names).value_counts(sort=False).items()]
-    for split, groups in tokenized.groupby("split", sort=False):
-        lines += [(f"{split} groups", name, value) for name, value in _group_lines(groups)]
-    lines.append(("evaluation", "prompts", len(evaluation_prompts)))
-    lines += _quarantine_lines(quarantined)
-    lines += _length_lines("prompt tokens", [len(ids) for ids in tokenized["prompt_ids"]])
-    lines += _length_lines("response tokens", [len(ids) for group in tokenized["response_ids"] for ids in group])
-    shared = longest_t0(tokenized)
-    lines += [
-        ("t_0", "tokens in use", t0_length),
-        ("t_0", "text in use", repr(tokenizer.decode(shared[:t0_length]))),
-        ("t_0", "tokens that all prompts share", len(shared)),
-        ("t_0", "text that all prompts share", repr(tokenizer.decode(shared))),
-    ]
-    return _table(lines)
+    def __init__(self) -> None:
+        self.groups, self.cut = 0, 0
+        self.prompts = DigestSet()
+        self.sizes: Counter[int] = Counter()
+        self.ratings = Moments()
+
+    def take(self, groups: pa.RecordBatch) -> None:
+        self.groups += groups.num_rows
+        for prompt in groups.column("prompt_digest").to_pylist():
+            self.prompts.add(prompt)
+        finished = pc.list_flatten(groups.column("finished"))
+        self.cut += len(finished) - finished.true_count
+        self.sizes.update(pc.list_value_length(groups.column("responses")).to_pylist())
+        self.ratings.take(pc.list_flatten(groups.column("ratings")).to_numpy())
+
+    def lines(self) -> list[tuple[str, object]]:
+        n = self.ratings.n
+        return [
+            ("tokenised", self.groups),
+            ("prompts", len(self.prompts)),
+            ("responses", n),
+            ("cut responses", f"{self.cut} ({self.cut / n:.1%})"),
+            *((f"with {k} responses", self.sizes[k]) for k in sorted(self.sizes)),
+            ("rating mean", self.ratings.mean),
+            ("rating standard deviation", self.ratings.std),
+        ]
 
 
-def quarantine_report(quarantined: pd.DataFrame) -> pd.DataFrame:
+class DataReport:
+    """Counts batches of tokenised groups for the report."""
+
+    def __init__(self) -> None:
+        """Start with no groups."""
+        self._splits: dict[str, _SplitCounts] = {}
+        self._prompts, self._responses = Lengths(), Lengths()
+        self._shared: list[int] | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of groups of each split."""
+        return {split: of_split.groups for split, of_split in self._splits.items()}
+
+    def take(self, groups: pa.RecordBatch) -> None:
+        """Count a batch of `tokenized_tables.divided_batches`."""
+        for split in pc.unique(groups.column("split")).to_pylist():
+            of_split = groups.filter(pc.equal(groups.column("split"), split))
+            self._splits.setdefault(split, _SplitCounts()).take(of_split)
+        prompts = groups.column("prompt_ids")
+        self._prompts.take(pc.list_value_length(prompts))
+        self._responses.take(pc.list_value_length(pc.list_flatten(groups.column("response_ids"))))
+        for prompt in prompts:  # a prompt is a view until it is compared
+            length = len(prompt) if self._shared is None else len(self._shared)
+            beginning = prompt.values[:length].to_pylist()
+            if self._shared != beginning:
+                self._shared = common_prefix([beginning, self._shared if self._shared is not None else beginning])
+
+    def table(
+        self,
+        read: Mapping[tuple[str, str], int],
+        reasons: ReasonCounts,
+        n_evaluation_prompts: int,
+        tokenizer: "PreTrainedTokenizerBase",
+        t0_length: int,
+    ) -> pd.DataFrame:
+        """Return a long table of `section, metric, value`.
+
+        Args:
+            read: Groups as they were read, by split and by the field of their ratings.
+            reasons: Of the rows that were quarantined in reading and in tokenising.
+            n_evaluation_prompts: Number of evaluation prompts.
+            tokenizer: Decodes t_0.
+            t0_length: Tokens of the prefix t_0 in use.
+        """
+        splits: Counter[str] = Counter()
+        for (split, _), n in read.items():
+            splits[split] += n
+        names = {} if "validation" in splits else {"test": "held-out"}  # not divided yet
+        lines: list[Line] = [("read", f"{names.get(split, split)} groups", n) for split, n in splits.items()]
+        lines += [("read", f"{names.get(split, split)} groups rated by {by}", n) for (split, by), n in read.items()]
+        for split, of_split in self._splits.items():
+            lines += [(f"{split} groups", name, value) for name, value in of_split.lines()]
+        lines.append(("evaluation", "prompts", n_evaluation_prompts))
+        lines += _quarantine_lines(reasons)
+        lines += self._prompts.lines("prompt tokens") + self._responses.lines("response tokens")
+        shared = self._shared or []
+        lines += [
+            ("t_0", "tokens in use", t0_length),
+            ("t_0", "text in use", repr(tokenizer.decode(shared[:t0_length]))),
+            ("t_0", "tokens that all prompts share", len(shared)),
+            ("t_0", "text that all prompts share", repr(tokenizer.decode(shared))),
+        ]
+        return _table(lines)
+
+
+class Moments:
+    """Mean and standard deviation of numbers that come in parts (Chan, Golub and LeVeque 1979)."""
+
+    def __init__(self) -> None:
+        """Start with no numbers."""
+        self.n, self.mean, self._squares = 0, 0.0, 0.0
+
+    @property
+    def std(self) -> float:
+        """The standard deviation of all numbers."""
+        return math.sqrt(self._squares / self.n) if self.n else math.nan
+
+    def take(self, values: "np.ndarray[Any, Any]") -> None:
+        """Add numbers."""
+        if not len(values):
+            return
+        n, mean = self.n + len(values), float(values.mean())
+        delta = mean - self.mean
+        self._squares += float(((values - mean) ** 2).sum()) + delta**2 * self.n * len(values) / n
+        self.mean += delta * len(values) / n
+        self.n = n
+
+
+class Lengths:
+    """A histogram of lengths, which gives their quantiles exactly."""
+
+    def __init__(self) -> None:
+        """Start with no lengths."""
+        self._counts: Counter[int] = Counter()
+
+    def take(self, lengths: Iterable[Any]) -> None:
+        """Add lengths, an Arrow array of integers."""
+        self._counts.update(pa.array(lengths).to_pylist())
+
+    def quantile(self, q: float) -> float:
+        """Return a quantile, linear between two lengths, as NumPy's."""
+        place = q * (self._counts.total() - 1)
+        low = self._at(math.floor(place))
+        return low + (self._at(math.ceil(place)) - low) * (place - math.floor(place))
+
+    def _at(self, rank: int) -> float:
+        seen = 0
+        for length in sorted(self._counts):
+            seen += self._counts[length]
+            if seen > rank:
+                return float(length)
+        return math.nan
+
+    def lines(self, section: str) -> list[Line]:
+        """Return the lines of the report."""
+        quantiles = {"minimum": 0.0, "median": 0.5, "95 %": 0.95, "maximum": 1.0}
+        return [
+            (section, "sum", sum(length * n for length, n in self._counts.items())),
+            *((section, name, self.quantile(q)) for name, q in quantiles.items()),
+        ]
+
+
+def quarantine_report(reasons: ReasonCounts) -> pd.DataFrame:
     """Return the number of quarantined rows by reason: the whole report if no group is left."""
-    return _table(_quarantine_lines(quarantined))
+    return _table(_quarantine_lines(reasons))
 
 
 def _table(lines: Sequence[Line]) -> pd.DataFrame:
     return pd.DataFrame([(a, b, _shown(c)) for a, b, c in lines], columns=["section", "metric", "value"])
 
 
-def _quarantine_lines(quarantined: pd.DataFrame) -> list[Line]:
-    counts = quarantined["reason"].value_counts()
+def _quarantine_lines(reasons: ReasonCounts) -> list[Line]:
     return [
-        *(("quarantined", str(reason), int(n)) for reason, n in counts.items()),
-        ("quarantined", "all", len(quarantined)),
-    ]
-
-
-def _group_lines(groups: pd.DataFrame) -> list[tuple[str, object]]:
-    ratings = np.concatenate([np.asarray(r, dtype=float) for r in groups["ratings"]])
-    cut = sum(not finished for of_group in groups["finished"] for finished in of_group)
-    sizes = groups["responses"].map(len).value_counts().sort_index()
-    sources = groups["rated_by"].value_counts() if "rated_by" in groups else pd.Series(dtype=int)
-    return [
-        ("tokenised", len(groups)),
-        ("prompts", groups["prompt_ids"].map(tuple).nunique()),
-        ("responses", len(ratings)),
-        ("cut responses", f"{cut} ({cut / len(ratings):.1%})"),
-        *((f"with {k} responses", int(n)) for k, n in sizes.items()),
-        ("rating mean", float(ratings.mean())),
-        ("rating standard deviation", float(ratings.std())),
-        *((f"rated by {by}", int(n)) for by, n in sources.items()),
-    ]
-
-
-def _length_lines(section: str, lengths: Sequence[int]) -> list[Line]:
-    quantiles = {"minimum": 0.0, "median": 0.5, "95 %": 0.95, "maximum": 1.0}
-    return [
-        (section, "sum", sum(lengths)),
-        *((section, name, float(np.quantile(lengths, q))) for name, q in quantiles.items()),
+        *(("quarantined", reason, n) for reason, n in reasons.counts.most_common()),
+        ("quarantined", "all", reasons.counts.total()),
     ]
 
 

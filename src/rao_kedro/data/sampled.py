@@ -3,14 +3,17 @@
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
 
 import pandas as pd
 
 from rao_kedro.config.data_engineering import SampledResponses
-from rao_kedro.data.groups import GroupBuilder
+from rao_kedro.data.groups import building_groups
 from rao_kedro.data.raw_groups import RawGroup
 from rao_kedro.data.readers import RawRow
 from rao_kedro.data.requirements import score_responses
+from rao_kedro.data.table_files import read_rows
 from rao_kedro.errors import DataError
 from rao_kedro.models.chat import prompt_token_ids
 from rao_kedro.models.chat_format import ChatFormat
@@ -72,24 +75,33 @@ def _refuse_same_prompts(prompts: pd.DataFrame, chat: ChatFormat) -> None:
 
 
 def rate_by_rules(
-    prompts: pd.DataFrame, generations: pd.DataFrame, end_of_turn_ids: Collection[int]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return tables of `PreferenceGroupTable` and `QuarantineTable`: one group per prompt, one rating per response.
+    prompts: pd.DataFrame, generations: Path, end_of_turn_ids: Collection[int], directory: Path
+) -> tuple[Path, Path]:
+    """Write tables of `PreferenceGroupTable` and `QuarantineTable`: one group per prompt, one rating per response.
 
     Args:
         prompts: Those of `DividedPrompts.to_sample`.
-        generations: Table of `GenerationTable`, several samples for each prompt.
+        generations: Parquet of `GenerationTable`, several samples for each prompt, which stand together.
         end_of_turn_ids: A finished response ends with one of these tokens. A response that a stop text ended counts as
             not finished, since the model has not ended its turn.
+        directory: Where the tables are written.
+
+    Returns:
+        The paths of the tables.
     """
-    builder = GroupBuilder()
-    written = generations.groupby("prompt_id")[["response", "response_ids"]].agg(list)
-    for split in ("test", "validation", "train"):
-        for prompt in prompts[prompts["split"] == split].to_dict("records"):
-            texts, tokens = written.loc[prompt["prompt_id"]]
-            finished = [ids[-1] in end_of_turn_ids for ids in tokens]
-            ratings: list[float | None] = [*(score_responses(texts, prompt["requirements"]) or [])]
-            group = RawGroup(list(prompt["messages"]), texts, ratings, prompt["requirements"], finished)
-            row = RawRow(str(prompt["prompt_id"]), {"messages": group.messages, "responses": texts, "ratings": ratings})
-            builder.add(split, row, group)
+    with building_groups(directory) as builder:
+        for split in ("test", "validation", "train"):
+            of_split = {prompt["prompt_id"]: prompt for prompt in prompts[prompts["split"] == split].to_dict("records")}
+            written = read_rows(
+                generations, ["prompt_id", "response", "response_ids"], where=("prompt_id", of_split.keys())
+            )
+            for prompt_id, samples in groupby(written, key=lambda row: row["prompt_id"]):
+                prompt = of_split[prompt_id]
+                texts, finished = zip(
+                    *((row["response"], row["response_ids"][-1] in end_of_turn_ids) for row in samples), strict=True
+                )
+                ratings: list[float | None] = [*(score_responses(texts, prompt["requirements"]) or [])]
+                group = RawGroup(list(prompt["messages"]), texts, ratings, prompt["requirements"], list(finished))
+                content = {"messages": group.messages, "responses": list(texts), "ratings": ratings}
+                builder.add(split, RawRow(str(prompt_id), content), group)
     return builder.tables()

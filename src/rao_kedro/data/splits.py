@@ -1,19 +1,14 @@
 """Three splits of the data that share no prompt: `train`, `validation` and `test`.
 
 Training evaluates on `validation`, which may choose a checkpoint or a hyperparameter; `test` is only reported. Two
-prompts are the same if their tokens are equal. Knows tables of `TokenizedGroupTable`; no tokenizer, no model, no files.
+prompts are the same if their tokens are equal. Knows digests of prompts; no tokenizer, no model, no files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
-import pandas as pd
-
-from rao_kedro.data.quarantine import (
-    NoGroupsLeftError,
-    QuarantineReason,
-    quarantined_row,
-    quarantined_table,
-)
+from rao_kedro.data.digests import DigestSet
+from rao_kedro.data.quarantine import NoGroupsLeftError, QuarantineReason, ReasonCounts, UnusableRow
 
 PARTS = ("train", "validation", "test")
 
@@ -29,77 +24,64 @@ REMEDIES = {
 }
 
 
-def divide_held_out(tokenized_groups: pd.DataFrame, n_test_prompts: int) -> pd.DataFrame:
-    """Divide the held-out groups, which readers call `test`, into `test` and `validation`.
+class HeldOutSplits:
+    """The split of every held-out group: which prompts are reported (`test`), and which training evaluates on."""
 
-    Args:
-        tokenized_groups: Table of `TokenizedGroupTable`.
-        n_test_prompts: Number of held-out prompts, from the first, that become `test`; at most half of them do. All
-            groups of a prompt go to the same split.
-    """
-    held_out = tokenized_groups["split"] == "test"
-    prompts = tokenized_groups["prompt_ids"].map(tuple)
-    distinct = list(dict.fromkeys(prompts[held_out]))
-    test = set(distinct[: min(n_test_prompts, len(distinct) // 2)])
-    validation = held_out & ~prompts.isin(test)
-    return tokenized_groups.assign(split=tokenized_groups["split"].mask(validation, "validation"))
+    def __init__(self, read: Callable[[], Iterable[tuple[str, bytes]]], n_test_prompts: int | None) -> None:
+        """Choose the prompts that are reported.
 
+        Args:
+            read: Yields the split and the prompt's digest of each held-out group, in the order of the table. Readers
+                call them all `test` if there is no source for validation.
+            n_test_prompts: Number of the prompts that readers call `test`, from the first, that stay `test`; at most
+                half of them do. All groups of a prompt go to the same split. None: all of them stay `test`.
+        """
+        self._test = DigestSet(prompt for split, prompt in read() if split == "test")
+        if n_test_prompts is None:
+            return
+        n, self._test = min(n_test_prompts, len(self._test) // 2), DigestSet()
+        for split, prompt in read():
+            if len(self._test) == n:
+                break
+            if split == "test":
+                self._test.add(prompt)
 
-def quarantine_reported_prompts(
-    tokenized_groups: pd.DataFrame, sources: Mapping[str, str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Quarantine the `validation` groups whose prompts occur in `test`.
+    def split_of(self, split: str, prompt: bytes) -> str:
+        """Return the split of a held-out group.
 
-    Args:
-        tokenized_groups: Table of `TokenizedGroupTable`.
-        sources: The source of each group's row, by the group's id.
+        Args:
+            split: What its reader calls it.
+            prompt: The digest of its prompt.
 
-    Returns:
-        The other groups, and a table of `QuarantineTable`.
-    """
-    prompts = tokenized_groups["prompt_ids"].map(tuple)
-    reported = set(prompts[tokenized_groups["split"] == "test"])
-    leaks = (tokenized_groups["split"] == "validation") & prompts.isin(reported)
-    reason, detail = QuarantineReason.TEST_PROMPT_IN_VALIDATION, "a test group has the same prompt tokens"
-    dropped = [
-        quarantined_row(
-            sources[row["group_id"]], reason, detail, {"messages": row["messages"], "responses": row["responses"]}
-        )
-        for row in tokenized_groups[leaks].to_dict("records")
-    ]
-    return tokenized_groups[~leaks].reset_index(drop=True), quarantined_table(dropped)
+        Raises:
+            UnusableRow: It is for validation, and its prompt is reported.
+        """
+        if prompt in self._test:
+            if split == "validation":
+                raise UnusableRow(QuarantineReason.TEST_PROMPT_IN_VALIDATION, "a test group has the same prompt tokens")
+            return "test"
+        return "validation"
 
 
-def require_every_part(tokenized_groups: pd.DataFrame, source: str, quarantined: pd.DataFrame) -> None:
+def require_every_part(counts: Mapping[str, int], source: str, reasons: ReasonCounts, quarantined: Path) -> None:
     """Refuse tables in which a split is empty.
 
     Args:
-        tokenized_groups: Table of `TokenizedGroupTable` with all three splits.
+        counts: The number of groups of each split.
         source: `data.source`.
-        quarantined: Table of `QuarantineTable`, for the reasons.
+        reasons: Of the quarantined rows.
+        quarantined: Their table.
 
     Raises:
         NoGroupsLeftError: Names the empty splits, the groups of each split, what to do, and why rows were dropped.
     """
-    counts = {part: int((tokenized_groups["split"] == part).sum()) for part in PARTS}
-    if empty := [part for part, n in counts.items() if n == 0]:
+    found = {part: counts.get(part, 0) for part in PARTS}
+    if empty := [part for part, n in found.items() if n == 0]:
         remedies = "; ".join(f"{part}: {REMEDIES[source][part]}" for part in empty)
         raise NoGroupsLeftError(
             f"no prompt group is left for {' and '.join(empty)}. Training needs train groups, the choice of a "
             f"checkpoint needs validation groups, the report needs test groups, and no two splits share a prompt. "
-            f"Groups by split: {counts}. What to do for {remedies}",
+            f"Groups by split: {found}. What to do for {remedies}",
+            reasons,
             quarantined,
         )
-
-
-def prompts_of_groups(tokenized_groups: pd.DataFrame, n: int) -> pd.DataFrame:
-    """Return the first `n` prompts of the `test` groups, each once, as a table of `EvaluationPromptTable`.
-
-    Args:
-        tokenized_groups: Table of `TokenizedGroupTable` with all three splits.
-        n: The number of prompts; all of them if there are fewer.
-    """
-    reported = tokenized_groups[tokenized_groups["split"] == "test"]
-    first = reported[~reported["prompt_ids"].map(tuple).duplicated()].head(n)
-    columns = ["group_id", "messages", "requirements"]
-    return first[columns].rename(columns={"group_id": "prompt_id"}).reset_index(drop=True)

@@ -3,6 +3,7 @@
 Nodes pass the paths of such tables on. A table appears whole or not at all. Imports no pandas.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rao_kedro.errors import DataError
@@ -67,7 +69,7 @@ class TableWriter:
         """Add a row.
 
         Raises:
-            DataError: It does not have exactly the columns of the schema.
+            DataError: It does not have exactly the columns of the schema, or an earlier one has values of other types.
         """
         if row.keys() != self._names:
             wrong = ", ".join(sorted(row.keys() ^ self._names))
@@ -92,7 +94,11 @@ class TableWriter:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._file.write_batch(pa.RecordBatch.from_pylist(self._waiting, schema=self.schema))
+            try:
+                batch = pa.RecordBatch.from_pylist(self._waiting, schema=self.schema)
+            except (pa.ArrowException, UnicodeError, OverflowError) as error:
+                raise DataError(f"{self.path}: a row does not fit the table's schema: {error}") from error
+            self._file.write_batch(batch)
             self._waiting = []
 
 
@@ -119,11 +125,20 @@ def read_batches(
         if absent := [name for name in needed if name not in file.schema_arrow.names]:
             has = ", ".join(file.schema_arrow.names)
             raise DataError(f"{path} has no column {', '.join(absent)}; its columns are {has}")
-        for found in file.iter_batches(batch_size=batch, columns=needed, use_threads=False):
+        parts = [*range(file.num_row_groups)]
+        if where is not None:  # most rows that are not wanted stand together: their other columns are not read
+            parts = [i for i in parts if pc.any(_is_in(file.read_row_group(i, [where[0]]), where)).as_py()]
+        if not parts:
+            return
+        for found in file.iter_batches(batch_size=batch, row_groups=parts, columns=needed, use_threads=False):
             if where is not None:
-                found = found.filter(pa.compute.is_in(found.column(where[0]), pa.array(where[1], pa.string())))
+                found = found.filter(_is_in(found, where))
             if found.num_rows:
                 yield found.select(names)
+
+
+def _is_in(rows: pa.RecordBatch | pa.Table, where: tuple[str, Collection[str]]) -> pa.Array:
+    return pc.is_in(rows.column(where[0]), pa.array(list(where[1]), pa.string()))
 
 
 def read_rows(
@@ -142,6 +157,14 @@ def count_rows(path: Path) -> int:
     """
     with open_table(path) as file:
         return int(file.metadata.num_rows)
+
+
+def count_values(path: Path, columns: Sequence[str]) -> Counter[tuple[Any, ...]]:
+    """Return how often each combination of values of some columns occurs, in the order of their first rows."""
+    counts: Counter[tuple[Any, ...]] = Counter()
+    for found in read_batches(path, columns):
+        counts.update(zip(*(found.column(name).to_pylist() for name in columns), strict=True))
+    return counts
 
 
 def open_table(path: Path) -> pq.ParquetFile:

@@ -25,7 +25,7 @@ NOT_KEPT = "is not kept in a plain file here"  # stands for the hash of a datase
 MADE_AGAIN = "is made again"  # ends the reason of a node that reads a stale output
 REASONS_SHOWN = 3
 # Inputs that change no result: how workers are started, and where they keep unfinished work.
-NO_INPUTS = ("params:workers",)
+NO_INPUTS = ("params:workers", "params:data.num_proc")
 # Of the options of text generation's engines, only these change what is generated.
 ENGINE, ENGINE_INPUTS = ".engine.", (*CHANGE_WHAT_IS_COMPUTED, "dtype")
 

@@ -130,7 +130,7 @@ class QuarantineHooks:
             table, report = _EXPLANATIONS[node.name]
             catalog.save(table, error.quarantined)
             if report is not None:
-                catalog.save(report, quarantine_report(error.quarantined))
+                catalog.save(report, quarantine_report(error.reasons))
 
 
 class FreshnessHooks:

@@ -4,6 +4,7 @@ It is read from the saved artefacts of the run. Knows nothing of terminals; its 
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pandas as pd
 from kedro.io import CatalogProtocol, MemoryDataset
 from kedro.pipeline import Pipeline
 
+from rao_kedro.data.table_files import count_values
 from rao_kedro.datasets import CheckpointDataset
 from rao_kedro.evals.leaderboard import BASELINE
 
@@ -107,10 +109,13 @@ def _align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _count_reasons(quarantined: pd.DataFrame) -> str:
+def _count_reasons(quarantined: pd.DataFrame | Path) -> str:
     """Return the number of rows for each reason."""
-    counts = quarantined["reason"].value_counts()
+    if isinstance(quarantined, Path):
+        counts = Counter({reason: n for (reason,), n in count_values(quarantined, ["reason"]).items()})
+    else:
+        counts = Counter(quarantined["reason"])
     if len(counts) == 1:
-        return f"{len(quarantined)} ({counts.index[0]})"
-    by_reason = ", ".join(f"{reason} {n}" for reason, n in counts.head(LINES).items())
-    return f"{len(quarantined)} ({by_reason})" if len(quarantined) else "none"
+        return f"{counts.total()} ({next(iter(counts))})"
+    by_reason = ", ".join(f"{reason} {n}" for reason, n in counts.most_common(LINES))
+    return f"{counts.total()} ({by_reason})" if counts else "none"

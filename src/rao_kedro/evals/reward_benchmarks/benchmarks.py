@@ -14,6 +14,7 @@ from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.data.quarantine import (
     NoGroupsLeftError,
     QuarantineReason,
+    ReasonCounts,
     UnusableRow,
     quarantined_row,
     quarantined_table,
@@ -64,7 +65,7 @@ def read_benchmark(name: str, source: PreferenceSource | None = None) -> tuple[l
     quarantined = quarantined_table(dropped)
     if not items:
         place = source.path or source.hub_id
-        raise NoGroupsLeftError(f"no row of {place} fits the schema of {name}", quarantined)
+        raise NoGroupsLeftError(f"no row of {place} fits the schema of {name}", ReasonCounts(dropped), quarantined)
     return list(items.values()), quarantined
 
 

@@ -9,16 +9,13 @@ from rao_kedro.config.generation import GenerationSpec
 from rao_kedro.config.specs import ModelImportSpec
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.data.groups import read_preferences
-from rao_kedro.data.quarantine import NoGroupsLeftError
-from rao_kedro.data.report import data_report
+from rao_kedro.data.quarantine import QuarantineFile
+from rao_kedro.data.report import DataReport
 from rao_kedro.data.sampled import divide_prompts, rate_by_rules
-from rao_kedro.data.splits import (
-    divide_held_out,
-    prompts_of_groups,
-    quarantine_reported_prompts,
-    require_every_part,
-)
-from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
+from rao_kedro.data.splits import require_every_part
+from rao_kedro.data.table_files import count_values
+from rao_kedro.data.tokenize import GroupTokenizer, Pairing, TokenLimits
+from rao_kedro.data.tokenized_tables import EvaluationPrompts, divided_batches, tokenize_groups, write_groups
 from rao_kedro.files import write_parquet
 from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.workers import launch
@@ -39,19 +36,19 @@ def collect_preferences(
     prompts: pd.DataFrame,
     base_model: Path,
     workers: WorkerParameters,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[Path, Path]:
     """Sample and rate responses, or read preference data.
 
     Returns:
-        Tables of `PreferenceGroupTable` and `QuarantineTable`.
+        Paths of tables of `PreferenceGroupTable` and `QuarantineTable`.
     """
-    if source == "preferences":
-        assert preferences is not None
-        return read_preferences(preferences)
-    assert sampled is not None
-    chat = load_chat_format(base_model)
-    chosen = divide_prompts(prompts, sampled, n_evaluation_prompts, chat).to_sample
     with workers.reserve("collection") as workspace:
+        if source == "preferences":
+            assert preferences is not None
+            return read_preferences(preferences, workspace)
+        assert sampled is not None
+        chat = load_chat_format(base_model)
+        chosen = divide_prompts(prompts, sampled, n_evaluation_prompts, chat).to_sample
         write_parquet(workspace / "prompts.parquet", chosen)
         spec = GenerationSpec(
             model_dir=base_model,
@@ -60,13 +57,12 @@ def collect_preferences(
             **sampled.generation.model_dump(),
         )
         launch(spec, workers)
-        generations = pd.read_parquet(spec.output_path)
-    return rate_by_rules(chosen, generations, chat.end_of_turn_ids)
+        return rate_by_rules(chosen, spec.output_path, chat.end_of_turn_ids, workspace)
 
 
 def tokenize(
-    preference_groups: pd.DataFrame,
-    unreadable_rows: pd.DataFrame,
+    preference_groups: Path,
+    unreadable_rows: Path,
     prompts: pd.DataFrame,
     base_model: Path,
     source: str,
@@ -78,34 +74,38 @@ def tokenize(
     t0_length: int,
     pairing: Pairing,
     seed: int,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    num_proc: int,
+    workers: WorkerParameters,
+) -> tuple[Path, pd.DataFrame, Path, pd.DataFrame]:
     """Tokenise the groups, and divide them into the splits train, validation and test.
 
     Returns:
-        Tables of `TokenizedGroupTable`, `EvaluationPromptTable` and `QuarantineTable` (of reading and of tokenising),
-        and the data report.
+        Path of a table of `TokenizedGroupTable`, table of `EvaluationPromptTable`, path of a table of `QuarantineTable`
+        (of reading and of tokenising), and the data report.
 
     Raises:
         NoGroupsLeftError: A split has no group left; says why rows were dropped.
     """
     chat = load_chat_format(base_model)
-    limits = TokenLimits(max_prompt_tokens, max_response_tokens, t0_length)
-    try:
-        tokenized, dropped = tokenize_groups(preference_groups, chat, limits, pairing, seed)
-    except NoGroupsLeftError as error:
-        raise error.with_earlier(unreadable_rows) from error
+    tokenizer = GroupTokenizer(chat, TokenLimits(max_prompt_tokens, max_response_tokens, t0_length), pairing, seed)
+    divided = source == "preferences" and preferences is not None and preferences.validation is None
+    report, reported = DataReport(), EvaluationPrompts(n_evaluation_prompts)
+    with workers.reserve("tokenizing") as workspace:
+        table = workspace / "tokenized_groups.parquet"
+        with QuarantineFile(workspace / "quarantined_rows.parquet") as quarantine:
+            quarantine.write_table(unreadable_rows)
+            parts = tokenize_groups(preference_groups, workspace, tokenizer, quarantine, num_proc)
+            batches = divided_batches(parts, n_evaluation_prompts if divided else None, quarantine)
+            for batch in write_groups(table, batches):
+                report.take(batch)
+                reported.take(batch)
+        parts.remove()
+    require_every_part(report.counts, source, quarantine.reasons, quarantine.path)
     if source == "preferences":
-        assert preferences is not None
-        if preferences.validation is None:
-            tokenized = divide_held_out(tokenized, n_evaluation_prompts)
-        rows = dict(zip(preference_groups["group_id"], preference_groups["source"], strict=True))
-        tokenized, leaked = quarantine_reported_prompts(tokenized, rows)
-        dropped = pd.concat([dropped, leaked], ignore_index=True)
-        evaluation = prompts_of_groups(tokenized, n_evaluation_prompts)
+        evaluation = reported.table()
     else:
         assert sampled is not None
         evaluation = divide_prompts(prompts, sampled, n_evaluation_prompts, chat).evaluation
-    quarantined = pd.concat([unreadable_rows, dropped], ignore_index=True)
-    require_every_part(tokenized, source, quarantined)
-    report = data_report(preference_groups, quarantined, tokenized, evaluation, chat.tokenizer, t0_length)
-    return tokenized, evaluation, quarantined, report
+    read = count_values(preference_groups, ["split", "rated_by"])
+    lines = report.table(read, quarantine.reasons, len(evaluation), chat.tokenizer, t0_length)
+    return table, evaluation, quarantine.path, lines

@@ -12,8 +12,8 @@ from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, RewardTrainingSpec
 from rao_kedro.config.training import TrainingParameters
 from rao_kedro.config.workers import WorkerParameters
-from rao_kedro.data.tokenize import Pairing, TokenLimits, tokenize_groups
-from rao_kedro.files import write_parquet
+from rao_kedro.data.tokenize import GroupTokenizer, Pairing, TokenLimits
+from rao_kedro.data.tokenized_tables import SplitsOf, write_tokenized
 from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
@@ -37,7 +37,7 @@ def train_reward_model(
     base_model: Path,
     sft_model: Path,
     tokenized_groups: Path,
-    preference_groups: pd.DataFrame,
+    preference_groups: Path,
     start: str,
     centering: float,
     margin: float,
@@ -46,6 +46,7 @@ def train_reward_model(
     max_response_tokens: int,
     pairing: Pairing,
     seed: int,
+    num_proc: int,
     workers: WorkerParameters,
 ) -> tuple[Path, pd.DataFrame]:
     """Train a Bradley-Terry reward model from the SFT model, the base model, or another one.
@@ -60,12 +61,11 @@ def train_reward_model(
             check_settings(model_dir)
             chat = load_chat_format(model_dir)
             check_tokens(chat.tokenizer, model_dir)
-            # Each group stays in the split that it has for the policy.
-            parts = pd.read_parquet(tokenized_groups, columns=["group_id", "split"])
-            groups = preference_groups.drop(columns="split").merge(parts, on="group_id", validate="one_to_one")
             limits = TokenLimits(max_prompt_tokens, max_response_tokens)
-            tokenized_groups = workspace / "groups.parquet"
-            write_parquet(tokenized_groups, tokenize_groups(groups, chat, limits, pairing, seed)[0])
+            tokenizer = GroupTokenizer(chat, limits, pairing, seed)
+            # Each group stays in the split that it has for the policy.
+            splits, tokenized_groups = SplitsOf(tokenized_groups), workspace / "groups.parquet"
+            write_tokenized(preference_groups, tokenized_groups, tokenizer, num_proc, splits)
         spec = RewardTrainingSpec(
             workspace=workspace,
             model_dir=model_dir,

@@ -30,6 +30,7 @@ def create_pipeline() -> Pipeline:
                     "max_response_tokens": "params:data.max_response_tokens",
                     "pairing": "params:data.pairing",
                     "seed": "params:data.seed",
+                    "num_proc": "params:data.num_proc",
                     "workers": "params:workers",
                 },
                 outputs=["reward_model", "reward_training_log"],
