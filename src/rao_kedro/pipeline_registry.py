@@ -21,15 +21,15 @@ def register_pipelines() -> dict[str, Pipeline]:
     Once parameters are loaded, those of the runs that they choose take their place; see `rao_kedro.framework.context`.
     """
     default = build_pipelines(Runs({method: method for method in DEFAULT_METHODS}))
-    every = build_pipelines(Runs({method: method for method in METHODS}, benchmarks=True))
+    every = build_pipelines(Runs({method: method for method in METHODS}, benchmarks=True, conversations=True))
     return every | {"__default__": default["__default__"]}
 
 
 def build_pipelines(runs: Runs) -> dict[str, Pipeline]:
     """Return the pipelines by name, for exactly these runs; `study` and `__default__` are the whole chain."""
     chain = {
-        "data_engineering": data_engineering.create_pipeline(),
-        "supervised_finetuning": supervised_finetuning.create_pipeline(),
+        "data_engineering": data_engineering.create_pipeline(runs.conversations),
+        "supervised_finetuning": supervised_finetuning.create_pipeline(runs.conversations),
         "reward_modeling": reward_modeling.create_pipeline(),
         "alignment": alignment.create_pipeline(runs.alignment),
         "evaluation": evaluation.create_pipeline([*runs.alignment], runs.benchmarks),

@@ -68,6 +68,7 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
         reward_model_study=_named_of_study(REWARD_MODEL_STUDY, known.reward_model_study, named)
         or known.reward_model_study,
         benchmarks=parameters["evaluation"].benchmarks.chosen,
+        conversations=parameters["data"].conversations is not None,
         named=tuple(named),
     )
 
@@ -79,6 +80,7 @@ def all_runs(parameters: Mapping[str, Any]) -> Runs:
         likelihood_study={run: block.objective for run, block in parameters[LIKELIHOOD_STUDY].runs.items()},
         reward_model_study=parameters[REWARD_MODEL_STUDY].runs(),
         benchmarks=True,
+        conversations=parameters["data"].conversations is not None,
     )
 
 
