@@ -26,16 +26,21 @@ def register_pipelines() -> dict[str, Pipeline]:
 
 
 def build_pipelines(runs: Runs) -> dict[str, Pipeline]:
-    """Return the pipelines by name, for exactly these runs; `study` and `__default__` are the whole chain."""
+    """Return the pipelines by name, for exactly these runs; `study` and `__default__` are the whole chain.
+
+    Without fine-tuning, the base model takes the place of the SFT model in every pipeline.
+    """
     chain = {
         "data_engineering": data_engineering.create_pipeline(runs.conversations),
-        "supervised_finetuning": supervised_finetuning.create_pipeline(runs.conversations),
+        "supervised_finetuning": supervised_finetuning.create_pipeline(runs.conversations)
+        if runs.finetunes
+        else Pipeline([]),
         "reward_modeling": reward_modeling.create_pipeline(),
         "alignment": alignment.create_pipeline(runs.alignment),
         "evaluation": evaluation.create_pipeline([*runs.alignment], runs.benchmarks),
     }
     study = sum(chain.values(), start=Pipeline([]))
-    return {
+    pipelines = {
         "__default__": study,
         **chain,
         "publish": publish.create_pipeline(runs.alignment, runs.benchmarks),
@@ -44,3 +49,9 @@ def build_pipelines(runs: Runs) -> dict[str, Pipeline]:
         "reward_benchmarks": reward_benchmarks.create_pipeline(),
         "study": study,
     }
+    return pipelines if runs.finetunes else {name: _start_from_base(of) for name, of in pipelines.items()}
+
+
+def _start_from_base(pipeline: Pipeline) -> Pipeline:
+    reads = "sft_model" in pipeline.inputs()
+    return Pipeline(pipeline, inputs={"sft_model": "base_model"}) if reads else pipeline

@@ -29,7 +29,7 @@ def write(path, n, **changes):
 def place(request, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fsspec.filesystem("memory").store.clear()
-    return f"{tmp_path}/data/table.parquet" if request.param == "file" else "memory://bucket/table.parquet"
+    return f"{tmp_path}/data/table.parquet" if request.param == "file" else "memory://bucket/table_file.parquet"
 
 
 def test_a_finished_table_is_moved_there_and_its_path_is_loaded(place, tmp_path):

@@ -59,7 +59,7 @@ def test_a_global_given_by_params_counts_in_every_place_that_takes_it(env):
 def trainings(params):
     """The training block of each kind of model."""
     return {
-        "sft": params["supervised_finetuning"],
+        "sft": params["supervised_finetuning"].training,
         "reward model": params["reward_modeling"].training,
         "reward models of the study": params["reward_model_study"].training,
         "methods": params["alignment"]["rao"].training,
@@ -78,7 +78,7 @@ METHODS_OF_STUDY, STUDY = {"methods", "DPO of the study"}, {"study"}
         ("training.seed=5", SFT | REWARD_MODELS | METHODS_OF_STUDY | STUDY),
         ("training.learning_rate=5", METHODS_OF_STUDY | STUDY),  # the others say their own
         ("sft_training.epochs=5", SFT),
-        ("supervised_finetuning.epochs=5", SFT),
+        ("supervised_finetuning.training.epochs=5", SFT),
         ("reward_model_training.epochs=5", REWARD_MODELS),
         ("reward_modeling.training.epochs=5", {"reward model"}),
         ("alignment_training.epochs=5", METHODS_OF_STUDY),

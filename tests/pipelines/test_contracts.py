@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 from parse import parse
 
 from rao_kedro.errors import ParameterError
+from rao_kedro.framework.choose_runs import choose_runs
 from rao_kedro.framework.config_loader import StudyConfigLoader
 from rao_kedro.framework.selection import combine
 from rao_kedro.framework.session import StudySession
@@ -50,6 +51,19 @@ def everything():
         benchmarks=True,
     )
     return combine(every := build_pipelines(runs), every)
+
+
+def test_without_fine_tuning_the_base_model_is_where_policies_start_and_what_they_are_compared_with():
+    runs = choose_runs(context("test", supervised_finetuning={"start": "none"}).params)
+    built = build_pipelines(runs)
+    study = built["study"]
+    assert not study.datasets() & {"sft_model", "sft_training_log"} and not built["supervised_finetuning"].nodes
+    reads = {node.name for node in study.nodes if "base_model" in node.inputs}
+    assert reads >= {"train_reward_model", "score_reference", "rao.train", "dpo.train", "sft.generate", "rao.score"}
+    every = {node.name for node in build_pipelines(Runs(runs.alignment))["study"].nodes}
+    assert every - {node.name for node in study.nodes} == {"train_sft", "plot_sft_training"}
+    with pytest.raises(ParameterError, match=r"supervised_finetuning\.start is none, so that nothing is fine-tuned"):
+        combine(["supervised_finetuning"], built)
 
 
 def datasets():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from data_tables import frame
 from launching import workers_in
 
 from rao_kedro.config.data_engineering import DataParameters
@@ -54,8 +55,9 @@ def test_what_is_trained_on_evaluated_in_training_and_reported_share_no_prompt(s
     where_from = (data.source, data.sampled, data.preferences, data.evaluation_prompts)
     groups, unreadable = collect_preferences(*where_from, prompts, tiny_checkpoint, workers_in(tmp_path))
     limits = (data.max_prompt_tokens, data.max_response_tokens, data.t0_length, data.pairing, data.seed)
-    tokenized, evaluation, _, _ = tokenize(groups, unreadable, prompts, tiny_checkpoint, *where_from, *limits)
-    TokenizedGroupTable.validate(tokenized).to_parquet(path := tmp_path / "groups.parquet")
+    how = (data.num_proc, workers_in(tmp_path))
+    path, evaluation, _, _ = tokenize(groups, unreadable, prompts, tiny_checkpoint, *where_from, *limits, *how)
+    TokenizedGroupTable.validate(frame(path))
     training = {"learning_rate": 1e-3, "mixed_precision": "no"}
     task = SupervisedFinetuning(
         TrainingSpec(workspace=tmp_path, model_dir=tiny_checkpoint, groups_path=path, training=training)

@@ -23,6 +23,7 @@ ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper"]
 PASSWORD = "hunter2secret"
 BENCHMARKS = "evaluation.benchmarks"
 JUDGED = f"{BENCHMARKS}.names=mt_bench,{BENCHMARKS}.judge.model=j,{BENCHMARKS}.judge.base_url="
+WRONG = "supervised_finetuning.training.seed=x"
 
 
 @pytest.fixture(autouse=True)
@@ -54,12 +55,12 @@ def test_a_bad_plan_is_refused_with_all_that_is_wrong_before_anything_is_written
     said = refusal(
         "--params",
         f"{JUDGED}https://judge.example.com/v1,evaluation.benchmarks.mt_bench.judge_prompts=nowhere.jsonl,"
-        "evaluation.generation.max_model_len=279,supervised_finetuning.max_tokens_per_batch=279,"
+        "evaluation.generation.max_model_len=279,supervised_finetuning.training.max_tokens_per_batch=279,"
         "reward_modeling.reward.name=magic,model.chat_template=no.jinja",
     )
     for part in (
         "parameter model.chat_template: there is no file no.jinja, and no chat template of that name ships: chatml",
-        "train_sft: supervised_finetuning.max_tokens_per_batch is 279, and a prompt of data.max_prompt_tokens (256)",
+        "train_sft: supervised_finetuning.training.max_tokens_per_batch is 279, and a prompt of data.max_prompt_",
         "parameter evaluation.generation.max_model_len (279) is too small",
         "parameter reward_modeling.reward: unknown reward 'magic'",
         "parameter evaluation.benchmarks.mt_bench.judge_prompts: there is no file nowhere.jsonl",
@@ -136,8 +137,8 @@ def test_a_dry_run_prints_the_nodes_in_their_order_and_writes_nothing(project):
     collected = next(line for line in table if line.startswith("collect_preferences"))
     assert collected.split()[1:4] == ["new", "464", "11,136"]  # 56 + 40 + 20 prompts, four responses of 24 tokens
     assert "? rows, tokens, steps: not known before tokenize has run" in table
-    result = CliRunner().invoke(cli, ["run", "--env", "test", "--dry-run", "--params", "supervised_finetuning.seed=x"])
-    assert result.exit_code == 1 and "error: parameter supervised_finetuning.seed: " in result.output
+    result = CliRunner().invoke(cli, ["run", "--env", "test", "--dry-run", "--params", WRONG])
+    assert result.exit_code == 1 and "error: parameter supervised_finetuning.training.seed: " in result.output
 
 
 @pytest.mark.parametrize(("model", "state", "of_dro"), [("llama3_8b", 16, 32), ("eurollm_9b", 18, 37)])

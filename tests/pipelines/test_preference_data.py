@@ -26,7 +26,7 @@ def test_the_same_chain_runs_on_real_ultrafeedback_rows(project):
         },
         "evaluation": {"generation": {"max_model_len": 2048}},
     }
-    params["supervised_finetuning"] = {"max_tokens_per_batch": 2400}
+    params["supervised_finetuning"] = {"training": {"max_tokens_per_batch": 2400}}
     params["reward_modeling"] = {"reward": {"name": "ratings"}, "training": {"max_tokens_per_batch": 2400}}
     params["alignment"] = {m: {"training": {"max_tokens_per_batch": 2400}} for m in ("rao", "dpo")}
     params["reference"] = {"max_tokens_per_batch": 2400}
@@ -77,7 +77,7 @@ def test_where_no_row_is_left_the_quarantine_and_the_report_say_why(project):
     assert saved() == (["empty_response"], {"empty_response": 1, "all": 1})
     mixed = [bad, {**good, "prompt": "Yo?"}, {**good, "prompt": "Yo? " * 300}]
     (project / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mixed))
-    with pytest.raises(DataError, match=r"left for test after tokenising; .*prompt_too_long 2 times, .*mixed\.jsonl:3"):
+    with pytest.raises(DataError, match=r"left for test after tokenising; .*prompt_too_long 2 times, .*long\.jsonl:1"):
         run(project, "data_engineering", params=data("mixed.jsonl", "long.jsonl"))
     assert saved() == (
         ["empty_response", "prompt_too_long", "prompt_too_long"],

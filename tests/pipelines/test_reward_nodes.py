@@ -1,6 +1,7 @@
 """The nodes that train reward models: which part of the data they train on, evaluate on, and report."""
 
 import pandas as pd
+from data_tables import write_preferences
 from launching import workers_in
 
 from rao_kedro.config.data_engineering import DataParameters
@@ -62,7 +63,8 @@ def test_a_reward_model_of_another_family_trains_on_the_parts_that_the_policy_ha
     monkeypatch.setattr(nodes.pd, "read_json", lambda *_, **__: None)
     paths = (tiny_checkpoint, tiny_checkpoint, tmp_path / "tokenized.parquet")
     how = {"start": str(other), "centering": 0.01, "margin": 0.0, "training": TrainingParameters(**TRAINING)}
-    how |= DATA.model_dump(include={"max_prompt_tokens", "max_response_tokens", "pairing", "seed"})
+    how |= DATA.model_dump(include={"max_prompt_tokens", "max_response_tokens", "pairing", "seed", "num_proc"})
+    groups = write_preferences(groups, tmp_path / "preference_groups.parquet")
     nodes.train_reward_model(*paths, groups, **how, workers=workers_in(tmp_path))
     found = pd.read_parquet(specs[0].groups_path)
     assert dict(zip(found["group_id"], found["split"], strict=True)) == {"a": "train", "b": "validation", "c": "test"}

@@ -100,7 +100,7 @@ def test_nothing_of_a_finished_chain_is_stale(project):
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("supervised_finetuning.learning_rate", 2e-5, TUNED),
+        ("supervised_finetuning.training.learning_rate", 2e-5, TUNED),
         ("reward_modeling.centering", 0.0, REWARDED),
         ("reward_modeling.normalisation", "standardise", {"annotate_responses"} | ANNOTATED),
         ("data.pairing", "best_vs_worst", {"tokenize"} | TUNED),
@@ -133,6 +133,12 @@ def test_a_parameter_makes_stale_what_depends_on_it(project, name, value, expect
     if expected and name not in ("methods", "alignment.rao.seeds"):
         first = next(iter(found.values()))
         assert first[0].startswith(f"parameter {name} was ") and first[0].endswith(f", is {value}")
+
+
+def test_leaving_fine_tuning_out_makes_stale_what_was_made_from_the_sft_model(project):
+    found = stale(nested("supervised_finetuning.start", "none"))
+    assert set(found) == TUNED - {"train_sft", "plot_sft_training"}
+    assert "input sft_model is left out" in found["train_reward_model"]
 
 
 def test_another_first_seed_makes_the_method_itself_stale(project):

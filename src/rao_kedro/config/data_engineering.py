@@ -235,7 +235,7 @@ class DataParameters(Parameters):
         sampled: Settings of the sampled responses; used only with that source.
         preferences: The preference data; used only with that source.
         conversations: Conversations of which supervised fine-tuning learns every turn of the assistant; null: it learns
-            the chosen responses of the prompt groups.
+            the chosen responses of the prompt groups. Not read if `supervised_finetuning.start` is none.
         max_conversation_tokens: Longer conversations are cut after the last assistant turn that fits.
         max_prompt_tokens: Longer prompts are quarantined. They are never cut, since that would cut t_0.
         max_response_tokens: Longer responses are dropped. The group is kept if a preference is left.

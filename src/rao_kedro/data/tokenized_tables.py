@@ -39,13 +39,26 @@ class TokenizedParts:
         train: Training groups, with the columns of `COMPARED_GROUPS`.
         held_out: The other groups.
         t0: The tokens with which most prompts begin; groups with another beginning are left out when they are written.
-        counts: The number of groups with this beginning, by split.
+        empty: The splits of which no group with this beginning is left.
     """
 
     train: Path
     held_out: Path
     t0: tuple[int, ...]
-    counts: Counter[str]
+    empty: list[str]
+
+    def require_groups(self, quarantine: QuarantineFile) -> None:
+        """Refuse parts of which a split is empty.
+
+        Args:
+            quarantine: The table of quarantined rows, which is complete.
+
+        Raises:
+            NoGroupsLeftError: Names the splits, and why rows were dropped.
+        """
+        if self.empty:
+            what = f"no prompt group is left for {' and '.join(self.empty)} after tokenising"
+            raise NoGroupsLeftError(what, quarantine.reasons, quarantine.path)
 
     def remove(self) -> None:
         """Remove the files."""
@@ -125,7 +138,6 @@ def tokenize_groups(
 
     Raises:
         DataError: Most prompts do not share t_0.
-        NoGroupsLeftError: A split has no group left.
     """
     comparison = _Comparison(quarantine, tokenizer.limits.t0_length)
     parts = {"held_out": ("validation", "test"), "train": ("train",)}
@@ -145,12 +157,8 @@ def tokenize_groups(
     files = directory / "train.parquet", directory / "held_out.parquet"
     t0 = _shared_t0(counts, files, tokenizer.limits.t0_length)
     left = Counter({split: n for (beginning, split), n in counts.items() if beginning == t0})
-    if empty := [split for split in sorted(there, key=lambda split: split != "train") if not left[split]]:
-        for _ in _sharing(files, t0, quarantine):
-            pass
-        what = f"no prompt group is left for {' and '.join(empty)} after tokenising"
-        raise NoGroupsLeftError(what, quarantine.reasons, quarantine.path)
-    return TokenizedParts(*files, t0, left)
+    empty = [split for split in sorted(there, key=lambda split: split != "train") if not left[split]]
+    return TokenizedParts(*files, t0, empty)
 
 
 def divided_batches(
@@ -209,12 +217,16 @@ def write_tokenized(
 
     Returns:
         The path of a table of `QuarantineTable` beside it.
+
+    Raises:
+        DataError: Most prompts do not share t_0, or a split has no group left (`NoGroupsLeftError`).
     """
     with QuarantineFile(path.with_name(f"{path.stem}_quarantined.parquet")) as quarantine:
         parts = tokenize_groups(preference_groups, path.parent, tokenizer, quarantine, num_proc, splits)
         for _ in write_groups(path, _sharing([parts.train, parts.held_out], parts.t0, quarantine)):
             pass
     parts.remove()
+    parts.require_groups(quarantine)
     return quarantine.path
 
 

@@ -54,7 +54,13 @@ def combine(names: Iterable[str], pipelines: Mapping[str, Pipeline]) -> Pipeline
     for name in names:
         if name not in pipelines:
             raise ParameterError(f"--pipelines {name}: {_nearest(name, (p for p in pipelines if p != '__default__'))}")
-    return sum((pipelines[name] for name in names), start=Pipeline([]))
+    pipeline = sum((pipelines[name] for name in names), start=Pipeline([]))
+    if not pipeline.nodes and "supervised_finetuning" in names:
+        raise ParameterError(
+            "--pipelines supervised_finetuning: supervised_finetuning.start is none, so that nothing is fine-tuned: "
+            "set it to base_model, or leave the pipeline out"
+        )
+    return pipeline
 
 
 def combine_all(pipelines: Mapping[str, Pipeline]) -> Pipeline:

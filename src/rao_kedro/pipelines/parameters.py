@@ -8,7 +8,8 @@ from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_benchmarks import RewardBenchmarksParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
 from rao_kedro.config.studies import LikelihoodStudyParameters, RewardModelStudyParameters
-from rao_kedro.config.training import KLParameters, TrainingParameters
+from rao_kedro.config.supervised_finetuning import SupervisedFinetuningParameters
+from rao_kedro.config.training import KLParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.evals.parameters import EvaluationParameters
 
@@ -40,7 +41,7 @@ class ProjectParameters(Parameters):
     planning: PlanningParameters = PlanningParameters()
     model: ModelParameters
     data: DataParameters
-    supervised_finetuning: TrainingParameters
+    supervised_finetuning: SupervisedFinetuningParameters
     reward_modeling: RewardModelingParameters
     methods: Names
     reference: ReferenceParameters

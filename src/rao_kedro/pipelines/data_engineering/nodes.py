@@ -100,6 +100,7 @@ def tokenize(
                 report.take(batch)
                 reported.take(batch)
         parts.remove()
+    parts.require_groups(quarantine)
     require_every_part(report.counts, source, quarantine.reasons, quarantine.path)
     if source == "preferences":
         evaluation = reported.table()

@@ -19,7 +19,7 @@ def create_pipeline(conversations: bool = False) -> Pipeline:
                 inputs={
                     "base_model": "base_model",
                     "learned": "tokenized_conversations" if conversations else "tokenized_groups@path",
-                    "training": "params:supervised_finetuning",
+                    "training": "params:supervised_finetuning.training",
                     "t0_length": "params:data.t0_length",
                     "workers": "params:workers",
                 },
