@@ -30,7 +30,7 @@ run: setup
 # A thread each: more threads than cores make torch wait for itself. What the suite expects are the results of a CPU, so
 # it sees no GPU; where there is one, the tests of tests/gpu follow, in one process.
 test: setup
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 	@if nvidia-smi --list-gpus >/dev/null 2>&1; then $(BIN)/python -m pytest -m gpu tests/gpu; fi
 
 bench: setup

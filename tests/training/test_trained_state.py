@@ -16,6 +16,7 @@ from rao_kedro.errors import TrainingError
 from rao_kedro.models.adapters import add_lora
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.training import checkpoints
+from rao_kedro.training.best import Best
 from rao_kedro.training.checkpoints import Checkpoints
 from rao_kedro.training.master_weights import named_trained_parameters
 from rao_kedro.training.trained_state import (
@@ -129,13 +130,13 @@ def test_without_room_for_a_copy_training_waits_for_its_checkpoint(make_state, t
         monkeypatch.setattr(checkpoints.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
         if free:  # what is written in the background waits for training
             monkeypatch.setattr(checkpoints, "write_tensors", lambda *of: go_on.wait() and write_tensors(*of))
-        saved.save(1, None)
+        saved.save(1, Best(0.5, 2))
         assert written.exists() == (free == 0)
         take_step(module, state)
         go_on.set()
     assert written.exists()
     other, loaded = make_state(5.0)
-    assert Checkpoints(Accelerator(cpu=True), tmp_path, 1, loaded).resume() == (1, None)
+    assert Checkpoints(Accelerator(cpu=True), tmp_path, 1, loaded).resume() == (1, Best(0.5, 2))
     assert torch.equal(other.weight, torch.ones(2, 3))
 
 

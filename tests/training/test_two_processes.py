@@ -59,6 +59,7 @@ OPTIONS = {
     "bf16_weights": {"mixed_precision": "bf16_weights", "published_dtype": "fp32"},
     "lora": LORA,
     "lora_compiled": LORA | {"compile": True},
+    "early_stop": {"learning_rate": 0.1, "eval_every_steps": 1, "early_stopping_patience": 1, "keep": "best"},
     "pieces": {"max_tokens_per_batch": 12},  # a group has 20
 }
 OBJECTIVES = {
@@ -72,7 +73,8 @@ SCORERS = ["reference", "annotate", "annotate_implicit", "score_policy"]
 TRAINERS = ["sft", "sft_of_conversations", "reward", *OBJECTIVES, "ppo"]
 WITH_BF16_WEIGHTS = ["sft", "reward"]
 WITH_LORA = ["sft", "reward", "rao", "dro", "kto", "ppo"]
-VARIANTS = [*(f"{name}_with_lora" for name in WITH_LORA), "rao_with_pieces", "reward_with_pieces", "dro_with_pieces"]
+VARIANTS = [*(f"{name}_with_lora" for name in WITH_LORA), "sft_with_early_stop"]
+VARIANTS += ["rao_with_pieces", "reward_with_pieces", "dro_with_pieces"]
 
 pytestmark = pytest.mark.slow
 
@@ -332,6 +334,8 @@ def test_two_processes_train_the_same_weights_as_one(together, alone, engine, na
         return
     assert not (directory / name / "refused.txt").exists(), refusal(directory / name)
     assert_same_training(directory / name, alone(name))
+    if name.endswith("early_stop"):
+        assert len(log_of(alone(name))[0]) < TRAINING.epochs * 3  # it did stop
 
 
 def test_fsdp2_leaves_no_unsharded_gradient_after_any_pack(together):

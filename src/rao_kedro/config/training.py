@@ -91,7 +91,10 @@ class TrainingParameters(Parameters):
         checkpoint_every: Optimizer steps (for PPO rollouts) between checkpoints. With 0 there are none: a killed run
             starts over.
         checkpoints_kept: Maximal number of checkpoints on disk; older ones are removed.
-        eval_every_epochs: Epochs between evaluations.
+        eval_every_epochs: Epochs between evaluations; there is always one at the end.
+        eval_every_steps: Optimizer steps (for PPO rollouts) between evaluations, in place of `eval_every_epochs`.
+        early_stopping_patience: Training stops after this many evaluations in a row without a better one. The learning
+            rate falls as if it went on. Null trains to the end.
         keep: Whether the weights of the best evaluation or the last weights are published.
         seed: Seeds the data order, dropout and new heads.
     """
@@ -114,6 +117,8 @@ class TrainingParameters(Parameters):
     checkpoint_every: int = Field(0, ge=0)
     checkpoints_kept: int = Field(2, ge=1)
     eval_every_epochs: int = Field(1, ge=1)
+    eval_every_steps: int | None = Field(None, ge=1)
+    early_stopping_patience: int | None = Field(None, ge=1)
     keep: Literal["best", "last"] = "best"
     seed: int = 0
 

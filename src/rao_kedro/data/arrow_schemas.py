@@ -21,6 +21,28 @@ PREFERENCE_GROUPS = pa.schema(
     }
 )
 
+CONVERSATIONS = pa.schema(
+    {
+        "conversation_id": pa.string(),
+        "split": pa.string(),
+        "messages": MESSAGES,
+        "source": pa.string(),
+        "dropped_user_turn": pa.bool_(),
+        "other_replies": pa.int32(),
+    }
+)
+
+TOKENIZED_CONVERSATIONS = pa.schema(
+    {
+        "conversation_id": pa.string(),
+        "split": pa.string(),
+        "ids": TOKENS,
+        "learned": pa.list_(pa.bool_()),
+        "turns": pa.int32(),
+        "cut_turns": pa.int32(),
+    }
+)
+
 TOKENIZED_GROUPS = pa.schema(
     {
         "group_id": pa.string(),

@@ -29,6 +29,7 @@ from rao_kedro.distributed import sharding
 from rao_kedro.errors import TrainingError
 from rao_kedro.files import write_text
 from rao_kedro.identity import file_hash
+from rao_kedro.training.best import Best
 from rao_kedro.training.trained_state import (
     INDEX,
     TrainedState,
@@ -86,8 +87,8 @@ class Checkpoints:
         finally:
             self._background.shutdown()
 
-    def resume(self) -> tuple[int, float | None]:
-        """Load the newest intact checkpoint, if any; return its step and the best evaluation score so far."""
+    def resume(self) -> tuple[int, Best]:
+        """Load the newest intact checkpoint, if any; return its step and the best evaluation so far."""
         (names,) = broadcast_object_list([[path.name for path in self._newest_first()]])
         for name in names:
             path = self.directory / name
@@ -95,9 +96,9 @@ class Checkpoints:
                 return self._load(path)
             if self.accelerator.is_main_process:
                 logger.warning("skipped checkpoint %s: %s", path, problem)
-        return 0, None
+        return 0, Best()
 
-    def save(self, step: int, best: float | None) -> None:
+    def save(self, step: int, best: Best) -> None:
         """Copy the state to the memory of the CPU, and write it in the background; then remove the oldest checkpoint.
 
         Where the copy would take more than a quarter of the free memory, the state is written while training waits.
@@ -111,7 +112,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        manifest: dict[str, Any] = {"writer": self.writer, "step": step, "best": best}
+        manifest: dict[str, Any] = {"writer": self.writer, "step": step, "best": best.score, "since_best": best.since}
         if self.writer == DEEPSPEED:
             self._write(partial, manifest, lambda: self._write_with_deepspeed(partial))
             return
@@ -195,7 +196,7 @@ class Checkpoints:
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         return {str(path.relative_to(partial)): file_hash(path).hex() for path in files}
 
-    def _load(self, directory: Path) -> tuple[int, float | None]:
+    def _load(self, directory: Path) -> tuple[int, Best]:
         manifest = json.loads((directory / MANIFEST).read_text())
         if self.writer == DEEPSPEED:
             self.accelerator.load_state(str(directory))
@@ -203,7 +204,7 @@ class Checkpoints:
             self.state.load(directory, manifest, self.group)
             if (random := directory / _random_file(self.process)).exists():  # else more processes go on than wrote it
                 set_random_state(random.read_text(), self.accelerator.device)
-        return manifest["step"], manifest["best"]
+        return manifest["step"], Best(manifest["best"], manifest.get("since_best", 0))
 
     def _problem(self, directory: Path) -> str | None:
         """Return what is wrong with a checkpoint; None if it is intact. Each process hashes its share of the files."""

@@ -106,6 +106,8 @@ class _Run:
     def train(self) -> None:
         """Take the remaining steps, and publish the model."""
         task, parameters = self.task, self.parameters
+        if parameters.early_stopping_patience is not None and not task.eval_groups:
+            raise TrainingError("training.early_stopping_patience is set, but there is nothing held out to evaluate on")
         if self.step == 0 and task.eval_groups:
             evaluated = self.passes.evaluate(task.eval_groups, 0.0)
             self.log.write(step=0, epoch=0.0, **{f"eval_{k}": v for k, v in evaluated.items()})
@@ -113,14 +115,13 @@ class _Run:
             steps = epoch_steps(task.train_groups, parameters.batch_size, parameters.seed, epoch)
             steps = [groups for groups in steps for _ in range(task.passes_per_step)]
             for groups in steps[self.step - epoch * self.steps_per_epoch :]:
+                if self._is_out_of_patience():
+                    break
                 self._take_step(groups)
-                if self.step % self.steps_per_epoch:
-                    self._checkpoint_if_due()
-            is_last = self.step == self.n_steps
-            if task.eval_groups and ((epoch + 1) % parameters.eval_every_epochs == 0 or is_last):
-                self._evaluate(epoch + 1)
-            self._checkpoint_if_due()  # after the evaluation: a run resumed from it does not evaluate again
-        if parameters.keep == "last" or self.best is None:
+                if task.eval_groups and self._evaluation_is_due():
+                    self._evaluate()
+                self._checkpoint_if_due()  # after the evaluation: a run resumed from it does not evaluate again
+        if parameters.keep == "last" or self.best.score is None:
             self._publish()
         self.checkpoints.wait()
         self.accelerator.wait_for_everyone()  # the launcher removes the checkpoints once the run is marked as finished
@@ -154,17 +155,34 @@ class _Run:
             metrics=metrics,
         )
 
-    def _evaluate(self, epochs_done: int) -> None:
+    def _evaluation_is_due(self) -> bool:
+        every = self.parameters.eval_every_steps
+        if every is None:
+            steps = self.parameters.eval_every_epochs * self.steps_per_epoch
+        else:
+            steps = every * self.task.passes_per_step
+        return self.step % steps == 0 or self.step == self.n_steps
+
+    def _is_out_of_patience(self) -> bool:
+        patience = self.parameters.early_stopping_patience
+        return patience is not None and self.best.since >= patience
+
+    def _evaluate(self) -> None:
         """Log an evaluation, and publish the model if it is the best so far."""
-        task = self.task
+        task, epoch = self.task, self.step / self.steps_per_epoch
         evaluated = self.passes.evaluate(task.eval_groups, self.step / self.n_steps)
-        self.log.write(step=self.step, epoch=float(epochs_done), **{f"eval_{k}": v for k, v in evaluated.items()})
+        self.log.write(step=self.step, epoch=epoch, **{f"eval_{k}": v for k, v in evaluated.items()})
         if self.accelerator.is_main_process and (remark := task.remark(evaluated)):
             logger.warning("%s", remark)
         score = evaluated[task.selection_metric] * (1 if task.greater_is_better else -1)
-        if self.parameters.keep == "best" and (self.best is None or score > self.best):
-            self.best = score
+        self.best = self.best.after(score)
+        if self.parameters.keep == "best" and self.best.since == 0:
             self._publish()
+        if self._is_out_of_patience() and self.accelerator.is_main_process:
+            logger.info(
+                "training stops after step %d of %d: no better %s in %d evaluations in a row",
+                *(self.step, self.n_steps, task.selection_metric, self.best.since),
+            )
 
     def _checkpoint_if_due(self) -> None:
         passes = self.task.passes_per_step
