@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup run test bench bench-gpu bench-annotation bench-generation bench-judging docs lint package viz jupyter clean
+.PHONY: setup run test bench bench-gpu bench-annotation bench-data bench-generation bench-judging docs lint package viz jupyter clean
 
 setup: $(INSTALLED)
 
@@ -47,6 +47,9 @@ bench-generation: setup
 
 bench-judging: setup
 	$(BIN)/python benchmarks/judging.py
+
+bench-data: setup
+	$(BIN)/python benchmarks/data.py
 
 # The site, into site/: strictly, and without a network.
 docs: setup

@@ -73,6 +73,16 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def link_or_copy(source: Path, target: Path) -> Path:
+    """Replace the file `target` by a hard link to `source`, or by a copy where there are none; return `target`."""
+    with replacing(target) as partial:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+    return target
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace the file `path` by one with this content."""
     with replacing(path) as partial:

@@ -21,7 +21,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     Once parameters are loaded, those of the runs that they choose take their place; see `rao_kedro.framework.context`.
     """
     default = build_pipelines(Runs({method: method for method in DEFAULT_METHODS}))
-    every = build_pipelines(Runs({method: method for method in METHODS}, benchmarks=True))
+    every = build_pipelines(Runs({method: method for method in METHODS}, benchmarks=True, conversations=True))
     return every | {"__default__": default["__default__"]}
 
 
@@ -31,8 +31,10 @@ def build_pipelines(runs: Runs) -> dict[str, Pipeline]:
     Without fine-tuning, the base model takes the place of the SFT model in every pipeline.
     """
     chain = {
-        "data_engineering": data_engineering.create_pipeline(),
-        "supervised_finetuning": supervised_finetuning.create_pipeline() if runs.finetunes else Pipeline([]),
+        "data_engineering": data_engineering.create_pipeline(runs.conversations),
+        "supervised_finetuning": supervised_finetuning.create_pipeline(runs.conversations)
+        if runs.finetunes
+        else Pipeline([]),
         "reward_modeling": reward_modeling.create_pipeline(),
         "alignment": alignment.create_pipeline(runs.alignment),
         "evaluation": evaluation.create_pipeline([*runs.alignment], runs.benchmarks),

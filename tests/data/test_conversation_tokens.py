@@ -5,8 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 from chats import STYLES, chat_of
 
+from rao_kedro.data.arrow_schemas import CONVERSATIONS
 from rao_kedro.data.conversation_tokens import HeldOutPrompts, read_held_out, tokenize_conversations
-from rao_kedro.data.conversations import CONVERSATIONS, QUARANTINE
+from rao_kedro.data.quarantine import QuarantineFile
 from rao_kedro.data.table_files import TableWriter, read_rows
 from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.conversation_tokens import ConversationTokenizer
@@ -29,12 +30,11 @@ def tokenize(tmp_path, chat_format, conversations, max_tokens=1000, held_out=Non
             row = {"conversation_id": f"c{i}", "split": split, "messages": messages, "source": f"row {i}"}
             writer.write(row | {"dropped_user_turn": i == 0, "other_replies": 3 * (i == 0)})
     held_out = held_out or {"train": HeldOutPrompts(), "validation": HeldOutPrompts()}
-    with TableWriter(tmp_path / "dropped.parquet", QUARANTINE) as dropped:
+    with QuarantineFile(tmp_path / "dropped.parquet") as dropped:
         path, output = tmp_path / "conversations.parquet", tmp_path / "tokenized.parquet"
         counts = tokenize_conversations(path, chat_format, max_tokens, held_out, output, dropped)
     rows = [*read_rows(tmp_path / "dropped.parquet")]
-    reasons = {row["reason"]: 1 for row in rows}
-    report = {(row.section, row.metric): row.value for row in counts.report(reasons).itertuples()}
+    report = {(row.section, row.metric): row.value for row in counts.report(dropped.reasons.counts).itertuples()}
     return [*read_rows(output)], rows, report
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from rao_kedro.config.data_engineering import ConversationFiles, ConversationSource
 from rao_kedro.data.conversations import check_conversation, read_conversations
-from rao_kedro.data.quarantine import UnusableRow
+from rao_kedro.data.quarantine import NoGroupsLeftError, UnusableRow
 from rao_kedro.data.table_files import read_rows
 
 
@@ -26,8 +26,7 @@ def read(tmp_path, rows, validation=None, **options):
             path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in of))
             sources[name] = ConversationSource(path=str(path), **options)
     files = ConversationFiles(**{"validation_share": 0} | sources)
-    kept, dropped = tmp_path / "kept.parquet", tmp_path / "dropped.parquet"
-    read_conversations(files, kept, dropped)
+    kept, dropped = read_conversations(files, tmp_path)
     return [*read_rows(kept)], [*read_rows(dropped)]
 
 
@@ -159,12 +158,18 @@ def test_without_a_source_for_it_a_share_validates_and_shares_no_prompt(tmp_path
     path = tmp_path / "all.jsonl"
     path.write_text("\n".join(json.dumps({"messages": chat(f"{i // 2}", f"{i}")}) for i in range(400)))
     files = ConversationFiles(train=ConversationSource(path=str(path)), validation_share=0.25)
-    read_conversations(files, tmp_path / "kept.parquet", tmp_path / "dropped.parquet")
+    kept, _ = read_conversations(files, tmp_path)
     splits = {}
-    for row in read_rows(tmp_path / "kept.parquet"):
+    for row in read_rows(kept):
         splits.setdefault(row["split"], set()).add(row["messages"][0]["content"])
     assert 30 < len(splits["validation"]) < 70
     assert not splits["train"] & splits["validation"]
+
+
+def test_data_without_a_training_conversation_say_why(tmp_path):
+    rows = [{"messages": chat("a")}, {"messages": chat("b")}, {"messages": []}]
+    with pytest.raises(NoGroupsLeftError, match=r"no training conversation is left.*no_assistant_turn 2 times"):
+        read(tmp_path, rows)
 
 
 def test_an_empty_system_message_is_left_out():
@@ -175,8 +180,8 @@ def test_an_empty_system_message_is_left_out():
 
 def read_all(tmp_path, path):
     files = ConversationFiles(train=ConversationSource(path=str(path)), validation_share=0)
-    read_conversations(files, tmp_path / "kept.parquet", tmp_path / "dropped.parquet")
-    return [*read_rows(tmp_path / "kept.parquet")], [*read_rows(tmp_path / "dropped.parquet")]
+    kept, dropped = read_conversations(files, tmp_path)
+    return [*read_rows(kept)], [*read_rows(dropped)]
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ def everything():
         likelihood_study={"dpo": "dpo", "rao_beta_0.1": "rao"},
         reward_model_study={f"{form}_seed_0": (form, "small", 0) for form in ("base", "sft", "dpo_implicit")},
         benchmarks=True,
+        conversations=True,
     )
     return combine(every := build_pipelines(runs), every)
 
@@ -64,6 +65,24 @@ def test_without_fine_tuning_the_base_model_is_where_policies_start_and_what_the
     assert every - {node.name for node in study.nodes} == {"train_sft", "plot_sft_training"}
     with pytest.raises(ParameterError, match=r"supervised_finetuning\.start is none, so that nothing is fine-tuned"):
         combine(["supervised_finetuning"], built)
+
+
+def test_conversations_take_the_place_of_groups_in_fine_tuning_if_they_are_given():
+    source = {"train": {"path": "conversations.jsonl"}}
+    with_them, without, untuned = (
+        choose_runs(context("test", **runtime).params)
+        for runtime in (
+            {"data": {"conversations": source}},
+            {},
+            {"data": {"conversations": source}, "supervised_finetuning": {"start": "none"}},
+        )
+    )
+    made = {"conversations", "tokenized_conversations", "quarantined_conversations", "conversation_report"}
+    (sft,) = (node for node in build_pipelines(with_them)["study"].nodes if node.name == "train_sft")
+    assert "tokenized_conversations" in sft.inputs and "tokenized_groups@path" not in sft.inputs
+    assert made <= build_pipelines(with_them)["data_engineering"].all_outputs()
+    for runs in (without, untuned):
+        assert not made & build_pipelines(runs)["study"].datasets()
 
 
 def datasets():

@@ -36,6 +36,22 @@ def test_the_models_are_base_models_with_the_templates_of_their_chat_derivatives
     assert model.chat_template.model == fact["chat_derivative"] != model.name
 
 
+def test_sft_learns_ultrachat_from_the_base_model_in_two_epochs_and_keeps_the_best_checkpoint(setting):
+    _, params = setting
+    fact, sft, conversations = (
+        FACTS["supervised_finetuning"],
+        params["supervised_finetuning"],
+        params["data"].conversations,
+    )
+    assert sft.start == fact["start"]
+    assert (sft.training.epochs, sft.training.keep) == (fact["epochs"], fact["keep"])
+    assert sft.training.learning_rate == fact["learning_rate"]["value"] and fact["learning_rate"]["known_from"]
+    train, validation = conversations.train, conversations.validation
+    assert {train.hub_id, validation.hub_id} == {fact["data"]} and train.max_rows is validation.max_rows is None
+    assert (train.split, validation.split) == (fact["train"], fact["validation"])
+    assert params["planning"].conversations.train == fact["rows"]
+
+
 def test_the_reward_model_is_trained_from_the_sft_model_on_pairs_of_the_best_and_a_random_response(setting):
     _, params = setting
     fact, found = FACTS["reward_model"], params["reward_modeling"]
@@ -86,7 +102,8 @@ def test_what_the_paper_leaves_open_is_what_is_said_to_be_chosen(setting):
     _, params = setting
     fact, data = FACTS["chosen"], params["data"]
     assert data.max_prompt_tokens == fact["max_prompt_tokens"]
+    assert data.max_conversation_tokens == fact["max_conversation_tokens"]
     trainings = [params["alignment"][name].training for name in params["methods"]]
-    for training in [*trainings, params["reward_modeling"].training]:
+    for training in [*trainings, params["reward_modeling"].training, params["supervised_finetuning"].training]:
         found = (training.batch_size, training.lr_scheduler, training.warmup_ratio)
         assert found == (fact["batch_size"], fact["lr_scheduler"], fact["warmup_ratio"])

@@ -1,7 +1,8 @@
 """The nodes that train reward models: which part of the data they train on, evaluate on, and report."""
 
 import pandas as pd
-from data_tables import write_preferences
+import pytest
+from data_tables import frame, write_preferences
 from launching import workers_in
 
 from rao_kedro.config.data_engineering import DataParameters
@@ -17,21 +18,40 @@ DATA = DataParameters(source="preferences", preferences=SOURCES, **LIMITS)
 
 
 def tokenized():
-    row = {"ratings": [1.0, 0.0], "response_ids": [[5, 5], [5]], "chosen": 0, "rejected": 1}
+    row = {"ratings": [1.0, 0.0], "response_ids": [[5, 5], [5]], "chosen": 0, "rejected": 1, "prompt_ids": [1]}
+    row |= {"messages": [], "responses": ["a", "b"], "requirements": "[]", "finished": [True, True]}
     parts = ["train", "train", "validation", "test"]
     return pd.DataFrame([{"group_id": f"{part}{i}", "split": part, **row} for i, part in enumerate(parts)])
 
 
-def test_the_study_trains_with_the_validation_groups_and_measures_on_the_test_groups():
-    trained = study_nodes.select_training_groups(tokenized(), None, seed=3)
+@pytest.fixture
+def select(tmp_path):
+    """Training groups of a table, by size and seed."""
+
+    def selected(table, size, seed):
+        return frame(study_nodes.select_training_groups(write(table, tmp_path), size, workers_in(tmp_path), seed=seed))
+
+    return selected
+
+
+def write(table, directory):
+    table.to_parquet(directory / "tokenized.parquet")
+    return directory / "tokenized.parquet"
+
+
+def test_the_study_trains_with_the_validation_groups_and_measures_on_the_test_groups(select, tmp_path):
+    trained = select(tokenized(), None, seed=3)
     assert sorted(trained["split"]) == ["train", "train", "validation"]
     assert list(trained["rewards"]) == list(trained["ratings"])
-    assert list(study_nodes.select_test_groups(tokenized())["group_id"]) == ["test3"]
+    tested = study_nodes.select_test_groups(write(tokenized(), tmp_path), workers_in(tmp_path))
+    assert list(frame(tested)["group_id"]) == ["test3"]
 
 
-def test_a_size_draws_as_many_training_groups_another_draw_with_another_seed():
+def test_a_size_draws_as_many_training_groups_another_draw_with_another_seed(select):
     many = pd.concat([tokenized().assign(group_id=lambda t, i=i: t["group_id"] + f"_{i}") for i in range(20)])
-    first, again, other = (study_nodes.select_training_groups(many, 7, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (select(many, 7, seed=seed) for seed in (0, 0, 1))
+    train = many[many["split"] == "train"]
+    assert list(first["group_id"])[:7] == list(train.sample(7, random_state=0)["group_id"])
     assert (first["split"] == "train").sum() == 7 and (first["split"] == "validation").sum() == 20
     assert list(first["group_id"]) == list(again["group_id"]) != list(other["group_id"])
 
@@ -70,7 +90,7 @@ def test_a_reward_model_of_another_family_trains_on_the_parts_that_the_policy_ha
     assert dict(zip(found["group_id"], found["split"], strict=True)) == {"a": "train", "b": "validation", "c": "test"}
 
 
-def test_the_report_of_rewards_warns_once_of_an_outlier_and_of_nothing_else(caplog):
+def test_the_report_of_rewards_warns_once_of_an_outlier_and_of_nothing_else(caplog, tmp_path):
     def report(*far):
         rows = [
             {
@@ -89,9 +109,10 @@ def test_the_report_of_rewards_warns_once_of_an_outlier_and_of_nothing_else(capl
         for i in far:
             rows[i]["rewards"][0] = 1e6
         table = pd.DataFrame(rows)
+        table.assign(raw_rewards=table["rewards"]).to_parquet(tmp_path / "annotated.parquet")
         caplog.clear()
         rao = {"beta": 0.5, "log_z0": "auto"}
-        found, _ = nodes.report_rewards(table.assign(raw_rewards=table["rewards"]), rao, None)
+        found, _ = nodes.report_rewards(tmp_path / "annotated.parquet", rao, None)
         return found.set_index(["split", "metric"])["value"], [record.getMessage() for record in caplog.records]
 
     plain, said = report()

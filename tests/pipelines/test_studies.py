@@ -32,7 +32,7 @@ MACHINE = ("second", "mfu", "memory")  # in the names of columns that depend on 
 def project(tmp_path_factory):
     """A project in which everything that the studies read has been made."""
     with open_project(tmp_path_factory.mktemp("project")) as directory:
-        run(to_outputs=["reference_logprobs@pandas"])
+        run(to_outputs=["reference_logprobs@path"])
         yield directory
 
 

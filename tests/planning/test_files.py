@@ -6,7 +6,7 @@ import pytest
 from kedro.io import DataCatalog
 from plans import data_parameters
 
-from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
+from rao_kedro.config.data_engineering import ConversationFiles, PreferenceFiles, PreferenceSource
 from rao_kedro.data.readers import read_rows
 from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.planning import files
@@ -29,6 +29,13 @@ def test_preference_data_are_there_and_their_first_row_can_be_read(tmp_path):
     assert "there is no such file" in next(files.source_problems("x", PreferenceSource(path="nowhere.jsonl")))
     hub = PreferenceFiles(train={"hub_id": "a/b"}, test={"hub_id": "a/b"})
     assert list(files.preference_problems(hub)) == []
+
+
+def test_conversations_are_there_and_their_first_row_can_be_read(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"messages": []}\n')
+    sources = {"train": {"path": str(tmp_path / "train.jsonl")}, "validation": {"path": str(tmp_path / "none.jsonl")}}
+    (sentence,) = files.conversation_problems(ConversationFiles(**sources))
+    assert sentence.startswith("parameter data.conversations.validation.path: ") and "there is no such file" in sentence
 
 
 def test_there_are_as_many_prompts_as_are_asked_for(tmp_path):

@@ -4,6 +4,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from conversation_rows import conversation_rows, write_conversations
 from kedro.io import DataCatalog, MemoryDataset
 from plans import data_parameters, planned_run, planned_step, training_parameters
 
@@ -37,6 +38,29 @@ def test_a_pack_must_hold_the_longest_prompt_and_response_that_the_parameters_al
     (sentence,) = refused(303)
     assert "max_tokens_per_batch is 303, and a prompt of data.max_prompt_tokens (256)" in sentence
     assert "may have 304 tokens: raise it to 304" in sentence
+
+
+def test_conversations_that_are_learned_must_fit_a_pack(tmp_path):
+    """By what the parameters allow, and once they are tokenised, by the longest one of train and validation."""
+    read = {"learned": lengths.CONVERSATIONS}
+
+    def refused(catalog, room):
+        step = planned_step("train_sft", datasets=read, training=training_parameters(max_tokens_per_batch=room))
+        return [*lengths.pack_problems(Run((step,), catalog), step)]
+
+    data = data_parameters().model_copy(update={"max_conversation_tokens": 900})
+    unknown = DataCatalog({"params:data": MemoryDataset(data)})
+    assert refused(unknown, 900) == []
+    (sentence,) = refused(unknown, 899)
+    assert "max_tokens_per_batch is 899, and a conversation may have data.max_conversation_tokens (900)" in sentence
+    path = write_conversations(tmp_path / "conversations.parquet", 12)
+    known = DataCatalog({lengths.CONVERSATIONS: PathDataset(filepath=str(path))})
+    rows = {row["conversation_id"]: len(row["ids"]) for row in conversation_rows(12)}
+    assert {group.id: group.tokens(1) for group in lengths.read_groups(path)} == rows
+    longest = max(rows.values())
+    assert refused(known, longest) == []
+    (sentence,) = refused(known, longest - 1)
+    assert f"has {longest} tokens" in sentence and "lower data.max_conversation_tokens" in sentence
 
 
 def test_groups_that_are_known_count_and_not_what_might_be(tmp_path):

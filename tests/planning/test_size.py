@@ -5,8 +5,10 @@ import gzip
 import pandas as pd
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
+from plans import data_parameters, planned_run, planned_step
 
-from rao_kedro.config.data_engineering import ModelParameters, PreferenceFiles
+from rao_kedro.config.data_engineering import ConversationFiles, ModelParameters, PreferenceFiles
+from rao_kedro.config.planning import PlanningParameters
 from rao_kedro.config.training import LoRAParameters, TrainingParameters
 from rao_kedro.datasets import CheckpointDataset
 from rao_kedro.planning import machine, size, table
@@ -29,6 +31,18 @@ def test_rows_are_counted_where_that_is_quick(tmp_path):
     assert rows("a.jsonl") == 103 and rows("b.parquet") == 110
     assert rows("b.parquet", skip_rows=4, max_rows=5) == 105 and rows("b.parquet", skip_rows=8, max_rows=5) == 102
     assert rows("c.jsonl.gz") is None and rows("c.jsonl.gz", max_rows=7) == 107
+
+
+def test_rows_of_conversations_are_counted_and_lengths_assumed_until_they_are_tokenised(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": 2}')
+    assert size.rows_of(ConversationFiles(train={"path": str(tmp_path / "a.jsonl")})) == 2
+    sizes = PlanningParameters(conversations={"train": 100, "held_out": 10, "tokens": 1200, "source": "a paper"})
+    data = data_parameters().model_copy(update={"max_conversation_tokens": 1000})
+    step = planned_step("train_sft", datasets={"learned": "tokenized_conversations"}, training=training(batch_size=8))
+    run = planned_run(step, planning=sizes, data=data, model=ModelParameters(source="tiny_random", name="tiny"))
+    found = size.size_of(run, step, None)
+    assert (found.rows, found.tokens, found.steps) == (100, 100 * 1000 * training().epochs, 13 * training().epochs)
+    assert found.assumed >= {"rows", "tokens", "steps"}
 
 
 @pytest.mark.parametrize(

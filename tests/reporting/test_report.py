@@ -164,7 +164,7 @@ def test_the_calibration_shows_chosen_and_rejected_gaps_accuracy_lengths_and_tar
             "split": [splits[0], splits[-1]],
             "rewards": [[1.0, 2.0, 0.0], [3.0, -1.0]],
             "ratings": [[0.0, 1.0, 0.5], [1.0, 0.0]],
-            "response_ids": [[[5], [5, 5], [5]], [[5], [5]]],
+            "response_lengths": [[1, 2, 1], [1, 1]],
             "chosen": [1, 0],
             "rejected": [0, 1],
         }

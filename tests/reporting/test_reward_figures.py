@@ -15,7 +15,7 @@ def table(groups, k, splits, length):
             "split": splits[i % len(splits)],
             "rewards": random.normal(size=k).tolist(),
             "ratings": list(range(k)),
-            "response_ids": [[7] * length(j) for j in range(k)],
+            "response_lengths": [length(j) for j in range(k)],
             "chosen": k - 1,
             "rejected": 0,
         }

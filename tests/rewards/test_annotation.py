@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from data_tables import frame, temporary
 
 from rao_kedro.data.tables import AnnotatedGroupTable, QuarantineTable
 from rao_kedro.errors import DataError
@@ -32,15 +33,23 @@ def groups():
 def scored(first=(2.0, -1.0, 0.5), second=(-3.0, 1.0), failures=None):
     rows = [
         {"group_id": name, "rewards": list(rewards), "truncated": [False] * len(rewards)}
-        for name, rewards in (("b", second), ("a", first))
+        for name, rewards in (("a", first), ("b", second))
     ]
     table = pd.DataFrame(rows).assign(reward_model="hash")
     table["failures"] = [[(failures or {}).get((r["group_id"], i), "") for i in range(len(r["rewards"]))] for r in rows]
     return table
 
 
+def joined(scores, normalisation="none", clip=None, table=None):
+    directory = temporary()
+    paths = directory / "groups.parquet", directory / "scores.parquet"
+    for path, frame_of in zip(paths, (groups() if table is None else table, scores), strict=True):
+        frame_of.to_parquet(path)
+    return tuple(map(frame, join_rewards(*paths, directory, normalisation, "best_vs_worst", seed=0, clip=clip)))
+
+
 def annotated(*args, normalisation="none", clip=None, **kwargs):
-    table, dropped = join_rewards(groups(), scored(*args, **kwargs), normalisation, "best_vs_worst", seed=0, clip=clip)
+    table, dropped = joined(scored(*args, **kwargs), normalisation, clip)
     return AnnotatedGroupTable.validate(table), QuarantineTable.validate(dropped)
 
 
@@ -99,6 +108,8 @@ def test_a_group_without_a_preference_left_is_dropped_and_none_left_is_an_error(
 
 def test_a_group_without_rewards_and_rewards_without_spread_are_refused():
     with pytest.raises(DataError, match="1 groups have no rewards, for example b"):
-        join_rewards(groups(), scored().query("group_id == 'a'"), "none", "best_vs_worst", 0)
+        joined(scored().query("group_id == 'a'"))
+    with pytest.raises(DataError, match="in another order: annotate the responses again"):
+        joined(scored()[::-1])
     with pytest.raises(DataError, match=r"all 5 rewards are 1\.0"):
         annotated((1.0, 1.0, 1.0), (1.0, 1.0))

@@ -13,7 +13,7 @@ def group(name, split, rewards, ratings, lengths):
         "split": split,
         "rewards": rewards,
         "ratings": ratings,
-        "response_ids": [[7] * n for n in lengths],
+        "response_lengths": lengths,
         "chosen": int(np.argmax(ratings)),
         "rejected": int(np.argmin(ratings)),
         "truncated": [False] * len(rewards),

@@ -2,7 +2,7 @@
 
 import random
 
-from rao_kedro.data.conversation_tokens import TOKENIZED_CONVERSATIONS
+from rao_kedro.data.arrow_schemas import TOKENIZED_CONVERSATIONS
 from rao_kedro.data.table_files import TableWriter
 
 

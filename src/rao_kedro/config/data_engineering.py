@@ -234,6 +234,9 @@ class DataParameters(Parameters):
         source: Whether prompt groups hold responses sampled from the base model, or preference data.
         sampled: Settings of the sampled responses; used only with that source.
         preferences: The preference data; used only with that source.
+        conversations: Conversations of which supervised fine-tuning learns every turn of the assistant; null: it learns
+            the chosen responses of the prompt groups. Not read if `supervised_finetuning.start` is none.
+        max_conversation_tokens: Longer conversations are cut after the last assistant turn that fits.
         max_prompt_tokens: Longer prompts are quarantined. They are never cut, since that would cut t_0.
         max_response_tokens: Longer responses are dropped. The group is kept if a preference is left.
         t0_length: Tokens of the prefix t_0 that all prompts share.
@@ -247,6 +250,8 @@ class DataParameters(Parameters):
     source: Literal["sampled", "preferences"]
     sampled: SampledResponses | None = None
     preferences: PreferenceFiles | None = None
+    conversations: ConversationFiles | None = None
+    max_conversation_tokens: int = Field(2048, ge=2)
     max_prompt_tokens: int = Field(ge=1)
     max_response_tokens: int = Field(ge=1)
     t0_length: int = Field(1, ge=1)

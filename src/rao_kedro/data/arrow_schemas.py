@@ -21,6 +21,28 @@ PREFERENCE_GROUPS = pa.schema(
     }
 )
 
+CONVERSATIONS = pa.schema(
+    {
+        "conversation_id": pa.string(),
+        "split": pa.string(),
+        "messages": MESSAGES,
+        "source": pa.string(),
+        "dropped_user_turn": pa.bool_(),
+        "other_replies": pa.int32(),
+    }
+)
+
+TOKENIZED_CONVERSATIONS = pa.schema(
+    {
+        "conversation_id": pa.string(),
+        "split": pa.string(),
+        "ids": TOKENS,
+        "learned": pa.list_(pa.bool_()),
+        "turns": pa.int32(),
+        "cut_turns": pa.int32(),
+    }
+)
+
 TOKENIZED_GROUPS = pa.schema(
     {
         "group_id": pa.string(),
@@ -34,5 +56,38 @@ TOKENIZED_GROUPS = pa.schema(
         "finished": pa.list_(pa.bool_()),
         "chosen": pa.int64(),
         "rejected": pa.int64(),
+    }
+)
+
+REWARDS = pa.schema(  # what the worker writes that scores responses
+    {
+        "group_id": pa.string(),
+        "rewards": pa.list_(pa.float64()),
+        "truncated": pa.list_(pa.bool_()),
+        "failures": pa.list_(pa.string()),
+        "reward_model": pa.string(),
+    }
+)
+
+ANNOTATED_GROUPS = pa.schema(
+    [
+        *TOKENIZED_GROUPS,
+        pa.field("raw_rewards", pa.list_(pa.float64())),
+        pa.field("truncated", pa.list_(pa.bool_())),
+        pa.field("reward_model", pa.string()),
+        pa.field("rewards", pa.list_(pa.float64())),
+        pa.field("reward_transforms", pa.string()),
+        pa.field("reward_mean", pa.float64()),
+        pa.field("reward_std", pa.float64()),
+        pa.field("reward_quantiles", pa.list_(pa.float64())),
+    ]
+)
+
+REFERENCE_LOGPROBS = pa.schema(
+    {
+        "group_id": pa.string(),
+        "prompt_logp": pa.float64(),
+        "response_logps": pa.list_(pa.float64()),
+        "key": pa.string(),
     }
 )

@@ -7,27 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
+from rao_kedro.data.arrow_schemas import TOKENIZED_CONVERSATIONS
 from rao_kedro.data.conversation_report import ConversationCounts
 from rao_kedro.data.digests import DigestSet, digest
 from rao_kedro.data.messages import without_system
-from rao_kedro.data.quarantine import QuarantineReason, UnusableRow, quarantined_row
+from rao_kedro.data.quarantine import QuarantineFile, QuarantineReason, UnusableRow
 from rao_kedro.data.table_files import TableWriter, read_batches, read_rows
 from rao_kedro.errors import ModelError
 from rao_kedro.models.chat_format import ChatFormat
 from rao_kedro.models.conversation_tokens import ChangedTurnError, ConversationTokenizer, ConversationTokens
-
-TOKENIZED_CONVERSATIONS = pa.schema(
-    [
-        ("conversation_id", pa.string()),
-        ("split", pa.string()),
-        ("ids", pa.list_(pa.int32())),
-        ("learned", pa.list_(pa.bool_())),
-        ("turns", pa.int32()),
-        ("cut_turns", pa.int32()),
-    ]
-)
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -81,7 +69,7 @@ def tokenize_conversations(
     max_tokens: int,
     held_out: Mapping[str, HeldOutPrompts],
     tokenized_path: Path,
-    quarantined: TableWriter,
+    quarantine: QuarantineFile,
 ) -> ConversationCounts:
     """Tokenise a table of conversations.
 
@@ -91,7 +79,7 @@ def tokenize_conversations(
         max_tokens: Longer conversations are cut after the last assistant turn that fits.
         held_out: See `read_held_out`.
         tokenized_path: Table of `TokenizedConversationTable` to write.
-        quarantined: Takes the conversations that cannot be used.
+        quarantine: Takes the conversations that cannot be used.
 
     Returns:
         What the report says.
@@ -102,7 +90,7 @@ def tokenize_conversations(
             rows = batch.to_pylist()
             for row, found in zip(rows, _tokenize(rows, tokenizer, max_tokens, held_out), strict=True):
                 if isinstance(found, UnusableRow):
-                    quarantined.write(quarantined_row(row["source"], found.reason, found.detail, row["messages"]))
+                    quarantine.add(row["source"], found.reason, found.detail, row["messages"])
                 else:
                     writer.write(found)
                     counts.add(row, found)

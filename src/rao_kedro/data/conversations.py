@@ -3,14 +3,14 @@
 Every input row becomes a conversation, a part of one, or a quarantined row.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from rao_kedro.config.data_engineering import ConversationFiles, ConversationSource
+from rao_kedro.data.arrow_schemas import CONVERSATIONS
 from rao_kedro.data.columns import rename_columns
 from rao_kedro.data.conversation_formats import (
     CONVERSATION_FORMATS,
@@ -23,83 +23,103 @@ from rao_kedro.data.conversation_trees import MessageTrees
 from rao_kedro.data.digests import DigestSet, digest
 from rao_kedro.data.fields import Row, replace_nan
 from rao_kedro.data.messages import RENDERED, Message, is_visible, without_system
-from rao_kedro.data.quarantine import QuarantineReason, UnusableRow, quarantined_row
+from rao_kedro.data.quarantine import NoGroupsLeftError, QuarantineFile, QuarantineReason, UnusableRow
 from rao_kedro.data.readers import RawRow, read_rows
 from rao_kedro.data.table_files import TableWriter
-
-MESSAGES = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
-CONVERSATIONS = pa.schema(
-    [
-        ("conversation_id", pa.string()),
-        ("split", pa.string()),
-        ("messages", MESSAGES),
-        ("source", pa.string()),
-        ("dropped_user_turn", pa.bool_()),
-        ("other_replies", pa.int32()),
-    ]
-)
-QUARANTINE = pa.schema([(name, pa.string()) for name in ("source", "reason", "detail", "row")])
+from rao_kedro.errors import DataError
 
 
-def read_conversations(files: ConversationFiles, path: Path, quarantine_path: Path) -> None:
-    """Read the rows of all sources and write the conversations, the validation split first, and what cannot be used.
-
-    A training conversation that begins with the prompt of a validation conversation is quarantined.
+def read_conversations(files: ConversationFiles, directory: Path) -> tuple[Path, Path]:
+    """Read the rows of all sources, and write them as two tables, the validation split first.
 
     Args:
-        files: The sources.
-        path: Table of `ConversationTable` to write.
-        quarantine_path: Table of `QuarantineTable` to write.
+        files: The sources. A training conversation that begins with the prompt of a validation conversation is
+            quarantined.
+        directory: Where the tables are written.
+
+    Returns:
+        Paths of tables of `ConversationTable` and `QuarantineTable`.
 
     Raises:
+        NoGroupsLeftError: No training conversation is left; says why rows were dropped.
         DataError: A source cannot be read.
     """
-    builder = ConversationBuilder(files.validation_share if files.validation is None else 0.0)
-    with ExitStack() as stack:
-        kept = stack.enter_context(TableWriter(path, CONVERSATIONS))
-        dropped = stack.enter_context(TableWriter(quarantine_path, QUARANTINE))
+    with (
+        TableWriter(directory / "conversations.parquet", CONVERSATIONS) as kept,
+        QuarantineFile(directory / "unreadable_conversations.parquet") as quarantine,
+    ):
+        builder = ConversationBuilder(kept, quarantine, files.validation_share if files.validation is None else 0.0)
         for split, source in (("validation", files.validation), ("train", files.train)):
-            for row in builder.read(split, source) if source is not None else ():
-                (dropped if "reason" in row else kept).write(row)
+            if source is not None:
+                builder.read(split, source)
+    require_conversations(builder.counts, quarantine)
+    return kept.path, quarantine.path
+
+
+def require_conversations(counts: Mapping[str, int], quarantine: QuarantineFile) -> None:
+    """Refuse data without a training conversation.
+
+    Args:
+        counts: Conversations by split.
+        quarantine: What was quarantined.
+
+    Raises:
+        NoGroupsLeftError: There is none; says why rows were dropped.
+    """
+    if not counts.get("train"):
+        raise NoGroupsLeftError("no training conversation is left", quarantine.reasons, quarantine.path)
 
 
 class ConversationBuilder:
     """Turns rows into conversations. Validation sources come first, so that their prompts are known."""
 
-    def __init__(self, validation_share: float) -> None:
-        """Start with no conversations; a share of the training conversations is moved to the validation split."""
-        self._share = validation_share
+    def __init__(self, conversations: TableWriter, quarantine: QuarantineFile, validation_share: float) -> None:
+        """Start with no conversations.
+
+        Args:
+            conversations: Takes the conversations.
+            quarantine: Takes the rows that cannot be used.
+            validation_share: Share of the training conversations that moves to the validation split.
+        """
+        self.counts: Counter[str] = Counter()
+        self._conversations, self._quarantine, self._share = conversations, quarantine, validation_share
         self._seen, self._held_out = DigestSet(), DigestSet()
 
-    def read(self, split: str, source: ConversationSource) -> Iterator[dict[str, Any]]:
-        """Yield rows of `ConversationTable`, and quarantined rows of `QuarantineTable`."""
+    def read(self, split: str, source: ConversationSource) -> None:
+        """Add the rows of a source."""
         trees = MessageTrees()
         for row in read_rows(source):
-            try:
+            with self._quarantining(row):
                 content = _content(row, source)
                 refuse_other_content(content)
                 name = sniff_conversation(content) if source.format == "auto" else source.format
                 if name == TREE_MESSAGES:
                     trees.take(row, content)
-                    continue
-                found: RawConversation | UnusableRow = CONVERSATION_FORMATS[name](content)
-            except UnusableRow as problem:
-                found = problem
-            except MemoryError:
-                raise
-            except Exception as error:  # no row ends a run
-                found = UnusableRow(QuarantineReason.UNREADABLE, f"{type(error).__name__}: {error}")
-            yield self._row(split, row, found)
+                else:
+                    self._add(split, row, CONVERSATION_FORMATS[name](content))
         for row, found in trees.conversations():
-            yield self._row(split, row, found)
+            with self._quarantining(row):
+                if isinstance(found, UnusableRow):
+                    raise found
+                self._add(split, row, found)
 
-    def _row(self, split: str, row: RawRow, found: RawConversation | UnusableRow) -> dict[str, Any]:
+    @contextmanager
+    def _quarantining(self, row: RawRow) -> Iterator[None]:
+        """Quarantine a row if anything about it fails, so that no row ends a run."""
         try:
-            if isinstance(found, UnusableRow):
-                raise found
-            return self._conversation(split, row, found)
+            yield
         except UnusableRow as problem:
-            return quarantined_row(row.source, problem.reason, problem.detail, row.content)
+            self._quarantine.add(row.source, problem.reason, problem.detail, row.content)
+        except (MemoryError, OSError, DataError):  # of the tables that are written, not of the row
+            raise
+        except Exception as error:
+            detail = f"{type(error).__name__}: {error}"
+            self._quarantine.add(row.source, QuarantineReason.UNREADABLE, detail, row.content)
+
+    def _add(self, split: str, row: RawRow, raw: RawConversation) -> None:
+        found = self._conversation(split, row, raw)
+        self._conversations.write(found)
+        self.counts[found["split"]] += 1
 
     def _conversation(self, split: str, row: RawRow, raw: RawConversation) -> dict[str, Any]:
         messages = check_conversation(raw.messages)

@@ -78,6 +78,43 @@ class QuarantineTable(Table):
     row: Series[str]
 
 
+class ConversationTable(Table):
+    """One row per conversation: its messages, which end with the assistant's.
+
+    `dropped_user_turn` says whether the source goes on with a turn of the user, and `other_replies` how many messages
+    of a tree are not part of the conversation.
+    """
+
+    conversation_id: Series[str] = pa.Field(unique=True)
+    split: Series[str] = pa.Field(isin=["train", "validation"])
+    messages: Series[object]
+    source: Series[str]
+    dropped_user_turn: Series[bool]
+    other_replies: Series[int] = pa.Field(ge=0, coerce=True)
+
+
+class TokenizedConversationTable(Table):
+    """One row per conversation as token ids; `learned` says of each token whether the assistant writes it.
+
+    `turns` are the assistant's, and `cut_turns` those that were cut off, since the conversation was too long.
+    """
+
+    conversation_id: Series[str] = pa.Field(unique=True)
+    split: Series[str] = pa.Field(isin=["train", "validation"])
+    ids: Series[object]
+    learned: Series[object]
+    turns: Series[int] = pa.Field(ge=1, coerce=True)
+    cut_turns: Series[int] = pa.Field(ge=0, coerce=True)
+
+    @pa.dataframe_check(error="every token is learned or not, the first one is not, and the last one is")
+    def _consistent(cls, table: pd.DataFrame) -> pd.Series:
+        consistent = [
+            len(ids) == len(learned) and not learned[0] and bool(learned[-1])
+            for ids, learned in zip(table["ids"], table["learned"], strict=True)
+        ]
+        return pd.Series(consistent, index=table.index, dtype=bool)
+
+
 class TokenizedGroupTable(Table):
     """One row per prompt group, as text and as token ids; `chosen` and `rejected` are positions in `response_ids`.
 

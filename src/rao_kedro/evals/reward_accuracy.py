@@ -30,7 +30,7 @@ def group_outcomes(groups: pd.DataFrame, rewards: pd.DataFrame) -> pd.DataFrame:
     """Return columns `group_id, loss, accuracy`, a row per group.
 
     Args:
-        groups: Table of `TokenizedGroupTable`.
+        groups: Columns `group_id, ratings`.
         rewards: Columns `group_id, rewards`; rewards are in the order of the group's responses.
     """
     joined = groups.merge(rewards[["group_id", "rewards"]], on="group_id", validate="one_to_one")
@@ -42,9 +42,9 @@ def group_outcomes(groups: pd.DataFrame, rewards: pd.DataFrame) -> pd.DataFrame:
 
 
 def length_outcomes(groups: pd.DataFrame) -> pd.DataFrame:
-    """Return the outcomes of preferring the response with more tokens; the loss is NaN."""
-    lengths = groups["response_ids"].map(lambda response_ids: [len(ids) for ids in response_ids])
-    return group_outcomes(groups, groups[["group_id"]].assign(rewards=lengths)).assign(loss=math.nan)
+    """Return the outcomes of preferring the response with more tokens, of `response_lengths`; the loss is NaN."""
+    rewards = groups[["group_id"]].assign(rewards=groups["response_lengths"])
+    return group_outcomes(groups, rewards).assign(loss=math.nan)
 
 
 def accuracy_table(outcomes: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -68,6 +68,7 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
         reward_model_study=_named_of_study(REWARD_MODEL_STUDY, known.reward_model_study, named)
         or known.reward_model_study,
         benchmarks=parameters["evaluation"].benchmarks.chosen,
+        conversations=_learns_conversations(parameters),
         finetunes=_finetunes(parameters),
         named=tuple(named),
     )
@@ -80,12 +81,17 @@ def all_runs(parameters: Mapping[str, Any]) -> Runs:
         likelihood_study={run: block.objective for run, block in parameters[LIKELIHOOD_STUDY].runs.items()},
         reward_model_study=parameters[REWARD_MODEL_STUDY].runs(),
         benchmarks=True,
+        conversations=_learns_conversations(parameters),
         finetunes=_finetunes(parameters),
     )
 
 
 def _finetunes(parameters: Mapping[str, Any]) -> bool:
     return bool(parameters["supervised_finetuning"].start != "none")
+
+
+def _learns_conversations(parameters: Mapping[str, Any]) -> bool:
+    return _finetunes(parameters) and parameters["data"].conversations is not None
 
 
 def _named(selection: Selection, known: Runs) -> list[str]:

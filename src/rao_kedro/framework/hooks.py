@@ -116,6 +116,8 @@ def refuse_bad_plan(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
 _EXPLANATIONS = {
     "collect_preferences": ("quarantined_rows", "data_report"),
     "tokenize": ("quarantined_rows", "data_report"),
+    "collect_conversations": ("quarantined_conversations", "conversation_report"),
+    "tokenize_conversations": ("quarantined_conversations", "conversation_report"),
     "measure_reward": ("reward_benchmark_quarantine", None),
 }
 

@@ -28,6 +28,19 @@ def assumed_groups(run: Run) -> list[Group] | None:
     ]
 
 
+def assumed_conversations(run: Run) -> list[Group] | None:
+    """Return conversations of the mean length that `planning.conversations` names; None where it names none.
+
+    None is longer than `data.max_conversation_tokens`, at which long ones are cut.
+    """
+    sizes = run.planning().conversations
+    if sizes is None:
+        return None
+    tokens = min(sizes.tokens, run.parameter("data").max_conversation_tokens)
+    splits = {"train": sizes.train, "validation": sizes.held_out}
+    return [group for split, n in splits.items() for group in [Group(f"mean {split}", split, 0, (tokens,))] * n]
+
+
 def training_seconds(
     run: Run,
     training: TrainingParameters,

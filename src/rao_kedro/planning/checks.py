@@ -75,6 +75,8 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
             yield from models.base_model_problems(given["model"])
         case "collect_preferences":
             yield from _of_collection(run, step)
+        case "collect_conversations":
+            yield from files.conversation_problems(given["conversations"])
         case "tokenize":
             yield from lengths.t0_problems(given["max_prompt_tokens"], given["t0_length"])
         case "train_reward_model" if given["start"] not in ("sft_model", "base_model"):

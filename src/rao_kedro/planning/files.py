@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kedro.io import DatasetError
 
-from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource, SampledResponses
+from rao_kedro.config.data_engineering import ConversationFiles, PreferenceFiles, RowSource, SampledResponses
 from rao_kedro.data.readers import read_rows
 from rao_kedro.errors import DataError
 from rao_kedro.evals.downstream.parameters import FILE_FORMATS, HarnessDataset
@@ -24,7 +24,14 @@ def preference_problems(preferences: PreferenceFiles) -> Iterator[str]:
             yield from source_problems(f"data.preferences.{part}", source)
 
 
-def source_problems(parameter: str, source: PreferenceSource) -> Iterator[str]:
+def conversation_problems(conversations: ConversationFiles) -> Iterator[str]:
+    """Yield why conversations could not be read."""
+    for part, source in (("train", conversations.train), ("validation", conversations.validation)):
+        if source is not None and source.path is not None:
+            yield from source_problems(f"data.conversations.{part}", source)
+
+
+def source_problems(parameter: str, source: RowSource) -> Iterator[str]:
     """Yield why the first row of a local source could not be read."""
     path = Path(str(source.path)).expanduser()
     if path.is_file() and path.stat().st_size > LARGE:

@@ -101,11 +101,21 @@ def responses_read(method: MethodParameters) -> int | None:
     return 2 if reads == "pairs" and method.pairs == "one" else method.responses_per_prompt
 
 
+CONVERSATIONS = "tokenized_conversations"
+
+
+def learns_conversations(step: Step) -> bool:
+    """Return whether a step reads conversations in place of groups."""
+    return CONVERSATIONS in step.datasets.values()
+
+
 def table_of(run: Run, step: Step) -> Path | None:
-    """Return the table of tokenised groups that a step will read, if it exists already."""
+    """Return the table of tokenised groups or conversations that a step will read, if it exists already."""
+    if learns_conversations(step):
+        return run.path(CONVERSATIONS)
     if step.given.get("start", "sft_model") not in ("sft_model", "base_model"):
         return None  # another model has another tokenizer
-    names = ("reward_annotated@path", "reward_annotated@pandas", "tokenized_groups@path", "tokenized_groups@pandas")
+    names = ("reward_annotated@path", "tokenized_groups@path")
     drawn = step.datasets.get("training_groups")  # of the tokenised groups, by a study
     read = [drawn] if drawn else [name for name in names if name in step.datasets.values()]
     if not read:
@@ -117,9 +127,16 @@ def table_of(run: Run, step: Step) -> Path | None:
 def _read_groups(path: Path, modified: int) -> list[Group]:
     from rao_kedro.data.tokenize import response_order
 
-    found = []
+    file, found = pq.ParquetFile(path), list[Group]()
+    if "conversation_id" in file.schema_arrow.names:
+        columns = ["conversation_id", "split", "ids"]
+        for batch in file.iter_batches(batch_size=1024, columns=columns):
+            lengths_of = pc.list_value_length(batch["ids"]).to_pylist()
+            columns_of = (batch["conversation_id"].to_pylist(), batch["split"].to_pylist(), lengths_of)
+            found += [Group(name, split, 0, (n,)) for name, split, n in zip(*columns_of, strict=True)]
+        return found
     columns = ["group_id", "split", "prompt_ids", "response_ids", "chosen", "rejected"]
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=columns):
+    for batch in file.iter_batches(batch_size=1024, columns=columns):
         prompts = pc.list_value_length(batch["prompt_ids"]).to_pylist()
         responses = pc.list_value_length(batch["response_ids"]).to_pylist()
         lengths = iter(pc.list_value_length(pc.list_flatten(batch["response_ids"])).to_pylist())
@@ -132,7 +149,7 @@ def _read_groups(path: Path, modified: int) -> list[Group]:
 
 
 def read_groups(path: Path) -> list[Group]:
-    """Return the lengths of a table's groups."""
+    """Return the lengths of a table's groups, or of its conversations, each as a single response."""
     return _read_groups(path, path.stat().st_mtime_ns)
 
 
@@ -143,6 +160,8 @@ def pack_problems(run: Run, step: Step) -> Iterator[str]:
     for of_step in found:
         if path is not None:
             yield from _too_long(step, of_step, read_groups(path))
+        elif learns_conversations(step):
+            yield from _too_small_for_conversations(step, of_step, run.parameter("data").max_conversation_tokens)
         elif step.function != "score_responses":  # its groups are generated: their number of responses is a parameter
             yield from _too_small(step, of_step, run.parameter("data"))
 
@@ -151,10 +170,24 @@ def _too_long(step: Step, of_step: Pass, groups: Sequence[Group]) -> Iterator[st
     read = [group for group in groups if group.split in of_step.splits]
     longest = max(read, key=lambda group: group.longest_row(of_step.responses), default=None)
     if longest is not None and (tokens := longest.longest_row(of_step.responses)) > of_step.room:
+        if learns_conversations(step):
+            yield (
+                f"{step.name}: conversation {longest.id} has {tokens} tokens, and {of_step.parameter} is "
+                f"{of_step.room}: raise it to {tokens}, or lower data.max_conversation_tokens"
+            )
+            return
         yield (
             f"{step.name}: the prompt of group {longest.id} and one of its responses have {tokens} tokens, and "
             f"{of_step.parameter} is {of_step.room}: raise it to {tokens}, or lower data.max_prompt_tokens or "
             "data.max_response_tokens"
+        )
+
+
+def _too_small_for_conversations(step: Step, of_step: Pass, most: int) -> Iterator[str]:
+    if most > of_step.room:
+        yield (
+            f"{step.name}: {of_step.parameter} is {of_step.room}, and a conversation may have "
+            f"data.max_conversation_tokens ({most}): raise the one to {most}, or lower the other"
         )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource, SampledResponses
+from rao_kedro.config.data_engineering import ConversationFiles, PreferenceFiles, RowSource, SampledResponses
 from rao_kedro.config.training import ADAM_BYTES, BF16_BYTES, WEIGHT_BYTES, TrainingParameters
 from rao_kedro.datasets.freshness import RECORDS
 from rao_kedro.planning import assumed, lengths, machine, models
@@ -89,6 +89,11 @@ def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
                     return Size(rows=sizes.train + sizes.held_out, assumed=frozenset({"rows"}))
                 return Size(rows=rows)
             return _of_sampling(given["sampled"])
+        case "collect_conversations":
+            rows, of = rows_of(given["conversations"]), run.planning().conversations
+            if rows is None and of is not None:
+                return Size(rows=of.train + of.held_out, assumed=frozenset({"rows"}))
+            return Size(rows=rows)
         case "train_sft":
             return _of_training(run, step, given["training"], 1, launch)
         case "train_reward_model" | "measure_trained":
@@ -153,6 +158,9 @@ def _groups(run: Run, step: Step) -> Groups | None:
     path = lengths.table_of(run, step) if drawn is None else run.path(drawn)
     if path is not None:
         return Groups(lengths.read_groups(path), assumed=False)
+    if lengths.learns_conversations(step):
+        conversations = assumed.assumed_conversations(run)
+        return None if conversations is None else Groups(conversations, assumed=True)
     of_another_model = step.given.get("start", "sft_model") not in ("sft_model", "base_model")
     found = None if drawn is not None or of_another_model else assumed.assumed_groups(run)
     return None if found is None else Groups(found, assumed=True)
@@ -243,13 +251,13 @@ def _trainings(step: Step) -> Iterator[tuple[TrainingParameters, int | None]]:
         yield step.given["dpo"].training, None
 
 
-def rows_of(preferences: PreferenceFiles) -> int | None:
-    """Return the rows of preference data that will be read; None where they cannot be counted quickly."""
-    counts = [_rows_of_source(source) for _, source in preferences if source is not None]
+def rows_of(files: PreferenceFiles | ConversationFiles) -> int | None:
+    """Return the rows of data that will be read; None where they cannot be counted quickly."""
+    counts = [_rows_of_source(source) for _, source in files if isinstance(source, RowSource)]
     return None if None in counts else sum(count for count in counts if count is not None)
 
 
-def _rows_of_source(source: PreferenceSource) -> int | None:
+def _rows_of_source(source: RowSource) -> int | None:
     path = Path(str(source.path)).expanduser() if source.path is not None else None
     there = _rows_of_file(path) if path is not None and path.is_file() else None
     if there is None:

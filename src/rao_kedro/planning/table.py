@@ -17,6 +17,8 @@ _TRAINS = ("rows", "tokens", "steps", "memory", "disk", "time")
 _HAS = {
     "prepare_base_model": ("disk", "time"),
     "collect_preferences": ("rows", "tokens", "time"),
+    "collect_conversations": ("rows", "time"),
+    "tokenize_turns": ("time",),
     "train_sft": _TRAINS,
     "train_reward_model": _TRAINS,
     "align": _TRAINS,

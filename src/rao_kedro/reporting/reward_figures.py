@@ -23,7 +23,7 @@ def reward_calibration(reward_annotated: pd.DataFrame, by_gap: pd.DataFrame, gri
     """Return five panels on the rewards of all groups.
 
     Args:
-        reward_annotated: Table of `AnnotatedGroupTable`.
+        reward_annotated: Table of `rewards.annotation.read_rewards`.
         by_gap: Table of `rewards.reliability.accuracy_by_gap`.
         grid: Table of `rewards.reliability.target_grid`; the solution of `log_z0: auto` is written beside it.
     """
@@ -68,7 +68,7 @@ def _draw_accuracy(figure: go.Figure, by_gap: pd.DataFrame) -> None:
 
 def _draw_lengths(figure: go.Figure, reward_annotated: pd.DataFrame) -> None:
     rewards = np.concatenate(list(reward_annotated["rewards"]))
-    lengths = np.array([len(ids) for group in reward_annotated["response_ids"] for ids in group])
+    lengths = np.concatenate(list(reward_annotated["response_lengths"]))
     shown = np.random.default_rng(0).permutation(len(rewards))[:MAX_POINTS]
     marker = {"color": "#7f7f7f", "size": 5, "opacity": 0.4}
     trace = go.Scatter(x=lengths[shown], y=rewards[shown], mode="markers", marker=marker, showlegend=False)

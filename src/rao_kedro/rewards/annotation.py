@@ -1,36 +1,45 @@
-"""Joins rewards to prompt groups, and quarantines responses without a reward. Pandas only: knows no model."""
+"""Joins rewards to prompt groups batch by batch, and quarantines responses without a reward. Knows no model."""
 
 import json
 import random
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, zip_longest
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from rao_kedro.data.quarantine import QuarantineReason, quarantined_row, quarantined_table
+from rao_kedro.data.arrow_schemas import ANNOTATED_GROUPS, REWARDS, TOKENIZED_GROUPS
+from rao_kedro.data.narrow_tables import read_narrow
+from rao_kedro.data.quarantine import QuarantineFile, QuarantineReason, quarantined_row
+from rao_kedro.data.table_files import TableWriter, read_batches, read_rows
 from rao_kedro.data.tokenize import Pairing, choose_pair
 from rao_kedro.errors import DataError
 from rao_kedro.rewards.outliers import robust_moments
 
 Normalisation = Literal["none", "standardise"]
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-PER_RESPONSE = ("responses", "response_ids", "ratings", "finished", "raw_rewards", "truncated")
+PER_RESPONSE = ("responses", "response_ids", "ratings", "finished", "rewards", "truncated")
 
 
 def join_rewards(
-    tokenized_groups: pd.DataFrame,
-    scores: pd.DataFrame,
+    tokenized_groups: Path,
+    scores: Path,
+    directory: Path,
     normalisation: Normalisation,
     pairing: Pairing,
     seed: int,
     clip: float | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Add rewards to groups, clipped and normalised as the arguments say.
+) -> tuple[Path, Path]:
+    """Add rewards to groups, clipped and normalised as the arguments say. Only the rewards are in memory.
 
     Args:
         tokenized_groups: Table of `TokenizedGroupTable`.
-        scores: Columns `group_id`, `rewards`, `truncated`, `failures`, `reward_model`.
+        scores: Table with the columns of `arrow_schemas.REWARDS`, its groups in the order of `tokenized_groups`.
+        directory: Where the tables are written.
         normalisation: "standardise" gives rewards mean 0 and standard deviation 1 over the training split.
         pairing: How a pair is chosen in a group that lost responses; see `choose_pair`.
         seed: Seed of the random pairing.
@@ -38,30 +47,80 @@ def join_rewards(
             to it before they are standardised. None does not clip.
 
     Returns:
-        Tables of `AnnotatedGroupTable` and `QuarantineTable`.
+        Paths of tables of `AnnotatedGroupTable` and `QuarantineTable`.
 
     Raises:
         DataError: A group has no row of scores, no training group is left, or all rewards are equal.
     """
-    scores = scores.rename(columns={"rewards": "raw_rewards"})
-    joined = tokenized_groups.merge(scores, on="group_id", how="left", validate="one_to_one")
-    unscored = joined.loc[joined["raw_rewards"].isna(), "group_id"]
-    if len(unscored):
-        raise DataError(
-            f"{len(unscored)} groups have no rewards, for example {unscored.iloc[0]}: annotate the responses again"
-        )
-    rows, dropped = [], []
-    for record in joined.to_dict("records"):
-        row = {str(name): value for name, value in record.items()}
-        dropped += _failures(row)
-        if (kept := _of_scored_responses(row, pairing, seed)) is not None:
-            rows.append(kept)
-    if not any(row["split"] == "train" for row in rows):
-        example = f"for example: {dropped[0]['detail']}" if dropped else ""
-        why = f"{len(dropped)} responses got no reward, {example}" if dropped else "the table of groups has none"
-        raise DataError(f"no training group is left: {why}")
-    table = pd.DataFrame(rows).drop(columns="failures")
-    return _with_statistics(table, normalisation, clip), quarantined_table(dropped)
+    _require_scores(tokenized_groups, scores)
+    statistics = _Statistics(_kept_rewards(tokenized_groups, scores), normalisation, clip)
+    paths = directory / "reward_annotated.parquet", directory / "unscored_responses.parquet"
+    with TableWriter(paths[0], ANNOTATED_GROUPS) as annotated, QuarantineFile(paths[1]) as unscored:
+        at = 0
+        for groups, of_groups in _joined(tokenized_groups, scores, TOKENIZED_GROUPS.names):
+            if any(failure for row in of_groups for failure in row["failures"]):
+                rows = [row | score for row, score in zip(groups.to_pylist(), of_groups, strict=True)]
+                for row in rows:
+                    unscored.write_rows(_failures(row))
+                of_groups = [kept for row in rows if (kept := _of_scored_responses(row, pairing, seed)) is not None]
+                kept_rows = [{name: row[name] for name in TOKENIZED_GROUPS.names} for row in of_groups]
+                groups = pa.RecordBatch.from_pylist(kept_rows, schema=TOKENIZED_GROUPS)
+            annotated.write_batch(statistics.add_to(groups, of_groups, at))
+            at += sum(len(row["rewards"]) for row in of_groups)
+    return paths
+
+
+def _require_scores(tokenized_groups: Path, scores: Path) -> None:
+    groups, scored = (
+        (name for batch in read_batches(path, ["group_id"]) for name in batch.column(0).to_pylist())
+        for path in (tokenized_groups, scores)
+    )
+    if all(name == other for name, other in zip_longest(groups, scored)):
+        return
+    known = {row["group_id"] for row in read_rows(scores, ["group_id"])}
+    unscored = [row["group_id"] for row in read_rows(tokenized_groups, ["group_id"]) if row["group_id"] not in known]
+    what = (
+        f"{len(unscored)} groups have no rewards, for example {unscored[0]}"
+        if unscored
+        else "the rewards are those of other groups, or in another order"
+    )
+    raise DataError(f"{what}: annotate the responses again")
+
+
+def _joined(
+    groups: Path, scores: Path, columns: Sequence[str]
+) -> Iterator[tuple[pa.RecordBatch, list[dict[str, Any]]]]:
+    """Yield batches of groups with the rows of their scores."""
+    rows = read_rows(scores, REWARDS.names)
+    for batch in read_batches(groups, columns):
+        yield batch, list(islice(rows, batch.num_rows))
+
+
+def _kept_rewards(groups: Path, scores: Path) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
+    """Return the rewards of all responses that are kept, and whether each is of a training group.
+
+    Raises:
+        DataError: No training group is kept, or all rewards are equal.
+    """
+    rewards, training = array("d"), bytearray()
+    n_failures, example = 0, ""
+    for batch, of_groups in _joined(groups, scores, ["split", "ratings"]):
+        for row, score in zip(batch.to_pylist(), of_groups, strict=True):
+            failures = [failure for failure in score["failures"] if failure]
+            n_failures += len(failures)
+            example = example or next(iter(failures), "")
+            kept = [i for i, failure in enumerate(score["failures"]) if not failure]
+            if failures and len({row["ratings"][i] for i in kept}) < 2:
+                continue
+            rewards.extend(score["rewards"][i] for i in kept)
+            training += bytes([row["split"] == "train"] * len(kept))
+    if not any(training):
+        why = f"{n_failures} responses got no reward, for example: {example}"
+        raise DataError(f"no training group is left: {why if n_failures else 'the table of groups has none'}")
+    raw = np.frombuffer(rewards, dtype=float)
+    if len(raw) > 1 and np.ptp(raw) == 0.0:
+        raise DataError(f"all {len(raw)} rewards are {raw[0]}: the reward does not distinguish responses")
+    return raw, np.frombuffer(training, dtype=bool)
 
 
 def _failures(row: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -85,31 +144,55 @@ def _of_scored_responses(row: dict[str, Any], pairing: Pairing, seed: int) -> di
     return row | {"chosen": chosen, "rejected": rejected}
 
 
-def _with_statistics(table: pd.DataFrame, normalisation: Normalisation, clip: float | None) -> pd.DataFrame:
-    """Add the final rewards, the transforms that made them, and their mean, standard deviation and quantiles."""
-    raw = np.concatenate(list(table["raw_rewards"]))
-    if len(raw) > 1 and np.ptp(raw) == 0.0:
-        raise DataError(f"all {len(raw)} rewards are {raw[0]}: the reward does not distinguish responses")
-    training = np.concatenate(list(table.loc[table["split"] == "train", "raw_rewards"]))
-    rewards = [np.asarray(values, dtype=float) for values in table["raw_rewards"]]
-    transforms: list[dict[str, Any]] = []
-    if clip is not None:
-        median, spread = robust_moments(training)
-        low, high = median - clip * spread, median + clip * spread
-        rewards, training = [np.clip(values, low, high) for values in rewards], np.clip(training, low, high)
-        transforms.append({"name": "clip", "low": low, "high": high})
-    if normalisation == "standardise":
-        mean, std = float(training.mean()), float(training.std())
-        rewards = [(values - mean) / std for values in rewards]
-        transforms.append({"name": "standardise", "mean": mean, "std": std})
-    flat = np.concatenate(rewards)
-    return table.assign(
-        rewards=[values.tolist() for values in rewards],
-        reward_transforms=json.dumps(transforms),
-        reward_mean=float(flat.mean()),
-        reward_std=float(flat.std()),
-        reward_quantiles=[np.quantile(flat, QUANTILES).tolist()] * len(table),
-    )
+class _Statistics:
+    """The final rewards of all responses, the transforms that made them, and their mean, deviation and quantiles."""
+
+    def __init__(
+        self,
+        kept: "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]",
+        normalisation: Normalisation,
+        clip: float | None,
+    ) -> None:
+        rewards, is_training = kept
+        training = rewards[is_training]
+        transforms: list[dict[str, Any]] = []
+        if clip is not None:
+            median, spread = robust_moments(training)
+            low, high = median - clip * spread, median + clip * spread
+            rewards, training = np.clip(rewards, low, high), np.clip(training, low, high)
+            transforms.append({"name": "clip", "low": low, "high": high})
+        if normalisation == "standardise":
+            mean, std = float(training.mean()), float(training.std())
+            rewards = (rewards - mean) / std
+            transforms.append({"name": "standardise", "mean": mean, "std": std})
+        self.rewards = rewards
+        self.of_table = {
+            "reward_transforms": json.dumps(transforms),
+            "reward_mean": float(rewards.mean()),
+            "reward_std": float(rewards.std()),
+            "reward_quantiles": np.quantile(rewards, QUANTILES).tolist(),
+        }
+
+    def add_to(self, groups: pa.RecordBatch, scores: Sequence[Mapping[str, Any]], at: int) -> pa.Table:
+        """Return groups with their rewards; `at` is the place of their first reward in the table."""
+        ends = np.cumsum([0, *(len(row["rewards"]) for row in scores)])
+        final = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(self.rewards[at : at + ends[-1]]))
+        columns = {name: groups.column(name) for name in TOKENIZED_GROUPS.names}
+        columns |= {"raw_rewards": [row["rewards"] for row in scores], "rewards": final}
+        columns |= {name: [row[name] for row in scores] for name in ("truncated", "reward_model")}
+        columns |= {name: [value] * len(scores) for name, value in self.of_table.items()}
+        return pa.table([columns[name] for name in ANNOTATED_GROUPS.names], schema=ANNOTATED_GROUPS)
+
+
+def read_rewards(reward_annotated: Path) -> pd.DataFrame:
+    """Read what reports on rewards need of a table of `AnnotatedGroupTable`: all but its texts and tokens.
+
+    Returns:
+        A row per group: its id, split, pair, rewards, ratings, which responses were cut short, and the number of tokens
+        of each response, `response_lengths`.
+    """
+    columns = "group_id split chosen rejected ratings raw_rewards rewards truncated response_lengths reward_transforms"
+    return read_narrow(reward_annotated, columns.split())
 
 
 def clip_bounds(reward_annotated: pd.DataFrame) -> tuple[float, float] | None:

@@ -35,7 +35,7 @@ def calibration_report(
       where every D_i is 0. `suggested_log_z0`: what `log_z0: auto` solves to, in nats.
 
     Args:
-        reward_annotated: Table of `AnnotatedGroupTable`.
+        reward_annotated: Table of `rewards.annotation.read_rewards`.
         rao: Parameters of the RAO run that will train with these rewards; it solves `log_z0: auto` in the same way.
         seed: Seed of the resampling for the intervals.
         responses: The run's `responses_per_prompt`: the maximum number of responses per group.
@@ -61,7 +61,7 @@ def training_rewards(reward_annotated: pd.DataFrame, responses: int | None = Non
     """Return the rewards of the training groups in the column order of training, `[groups][responses]`.
 
     Args:
-        reward_annotated: Table of `AnnotatedGroupTable`.
+        reward_annotated: Table of `rewards.annotation.read_rewards`.
         responses: Maximum number of responses per group; None for all.
     """
     train = reward_annotated[reward_annotated["split"] == "train"]
@@ -98,7 +98,7 @@ def _by_group(table: pd.DataFrame, threshold: float, seed: int) -> list[tuple[An
     """Return the metrics that are means over groups, with their intervals."""
     from rao_kedro.statistics import mean_interval
 
-    columns = (table[name] for name in ("rewards", "ratings", "response_ids", "chosen", "rejected", "truncated"))
+    columns = (table[name] for name in ("rewards", "ratings", "response_lengths", "chosen", "rejected", "truncated"))
     per_group = [_of_group(threshold, *group) for group in zip(*columns, strict=True)]
     rows = []
     for name, values in pd.DataFrame(per_group).items():
@@ -110,12 +110,11 @@ def _of_group(
     threshold: float,
     rewards: Sequence[float],
     ratings: Sequence[float],
-    response_ids: Sequence[Sequence[int]],
+    lengths: Sequence[int],
     chosen: int,
     rejected: int,
     truncated: Sequence[bool],
 ) -> dict[str, float]:
-    lengths = [len(ids) for ids in response_ids]
     better, worse = np.nonzero(np.subtract.outer(np.asarray(ratings), np.asarray(ratings)) > 0)
     gaps, longer = (np.asarray(values)[better] - np.asarray(values)[worse] for values in (rewards, lengths))
     return {
@@ -135,6 +134,8 @@ def _correlation(values: Sequence[float], lengths: Sequence[int]) -> float:
 
     if len(set(values)) < 2 or len(set(lengths)) < 2:
         return np.nan
+    if len(lengths) == 2:
+        return 1.0 if (values[0] < values[1]) == (lengths[0] < lengths[1]) else -1.0
     return float(spearmanr(values, lengths).statistic)
 
 
@@ -145,7 +146,7 @@ def accuracy_by_gap(reward_annotated: pd.DataFrame, bins: int = 5, seed: int = 0
     bin is a mean over the groups with pairs in it: pairs of one group share responses and are not independent.
 
     Args:
-        reward_annotated: Table of `AnnotatedGroupTable`.
+        reward_annotated: Table of `rewards.annotation.read_rewards`.
         bins: Number of bins; the pairs of a split are cut by the absolute gap into bins of equal size.
         seed: Seed of the resampling for the intervals.
 
@@ -181,7 +182,7 @@ def target_grid(
     """Return the targets that RAO would have with other values of beta and log_z0.
 
     Args:
-        reward_annotated: Table of `AnnotatedGroupTable`; only its training split is read.
+        reward_annotated: Table of `rewards.annotation.read_rewards`; only its training split is read.
         betas: Values of beta, in reward units per nat.
         log_z0s: Values of log_z0, in nats; for each beta the solution of `log_z0: auto` is added.
         rao: The other parameters of the RAO run; `log_z0: auto` uses its `margin` and `reduction`.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rao_kedro.config.specs import AnnotationSpec
+from rao_kedro.data.arrow_schemas import REWARDS
 from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.data.token_tables import PromptGroups
 from rao_kedro.distributed import process_state
@@ -28,7 +29,7 @@ def main(spec_path: str) -> None:
     groups = PromptGroups(spec.groups_path)
     if process_state().is_main_process:
         reward.forecast(groups)
-    write_in_shards(spec, combined_hash(identity, file_hash(spec.groups_path)), groups, score)
+    write_in_shards(spec, combined_hash(identity, file_hash(spec.groups_path)), REWARDS, groups, score)
 
 
 if __name__ == "__main__":

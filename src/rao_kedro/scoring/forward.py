@@ -14,8 +14,9 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from rao_kedro.config.specs import AnnotationSpec, ScoringSpec
+from rao_kedro.data.table_files import TableWriter
 from rao_kedro.distributed import process_state
-from rao_kedro.errors import ModelError
+from rao_kedro.errors import DataError, ModelError
 from rao_kedro.files import write_parquet
 from rao_kedro.identity import combined_hash
 from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups, refuse_long_groups
@@ -54,6 +55,7 @@ class Logps(NamedTuple):
 def write_in_shards(
     spec: ScoringSpec | AnnotationSpec,
     key: str,
+    schema: pa.Schema,
     groups: Sequence[Group],
     score: Callable[[Sequence[Group]], list[dict]],
 ) -> None:
@@ -62,6 +64,7 @@ def write_in_shards(
     Args:
         spec: The output, and how many groups make a shard.
         key: Hash of everything that the scores depend on.
+        schema: Of the rows.
         groups: What is scored, in the order of the rows.
         score: Returns the rows of some groups, the same on every process.
     """
@@ -69,14 +72,13 @@ def write_in_shards(
     starts = range(0, len(groups), size)
     keys = [combined_hash(key, str(start), str(size)) for start in starts]
     shards = Shards(spec.workspace / "shards", TABLE)
-    tables: dict[int, pa.Table] = {}
+    sizes: dict[int, int] = {}
     if main:
         shards.discard_others(keys)
         found = zip(starts, map(shards.read, keys), strict=True)
-        # By way of rows, or the names inside their types differ from those of new shards.
-        tables = {start: pa.Table.from_pylist(table.to_pylist()) for start, table in found if table is not None}
-    (kept,) = broadcast_object_list([[*tables]])  # other machines may not see the main process's files
-    what, done = f"scoring {spec.output_path.stem}", sum(map(len, tables.values()))
+        sizes = {start: len(table) for start, table in found if table is not None}
+    (kept,) = broadcast_object_list([[*sizes]])  # other machines may not see the main process's files
+    what, done = f"scoring {spec.output_path.stem}", sum(sizes.values())
     if main and groups:
         report_progress(what, done, len(groups), "groups")
     for start, shard_key in zip(starts, keys, strict=True):
@@ -84,14 +86,16 @@ def write_in_shards(
             continue
         rows = score(groups[start : start + size])
         if main:
-            tables[start] = pa.Table.from_pylist(rows)
-            shards.write(shard_key, tables[start])
+            shards.write(shard_key, pa.Table.from_pylist(rows, schema=schema))
             done += len(rows)
             report_progress(what, done, len(groups), "groups")
     if main:
-        parts = [pa.Table.from_pylist([]), *(tables[start] for start in starts)]
-        whole = pa.concat_tables(parts, promote_options="permissive")  # where a shard has no value, it has no type
-        write_parquet(spec.output_path, whole)
+        with TableWriter(spec.output_path, schema) as writer:
+            for shard_key in keys:
+                table = shards.read(shard_key)
+                if table is None:
+                    raise DataError(f"a shard in {shards.directory} was removed or changed meanwhile: run again")
+                writer.write_batch(table)
         shards.remove()
     process_state().wait_for_everyone()
 

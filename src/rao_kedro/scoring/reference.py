@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rao_kedro.config.specs import ScoringSpec
+from rao_kedro.data.arrow_schemas import REFERENCE_LOGPROBS
 from rao_kedro.data.token_tables import read_groups_in_table_order
 from rao_kedro.models.bf16_weights import weights_dtype
 from rao_kedro.models.loading import load_causal_lm
@@ -30,7 +31,7 @@ def main(spec_path: str) -> None:
         logps = score_logps(model, groups, spec)
         return [{"group_id": n, "prompt_logp": p, "response_logps": r, "key": key} for n, (p, r) in logps.items()]
 
-    write_in_shards(spec, key, read_groups_in_table_order(spec.groups_path), score)
+    write_in_shards(spec, key, REFERENCE_LOGPROBS, read_groups_in_table_order(spec.groups_path), score)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The key does not depend on the rewards: another reward model reuses the table. I
 from importlib.metadata import version
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,8 +26,8 @@ def cached_reference_logprobs(
     t0_length: int,
     workers: Workers,
     cache: Path,
-) -> pd.DataFrame:
-    """Return the reference log-probs of a model on tokenised groups, as a `ReferenceLogProbTable`.
+) -> Path:
+    """Return the path of the reference log-probs of a model on tokenised groups, a `ReferenceLogProbTable`.
 
     They are computed by a worker unless the cache holds them, unchanged since they were written.
 
@@ -39,6 +38,9 @@ def cached_reference_logprobs(
         t0_length: Tokens of the prefix t_0.
         workers: How the worker that computes them is started.
         cache: Directory of the cached tables.
+
+    Returns:
+        The file of the cache, which must stay there.
     """
     key = scoring_key(model_dir, groups_path, parameters.mixed_precision, t0_length)
     path, marker = cache / f"{key}.parquet", cache / f"{key}.finished.json"
@@ -54,7 +56,7 @@ def cached_reference_logprobs(
         )
         launch(spec, workers)
         mark_finished(marker, key, [path])
-    return pd.read_parquet(path)
+    return path
 
 
 def scoring_key(model_dir: Path, groups_path: Path, precision: str, t0_length: int) -> str:

@@ -9,6 +9,7 @@ from rao_kedro.config.specs import AlignmentSpec, PPOSpec
 from rao_kedro.config.training import KLParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.errors import ParameterError
+from rao_kedro.files import link_or_copy
 from rao_kedro.scoring.reference_cache import cached_reference_logprobs
 from rao_kedro.workers import launch
 
@@ -19,10 +20,11 @@ def score_reference(
     parameters: ReferenceParameters,
     t0_length: int,
     workers: WorkerParameters,
-) -> pd.DataFrame:
-    """Return the log-probs of all responses and prompts under the SFT model; they are computed once per content."""
+) -> Path:
+    """Return the table of log-probs of all responses and prompts under the SFT model, computed once per content."""
     cache = workers.workspace("reference")
-    return cached_reference_logprobs(sft_model, reward_annotated, parameters, t0_length, workers, cache)
+    cached = cached_reference_logprobs(sft_model, reward_annotated, parameters, t0_length, workers, cache)
+    return link_or_copy(cached, cache / "reference_logprobs.parquet")
 
 
 def align(

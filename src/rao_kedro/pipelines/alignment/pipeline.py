@@ -26,7 +26,7 @@ def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:
             "t0_length": "params:data.t0_length",
             "workers": "params:workers",
         },
-        outputs="reference_logprobs@pandas",
+        outputs="reference_logprobs@path",
         name="score_reference",
     )
     return sum(map(_run, objectives, objectives.values()), start=Pipeline([reference], tags="alignment"))

@@ -19,7 +19,7 @@ from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.objectives import make_objective
 from rao_kedro.reporting.reward_figures import reward_calibration
-from rao_kedro.rewards.annotation import Normalisation, join_rewards
+from rao_kedro.rewards.annotation import Normalisation, join_rewards, read_rewards
 from rao_kedro.rewards.outliers import outlier_remark
 from rao_kedro.rewards.reliability import (
     GRID_BETAS,
@@ -81,8 +81,7 @@ def train_reward_model(
 def annotate_responses(
     sft_model: Path,
     reward_model: Path,
-    tokenized_groups_path: Path,
-    tokenized_groups: pd.DataFrame,
+    tokenized_groups: Path,
     reward: RewardParameters,
     mixed_precision: str,
     normalisation: Normalisation,
@@ -90,25 +89,25 @@ def annotate_responses(
     pairing: Pairing,
     seed: int,
     workers: WorkerParameters,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[Path, Path]:
     """Score every response of every group.
 
     Returns:
-        Tables of `AnnotatedGroupTable`, and of `QuarantineTable`: responses that could not be scored.
+        Paths of tables of `AnnotatedGroupTable`, and of `QuarantineTable`: responses that could not be scored.
     """
     workspace = workers.workspace("annotation")
     spec = AnnotationSpec(
         workspace=workspace,
-        groups_path=tokenized_groups_path,
+        groups_path=tokenized_groups,
         reward=reward.with_defaults(reward_model, sft_model, mixed_precision, workspace),
         output_path=workspace / "rewards.parquet",
     )
     launch(spec, workers)
-    return join_rewards(tokenized_groups, pd.read_parquet(spec.output_path), normalisation, pairing, seed, clip)
+    return join_rewards(tokenized_groups, spec.output_path, workspace, normalisation, pairing, seed, clip)
 
 
 def report_rewards(
-    reward_annotated: pd.DataFrame, rao: Mapping[str, Any], responses_per_prompt: int | None
+    reward_annotated: Path, rao: Mapping[str, Any], responses_per_prompt: int | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the report on the rewards, for the beta and log_z0 that RAO will be trained with.
 
@@ -118,15 +117,17 @@ def report_rewards(
         The report, and RAO's targets for other values of beta and log_z0.
     """
     objective = make_objective("rao", **rao)
-    train = training_rewards(reward_annotated, responses_per_prompt)
-    groups = dict(zip(reward_annotated.loc[reward_annotated["split"] == "train", "group_id"], train, strict=True))
+    rewards = read_rewards(reward_annotated)
+    train = training_rewards(rewards, responses_per_prompt)
+    groups = dict(zip(rewards.loc[rewards["split"] == "train", "group_id"], train, strict=True))
     if remark := outlier_remark(groups, objective):
         logger.warning("%s", remark)
     betas = sorted({*GRID_BETAS, objective.beta})
-    grid = target_grid(reward_annotated, betas, rao=rao, responses=responses_per_prompt)
-    return calibration_report(reward_annotated, rao, responses=responses_per_prompt), grid
+    grid = target_grid(rewards, betas, rao=rao, responses=responses_per_prompt)
+    return calibration_report(rewards, rao, responses=responses_per_prompt), grid
 
 
-def plot_calibration(reward_annotated: pd.DataFrame, grid: pd.DataFrame) -> go.Figure:
+def plot_calibration(reward_annotated: Path, grid: pd.DataFrame) -> go.Figure:
     """Return the calibration of the rewards as a figure."""
-    return reward_calibration(reward_annotated, accuracy_by_gap(reward_annotated), grid)
+    rewards = read_rewards(reward_annotated)
+    return reward_calibration(rewards, accuracy_by_gap(rewards), grid)

@@ -41,8 +41,7 @@ def create_pipeline() -> Pipeline:
                 inputs={
                     "sft_model": "sft_model",
                     "reward_model": "reward_model",
-                    "tokenized_groups_path": "tokenized_groups@path",
-                    "tokenized_groups": "tokenized_groups@pandas",
+                    "tokenized_groups": "tokenized_groups@path",
                     "reward": "params:reward_modeling.reward",
                     "mixed_precision": "params:reward_modeling.training.mixed_precision",
                     "normalisation": "params:reward_modeling.normalisation",
@@ -51,13 +50,13 @@ def create_pipeline() -> Pipeline:
                     "seed": "params:data.seed",
                     "workers": "params:workers",
                 },
-                outputs=["reward_annotated@pandas", "unscored_responses"],
+                outputs=["reward_annotated@path", "unscored_responses"],
                 name="annotate_responses",
             ),
             Node(
                 report_rewards,
                 inputs=[
-                    "reward_annotated@pandas",
+                    "reward_annotated@path",
                     "params:alignment.rao.parameters",
                     "params:alignment.rao.responses_per_prompt",
                 ],
@@ -72,7 +71,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 plot_calibration,
-                inputs=["reward_annotated@pandas", "reward_target_grid"],
+                inputs=["reward_annotated@path", "reward_target_grid"],
                 outputs="reward_calibration",
                 name="plot_rewards",
             ),

@@ -12,12 +12,20 @@ from rao_kedro.workers import launch
 
 def train_sft(
     base_model: Path,
-    tokenized_groups: Path,
+    learned: Path,
     training: TrainingParameters,
     t0_length: int,
     workers: WorkerParameters,
 ) -> tuple[Path, pd.DataFrame]:
-    """Fine-tune the base model on the chosen responses.
+    """Fine-tune the base model.
+
+    Args:
+        base_model: The checkpoint to start from.
+        learned: Table of `TokenizedConversationTable`, of which every turn of the assistant is learned, or of
+            `TokenizedGroupTable`, of which the chosen responses are.
+        training: The training loop.
+        t0_length: Tokens of the prefix t_0.
+        workers: How the worker is started.
 
     Returns:
         The finished checkpoint's directory and the training log.
@@ -25,7 +33,7 @@ def train_sft(
     spec = TrainingSpec(
         workspace=workers.workspace("sft"),
         model_dir=base_model,
-        groups_path=tokenized_groups,
+        groups_path=learned,
         t0_length=t0_length,
         training=training,
     )

@@ -6,15 +6,19 @@ from rao_kedro.pipelines.supervised_finetuning.nodes import train_sft
 from rao_kedro.reporting.figures import training_dynamics_of_one
 
 
-def create_pipeline() -> Pipeline:
-    """Return the pipeline from `base_model` to `sft_model`."""
+def create_pipeline(conversations: bool = False) -> Pipeline:
+    """Return the pipeline from `base_model` to `sft_model`.
+
+    Args:
+        conversations: Whether conversations are learned, and not the chosen responses of groups.
+    """
     return Pipeline(
         [
             Node(
                 train_sft,
                 inputs={
                     "base_model": "base_model",
-                    "tokenized_groups": "tokenized_groups@path",
+                    "learned": "tokenized_conversations" if conversations else "tokenized_groups@path",
                     "training": "params:supervised_finetuning.training",
                     "t0_length": "params:data.t0_length",
                     "workers": "params:workers",

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.training import KLParameters
 from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.data.table_files import count_values
 from rao_kedro.evals.likelihoods import likelihood_summary
 from rao_kedro.pipelines.alignment.nodes import align
 from rao_kedro.pipelines.runs import LIKELIHOOD_STUDY
@@ -48,9 +49,9 @@ def train_run(
     shutil.rmtree(workers.workspace(workspace))
 
 
-def summarise_runs(logs: pd.DataFrame, reward_annotated: pd.DataFrame) -> pd.DataFrame:
+def summarise_runs(logs: pd.DataFrame, reward_annotated: Path) -> pd.DataFrame:
     """Return a row for each run: the last likelihoods of chosen and rejected validation responses."""
-    return likelihood_summary(logs, n=int((reward_annotated["split"] == "validation").sum()))
+    return likelihood_summary(logs, n=count_values(reward_annotated, ["split"])[("validation",)])
 
 
 def plot_runs(logs: pd.DataFrame, panels: Mapping[str, Sequence[str]]) -> go.Figure:

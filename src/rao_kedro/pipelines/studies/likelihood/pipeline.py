@@ -26,7 +26,7 @@ def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:
         ),
         Node(
             summarise_runs,
-            inputs=["likelihood_study_logs", "reward_annotated@pandas"],
+            inputs=["likelihood_study_logs", "reward_annotated@path"],
             outputs="likelihood_study",
             name="summarise_runs",
             namespace=LIKELIHOOD_STUDY,

@@ -11,33 +11,49 @@ from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AlignmentSpec, AnnotationSpec, RewardTrainingSpec
 from rao_kedro.config.training import KLParameters, TrainingParameters
 from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.data.arrow_schemas import TOKENIZED_GROUPS
+from rao_kedro.data.mapped_tables import map_table
+from rao_kedro.data.narrow_tables import read_narrow
+from rao_kedro.data.table_files import BATCH, TableWriter, count_values, read_batches
 from rao_kedro.evals.reward_accuracy import LENGTH_ONLY, accuracy_table, group_outcomes, length_outcomes
-from rao_kedro.files import write_parquet
 from rao_kedro.pipelines.runs import REWARD_MODEL_STUDY
 from rao_kedro.scoring.reference_cache import cached_reference_logprobs
 from rao_kedro.workers import launch
 
 
-def select_training_groups(tokenized_groups: pd.DataFrame, size: int | None, *, seed: int) -> pd.DataFrame:
+def select_training_groups(tokenized_groups: Path, size: int | None, workers: WorkerParameters, *, seed: int) -> Path:
     """Return the groups that runs of one size and seed train with: training groups, and all validation groups.
 
     Args:
         tokenized_groups: Table of `TokenizedGroupTable`.
         size: How many training groups are drawn; None takes all.
+        workers: Where unfinished tables are written.
         seed: Of the drawing.
 
     Returns:
-        The groups, with their ratings as `rewards`.
+        Path of the table of the groups, with their ratings as `rewards`.
     """
-    train, validation = (tokenized_groups[tokenized_groups["split"] == part] for part in ("train", "validation"))
+    table = map_table(tokenized_groups)
+    splits = pd.Series(table["split"].to_pylist())
+    train, validation = (splits.index.to_series()[splits == part] for part in ("train", "validation"))
     drawn = train.sample(min(size or len(train), len(train)), random_state=seed)
-    groups = pd.concat([drawn, validation], ignore_index=True)
-    return groups.assign(rewards=groups["ratings"])
+    rows = [*drawn, *validation]
+    path = workers.workspace(REWARD_MODEL_STUDY) / f"groups_{size}_{seed}.parquet"
+    schema = TOKENIZED_GROUPS.append(TOKENIZED_GROUPS.field("ratings").with_name("rewards"))
+    with TableWriter(path, schema) as writer:
+        for start in range(0, len(rows), BATCH):
+            groups = table.take(rows[start : start + BATCH])
+            writer.write_batch(groups.append_column("rewards", groups["ratings"]))
+    return path
 
 
-def select_test_groups(tokenized_groups: pd.DataFrame) -> pd.DataFrame:
-    """Return the groups on which all reward models are measured. Training never sees them."""
-    return tokenized_groups[tokenized_groups["split"] == "test"].reset_index(drop=True)
+def select_test_groups(tokenized_groups: Path, workers: WorkerParameters) -> Path:
+    """Return the table of the groups on which all reward models are measured. Training never sees them."""
+    path = workers.workspace(REWARD_MODEL_STUDY) / "test_groups.parquet"
+    with TableWriter(path, TOKENIZED_GROUPS) as writer:
+        for batch in read_batches(tokenized_groups, TOKENIZED_GROUPS.names, where=("split", ["test"])):
+            writer.write_batch(batch)
+    return path
 
 
 def measure_trained(
@@ -113,8 +129,7 @@ def measure_implicit(
     forward = {name: getattr(training, name) for name in ("mixed_precision", "max_tokens_per_batch")}
     with workers.reserve(f"{REWARD_MODEL_STUDY}/{run}") as workspace:
         scored = start, training_groups, ReferenceParameters(**forward), t0_length, workers
-        reference = workspace / "reference.parquet"
-        write_parquet(reference, cached_reference_logprobs(*scored, workspace / "cache"))
+        reference = cached_reference_logprobs(*scored, workspace / "cache")
         spec = AlignmentSpec(
             workspace=workspace / "training",
             model_dir=start,
@@ -148,12 +163,13 @@ def _measure(
     output = workspace / "rewards.parquet"
     spec = AnnotationSpec(workspace=workspace / "scoring", groups_path=test_groups, reward=reward, output_path=output)
     launch(spec, workers)
-    train_groups = int((pd.read_parquet(training_groups, columns=["split"])["split"] == "train").sum())
-    return group_outcomes(pd.read_parquet(test_groups), pd.read_parquet(output)).assign(train_groups=train_groups)
+    train_groups = count_values(training_groups, ["split"])[("train",)]
+    measured = read_narrow(test_groups, ["group_id", "ratings"])
+    return group_outcomes(measured, read_narrow(output, ["group_id", "rewards"])).assign(train_groups=train_groups)
 
 
 def collect_outcomes(
-    runs: Mapping[str, tuple[str, str, int]], test_groups: pd.DataFrame, **outcomes: pd.DataFrame
+    runs: Mapping[str, tuple[str, str, int]], test_groups: Path, **outcomes: pd.DataFrame
 ) -> pd.DataFrame:
     """Return the outcomes of all runs one below the other, after those of preferring the longer response.
 
@@ -165,7 +181,8 @@ def collect_outcomes(
     Returns:
         Loss and accuracy of each test group, with columns `form, size, train_groups, seed`.
     """
-    tables = [length_outcomes(test_groups).assign(form=LENGTH_ONLY, size="", train_groups=0, seed=0)]
+    measured = read_narrow(test_groups, ["group_id", "ratings", "response_lengths"])
+    tables = [length_outcomes(measured).assign(form=LENGTH_ONLY, size="", train_groups=0, seed=0)]
     for run, table in outcomes.items():
         form, size, seed = runs[run]
         tables.append(table.assign(form=form, size=size, seed=seed)[tables[0].columns])

@@ -29,8 +29,8 @@ def create_pipeline(runs: Mapping[str, tuple[str, str, int]]) -> Pipeline:
     shared = [
         Node(
             select_test_groups,
-            inputs="tokenized_groups@pandas",
-            outputs=f"{TEST_GROUPS}@pandas",
+            inputs=["tokenized_groups@path", "params:workers"],
+            outputs=f"{TEST_GROUPS}@path",
             name="select_test_groups",
             namespace=REWARD_MODEL_STUDY,
         ),
@@ -38,7 +38,7 @@ def create_pipeline(runs: Mapping[str, tuple[str, str, int]]) -> Pipeline:
         Node(
             bind(collect_outcomes, runs=dict(runs)),
             inputs={
-                "test_groups": f"{TEST_GROUPS}@pandas",
+                "test_groups": f"{TEST_GROUPS}@path",
                 **{run: f"{study_namespace(REWARD_MODEL_STUDY, run)}.outcomes" for run in runs},
             },
             outputs="reward_model_outcomes",
@@ -74,8 +74,12 @@ def _selection(size: str, seed: int) -> Node:
     groups = _groups(size, seed)
     return Node(
         bind(select_training_groups, seed=seed),
-        inputs={"tokenized_groups": "tokenized_groups@pandas", "size": _parameter(f"sizes.{size}")},
-        outputs=f"{groups}@pandas",
+        inputs={
+            "tokenized_groups": "tokenized_groups@path",
+            "size": _parameter(f"sizes.{size}"),
+            "workers": "params:workers",
+        },
+        outputs=f"{groups}@path",
         name=f"select_{groups.removeprefix(f'{REWARD_MODEL_STUDY}.')}",
         namespace=REWARD_MODEL_STUDY,
     )
