@@ -119,7 +119,7 @@ def test_gemmas_base_model_gets_its_chat_format_and_reads_a_text(tmp_path, caplo
     assert tokenizer.decode(prompt) == "<bos><start_of_turn>user\nHello<end_of_turn>\n<start_of_turn>model\n"
     assert tokenizer.decode(response_token_ids(chat, turns, "Hi")) == "Hi<end_of_turn>"
     assert "<start_of_turn>, <end_of_turn> looks like a token that was never trained" in caplog.text
-    text = "The history of the city begins in the Middle Ages, when a small settlement was founded on the banks of a river."
+    text = "The history of the city begins in the Middle Ages, when a small settlement was founded on a river bank."
     losses = []
     for with_bos in (True, False):
         ids = torch.tensor([tokenizer(text, add_special_tokens=with_bos)["input_ids"]])

@@ -166,7 +166,7 @@ def _dequantised_model(gguf_path: Path, dtype: "torch.dtype") -> "PreTrainedMode
 
 
 def _embedded_tokenizer(gguf_path: Path) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer inside a GGUF, with the pre-tokeniser that the file names, and BOS where the file asks for it."""
+    """Load the tokenizer inside a GGUF, with the pre-tokeniser that the file names, and BOS if it says so."""
     from tokenizers import pre_tokenizers
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer
