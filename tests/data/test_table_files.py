@@ -4,7 +4,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rao_kedro.data.table_files import TableWriter, count_rows, read_batches, read_rows, rewrite
+from rao_kedro.data.table_files import (
+    TableWriter,
+    count_rows,
+    count_values,
+    read_batches,
+    read_rows,
+    require_room,
+    rewrite,
+)
 from rao_kedro.errors import DataError
 
 SCHEMA = pa.schema({"name": pa.string(), "ids": pa.list_(pa.int32())})
@@ -90,3 +98,16 @@ def test_what_is_no_table_and_columns_that_are_not_there_are_named(tmp_path):
         count_rows(tmp_path / "text")
     with pytest.raises(DataError, match="has no column split; its columns are name, ids"):
         list(read_batches(write(tmp_path / "table.parquet", 1), where=("split", ["train"])))
+
+
+def test_tables_that_do_not_fit_on_the_disk_are_refused_before_they_are_written(tmp_path):
+    require_room(tmp_path, 1, "tokenising")
+    with pytest.raises(DataError, match=r"GB free, and tokenising writes tables of 1000000\.0 GB at least: make room"):
+        require_room(tmp_path, 1e15, "tokenising")
+
+
+def test_values_are_counted_in_the_order_of_their_first_rows(tmp_path):
+    with TableWriter(tmp_path / "table.parquet", pa.schema({"a": pa.string(), "b": pa.string()})) as writer:
+        writer.write_rows({"a": a, "b": b} for a, b in ("yx", "zx", "yx"))
+    assert list(count_values(writer.path, ["a", "b"]).items()) == [(("y", "x"), 2), (("z", "x"), 1)]
+    assert count_values(writer.path, ["b"]) == {("x",): 3}

@@ -3,6 +3,7 @@
 Nodes pass the paths of such tables on. A table appears whole or not at all. Imports no pandas.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -47,7 +48,8 @@ class TableWriter:
     def __enter__(self) -> Self:
         partial = self._open.enter_context(replacing(self.path))
         try:
-            self._file = pq.ParquetWriter(partial, self.schema)
+            # Statistics hold the first and last texts of every row group, and stay in memory until the file is closed.
+            self._file = pq.ParquetWriter(partial, self.schema, write_statistics=False)
         except BaseException as error:
             self._open.__exit__(type(error), error, error.__traceback__)
             raise
@@ -165,6 +167,25 @@ def count_values(path: Path, columns: Sequence[str]) -> Counter[tuple[Any, ...]]
     for found in read_batches(path, columns):
         counts.update(zip(*(found.column(name).to_pylist() for name in columns), strict=True))
     return counts
+
+
+def require_room(directory: Path, needed: float, what: str) -> None:
+    """Refuse work whose tables do not fit on the disk, before it begins.
+
+    Args:
+        directory: Where the tables will be written.
+        needed: Bytes that they take at least.
+        what: The work, for the error.
+
+    Raises:
+        DataError: The disk has less free space.
+    """
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise DataError(
+            f"{directory} has {free / 1e9:.1f} GB free, and {what} writes tables of {needed / 1e9:.1f} GB at least: make "
+            "room, or set data_root (and workspaces) in globals to another disk"
+        )
 
 
 def open_table(path: Path) -> pq.ParquetFile:
