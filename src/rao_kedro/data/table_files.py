@@ -127,16 +127,15 @@ def read_batches(
         if absent := [name for name in needed if name not in file.schema_arrow.names]:
             has = ", ".join(file.schema_arrow.names)
             raise DataError(f"{path} has no column {', '.join(absent)}; its columns are {has}")
-        parts = [*range(file.num_row_groups)]
-        if where is not None:  # most rows that are not wanted stand together: their other columns are not read
-            parts = [i for i in parts if pc.any(_is_in(file.read_row_group(i, [where[0]]), where)).as_py()]
-        if not parts:
-            return
-        for found in file.iter_batches(batch_size=batch, row_groups=parts, columns=needed, use_threads=False):
-            if where is not None:
-                found = found.filter(_is_in(found, where))
-            if found.num_rows:
-                yield found.select(names)
+        for part in range(file.num_row_groups):  # an iteration over several keeps those that it has passed in memory
+            # Most rows that are not wanted stand together: their other columns are not read.
+            if where is not None and not pc.any(_is_in(file.read_row_group(part, [where[0]]), where)).as_py():
+                continue
+            for found in file.iter_batches(batch_size=batch, row_groups=[part], columns=needed, use_threads=False):
+                if where is not None:
+                    found = found.filter(_is_in(found, where))
+                if found.num_rows:
+                    yield found.select(names)
 
 
 def _is_in(rows: pa.RecordBatch | pa.Table, where: tuple[str, Collection[str]]) -> pa.Array:
@@ -183,8 +182,8 @@ def require_room(directory: Path, needed: float, what: str) -> None:
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise DataError(
-            f"{directory} has {free / 1e9:.1f} GB free, and {what} writes tables of {needed / 1e9:.1f} GB at least: make "
-            "room, or set data_root (and workspaces) in globals to another disk"
+            f"{directory} has {free / 1e9:.1f} GB free, and {what} writes tables of {needed / 1e9:.1f} GB at least: "
+            "make room, or set data_root (and workspaces) in globals to another disk"
         )
 
 
