@@ -23,15 +23,25 @@ class Counted:
     def __init__(self, monkeypatch, kind):
         self.now = self.most = self.all = 0
 
-        def new(cls, *_arguments, **_named):
+        made = kind.__init__
+
+        def count():
             self.now, self.all = self.now + 1, self.all + 1
             self.most = max(self.most, self.now)
-            return object.__new__(cls)
+
+        def init(one, *arguments, **named):
+            made(one, *arguments, **named)
+            count()
+
+        def set_state(one, state):  # of a copy that was on disk
+            one.__dict__.update(state)
+            count()
 
         def gone(one):
             self.now -= 1
 
-        monkeypatch.setattr(kind, "__new__", new, raising=False)
+        monkeypatch.setattr(kind, "__init__", init)
+        monkeypatch.setattr(kind, "__setstate__", set_state, raising=False)
         monkeypatch.setattr(kind, "__del__", gone, raising=False)
 
 
