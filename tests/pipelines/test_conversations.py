@@ -42,9 +42,7 @@ def test_fine_tuning_learns_conversations_without_the_prompts_of_the_evaluation(
 
 def test_where_no_conversation_is_left_the_quarantine_and_the_report_say_why(project):
     (project / "bad.jsonl").write_text(json.dumps({"messages": chat("unanswered")}))
-    with pytest.raises(
-        DataError, match=r"no training conversation is left; .*no_assistant_turn 1 times, "
-    ):
+    with pytest.raises(DataError, match=r"no training conversation is left; .*no_assistant_turn 1 times, "):
         run(project, "data_engineering", params=given(project / "bad.jsonl"))
     table = pd.read_parquet(project / "data/test/05_model_input/quarantined_conversations.parquet")
     assert list(table["reason"]) == ["no_assistant_turn"]
