@@ -1,12 +1,19 @@
 """Tables of conversations become tokens: cut after a turn, without held-out prompts, with a report."""
 
+import pickle  # as processes send it to each other
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chats import STYLES, chat_of
 
 from rao_kedro.data.arrow_schemas import CONVERSATIONS
-from rao_kedro.data.conversation_tokens import HeldOutPrompts, read_held_out, tokenize_conversations
+from rao_kedro.data.conversation_tokens import (
+    HeldOutPrompts,
+    TurnTokenizer,
+    read_held_out,
+    tokenize_conversations,
+)
 from rao_kedro.data.quarantine import QuarantineFile
 from rao_kedro.data.table_files import TableWriter, read_rows
 from rao_kedro.models.chat_format import load_chat_format
@@ -32,7 +39,8 @@ def tokenize(tmp_path, chat_format, conversations, max_tokens=1000, held_out=Non
     held_out = held_out or {"train": HeldOutPrompts(), "validation": HeldOutPrompts()}
     with QuarantineFile(tmp_path / "dropped.parquet") as dropped:
         path, output = tmp_path / "conversations.parquet", tmp_path / "tokenized.parquet"
-        counts = tokenize_conversations(path, chat_format, max_tokens, held_out, output, dropped)
+        tokenizer = pickle.loads(pickle.dumps(TurnTokenizer(chat_format, max_tokens, held_out)))
+        counts = tokenize_conversations(path, tokenizer, output, dropped)
     rows = [*read_rows(tmp_path / "dropped.parquet")]
     report = {(row.section, row.metric): row.value for row in counts.report(dropped.reasons.counts).itertuples()}
     return [*read_rows(output)], rows, report

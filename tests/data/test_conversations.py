@@ -129,6 +129,7 @@ BAD = {
     "empty_turn": {"messages": chat("a", " \n", "c", "d")},
     "bad_dialogue": {"messages": chat("I begin", "no, I", roles=("assistant", "user"))[:1]},
     "not_text": {"messages": chat("a", "b"), "images": ["cat.png"]},
+    "undesirable": {"prompt": "a", "completion": "b", "label": False},
     "tool_call": {"messages": [*chat("a", "b"), {"role": "tool", "content": "42"}]},
     "unknown_format": {"first": "a", "second": "b"},
     "missing_column": {"instruction": None, "question": None, "prompt": None, "output": "b"},

@@ -149,12 +149,15 @@ def sniff_conversation(row: Row) -> str:
     )
 
 
-def refuse_other_content(row: Row) -> None:
-    """Refuse a row with content that is not text.
+def refuse_unlearnable(row: Row) -> None:
+    """Refuse a row with content that is not text, and one whose `label` says that it is not desirable.
 
     Raises:
         UnusableRow: It has such a column; the detail names it.
     """
+    if str(row.get("label")).strip().lower() in ("false", "0", "0.0"):
+        detail = "column label calls the completion undesirable; `columns: {label: null}` learns it all the same"
+        raise UnusableRow(QuarantineReason.UNDESIRABLE, detail)
     for name in _UNREAD:
         if is_filled(value := row.get(name)) and value != "[]":
             detail = f"column {name} is not supported as part of a conversation; `columns: {{{name}: null}}` ignores it"

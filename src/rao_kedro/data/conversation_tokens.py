@@ -3,7 +3,8 @@
 Knows a tokenizer and tables; no model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rao_kedro.data.arrow_schemas import TOKENIZED_CONVERSATIONS
 from rao_kedro.data.conversation_report import ConversationCounts
 from rao_kedro.data.digests import DigestSet, digest
 from rao_kedro.data.messages import without_system
+from rao_kedro.data.parallel import map_batches
 from rao_kedro.data.quarantine import QuarantineFile, QuarantineReason, UnusableRow
 from rao_kedro.data.table_files import TableWriter, read_batches, read_rows
 from rao_kedro.errors import ModelError
@@ -63,59 +65,65 @@ def read_held_out(groups_path: Path, prompts_path: Path) -> dict[str, HeldOutPro
     return held_out
 
 
+class TurnTokenizer:
+    """Tokenises batches of conversations; it can be sent to other processes."""
+
+    def __init__(self, chat: ChatFormat, max_tokens: int, held_out: Mapping[str, HeldOutPrompts]) -> None:
+        """Choose what is tokenised how.
+
+        Args:
+            chat: The policy's chat format.
+            max_tokens: Longer conversations are cut after the last assistant turn that fits.
+            held_out: See `read_held_out`.
+        """
+        self.tokenizer, self.max_tokens, self.held_out = ConversationTokenizer(chat), max_tokens, held_out
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | UnusableRow]:
+        """Return a row of `TokenizedConversationTable` for each conversation, or why it cannot be used."""
+        found = self.tokenizer.tokenize_batch([row["messages"] for row in rows])
+        return [self._row(row, tokens) for row, tokens in zip(rows, found, strict=True)]
+
+    def _row(self, row: Mapping[str, Any], tokens: ConversationTokens | ModelError) -> dict[str, Any] | UnusableRow:
+        if self.held_out[row["split"]].found_in(row["messages"]):
+            if row["split"] == "train":
+                detail = "it contains a prompt of the held-out groups or of the evaluation"
+                return UnusableRow(QuarantineReason.HELD_OUT_PROMPT_IN_TRAIN, detail)
+            detail = "it contains a prompt of the test groups or of the evaluation"
+            return UnusableRow(QuarantineReason.TEST_PROMPT_IN_VALIDATION, detail)
+        try:
+            kept, cut_turns = _cut(row["messages"], tokens, self.tokenizer, self.max_tokens)
+        except UnusableRow as problem:
+            return problem
+        about = {"conversation_id": row["conversation_id"], "split": row["split"]}
+        return about | {"ids": kept.ids, "learned": kept.learned, "turns": len(kept.ends), "cut_turns": cut_turns}
+
+
 def tokenize_conversations(
-    path: Path,
-    chat: ChatFormat,
-    max_tokens: int,
-    held_out: Mapping[str, HeldOutPrompts],
-    tokenized_path: Path,
-    quarantine: QuarantineFile,
+    path: Path, tokenize: TurnTokenizer, tokenized_path: Path, quarantine: QuarantineFile, num_proc: int = 1
 ) -> ConversationCounts:
     """Tokenise a table of conversations.
 
     Args:
         path: Table of `ConversationTable`.
-        chat: The policy's chat format.
-        max_tokens: Longer conversations are cut after the last assistant turn that fits.
-        held_out: See `read_held_out`.
+        tokenize: Tokenises a batch.
         tokenized_path: Table of `TokenizedConversationTable` to write.
         quarantine: Takes the conversations that cannot be used.
+        num_proc: Processes that tokenise.
 
     Returns:
         What the report says.
     """
-    tokenizer, counts = ConversationTokenizer(chat), ConversationCounts()
+    counts = ConversationCounts()
     with TableWriter(tokenized_path, TOKENIZED_CONVERSATIONS) as writer:
-        for batch in read_batches(path):
-            rows = batch.to_pylist()
-            for row, found in zip(rows, _tokenize(rows, tokenizer, max_tokens, held_out), strict=True):
-                if isinstance(found, UnusableRow):
-                    quarantine.add(row["source"], found.reason, found.detail, row["messages"])
+        batches, again = tee(batch.to_pylist() for batch in read_batches(path))
+        for rows, found in zip(batches, map_batches(tokenize, again, num_proc), strict=True):
+            for row, tokenized in zip(rows, found, strict=True):
+                if isinstance(tokenized, UnusableRow):
+                    quarantine.add(row["source"], tokenized.reason, tokenized.detail, row["messages"])
                 else:
-                    writer.write(found)
-                    counts.add(row, found)
+                    writer.write(tokenized)
+                    counts.add(row, tokenized)
     return counts
-
-
-def _tokenize(
-    rows: Sequence[Mapping[str, Any]],
-    tokenizer: ConversationTokenizer,
-    max_tokens: int,
-    held_out: Mapping[str, HeldOutPrompts],
-) -> Iterator[dict[str, Any] | UnusableRow]:
-    """Yield a row of `TokenizedConversationTable` for each conversation, or why it cannot be used."""
-    for row, tokens in zip(rows, tokenizer.tokenize_batch([row["messages"] for row in rows]), strict=True):
-        try:
-            if held_out[row["split"]].found_in(row["messages"]):
-                train = row["split"] == "train"
-                reason = QuarantineReason.HELD_OUT_PROMPT_IN_TRAIN
-                raise UnusableRow(
-                    reason if train else QuarantineReason.TEST_PROMPT_IN_VALIDATION,
-                    f"it contains a prompt of the {'held-out' if train else 'test'} groups or of the evaluation",
-                )
-            yield _row(row, *_cut(row["messages"], tokens, tokenizer, max_tokens))
-        except UnusableRow as problem:
-            yield problem
 
 
 def _cut(
@@ -141,11 +149,6 @@ def _cut(
         cut += len(answers) - fitting
         messages = messages[: answers[fitting - 1] + 1]
         (found,) = tokenizer.tokenize_batch([messages])
-
-
-def _row(row: Mapping[str, Any], tokens: ConversationTokens, cut_turns: int) -> dict[str, Any]:
-    about = {"conversation_id": row["conversation_id"], "split": row["split"]}
-    return about | {"ids": tokens.ids, "learned": tokens.learned, "turns": len(tokens.ends), "cut_turns": cut_turns}
 
 
 def _texts(messages: Messages) -> list[str]:

@@ -16,7 +16,7 @@ from rao_kedro.data.conversation_formats import (
     CONVERSATION_FORMATS,
     TREE_MESSAGES,
     RawConversation,
-    refuse_other_content,
+    refuse_unlearnable,
     sniff_conversation,
 )
 from rao_kedro.data.conversation_trees import MessageTrees
@@ -91,7 +91,7 @@ class ConversationBuilder:
         for row in read_rows(source):
             with self._quarantining(row):
                 content = _content(row, source)
-                refuse_other_content(content)
+                refuse_unlearnable(content)
                 name = sniff_conversation(content) if source.format == "auto" else source.format
                 if name == TREE_MESSAGES:
                     trees.take(row, content)

@@ -54,6 +54,7 @@ class QuarantineReason(StrEnum):
     EMPTY_TURN = "empty_turn"
     REPEATED_ROLE = "repeated_role"
     NO_ASSISTANT_TURN = "no_assistant_turn"
+    UNDESIRABLE = "undesirable"
     ORPHAN_MESSAGE = "orphan_message"
     TEMPLATE_CHANGES_TURN = "template_changes_turn"
     FIRST_TURN_TOO_LONG = "first_turn_too_long"

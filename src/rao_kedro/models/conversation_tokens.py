@@ -284,5 +284,7 @@ def _token_at(chat: ChatFormat, written: _Written, ids: Sequence[int], encoding:
             return int(at)
     prefix = encode(chat, written.text[:place], written.marks)
     if list(ids[: len(prefix)]) != prefix:
-        raise ModelError("the tokens of an assistant turn do not begin where its text begins")
+        raise ModelError(
+            "the tokens of an assistant turn do not begin where its text begins, as with white space at its beginning"
+        )
     return len(prefix)

@@ -80,6 +80,7 @@ def _conversations() -> Pipeline:
                     "evaluation_prompts@path",
                     "base_model",
                     "params:data.max_conversation_tokens",
+                    "params:data.num_proc",
                     "params:workers",
                 ],
                 outputs=["tokenized_conversations", "quarantined_conversations", "conversation_report"],
