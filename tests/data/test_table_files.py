@@ -4,7 +4,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rao_kedro.data.table_files import TableWriter, count_rows, read_batches, read_rows, rewrite
+from rao_kedro.data.table_files import (
+    TableWriter,
+    count_rows,
+    count_values,
+    read_batches,
+    read_rows,
+    require_room,
+    rewrite,
+)
 from rao_kedro.errors import DataError
 
 SCHEMA = pa.schema({"name": pa.string(), "ids": pa.list_(pa.int32())})
@@ -22,7 +30,7 @@ def test_rows_come_back_in_their_order_and_batches_are_small(tmp_path, n):
     assert [row["ids"] for row in read_rows(path)] == [list(range(i)) for i in range(n)]
     assert count_rows(path) == n and pq.read_schema(path) == SCHEMA
     assert all(batch.num_rows <= 3 for batch in read_batches(path, batch=3))
-    assert [batch.schema.names for batch in read_batches(path, ["name"])] == [["name"]] * (n > 0)
+    assert all(batch.schema.names == ["name"] for batch in read_batches(path, ["name"]))
 
 
 def test_only_the_rows_of_some_values_are_read_whether_or_not_their_column_is(tmp_path):
@@ -79,7 +87,7 @@ def test_batches_are_written_between_rows_in_any_order_of_columns_and_with_types
 
 
 def test_a_table_is_rewritten_in_its_own_place(tmp_path):
-    path = write(tmp_path / "table.parquet", 5)
+    path = write(tmp_path / "table.parquet", 5, batch=9)
     assert rewrite(path, path, SCHEMA, lambda batch: batch.slice(1)) == 4
     assert [row["name"] for row in read_rows(path)] == ["row 1", "row 2", "row 3", "row 4"]
 
@@ -90,3 +98,16 @@ def test_what_is_no_table_and_columns_that_are_not_there_are_named(tmp_path):
         count_rows(tmp_path / "text")
     with pytest.raises(DataError, match="has no column split; its columns are name, ids"):
         list(read_batches(write(tmp_path / "table.parquet", 1), where=("split", ["train"])))
+
+
+def test_tables_that_do_not_fit_on_the_disk_are_refused_before_they_are_written(tmp_path):
+    require_room(tmp_path, 1, "tokenising")
+    with pytest.raises(DataError, match=r"GB free, and tokenising writes tables of 1000000\.0 GB at least: make room"):
+        require_room(tmp_path, 1e15, "tokenising")
+
+
+def test_values_are_counted_in_the_order_of_their_first_rows(tmp_path):
+    with TableWriter(tmp_path / "table.parquet", pa.schema({"a": pa.string(), "b": pa.string()})) as writer:
+        writer.write_rows({"a": a, "b": b} for a, b in ("yx", "zx", "yx"))
+    assert list(count_values(writer.path, ["a", "b"]).items()) == [(("y", "x"), 2), (("z", "x"), 1)]
+    assert count_values(writer.path, ["b"]) == {("x",): 3}

@@ -137,6 +137,7 @@ def test_a_dry_run_prints_the_nodes_in_their_order_and_writes_nothing(project):
     collected = next(line for line in table if line.startswith("collect_preferences"))
     assert collected.split()[1:4] == ["new", "464", "11,136"]  # 56 + 40 + 20 prompts, four responses of 24 tokens
     assert "? rows, tokens, steps: not known before tokenize has run" in table
+    assert "planning" not in result.output
     result = CliRunner().invoke(cli, ["run", "--env", "test", "--dry-run", "--params", WRONG])
     assert result.exit_code == 1 and "error: parameter supervised_finetuning.training.seed: " in result.output
 

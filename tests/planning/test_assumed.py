@@ -22,7 +22,8 @@ GPU = {"training_tflops": 100, "scoring_tflops": 250, "source": "a bench"}
 def data(source="preferences", **more):
     row = {"hub_id": "a/b"}
     limits = {"max_prompt_tokens": 256, "max_response_tokens": 256, "evaluation_prompts": 70}
-    return DataParameters(source=source, preferences={"train": row, "test": row}, **limits, **more)
+    preferences = {"train": row, "test": row} if source == "preferences" else None
+    return DataParameters(source=source, preferences=preferences, **limits, **more)
 
 
 def run_of(**planning):

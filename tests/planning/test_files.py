@@ -91,3 +91,15 @@ def test_tasks_of_the_harness_and_their_local_rows_are_known_before_anything_run
     assert copy.startswith("parameter evaluation.benchmarks.harness.datasets.hellaswag.dataset_path: there is no ")
     assert file.endswith(f"harness.datasets.ifevall.dataset_kwargs.data_files: there is no file {gone}")
     assert "harness.tasks: lm-evaluation-harness has no task 'ifevall' (did you mean: ifeval" in task
+
+
+def test_tables_take_at_least_the_bytes_of_their_source_unless_only_some_rows_are_read(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("rows.jsonl", "folder/train.jsonl.gz"):
+        (tmp_path / name).write_bytes(b"x" * 100)
+
+    def taken(path, **how):
+        return files.data_bytes(PreferenceSource(path=str(tmp_path / path), **how))
+
+    assert (taken("rows.jsonl"), taken("folder"), taken("absent")) == (100, 300, 0)
+    assert taken("rows.jsonl", max_rows=5) == files.data_bytes(PreferenceSource(hub_id="a/b")) == 0

@@ -101,3 +101,6 @@ def test_a_disk_that_is_too_full_is_refused(tmp_path, monkeypatch):
     assert list(machine.disk_problems(free // 2, place)) == []
     (sentence,) = machine.disk_problems(free * 2, place)
     assert "the models and checkpoints of this run take" in sentence and "data_root" in sentence
+    assert list(machine.table_problems(free // 2, place)) == []
+    (sentence,) = machine.table_problems(free * 2, place)
+    assert "the tables of this data take" in sentence and "max_rows" in sentence

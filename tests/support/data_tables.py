@@ -68,3 +68,21 @@ def tokenize_groups(table, chat, limits, pairing, seed):
     source = write_preferences(table, directory / "preference_groups.parquet")
     quarantined = write_tokenized(source, directory / "tokenized_groups.parquet", tokenizer)
     return frame(directory / "tokenized_groups.parquet"), frame(quarantined)
+
+
+def groups_table(n, held_out=0.2):
+    """Preference groups of two responses, training groups first."""
+    n_train = round(n * (1 - held_out))
+    return pd.DataFrame(
+        {
+            "group_id": f"g{i}",
+            "split": "train" if i < n_train else "test",
+            "messages": [{"role": "user", "content": f"the fox {i}"}],
+            "responses": ["a dog", f"jumps {i}"],
+            "ratings": [1.0, 0.0],
+            "finished": [True, True],
+            "source": f"file:{i}",
+            "requirements": "[]",
+        }
+        for i in range(n)
+    )

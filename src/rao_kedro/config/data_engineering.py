@@ -267,6 +267,11 @@ class DataParameters(Parameters):
     def _source_is_set(self) -> "DataParameters":
         if getattr(self, self.source) is None:
             raise ValueError(f"data.source is {self.source}, but data.{self.source} is not set")
+        if self.source == "sampled" and self.preferences is not None:
+            raise ValueError(
+                "data.preferences is set, but data.source is sampled: set data.source to preferences, or "
+                "data.preferences to null"
+            )
         sampled = self.sampled if self.source == "sampled" else None
         if sampled is not None and sampled.test_prompts > self.evaluation_prompts:
             raise ValueError(

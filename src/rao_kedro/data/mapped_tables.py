@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.ipc
-import pyarrow.parquet as pq
 
+from rao_kedro.data.table_files import open_table, read_batches
 from rao_kedro.files import replacing, waiting_for_others
 from rao_kedro.identity import cached_hash
 
@@ -65,6 +65,6 @@ def _write_once(path: Path, mapped: Path) -> None:
 
 def _read(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Return the schema and the rows, in batches, of the file that is mapped."""
-    file = pq.ParquetFile(path, memory_map=True)
-    schema = pa.schema([(field.name, TOKENS.get(field.name, field.type)) for field in file.schema_arrow])
-    return schema, (batch.cast(schema) for batch in file.iter_batches(batch_size=BATCH))
+    with open_table(path) as file:
+        schema = pa.schema([(field.name, TOKENS.get(field.name, field.type)) for field in file.schema_arrow])
+    return schema, (batch.cast(schema) for batch in read_batches(path, batch=BATCH))

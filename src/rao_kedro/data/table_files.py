@@ -3,6 +3,7 @@
 Nodes pass the paths of such tables on. A table appears whole or not at all. Imports no pandas.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -47,7 +48,8 @@ class TableWriter:
     def __enter__(self) -> Self:
         partial = self._open.enter_context(replacing(self.path))
         try:
-            self._file = pq.ParquetWriter(partial, self.schema)
+            # Statistics hold the first and last texts of every row group, and stay in memory until the file is closed.
+            self._file = pq.ParquetWriter(partial, self.schema, write_statistics=False)
         except BaseException as error:
             self._open.__exit__(type(error), error, error.__traceback__)
             raise
@@ -125,16 +127,15 @@ def read_batches(
         if absent := [name for name in needed if name not in file.schema_arrow.names]:
             has = ", ".join(file.schema_arrow.names)
             raise DataError(f"{path} has no column {', '.join(absent)}; its columns are {has}")
-        parts = [*range(file.num_row_groups)]
-        if where is not None:  # most rows that are not wanted stand together: their other columns are not read
-            parts = [i for i in parts if pc.any(_is_in(file.read_row_group(i, [where[0]]), where)).as_py()]
-        if not parts:
-            return
-        for found in file.iter_batches(batch_size=batch, row_groups=parts, columns=needed, use_threads=False):
-            if where is not None:
-                found = found.filter(_is_in(found, where))
-            if found.num_rows:
-                yield found.select(names)
+        for part in range(file.num_row_groups):  # an iteration over several keeps those that it has passed in memory
+            # Most rows that are not wanted stand together: their other columns are not read.
+            if where is not None and not pc.any(_is_in(file.read_row_group(part, [where[0]]), where)).as_py():
+                continue
+            for found in file.iter_batches(batch_size=batch, row_groups=[part], columns=needed, use_threads=False):
+                if where is not None:
+                    found = found.filter(_is_in(found, where))
+                if found.num_rows:
+                    yield found.select(names)
 
 
 def _is_in(rows: pa.RecordBatch | pa.Table, where: tuple[str, Collection[str]]) -> pa.Array:
@@ -165,6 +166,25 @@ def count_values(path: Path, columns: Sequence[str]) -> Counter[tuple[Any, ...]]
     for found in read_batches(path, columns):
         counts.update(zip(*(found.column(name).to_pylist() for name in columns), strict=True))
     return counts
+
+
+def require_room(directory: Path, needed: float, what: str) -> None:
+    """Refuse work whose tables do not fit on the disk, before it begins.
+
+    Args:
+        directory: Where the tables will be written.
+        needed: Bytes that they take at least.
+        what: The work, for the error.
+
+    Raises:
+        DataError: The disk has less free space.
+    """
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise DataError(
+            f"{directory} has {free / 1e9:.1f} GB free, and {what} writes tables of {needed / 1e9:.1f} GB at least: "
+            "make room, or set data_root (and workspaces) in globals to another disk"
+        )
 
 
 def open_table(path: Path) -> pq.ParquetFile:

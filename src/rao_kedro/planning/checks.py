@@ -103,6 +103,9 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
 def _of_collection(run: Run, step: Step) -> Iterator[str]:
     if step.given["source"] == "preferences":
         yield from files.preference_problems(step.given["preferences"])
+        needed = sum(files.data_bytes(source) for _, source in step.given["preferences"] if source is not None)
+        if (place := run.place("preference_groups")) is not None:
+            yield from machine.table_problems(needed, place.parent)
         return
     sampled: SampledResponses = step.given["sampled"]
     yield from files.prompt_problems(run, sampled, step.given["n_evaluation_prompts"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from kedro.io import DatasetError
 
 from rao_kedro.config.data_engineering import ConversationFiles, PreferenceFiles, RowSource, SampledResponses
-from rao_kedro.data.readers import read_rows
+from rao_kedro.data.readers import COMPRESSIONS, data_files, read_rows
 from rao_kedro.errors import DataError
 from rao_kedro.evals.downstream.parameters import FILE_FORMATS, HarnessDataset
 from rao_kedro.evals.parameters import AnsweredBenchmarks
@@ -22,6 +22,19 @@ def preference_problems(preferences: PreferenceFiles) -> Iterator[str]:
     for part, source in preferences:
         if source is not None and source.path is not None:
             yield from source_problems(f"data.preferences.{part}", source)
+
+
+def data_bytes(source: RowSource) -> int:
+    """Return how many bytes the tables of a local source take at least; 0 where that cannot be told.
+
+    Texts are kept once as groups and once with their tokens; compressed files are at least three times as large when
+    they are read.
+    """
+    path = Path(str(source.path)).expanduser()
+    if source.path is None or source.max_rows is not None or not path.exists():
+        return 0
+    found = data_files(path) if path.is_dir() else [path]
+    return sum(file.stat().st_size * (3 if file.suffix in COMPRESSIONS else 1) for file in found)
 
 
 def conversation_problems(conversations: ConversationFiles) -> Iterator[str]:

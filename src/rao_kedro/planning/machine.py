@@ -202,6 +202,15 @@ def disk_problems(needed: int, at: Path) -> Iterator[str]:
         )
 
 
+def table_problems(needed: int, at: Path) -> Iterator[str]:
+    """Yield a problem where a disk has less room than the tables of the data surely need."""
+    if needed > (free := free_bytes(at)):
+        yield (
+            f"{at} has {size(free)} free, and the tables of this data take {size(needed)} at least: make room, set "
+            "data_root to another disk, or set max_rows of the sources"
+        )
+
+
 def free_bytes(at: Path) -> int:
     """Return the free bytes of the disk that a path is on, or will be."""
     there = next(path for path in (at, *at.absolute().parents) if path.exists())

@@ -48,7 +48,7 @@ def plan_table(pipeline: Pipeline, catalog: CatalogProtocol, stale: Mapping[str,
     sizes = {step.name: size_of(run, step, machine.launch_of_step(run, step)) for step in run.steps}
     rows = [[step.name, _state(step, catalog, stale), *_cells(step, sizes[step.name])] for step in run.steps]
     lines = [_line([*_WIDTHS]), *map(_line, rows), "", *_totals(run, sizes)]
-    return "\n".join([*lines, *_notes(run, rows), *_assumptions(run, sizes)])
+    return "\n".join([*lines, *_notes(run, rows), *_assumptions(run, rows)])
 
 
 def _state(step: Step, catalog: CatalogProtocol, stale: Mapping[str, Sequence[str]]) -> str:
@@ -70,7 +70,7 @@ def _cells(step: Step, size: Size) -> list[str]:
     fields = {"time": "seconds"}
     values = size._asdict()
     marks = {name: ASSUMED if (of := fields.get(name, name)) in size.assumed and values[of] else "" for name in shown}
-    if size.at_least:
+    if size.at_least and size.seconds is not None:
         marks["time"] = AT_LEAST
     return [f"{marks[name]}{text}" if text else UNKNOWN if name in has else "" for name, text in shown.items()]
 
@@ -102,21 +102,26 @@ def _totals(run: Run, sizes: Mapping[str, Size]) -> Iterator[str]:
 def _notes(run: Run, rows: Sequence[Sequence[str]]) -> Iterator[str]:
     columns = [*_WIDTHS]
     unknown = {columns[i] for row in rows for i, cell in enumerate(row) if cell == UNKNOWN}
-    makers = {"tokenized_groups": {"rows", "tokens", "steps"}, "base_model": {"memory", "disk"}}
-    for dataset, of_dataset in makers.items():
-        if unknown & of_dataset:
-            names = ", ".join(name for name in columns if name in unknown & of_dataset)
-            maker = next((s.name for s in run.steps for o in s.outputs if o.split("@")[0] == dataset), None)
-            yield f"{UNKNOWN} {names}: not known before {maker or 'it'} has run"
+    makers = {
+        ("tokenized_groups", "tokenized_conversations"): {"rows", "tokens", "steps"},
+        ("base_model",): {"memory", "disk"},
+    }
+    for datasets, of_datasets in makers.items():
+        if unknown & of_datasets:
+            names = ", ".join(name for name in columns if name in unknown & of_datasets)
+            made_by = [s.name for s in run.steps if {o.split("@")[0] for o in s.outputs} & {*datasets}]
+            have = "have" if len(made_by) > 1 else "has"
+            yield f"{UNKNOWN} {names}: not known before {' and '.join(made_by) or 'it'} {have} run"
     if "time" in unknown:
         yield f"{UNKNOWN} time: known from the second run on"
 
 
-def _assumptions(run: Run, sizes: Mapping[str, Size]) -> Iterator[str]:
+def _assumptions(run: Run, rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield what the marks of assumed values mean, and where these values are from."""
-    if any(size.at_least for size in sizes.values()):
+    marks = {cell[:1] for row in rows for cell in row}
+    if AT_LEAST in marks:
         yield f"{AT_LEAST} time: of the updates alone; rollouts and their rewards are not counted"
-    if any(size.assumed for size in sizes.values()):
+    if ASSUMED in marks:
         yield f"{ASSUMED} from figures that the parameter planning declares, not measured here:"
         yield from assumed.sources(run, WIDTH)
 

@@ -12,6 +12,7 @@ from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, RewardTrainingSpec
 from rao_kedro.config.training import TrainingParameters
 from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.data.table_files import require_room
 from rao_kedro.data.tokenize import GroupTokenizer, Pairing, TokenLimits
 from rao_kedro.data.tokenized_tables import SplitsOf, write_tokenized
 from rao_kedro.models.chat_format import load_chat_format
@@ -96,6 +97,7 @@ def annotate_responses(
         Paths of tables of `AnnotatedGroupTable`, and of `QuarantineTable`: responses that could not be scored.
     """
     workspace = workers.workspace("annotation")
+    require_room(workspace, tokenized_groups.stat().st_size, "annotating")
     spec = AnnotationSpec(
         workspace=workspace,
         groups_path=tokenized_groups,
