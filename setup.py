@@ -7,7 +7,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-SHIPPED = ("conf", "data/01_raw/prompts.jsonl")
+SHIPPED = ("conf", "data/01_raw/prompts.jsonl", "data/01_raw/conversations.jsonl.gz", "data/01_raw/conversations.md")
 
 
 class BuildWithConf(build_py):

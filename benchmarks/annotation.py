@@ -28,7 +28,7 @@ from rao_kedro.data.readers import read_rows
 from rao_kedro.files import write_text
 from rao_kedro.models.chat import prompt_token_ids, response_token_ids
 from rao_kedro.models.chat_format import load_chat_format, load_tokenizer
-from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
+from rao_kedro.models.gguf import convert_gguf, packaged_gguf
 from rao_kedro.models.loading import load_reward_model, new_reward_model, save_checkpoint
 from rao_kedro.models.reward_head import padding_token_id
 from rao_kedro.rewards import PromptGroup, make_reward
@@ -77,7 +77,8 @@ def main() -> None:
 
 def reward_model(directory: Path) -> Path:
     """Return the packaged model with a random head."""
-    base = convert_gguf(find_packaged_gguf(), None, directory / "base")
+    with packaged_gguf() as packaged:
+        base = convert_gguf(packaged, None, directory / "base")
     torch.manual_seed(0)
     model, chat = new_reward_model(base), load_chat_format(base)
     tokenizer = chat.tokenizer

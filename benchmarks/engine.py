@@ -22,7 +22,7 @@ import torch
 from engine_report import machine, summary, write_report
 from engine_rows import rated_groups, ultrafeedback_groups
 
-from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
+from rao_kedro.models.gguf import convert_gguf, packaged_gguf
 from rao_kedro.models.loading import load_causal_lm
 from rao_kedro.models.logprobs import LogProbModel
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
@@ -69,7 +69,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
-        model = convert_gguf(find_packaged_gguf(), None, work / "model")
+        with packaged_gguf() as packaged:
+            model = convert_gguf(packaged, None, work / "model")
         pairs = ultrafeedback_groups(options.ultrafeedback, model, options.groups)
         four, as_pairs = rated_groups(options.rated, model, options.groups // 2)
         long_run = ultrafeedback_groups(options.ultrafeedback, model, options.parity_steps)

@@ -28,7 +28,7 @@ from rao_kedro.config.generation import GenerationSpec, SamplingParameters
 from rao_kedro.files import write_text
 from rao_kedro.generation.vllm_backend import SamplingParams, VllmGenerator
 from rao_kedro.generation.worker import generate_table
-from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
+from rao_kedro.models.gguf import convert_gguf, packaged_gguf
 
 HERE = Path(__file__).parent
 MAX_MODEL_LEN = 2048
@@ -47,7 +47,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        model = convert_gguf(find_packaged_gguf(), None, Path(directory) / "model")
+        with packaged_gguf() as packaged:
+            model = convert_gguf(packaged, None, Path(directory) / "model")
         about = machine(model)
         about["versions"]["vllm"] = _vllm_version()
         prompts = read_prompts(options.instructions, options.prompts)

@@ -48,6 +48,7 @@ def tiny_reward_model(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint:
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packaged 135M model as a checkpoint; do not write into it."""
-    from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
+    from rao_kedro.models.gguf import convert_gguf, packaged_gguf
 
-    return convert_gguf(find_packaged_gguf(), None, tmp_path_factory.mktemp("smollm2") / "model")
+    with packaged_gguf() as path:
+        return convert_gguf(path, None, tmp_path_factory.mktemp("smollm2") / "model")

@@ -15,6 +15,7 @@ from rao_kedro.framework.config_loader import StudyConfigLoader, conf_in_use
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = "data/01_raw/prompts.jsonl"
+CONVERSATIONS = ("data/01_raw/conversations.jsonl.gz", "data/01_raw/conversations.md")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def wheel(tmp_path_factory):
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, directory)
     (directory / PROMPTS).parent.mkdir(parents=True)
-    shutil.copy(ROOT / PROMPTS, directory / PROMPTS)
+    for name in (PROMPTS, *CONVERSATIONS):
+        shutil.copy(ROOT / name, directory / name)
     (directory / "conf/local/credentials.yml").write_text("api_keys: {OPENAI_API_KEY: secret}")
     code = "from setuptools.build_meta import build_wheel; build_wheel('dist')"
     subprocess.run([sys.executable, "-c", code], cwd=directory, check=True, capture_output=True)
@@ -40,7 +42,8 @@ def test_a_wheel_holds_all_that_a_run_needs_and_nothing_local(wheel):
         scripts = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
     sources = [p for p in (ROOT / "src/rao_kedro").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     wanted = {str(path.relative_to(ROOT / "src")) for path in sources}
-    tracked = subprocess.run(["git", "ls-files", "conf", PROMPTS], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = ["git", "ls-files", "conf", PROMPTS, *CONVERSATIONS]
+    tracked = subprocess.run(files, cwd=ROOT, capture_output=True, text=True, check=True)
     wanted |= {f"rao_kedro/shipped/{name}" for name in tracked.stdout.splitlines()}
     assert wanted - names == set() and "rao_kedro/__main__.py" in names
     assert not [name for name in names if "credentials" in name]

@@ -37,7 +37,7 @@ def build_pipelines(runs: Runs) -> dict[str, Pipeline]:
         else Pipeline([]),
         "reward_modeling": reward_modeling.create_pipeline(),
         "alignment": alignment.create_pipeline(runs.alignment),
-        "evaluation": evaluation.create_pipeline([*runs.alignment], runs.benchmarks),
+        "evaluation": evaluation.create_pipeline([*runs.alignment], runs.benchmarks, runs.base_model),
     }
     study = sum(chain.values(), start=Pipeline([]))
     pipelines = {

@@ -61,7 +61,7 @@ RAO = generations([(1.0, 1.0), (0.5, 0.0)], n_tokens=3)
 )
 def test_the_kl_divergence_is_only_given_of_samples_of_the_policy_itself(changed, measured, caplog):
     tables = {"scored_generations_sft": SFT, "held_out_logps_sft": held_out(-5, -5)}
-    board = compare_methods(0, GenerationParameters(**changed), runs=[], **tables)
+    board = compare_methods(0, GenerationParameters(**changed), policies=["sft"], **tables)
     LeaderboardTable.validate(board)
     assert board["kl_to_reference"].tolist() == ([0.0] if measured else [pytest.approx(float("nan"), nan_ok=True)])
     assert ("kl_to_reference is NaN" in caplog.text) is not measured
@@ -201,5 +201,6 @@ def test_methods_that_did_not_see_the_same_responses_are_told():
     said = unequal_responses(board(*methods))
     assert said is not None and "rao saw 3.8 a prompt, dpo saw 2 a prompt" in said and "ppo saw its own samples" in said
     assert unequal_responses(board("sft", "dpo", "simpo")) is None
+    assert unequal_responses(board("sft", "base", "dpo")) is None  # the base model saw none
     assert "rao saw 3.8 a prompt, dpo saw 2 a prompt." in (unequal_responses(board("sft", "rao", "dpo")) or "")
     assert unequal_responses(leaderboard({"sft": SFT}, {"sft": held_out(-5, -5)}, seed=0)) is None

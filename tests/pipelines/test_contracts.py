@@ -28,7 +28,7 @@ from rao_kedro.pipeline_registry import build_pipelines, register_pipelines
 from rao_kedro.pipelines.runs import METHODS, Runs
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper"]
+ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper", "gemma3_270m"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,6 +49,7 @@ def everything():
         likelihood_study={"dpo": "dpo", "rao_beta_0.1": "rao"},
         reward_model_study={f"{form}_seed_0": (form, "small", 0) for form in ("base", "sft", "dpo_implicit")},
         benchmarks=True,
+        base_model=True,
         conversations=True,
     )
     return combine(every := build_pipelines(runs), every)
@@ -65,6 +66,21 @@ def test_without_fine_tuning_the_base_model_is_where_policies_start_and_what_the
     assert every - {node.name for node in study.nodes} == {"train_sft", "plot_sft_training"}
     with pytest.raises(ParameterError, match=r"supervised_finetuning\.start is none, so that nothing is fine-tuned"):
         combine(["supervised_finetuning"], built)
+
+
+def test_the_base_model_is_measured_beside_the_others_where_it_is_asked_for():
+    without, with_it = (
+        build_pipelines(choose_runs(context("test", evaluation={"base_model": asked}).params))["evaluation"]
+        for asked in (False, True)
+    )
+    added = {node.name for node in with_it.nodes} - {node.name for node in without.nodes}
+    assert added == {"base.generate", "base.score"}
+    reads = {node.name: set(node.inputs) for node in with_it.nodes}
+    assert "base_model" in reads["base.generate"] and {"base_model", "sft_model"} <= reads["base.score"]
+    assert "scored_generations_base" in reads["compare_methods"] & reads["write_report"]
+    given = {"evaluation": {"base_model": True}, "supervised_finetuning": {"start": "none"}}
+    with pytest.raises(ParameterError, match=r"evaluation\.base_model: supervised_finetuning\.start is none"):
+        context("test", **given)
 
 
 def test_conversations_take_the_place_of_groups_in_fine_tuning_if_they_are_given():

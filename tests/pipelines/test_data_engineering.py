@@ -8,12 +8,13 @@ import pytest
 from data_tables import frame
 from launching import workers_in
 
-from rao_kedro.config.data_engineering import DataParameters
+from rao_kedro.config.data_engineering import DataParameters, SampledResponses
 from rao_kedro.config.specs import TrainingSpec
 from rao_kedro.data.tables import EvaluationPromptTable, TokenizedGroupTable
 from rao_kedro.data.token_tables import read_groups
 from rao_kedro.models.chat import prompt_token_ids
 from rao_kedro.models.chat_format import load_chat_format
+from rao_kedro.models.tiny import CHATML
 from rao_kedro.pipelines.data_engineering.nodes import collect_preferences, tokenize
 from rao_kedro.training.tasks.sft import SupervisedFinetuning
 
@@ -46,6 +47,22 @@ def files(directory, **validation):
         **{name: written(directory / f"{name}.jsonl", prompts) for name, prompts in validation.items()},
     }
     return DataParameters(source="preferences", evaluation_prompts=3, preferences=sources, **LIMITS)
+
+
+def test_another_model_may_write_the_responses(tmp_path, tiny_checkpoint):
+    """It has other weights and another end of turn; the base model only says which prompts are the same."""
+    (tmp_path / "end.jinja").write_text(CHATML.replace("<|im_end|>", "<|endoftext|>"))
+    writer = {"source": "checkpoint", "name": str(tiny_checkpoint), "chat_template": str(tmp_path / "end.jinja")}
+    data = sampled()
+    prompts = pd.read_json(ROOT / "data/01_raw/prompts.jsonl", lines=True)
+    texts = []
+    for model in (None, writer):
+        by = SampledResponses(**data.sampled.model_dump() | {"model": model})
+        groups, _ = collect_preferences("sampled", by, None, 40, prompts, tiny_checkpoint, workers_in(tmp_path))
+        texts.append(frame(groups)["responses"].map(list).tolist())
+    assert texts[0] != texts[1]
+    imported = tmp_path / "collection/sampler/model"
+    assert len(load_chat_format(imported).end_of_turn_ids) == 2
 
 
 @pytest.mark.parametrize("source", ["sampled", "files", "files with a source for validation"])

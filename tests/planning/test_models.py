@@ -52,7 +52,7 @@ def test_a_chat_template_is_there_and_has_a_syntax(tmp_path):
     path = tmp_path / "chat.jinja"
 
     def found(named=str(path)):
-        return list(models.base_model_problems(ModelParameters(source="tiny_random", name="t", chat_template=named)))
+        return list(models.import_problems(ModelParameters(source="tiny_random", name="t", chat_template=named)))
 
     (sentence,) = found()
     assert sentence.startswith(f"parameter model.chat_template: there is no file {path}, and no chat template of that")
@@ -65,5 +65,5 @@ def test_a_chat_template_is_there_and_has_a_syntax(tmp_path):
 
 
 def test_a_package_with_a_model_is_installed():
-    (sentence,) = models.base_model_problems(ModelParameters(source="gguf_package", name="no_such_model"))
+    (sentence,) = models.import_problems(ModelParameters(source="gguf_package", name="no_such_model"))
     assert "no package 'no_such_model' is installed" in sentence

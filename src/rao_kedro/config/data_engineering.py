@@ -39,15 +39,18 @@ class ModelParameters(Parameters):
 
 
 class SampledResponses(Parameters):
-    """Responses that the base model writes to the shipped prompts, rated by the prompts' own requirements.
+    """Responses that a model writes to the shipped prompts, rated by the prompts' own requirements.
 
     Attributes:
+        model: The model that writes them; null takes the base model. A base model that cannot follow prompts yet
+            learns from another model's responses.
         train_prompts: Number of prompts of the training split.
         validation_prompts: Number of held-out prompts for the groups that training evaluates on.
         test_prompts: Number of evaluation prompts for the groups that are only reported.
         generation: How responses are sampled; `sampling.n` is K.
     """
 
+    model: ModelParameters | None = None
     train_prompts: int = Field(ge=1)
     validation_prompts: int = Field(16, ge=1)
     test_prompts: int = Field(16, ge=1)

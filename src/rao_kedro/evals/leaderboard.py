@@ -24,6 +24,7 @@ from rao_kedro.statistics import (
 )
 
 BASELINE = "sft"
+BASE = "base"  # the base model, before fine-tuning
 RULES, REWARD = "rule_score", "reward"
 SCORES: dict[str, Bounds | None] = {RULES: (0.0, 1.0), REWARD: None}
 SHARE = (0.0, 1.0)
@@ -197,7 +198,7 @@ def unequal_responses(board: pd.DataFrame) -> str | None:
     Args:
         board: Table of `LeaderboardTable`.
     """
-    methods = board[board["method"] != BASELINE]
+    methods = board[~board["method"].isin([BASELINE, BASE])]
     seen = methods.set_index("method")["responses_seen"]
     known = seen.dropna()
     if known.empty or (len(known) == len(seen) and np.ptp(known) < 0.05):

@@ -135,6 +135,7 @@ class EvaluationParameters(Parameters):
         seed: Seeds the resampling of intervals.
         examples: Number of prompts that the reports show with every method's response.
         benchmarks: Benchmarks that the policies are measured on.
+        base_model: Whether the base model, before fine-tuning, is measured too, as the row `base`.
     """
 
     generation: GenerationParameters
@@ -144,6 +145,7 @@ class EvaluationParameters(Parameters):
     max_tokens_per_batch: int = Field(2048, ge=1)
     seed: int = 0
     examples: int = Field(12, ge=0)
+    base_model: bool = False
 
     @model_validator(mode="after")
     def _policies_are_measured_as_they_are(self) -> Self:

@@ -55,8 +55,14 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
             take the place of those that the parameters choose.
 
     Raises:
-        ParameterError: The parameter `methods` names an unknown method, or none.
+        ParameterError: The parameter `methods` names an unknown method, or none; or the base model is to be compared
+            with itself.
     """
+    if parameters["evaluation"].base_model and not _finetunes(parameters):
+        raise ParameterError(
+            "parameter evaluation.base_model: supervised_finetuning.start is none, so that the row sft is the base "
+            "model already: set it to false"
+        )
     known, methods = all_runs(parameters), chosen_methods(parameters["methods"])
     named = _named(selection, known)
     studied = parameters[LIKELIHOOD_STUDY].only or known.likelihood_study
@@ -68,6 +74,7 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
         reward_model_study=_named_of_study(REWARD_MODEL_STUDY, known.reward_model_study, named)
         or known.reward_model_study,
         benchmarks=parameters["evaluation"].benchmarks.chosen,
+        base_model=parameters["evaluation"].base_model,
         conversations=_learns_conversations(parameters),
         finetunes=_finetunes(parameters),
         named=tuple(named),
@@ -81,6 +88,7 @@ def all_runs(parameters: Mapping[str, Any]) -> Runs:
         likelihood_study={run: block.objective for run, block in parameters[LIKELIHOOD_STUDY].runs.items()},
         reward_model_study=parameters[REWARD_MODEL_STUDY].runs(),
         benchmarks=True,
+        base_model=parameters["evaluation"].base_model,
         conversations=_learns_conversations(parameters),
         finetunes=_finetunes(parameters),
     )

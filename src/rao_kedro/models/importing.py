@@ -29,7 +29,7 @@ from rao_kedro.models.checks import (
 )
 from rao_kedro.models.conversion import dequantise_fp8, find_base, merge_adapter
 from rao_kedro.models.embeddings import add_to_tokenizer, give_control_tokens
-from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
+from rao_kedro.models.gguf import convert_gguf, packaged_gguf
 from rao_kedro.models.given_templates import GivenTemplate, given_template
 from rao_kedro.models.hub import SETTINGS_FILES, local_checkpoint
 from rao_kedro.models.templates import (
@@ -61,9 +61,8 @@ def main(spec_path: str) -> None:
     with replacing_directory(spec.output_dir) as partial:
         match spec.model.source:
             case "gguf_package":
-                convert_gguf(
-                    find_packaged_gguf(spec.model.name), None, partial, chat_template=given.text if given else None
-                )
+                with packaged_gguf(spec.model.name) as path:
+                    convert_gguf(path, None, partial, chat_template=given.text if given else None)
                 apply_repairs(inspect_chat(partial, partial, given), partial)
             case "tiny_random":
                 build_tiny_checkpoint(partial)

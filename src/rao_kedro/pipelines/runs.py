@@ -22,6 +22,7 @@ class Runs:
         likelihood_study: Objective of each run of the likelihood study.
         reward_model_study: Form, size and seed of each run of the reward model study.
         benchmarks: Whether policies answer benchmarks, and are judged and compared on them.
+        base_model: Whether the evaluation measures the base model beside them.
         conversations: Whether supervised fine-tuning learns conversations.
         finetunes: Whether the base model is fine-tuned; otherwise it takes the place of the SFT model.
         named: Namespaces of the runs that a command named, so that what they lack is made first.
@@ -31,6 +32,7 @@ class Runs:
     likelihood_study: Mapping[str, str] = field(default_factory=dict)
     reward_model_study: Mapping[str, tuple[str, str, int]] = field(default_factory=dict)
     benchmarks: bool = False
+    base_model: bool = False
     conversations: bool = False
     finetunes: bool = True
     named: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.run_names import method_of
 from rao_kedro.config.training import TrainingParameters
 from rao_kedro.errors import GenerationError, ParameterError
-from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.evals.leaderboard import BASE, BASELINE
 from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.generation.engine_options import refuse_impossible
 from rao_kedro.generation.generators import resolve_backend
@@ -72,7 +72,7 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
     given, named = step.given, step.named
     match step.function:
         case "prepare_base_model":
-            yield from models.base_model_problems(given["model"])
+            yield from models.import_problems(given["model"])
         case "collect_preferences":
             yield from _of_collection(run, step)
         case "collect_conversations":
@@ -109,6 +109,8 @@ def _of_collection(run: Run, step: Step) -> Iterator[str]:
         return
     sampled: SampledResponses = step.given["sampled"]
     yield from files.prompt_problems(run, sampled, step.given["n_evaluation_prompts"])
+    if sampled.model is not None:
+        yield from models.import_problems(sampled.model, f"{step.named['sampled']}.model")
     parameter, how = f"{step.named['sampled']}.generation", sampled.generation
     yield from _engine_problems(parameter, how)
     if how.sampling.n < 2:
@@ -139,7 +141,7 @@ def _engine_problems(parameter: str, how: GenerationParameters) -> Iterator[str]
 def _of_served_models(step: Step) -> Iterator[str]:
     served, benchmarks = step.given["served_models"], _benchmarks(step)
     for name in served:
-        if method_of(name) in {BASELINE, *METHODS}:
+        if method_of(name) in {BASELINE, BASE, *METHODS}:
             yield f"served_models: {name} is the name of a method; choose another one"
     if served and benchmarks.chosen:
         yield from files.benchmark_problems(benchmarks)

@@ -48,19 +48,19 @@ def facts(run: Run) -> ModelFacts | None:
     return None if weights is None else ModelFacts(weights, None, assumed=True)
 
 
-def base_model_problems(model: ModelParameters) -> Iterator[str]:
-    """Yield why the base model could not be imported, judged by names and small files."""
+def import_problems(model: ModelParameters, parameter: str = "model") -> Iterator[str]:
+    """Yield why a model that a parameter names could not be imported, judged by names and small files."""
     try:
         if model.source == "gguf_package":
             find_packaged_gguf(model.name)
         elif model.source == "checkpoint":
-            yield from checkpoint_problems("model.name", model.name, model.revision, base=True)
+            yield from checkpoint_problems(f"{parameter}.name", model.name, model.revision, base=True)
     except ModelError as error:
-        yield f"parameter model.name: {error}"
+        yield f"parameter {parameter}.name: {error}"
     if isinstance(named := model.chat_template, TemplateOfModel):
-        yield from _name_problems("model.chat_template.model", named.model, named.revision)
+        yield from _name_problems(f"{parameter}.chat_template.model", named.model, named.revision)
     elif named is not None and named not in shipped_names():
-        yield from template_problems("model.chat_template", Path(named).expanduser())
+        yield from template_problems(f"{parameter}.chat_template", Path(named).expanduser())
 
 
 def checkpoint_problems(parameter: str, name: str, revision: str | None = None, base: bool = False) -> Iterator[str]:

@@ -23,7 +23,11 @@ from rao_kedro.workers import launch
 
 def prepare_base_model(model: ModelParameters, workers: WorkerParameters) -> Path:
     """Return a plain checkpoint of the base model."""
-    spec = ModelImportSpec(model=model, output_dir=workers.workspace("base_model") / "model")
+    return _import(model, workers.workspace("base_model"), workers)
+
+
+def _import(model: ModelParameters, workspace: Path, workers: WorkerParameters) -> Path:
+    spec = ModelImportSpec(model=model, output_dir=workspace / "model")
     launch(spec, workers)
     return spec.output_dir
 
@@ -47,17 +51,17 @@ def collect_preferences(
             assert preferences is not None
             return read_preferences(preferences, workspace)
         assert sampled is not None
-        chat = load_chat_format(base_model)
-        chosen = divide_prompts(prompts, sampled, n_evaluation_prompts, chat).to_sample
+        chosen = divide_prompts(prompts, sampled, n_evaluation_prompts, load_chat_format(base_model)).to_sample
+        model = base_model if sampled.model is None else _import(sampled.model, workspace / "sampler", workers)
         write_parquet(workspace / "prompts.parquet", chosen)
         spec = GenerationSpec(
-            model_dir=base_model,
+            model_dir=model,
             prompts_path=workspace / "prompts.parquet",
             output_path=workspace / "generations.parquet",
             **sampled.generation.model_dump(),
         )
         launch(spec, workers)
-        return rate_by_rules(chosen, spec.output_path, chat.end_of_turn_ids, workspace)
+        return rate_by_rules(chosen, spec.output_path, load_chat_format(model).end_of_turn_ids, workspace)
 
 
 def tokenize(

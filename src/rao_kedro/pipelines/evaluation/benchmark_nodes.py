@@ -15,7 +15,7 @@ from rao_kedro.evals.downstream.figures import accuracy_bars
 from rao_kedro.evals.downstream.tables import DownstreamSampleTable, DownstreamScoreTable
 from rao_kedro.evals.files import collect_files, with_collected_files
 from rao_kedro.evals.judging import judge_answers
-from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.evals.leaderboard import BASE, BASELINE
 from rao_kedro.evals.parameters import AnsweredBenchmarks, BenchmarkParameters
 from rao_kedro.evals.registry import BENCHMARKS
 from rao_kedro.evals.results import Results
@@ -77,7 +77,7 @@ def answer_with_served_models(
     Raises:
         ParameterError: A served model has the name of a method.
     """
-    if taken := sorted(name for name in served_models if method_of(name) in {BASELINE, *METHODS}):
+    if taken := sorted(name for name in served_models if method_of(name) in {BASELINE, BASE, *METHODS}):
         raise ParameterError(f"served_models: {', '.join(taken)} is the name of a method; choose another one")
     written: list[list[pd.DataFrame]] = [
         [schema.empty() for schema in (BenchmarkResponseTable, DownstreamScoreTable, DownstreamSampleTable)]

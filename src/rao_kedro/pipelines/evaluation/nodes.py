@@ -13,7 +13,7 @@ from rao_kedro.config.generation import GenerationParameters, GenerationSpec
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import PolicyScoringSpec
 from rao_kedro.config.workers import WorkerParameters
-from rao_kedro.evals.leaderboard import BASELINE, leaderboard
+from rao_kedro.evals.leaderboard import leaderboard
 from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.evals.policies import join_scores
 from rao_kedro.evals.specs import PolicyResponsesSpec
@@ -143,23 +143,21 @@ def _workspace(run: str, workers: WorkerParameters) -> Path:
 
 
 def compare_methods(
-    seed: int, generation: GenerationParameters, *, runs: Sequence[str], **tables: pd.DataFrame
+    seed: int, generation: GenerationParameters, *, policies: Sequence[str], **tables: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return the leaderboard of runs and of SFT.
+    """Return the leaderboard of runs and of what they are compared with.
 
     The KL divergence is NaN where `generation` does not sample from the policies' own distributions.
 
     Args:
         seed: Seeds the resampling of the intervals.
         generation: How the responses were sampled.
-        runs: Names of the runs.
-        **tables: `scored_generations_{policy}` and `held_out_logps_{policy}` of each run and of SFT, and
-            `training_log_{run}`.
+        policies: Names of the runs, of SFT, and of the base model where it is measured too.
+        **tables: `scored_generations_{policy}` and `held_out_logps_{policy}` of each, and `training_log_{run}`.
     """
-    generations, held_out = (
-        by_policy(tables, kind, [BASELINE, *runs]) for kind in ("scored_generations", "held_out_logps")
-    )
-    board = leaderboard(generations, held_out, seed, by_policy(tables, "training_log", runs))
+    generations, held_out = (by_policy(tables, kind, policies) for kind in ("scored_generations", "held_out_logps"))
+    trained = [policy for policy in policies if f"training_log_{policy}" in tables]
+    board = leaderboard(generations, held_out, seed, by_policy(tables, "training_log", trained))
     if changes := generation.why_not_the_policy():
         logger.warning(
             "kl_to_reference is NaN in the leaderboard: the responses are no samples of the policies' own "

@@ -6,7 +6,7 @@ from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.run_names import method_of
 from rao_kedro.evals import registry
-from rao_kedro.evals.leaderboard import BASELINE
+from rao_kedro.evals.leaderboard import BASE, BASELINE
 from rao_kedro.evals.parameters import AnsweredBenchmarks
 from rao_kedro.pipelines.evaluation.benchmark_nodes import (
     JUDGE_USAGE,
@@ -33,6 +33,7 @@ from rao_kedro.reporting.figures import scores_by_method
 
 BENCHMARK_TAG = "benchmarks"  # tag of the nodes that judge and compare
 BENCHMARK_FILES = "benchmark_files"  # output of the first of these nodes
+NOT_ALIGNED = {BASELINE: "sft_model", BASE: "base_model"}  # datasets of what is measured beside the methods
 SCORED = ("scored_generations", "held_out_logps")  # tables of a policy that comparisons read
 ANSWERS = ("benchmark_answers", "downstream_scores", "downstream_samples")  # its tables of a run with benchmarks
 
@@ -50,15 +51,18 @@ def _answered() -> dict[str, str]:
     return _parameters("evaluation.benchmarks", *AnsweredBenchmarks.model_fields)
 
 
-def create_pipeline(runs: Sequence[str], benchmarks: bool) -> Pipeline:
+def create_pipeline(runs: Sequence[str], benchmarks: bool, base_model: bool = False) -> Pipeline:
     """Return the pipeline from `{run}.policy` to the leaderboards and the reports.
 
     Args:
         runs: Names of the runs that are compared with each other and with SFT.
         benchmarks: Whether policies respond to benchmarks, and are judged and compared on them.
+        base_model: Whether the base model is measured beside them.
     """
-    policies = [BASELINE, *runs]
-    compared = _comparison(runs) + _benchmarks(policies) if benchmarks else _comparison(runs)
+    policies = [BASELINE, *[BASE][:base_model], *runs]
+    compared = _comparison(runs, policies)
+    if benchmarks:
+        compared += _benchmarks(policies)
     return sum((_policy(policy, benchmarks) for policy in policies), start=compared)
 
 
@@ -72,8 +76,8 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
     ]
     files = {BENCHMARK_FILES: BENCHMARK_FILES} if benchmarks else {}
     inputs = {dataset: dataset for dataset in (*shared, *files)}
-    if name == BASELINE:
-        inputs["policy"] = "sft_model"
+    if name in NOT_ALIGNED:
+        inputs["policy"] = NOT_ALIGNED[name]
     nodes = [
         Node(
             bind(generate_with_benchmarks if benchmarks else generate_responses, run=name),
@@ -189,14 +193,13 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
     )
 
 
-def _comparison(runs: Sequence[str]) -> Pipeline:
-    policies = [BASELINE, *runs]
+def _comparison(runs: Sequence[str], policies: Sequence[str]) -> Pipeline:
     scored, held_out = _of_each(policies, "scored_generations"), _of_each(policies, "held_out_logps")
     logs = _of_each(runs, "training_log")
     return Pipeline(
         [
             Node(
-                bind(compare_methods, runs=list(runs)),
+                bind(compare_methods, policies=list(policies)),
                 inputs={**_parameters("evaluation", "seed", "generation"), **scored, **held_out, **logs},
                 outputs="leaderboard",
                 name="compare_methods",
