@@ -86,15 +86,19 @@ def fabricate(directory: Path, rows: Path, size: int) -> None:
 
 
 def measure(step: str, settings: dict[str, Any], size: int) -> dict[str, float]:
-    """Run a step in a process, and return its seconds, its rows per second, and its peak memory in MB."""
+    """Run a step in a process, and return its seconds, its rows per second, and its peak memory in MB.
+
+    `anonymous_mb` leaves out pages of mapped files, which the system takes back when memory is short.
+    """
     command = [sys.executable, __file__, "--step", step, json.dumps(settings)]
     process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE)
-    with process, sampling(process.pid) as peak:
+    with process, sampling(process.pid) as peaks:
         output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"step {step} failed")
     said = json.loads(output.splitlines()[-1])
-    found = {"seconds": said["seconds"], "rows_per_second": size / said["seconds"], "peak_mb": peak[0] / 1e6}
+    found = {"seconds": said["seconds"], "rows_per_second": size / said["seconds"], "peak_mb": peaks[0] / 1e6}
+    found["anonymous_mb"] = peaks[1] / 1e6
     found["start_mb"] = said["start_mb"]
     print(f"{size} rows, {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()), flush=True)
     return found
@@ -104,12 +108,12 @@ class sampling:
     """Samples the resident memory of a process and all its descendants until the end of the block."""
 
     def __init__(self, pid: int) -> None:
-        self.root, self.peak, self.done = psutil.Process(pid), [0], threading.Event()
+        self.root, self.peaks, self.done = psutil.Process(pid), [0, 0], threading.Event()
         self.thread = threading.Thread(target=self.watch, daemon=True)
 
     def __enter__(self) -> list[int]:
         self.thread.start()
-        return self.peak
+        return self.peaks
 
     def __exit__(self, *_: object) -> None:
         self.done.set()
@@ -118,18 +122,20 @@ class sampling:
     def watch(self) -> None:
         """Sample every 50 ms."""
         while not self.done.wait(0.05):
-            self.peak[0] = max(self.peak[0], resident(self.root))
+            for i, found in enumerate(resident(self.root)):
+                self.peaks[i] = max(self.peaks[i], found)
 
 
-def resident(root: psutil.Process) -> int:
-    """Return the bytes that a process and its descendants hold."""
-    total = 0
+def resident(root: psutil.Process) -> tuple[int, int]:
+    """Return the bytes that a process and its descendants hold, and those of them that are no pages of files."""
+    total = anonymous = 0
     try:
         for process in [root, *root.children(recursive=True)]:
-            total += process.memory_info().rss
+            found = process.memory_info()
+            total, anonymous = total + found.rss, anonymous + found.rss - getattr(found, "shared", 0)
     except psutil.Error:
-        return 0  # one of them ended meanwhile
-    return total
+        return 0, 0  # one of them ended meanwhile
+    return total, anonymous
 
 
 def run_step(step: str, settings: str) -> None:

@@ -1,5 +1,6 @@
 """Tables as workers read them."""
 
+import gc
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,8 @@ from groups import write_groups
 
 from rao_kedro.data import mapped_tables
 from rao_kedro.data.mapped_tables import map_table
-from rao_kedro.data.token_tables import PromptGroups, read_groups, read_groups_in_table_order
+from rao_kedro.data.token_tables import PromptGroups, read_groups, read_groups_in_table_order, read_reference
+from rao_kedro.errors import TrainingError
 from rao_kedro.models.packing import TokenizedGroup, pack_groups
 
 
@@ -49,6 +51,49 @@ def test_mapped_tokens_are_those_of_the_table_and_pack_as_lists_do(path, monkeyp
     assert packed.input_ids[0].tolist() == [
         token for row in rows for ids in (row["prompt_ids"], *row["response_ids"]) for token in ids
     ]
+
+
+def test_groups_are_made_when_they_are_asked_for_and_sliced_and_filtered_as_lists(path, monkeypatch):
+    monkeypatch.setattr(mapped_tables, "BATCH", 4)  # so that groups lie in two batches
+    rows = pq.read_table(path).to_pylist()
+    groups = read_groups(path, None, ["rewards", "ratings"])
+    names = [row["group_id"] for row in rows]
+    assert [group.group_id for group in groups] == names == [groups[i].group_id for i in range(-6, 0)]
+    assert [group.group_id for group in groups[4:1:-2]] == names[4:1:-2] and len(groups[9:]) == 0
+    assert [group.group_id for group in groups.where(lambda group: group.n_tokens % 2)] == [
+        group.group_id for group in groups if group.n_tokens % 2
+    ]
+    for row, group in zip(rows, groups, strict=True):  # chosen is the third, rejected the first
+        assert [ids.tolist() for ids in group.response_ids] == [row["response_ids"][i] for i in (2, 0, 1)]
+        assert (group.rewards, group.ratings) == ([1.0, -1.0, 0.0], [1.0, 0.0, 0.5])
+        assert group.prompt_ids.tolist() == row["prompt_ids"]
+    with pytest.raises(IndexError):
+        groups[6]
+
+
+def test_no_group_stays_in_memory_after_it_was_read(path):
+    groups = read_groups(path, None)
+    gc.collect()
+    before = sum(isinstance(one, np.ndarray) for one in gc.get_objects())
+    for _ in range(3):
+        assert sum(group.n_tokens for group in groups) > 0
+    gc.collect()
+    assert sum(isinstance(one, np.ndarray) for one in gc.get_objects()) <= before
+
+
+def test_reference_log_probs_are_found_by_the_id_of_their_group(path, tmp_path):
+    names = [row["group_id"] for row in pq.read_table(path).to_pylist()]
+    rows = [
+        {"group_id": n, "prompt_logp": -float(i), "response_logps": [-1.0, -2.0, -3.0]} for i, n in enumerate(names)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "reference.parquet")
+    reference = read_reference(tmp_path / "reference.parquet", path)
+    assert [reference[name] for name in names] == [(-float(i), [-3.0, -1.0, -2.0]) for i in range(6)]
+    assert len(reference) == 6 and "other" not in reference and names[3] in reference
+    for wrong in (rows[:5], rows[::-1], [{**row, "response_logps": [-1.0]} for row in rows]):
+        pq.write_table(pa.Table.from_pylist(wrong), tmp_path / "reference.parquet")
+        with pytest.raises(TrainingError, match="has no matching row"):
+            read_reference(tmp_path / "reference.parquet", path)
 
 
 def test_reading_a_table_allocates_less_than_a_byte_a_token(tmp_path):

@@ -3,19 +3,26 @@
 Tokens stay in a mapped file (`mapped_tables`), and groups are views of it.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from rao_kedro.data.digests import digest
+from rao_kedro.data.mapped_groups import MappedGroups, TokensOfBatch, groups_of, in_order_of_training
 from rao_kedro.data.mapped_tables import map_table
 from rao_kedro.data.prompt_group import PromptGroup
+from rao_kedro.data.table_files import read_rows
 from rao_kedro.data.tokenize import response_order
 from rao_kedro.errors import TrainingError
-from rao_kedro.models.packing import TokenIds, TokenizedGroup
+from rao_kedro.models.packing import TokenizedGroup
 
 ABOUT = ("group_id", "split", "chosen", "rejected")
 
@@ -25,7 +32,7 @@ def read_groups(
     split: str | None,
     read: Collection[Literal["rewards", "ratings"]] = (),
     responses: int | None = None,
-) -> list[TokenizedGroup]:
+) -> MappedGroups:
     """Read tokenised groups: the chosen response first, the rejected one second, then the others in their order.
 
     Args:
@@ -34,31 +41,22 @@ def read_groups(
         read: Which of rewards and ratings to read; those not read are None.
         responses: The maximum number of responses per group, the first in this order; None for all.
     """
-    groups = []
-    for batch in map_table(path).select([*ABOUT, "prompt_ids", "response_ids", *read]).to_batches():
-        about = batch.select([*ABOUT, *read]).to_pylist()
-        for row, (prompt_ids, response_ids) in zip(about, _views_of_tokens(batch), strict=True):
-            if split is not None and row["split"] != split:
-                continue
-            order = response_order(row["chosen"], row["rejected"], len(response_ids))[:responses]
-            of_row = {name: [row[name][i] for i in order] for name in read}
-            in_order = [response_ids[i] for i in order]
-            rewards, ratings = of_row.get("rewards"), of_row.get("ratings")
-            groups.append(TokenizedGroup(row["group_id"], prompt_ids, in_order, rewards, ratings))
-    return groups
+    table = map_table(path).select([*ABOUT, "prompt_ids", "response_ids", *read])
+    return groups_of(table, split, partial(in_order_of_training, read=read, responses=responses))
 
 
-def read_groups_in_table_order(path: Path) -> list[TokenizedGroup]:
+def read_groups_in_table_order(path: Path) -> MappedGroups:
     """Read all tokenised groups, with the responses in the order of the table.
 
     Args:
         path: Parquet with `group_id`, `prompt_ids`, `response_ids`.
     """
-    return [
-        TokenizedGroup(name, prompt_ids, response_ids)
-        for batch in map_table(path).select(["group_id", "prompt_ids", "response_ids"]).to_batches()
-        for name, (prompt_ids, response_ids) in zip(batch["group_id"].to_pylist(), _views_of_tokens(batch), strict=True)
-    ]
+
+    def make_of(batch: pa.RecordBatch) -> Callable[[int], TokenizedGroup]:
+        tokens = TokensOfBatch(batch)
+        return lambda row: TokenizedGroup(tokens.id_of(row), *tokens.of(row))
+
+    return groups_of(map_table(path).select(["group_id", "prompt_ids", "response_ids"]), None, make_of)
 
 
 def holds_conversations(path: Path) -> bool:
@@ -66,39 +64,27 @@ def holds_conversations(path: Path) -> bool:
     return "conversation_id" in pq.read_schema(path).names
 
 
-def read_tokenized_conversations(path: Path, split: str) -> list[TokenizedGroup]:
+def read_tokenized_conversations(path: Path, split: str) -> MappedGroups:
     """Read conversations as groups of one response: the prompt is what precedes the first token that is learned.
 
     Args:
         path: Parquet with the columns of `TokenizedConversationTable`.
         split: Only rows of this split.
     """
-    groups = []
-    for batch in map_table(path).select(["conversation_id", "split", "ids", "learned"]).to_batches():
-        ends = batch["ids"].offsets.to_pylist()
+
+    def make_of(batch: pa.RecordBatch) -> Callable[[int], TokenizedGroup]:
+        names, ends = batch["conversation_id"], batch["ids"].offsets.to_numpy()
         ids, learned = (batch[name].values.to_numpy(zero_copy_only=True) for name in ("ids", "learned"))
-        names = zip(batch["conversation_id"].to_pylist(), batch["split"].to_pylist(), strict=True)
-        for row, (name, of) in enumerate(names):
-            if of == split:
-                start, end = ends[row], ends[row + 1]
-                first = start + int(learned[start:end].argmax())
-                mask = learned[first:end].view(bool)
-                groups.append(TokenizedGroup(name, ids[start:first], [ids[first:end]], learned=[mask]))
-    return groups
 
+        def make(row: int) -> TokenizedGroup:
+            start, end = int(ends[row]), int(ends[row + 1])
+            first = start + int(learned[start:end].argmax())
+            mask = learned[first:end].view(bool)
+            return TokenizedGroup(names[row].as_py(), ids[start:first], [ids[first:end]], learned=[mask])
 
-def _views_of_tokens(batch: pa.RecordBatch) -> Iterator[tuple[TokenIds, list[TokenIds]]]:
-    """Yield each row's prompt and its responses, as views of the batch."""
-    prompts, responses = batch["prompt_ids"], batch["response_ids"]
-    each = responses.values
-    prompt_tokens, response_tokens = (of.values.to_numpy(zero_copy_only=True) for of in (prompts, each))
-    prompt_ends, ends, token_ends = (of.offsets.to_pylist() for of in (prompts, responses, each))
-    for row in range(len(batch)):
-        of_row = range(ends[row], ends[row + 1])
-        yield (
-            prompt_tokens[prompt_ends[row] : prompt_ends[row + 1]],
-            [response_tokens[token_ends[i] : token_ends[i + 1]] for i in of_row],
-        )
+        return make
+
+    return groups_of(map_table(path).select(["conversation_id", "split", "ids", "learned"]), split, make_of)
 
 
 class PromptGroups(Sequence[PromptGroup]):
@@ -141,24 +127,65 @@ class PromptGroups(Sequence[PromptGroup]):
             yield from (PromptGroup(**row) for row in batch.to_pylist())
 
 
-def read_reference(path: Path, groups_path: Path) -> dict[str, tuple[float, list[float]]]:
-    """Read reference log-probs as `{group_id: (prompt_logp, response_logps)}`, in the column order of `read_groups`.
+class ReferenceLogps(Mapping[str, tuple[float, list[float]]]):
+    """Reference log-probs by `group_id`: of the prompt, and of the responses in the column order of `read_groups`.
+
+    Numbers are in flat arrays; an id is found by its digest, of which 16 bytes per group are in memory.
+    """
+
+    def __init__(self, digests: bytes, prompts: NDArray[Any], responses: NDArray[Any], ends: NDArray[Any]) -> None:
+        """Index the groups.
+
+        Args:
+            digests: The digest of each group's id.
+            prompts: `[groups]` log-probs of prompts.
+            responses: Log-probs of all responses, one group after the other.
+            ends: `[groups + 1]` where the responses of each group begin.
+        """
+        keys = np.frombuffer(digests, dtype=">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
+        self._order = np.argsort(keys, kind="stable")
+        self._digests = keys[self._order]
+        self._prompts, self._responses, self._ends = prompts, responses, ends
+
+    def __getitem__(self, group_id: str) -> tuple[float, list[float]]:
+        wanted = int.from_bytes(digest(group_id)[:8], "big")
+        at = int(self._digests.searchsorted(np.uint64(wanted)))
+        if at == len(self._digests) or int(self._digests[at]) != wanted:
+            raise KeyError(group_id)
+        row = int(self._order[at])
+        return float(self._prompts[row]), self._responses[self._ends[row] : self._ends[row + 1]].tolist()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[str]:
+        raise NotImplementedError("the ids are not kept")
+
+
+def read_reference(path: Path, groups_path: Path) -> ReferenceLogps:
+    """Read reference log-probs, in the column order of `read_groups`.
+
+    Args:
+        path: Table of `ReferenceLogProbTable`, its groups in the order of `groups_path`.
+        groups_path: Table of `TokenizedGroupTable`.
 
     Raises:
         TrainingError: A group has no reference log-probs: the two tables do not belong together.
     """
-    columns = ["group_id", "prompt_logp", "response_logps"]
-    by_id = {row["group_id"]: row for row in pq.read_table(path, columns=columns).to_pylist()}
-    result = {}
-    for batch in map_table(groups_path).select(["group_id", "chosen", "rejected", "response_ids"]).to_batches():
+    columns = ["group_id", "chosen", "rejected", "response_ids"]
+    found = read_rows(path, ["group_id", "prompt_logp", "response_logps"])
+    names, prompts, responses, ends = bytearray(), array("d"), array("d"), array("q", [0])
+    for batch in map_table(groups_path).select(columns).to_batches():
         about = batch.select(["group_id", "chosen", "rejected"]).to_pylist()
         for row, k in zip(about, pc.list_value_length(batch["response_ids"]).to_pylist(), strict=True):
-            reference = by_id.get(row["group_id"])
-            if reference is None or len(reference["response_logps"]) != k:
+            reference = next(found, None)
+            if reference is None or reference["group_id"] != row["group_id"] or len(reference["response_logps"]) != k:
                 raise TrainingError(
                     f"group {row['group_id']} of {groups_path} has no matching row in {path}: run the pipeline "
                     "`alignment` from its start, so that the reference log-probs are computed again"
                 )
-            order = response_order(row["chosen"], row["rejected"], k)
-            result[row["group_id"]] = (reference["prompt_logp"], [reference["response_logps"][i] for i in order])
-    return result
+            names += digest(row["group_id"])
+            prompts.append(reference["prompt_logp"])
+            responses.extend(reference["response_logps"][i] for i in response_order(row["chosen"], row["rejected"], k))
+            ends.append(len(responses))
+    return ReferenceLogps(bytes(names), *(np.array(of) for of in (prompts, responses, ends)))

@@ -3,7 +3,7 @@
 It is one worker, since a start takes longer than a forward pass of a small model.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -36,6 +36,7 @@ def main(spec_path: str) -> None:
     dtype = weights_dtype(spec.mixed_precision)
     policy = place_for_scoring(lambda: LogProbModel(load_causal_lm(spec.model_dir, dtype)), spec.model_dir, dtype)
     logps = score_logps(policy, written, spec)
+    on_held_out: Mapping[str, tuple[float, list[float]]]
     if spec.reference_dir == spec.model_dir:
         on_held_out, reference = known, logps
     else:

@@ -93,7 +93,7 @@ def refuse_stale(path: Path, key: str) -> None:
     Raises:
         TrainingError: The table has another key.
     """
-    found = set(pq.read_table(path, columns=["key"]).column(0).to_pylist())
+    found = set(pq.read_table(path, columns=["key"]).column(0).unique().to_pylist())
     if found != {key}:
         raise TrainingError(
             f"the reference log-probs in {path} belong to other weights, tokens, t_0 or another precision "

@@ -18,6 +18,8 @@ from rao_kedro.models.packing import TokenizedGroup
 from rao_kedro.scoring.packs import fill_packs, split_if_long
 from rao_kedro.training.task import Task
 
+PACKED = 10_000  # groups, evenly drawn, from which the longest pack is told
+
 
 def saved_bytes(forward: Callable[[], None]) -> int:
     """Return the bytes that a forward pass saves for its backward pass, without the parameters."""
@@ -83,11 +85,18 @@ def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters
     """
     groups, n_groups = task.train_groups, len(task.train_groups)
     steps = -(-n_groups // parameters.batch_size) * parameters.epochs * task.passes_per_step
-    longest = max(sum(g.n_tokens for g in pack) for pack in fill_packs(groups, parameters.max_tokens_per_batch))
+    drawn = groups[:: max(1, n_groups // PACKED)]
+    longest = max(sum(g.n_tokens for g in pack) for pack in fill_packs(drawn, parameters.max_tokens_per_batch))
     in_use = memory_in_use(accelerator.device)
-    fitting = (split_if_long(group, parameters.max_tokens_per_batch) for group in groups)
-    by_length = sorted(chain.from_iterable(fitting), key=lambda piece: piece.n_tokens)
-    probes = [_measure_saved_bytes(task, accelerator, module, group) for group in (by_length[0], by_length[-1])]
+    ends = [
+        choose(
+            chain.from_iterable(split_if_long(group, parameters.max_tokens_per_batch) for group in groups),
+            key=lambda piece: piece.n_tokens,
+        )
+        for choose in (min, max)
+    ]
+    longest = max(longest, ends[1].n_tokens)
+    probes = [_measure_saved_bytes(task, accelerator, module, group) for group in ends]
     (n, kept), (n_longest, kept_longest) = probes
     per_token = (kept_longest - kept) / (n_longest - n) if n_longest > n else kept / n
     module.zero_grad()

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ class _Run:
         self.accelerator = accelerator = make_accelerator(parameters.mixed_precision)
         set_seed(parameters.seed)
         module = task.load()
-        refuse_long_groups(module, [*task.train_groups, *task.eval_groups])
+        refuse_long_groups(module, chain(task.train_groups, task.eval_groups))
         module = prepare_module(module, parameters, accelerator)
         epoch_tokens = sum(group.n_tokens for group in task.train_groups) * task.passes_per_step
         compilation = plan_compilation(module, parameters, accelerator, epoch_tokens)
@@ -112,9 +113,10 @@ class _Run:
             evaluated = self.passes.evaluate(task.eval_groups, 0.0)
             self.log.write(step=0, epoch=0.0, **{f"eval_{k}": v for k, v in evaluated.items()})
         for epoch in range(self.step // self.steps_per_epoch, parameters.epochs):
-            steps = epoch_steps(task.train_groups, parameters.batch_size, parameters.seed, epoch)
-            steps = [groups for groups in steps for _ in range(task.passes_per_step)]
-            for groups in steps[self.step - epoch * self.steps_per_epoch :]:
+            step, done_passes = divmod(self.step - epoch * self.steps_per_epoch, task.passes_per_step)
+            steps = epoch_steps(task.train_groups, parameters.batch_size, parameters.seed, epoch, first=step)
+            repeated = (groups for groups in steps for _ in range(task.passes_per_step))
+            for groups in islice(repeated, done_passes, None):
                 if self._is_out_of_patience():
                     break
                 self._take_step(groups)

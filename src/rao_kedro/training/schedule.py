@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from torch.optim import Optimizer
@@ -62,8 +62,19 @@ def warmup_remark(parameters: TrainingParameters, n_steps: int) -> str | None:
     )
 
 
-def epoch_steps(groups: Sequence[TokenizedGroup], batch_size: int, seed: int, epoch: int) -> list[list[TokenizedGroup]]:
-    """Return the groups of each optimizer step of an epoch: all groups, shuffled; the last step may be smaller."""
+def epoch_steps(
+    groups: Sequence[TokenizedGroup], batch_size: int, seed: int, epoch: int, first: int = 0
+) -> Iterator[list[TokenizedGroup]]:
+    """Yield the groups of each optimizer step of an epoch: all groups, shuffled; the last step may be smaller.
+
+    Args:
+        groups: The groups.
+        batch_size: Groups of a step.
+        seed: Of the order.
+        epoch: Number of the epoch, which has an order of its own.
+        first: Number of the first step to yield.
+    """
     order = list(range(len(groups)))
     random.Random(f"{seed}-{epoch}").shuffle(order)
-    return [[groups[i] for i in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+    for start in range(first * batch_size, len(order), batch_size):
+        yield [groups[i] for i in order[start : start + batch_size]]

@@ -39,8 +39,8 @@ class Task(ABC):
         passes_per_step: Optimizer steps on the same groups; PPO's epochs over a rollout.
     """
 
-    train_groups: list[TokenizedGroup]
-    eval_groups: list[TokenizedGroup]
+    train_groups: Sequence[TokenizedGroup]
+    eval_groups: Sequence[TokenizedGroup]
     selection_metric: str
     greater_is_better: bool
     passes_per_step: int = 1

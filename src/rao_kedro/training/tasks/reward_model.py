@@ -32,7 +32,7 @@ class RewardModeling(Task):
         self.tokenizer, self.end_of_turn_ids = chat.tokenizer, list(chat.end_of_turn_ids)
         self.tokenizer.pad_token_id = padding_token_id(self.tokenizer, self.end_of_turn_ids)
         self.train_groups, self.eval_groups = (
-            [g for g in read_groups(spec.groups_path, split, ["ratings"]) if len(set(g.ratings or [])) > 1]
+            read_groups(spec.groups_path, split, ["ratings"]).where(lambda group: len(set(group.ratings or [])) > 1)
             for split in ("train", "validation")
         )
 
