@@ -67,9 +67,9 @@ def ours(
     groups = pd.read_parquet(groups_path)
     useful = [len(p) + sum(map(len, r)) for p, r in zip(groups["prompt_ids"], groups["response_ids"], strict=True)]
 
-    def steps_in_order(groups, size, seed, epoch):
+    def steps_in_order(groups, size, seed, epoch, first):
         steps = [groups[i : i + size] for i in range(0, len(groups), size)]
-        return [*steps[:1] * warmup, *steps]
+        return [*steps[:1] * warmup, *steps][first:]
 
     graphs, report = [], Progress.report
 

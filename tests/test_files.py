@@ -128,7 +128,7 @@ def test_a_link_to_a_file_is_replaced_and_that_file_is_left_alone(tmp_path):
 
 def test_files_are_written_through_this_module_or_into_a_directory_that_is_renamed_as_a_whole():
     writes = re.compile(
-        r"\.write_(text|bytes|json|html|image|table)\(|\.to_(parquet|csv|json)\((?!index|\))|json\.dump\("
+        r"\.write_(text|bytes|json|html|image)\(|pq\.write_table\(|\.to_(parquet|csv|json)\((?!index|\))|json\.dump\("
     )
     ours = re.compile(r"(?<![.\w])write_(text|bytes|parquet)\(")
     source = Path(files.__file__).parent
