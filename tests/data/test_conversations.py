@@ -1,16 +1,17 @@
 """Rows of published data become conversations; what cannot be used is quarantined with a reason."""
 
-import gzip
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
+from assets import ASSETS
 
 from rao_kedro.config.data_engineering import ConversationFiles, ConversationSource
 from rao_kedro.data.conversations import check_conversation, read_conversations
 from rao_kedro.data.quarantine import NoGroupsLeftError, UnusableRow
 from rao_kedro.data.table_files import read_rows
+
+SHIPPED = Path(__file__).parents[2] / "data/01_raw/conversations.jsonl.gz"
 
 
 def chat(*texts, roles=("user", "assistant"), keys=("role", "content")):
@@ -185,23 +186,11 @@ def read_all(tmp_path, path):
     return [*read_rows(kept)], [*read_rows(dropped)]
 
 
-@pytest.fixture
-def shared_data():
-    """The folder of real data beside the project, or above it."""
-    found = [parent / "shared/data" for parent in Path(__file__).parents if (parent / "shared/data").is_dir()]
-    return found[0] if found else pytest.skip("there is no folder shared/data beside the project")
-
-
-def test_real_conversations_of_lima_and_hh_rlhf_are_read_without_loss(shared_data, tmp_path):
-    """29 rows of LIMA have several turns, and 1,650 of the 2,312 chosen transcripts.
-
-    Of these, 8 have two turns of the assistant in a row, and one has no answer to its second question.
-    """
-    with gzip.open(shared_data / "sft/lima.json.gz") as file:
-        turns = sum(2 * (len(row["history"]) + 1) for row in json.load(file))
-    kept, dropped = read_all(tmp_path, shared_data / "sft/lima.json.gz")
-    assert (len(kept), len(dropped), sum(len(one["messages"]) > 2 for one in kept)) == (1029, 0, 29)
-    assert sum(len(one["messages"]) for one in kept) == turns
-    kept, dropped = read_all(tmp_path, shared_data / "hh_rlhf/harmless-base-test.jsonl.gz")
-    assert (len(kept), sum(len(one["messages"]) > 2 for one in kept)) == (2301, 1650 - 8 - 1)
-    assert Counter(row["reason"] for row in dropped) == {"repeated_role": 8, "no_assistant_turn": 3}
+def test_real_conversations_are_read_without_loss(tmp_path):
+    kept, unreadable = read_all(tmp_path, SHIPPED)
+    assert (len(kept), len(unreadable), sum(len(one["messages"]) > 2 for one in kept)) == (330, 0, 127)
+    kept, unreadable = read_all(tmp_path, ASSETS / "hh_rlhf/harmless-base-test.jsonl.gz")
+    assert len(kept) + len(unreadable) == 150
+    assert [row["reason"] for row in unreadable] == ["no_assistant_turn"]
+    # 69 transcripts have several turns of the assistant; the second one of one of them is empty.
+    assert sum(len(one["messages"]) > 2 for one in kept) == 69 - 1 == 69 - sum(one["dropped_user_turn"] for one in kept)

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rao_kedro.data.fields import Row, look_up
+from rao_kedro.data.fields import Row, look_up, replace_nan
 from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
 from rao_kedro.data.ratings import RATING_NAMES, is_rank
+from rao_kedro.data.readers import RawRow
 
 # Each tuple is in the order in which its names are searched.
 PROMPTS = ("prompt", "messages", "conversations", "instruction", "question", "query", "input")
@@ -14,6 +15,19 @@ RATINGS = ("ratings", "scores", "rating", "score", "rewards", "all_rm_scores", "
 RANKS = {"ratings": "ranks", "rating": "rank", "chosen_rating": "chosen_rank", "rejected_rating": "rejected_rank"}
 SINGLE = ("response", "completion", "output", "answer")
 TEXT_KEYS = ("text", "response", "content", "output", "answer", "completion")  # of a response that is an object
+
+
+def read_content(row: RawRow, columns: Mapping[Any, str | None]) -> Row:
+    """Return what a row holds, with its columns named as formats know them; see `rename_columns`.
+
+    Raises:
+        UnusableRow: The row could not be read, or `columns` does not fit it.
+    """
+    if isinstance(row.content, str):
+        known = row.problem == RawRow.problem
+        raise UnusableRow(QuarantineReason.INVALID_JSON if known else QuarantineReason.UNREADABLE, row.problem)
+    content: Row = replace_nan(row.content)
+    return rename_columns(content, columns) if columns else content
 
 
 def rename_columns(row: Row, columns: Mapping[Any, str | None]) -> Row:

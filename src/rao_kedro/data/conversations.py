@@ -4,14 +4,13 @@ Every input row becomes a conversation, a part of one, or a quarantined row.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rao_kedro.config.data_engineering import ConversationFiles, ConversationSource
 from rao_kedro.data.arrow_schemas import CONVERSATIONS
-from rao_kedro.data.columns import rename_columns
+from rao_kedro.data.columns import read_content
 from rao_kedro.data.conversation_formats import (
     CONVERSATION_FORMATS,
     TREE_MESSAGES,
@@ -21,12 +20,10 @@ from rao_kedro.data.conversation_formats import (
 )
 from rao_kedro.data.conversation_trees import MessageTrees
 from rao_kedro.data.digests import DigestSet, digest
-from rao_kedro.data.fields import Row, replace_nan
 from rao_kedro.data.messages import RENDERED, Message, is_visible, without_system
 from rao_kedro.data.quarantine import NoGroupsLeftError, QuarantineFile, QuarantineReason, UnusableRow
 from rao_kedro.data.readers import RawRow, read_rows
 from rao_kedro.data.table_files import TableWriter
-from rao_kedro.errors import DataError
 
 
 def read_conversations(files: ConversationFiles, directory: Path) -> tuple[Path, Path]:
@@ -89,8 +86,8 @@ class ConversationBuilder:
         """Add the rows of a source."""
         trees = MessageTrees()
         for row in read_rows(source):
-            with self._quarantining(row):
-                content = _content(row, source)
+            with self._quarantine.instead_of(row):
+                content = read_content(row, source.columns)
                 refuse_unlearnable(content)
                 name = sniff_conversation(content) if source.format == "auto" else source.format
                 if name == TREE_MESSAGES:
@@ -98,23 +95,10 @@ class ConversationBuilder:
                 else:
                     self._add(split, row, CONVERSATION_FORMATS[name](content))
         for row, found in trees.conversations():
-            with self._quarantining(row):
+            with self._quarantine.instead_of(row):
                 if isinstance(found, UnusableRow):
                     raise found
                 self._add(split, row, found)
-
-    @contextmanager
-    def _quarantining(self, row: RawRow) -> Iterator[None]:
-        """Quarantine a row if anything about it fails, so that no row ends a run."""
-        try:
-            yield
-        except UnusableRow as problem:
-            self._quarantine.add(row.source, problem.reason, problem.detail, row.content)
-        except (MemoryError, OSError, DataError):  # of the tables that are written, not of the row
-            raise
-        except Exception as error:
-            detail = f"{type(error).__name__}: {error}"
-            self._quarantine.add(row.source, QuarantineReason.UNREADABLE, detail, row.content)
 
     def _add(self, split: str, row: RawRow, raw: RawConversation) -> None:
         found = self._conversation(split, row, raw)
@@ -174,15 +158,6 @@ def check_conversation(messages: Sequence[Message]) -> list[Message]:
         detail = "a chat template was already applied to it: give messages, or the plain texts"
         raise UnusableRow(QuarantineReason.BAD_DIALOGUE, detail)
     return [*system, *kept]
-
-
-def _content(row: RawRow, source: ConversationSource) -> Row:
-    """Return a row with its columns named as formats know them."""
-    if isinstance(row.content, str):
-        known = row.problem == RawRow.problem
-        raise UnusableRow(QuarantineReason.INVALID_JSON if known else QuarantineReason.UNREADABLE, row.problem)
-    content: Row = replace_nan(row.content)
-    return rename_columns(content, source.columns) if source.columns else content
 
 
 def _parts(messages: Iterable[Mapping[str, str]]) -> list[str]:

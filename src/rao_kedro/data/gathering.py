@@ -105,7 +105,10 @@ class Gathering:
 
 
 class _ScatteredRows:
-    """Rows on disk, with the digest of each one's prompt and its place in the file."""
+    """Rows on disk, with the digest of each one's prompt and its place in the file.
+
+    The file has no name and is open in this process alone, so what is unpickled is what was written here.
+    """
 
     def __init__(self, directory: Path | None) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  it is removed when it is closed

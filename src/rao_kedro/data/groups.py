@@ -15,9 +15,9 @@ from typing import Any
 
 from rao_kedro.config.data_engineering import PreferenceFiles, PreferenceSource
 from rao_kedro.data.arrow_schemas import PREFERENCE_GROUPS
-from rao_kedro.data.columns import rename_columns
+from rao_kedro.data.columns import read_content
 from rao_kedro.data.digests import DigestSet, digest
-from rao_kedro.data.fields import Row, replace_nan
+from rao_kedro.data.fields import Row
 from rao_kedro.data.formats import FORMATS, Rows, sniff, unknown_format
 from rao_kedro.data.gathering import Gathered, Gathering
 from rao_kedro.data.messages import check_prompt, is_visible, read_text
@@ -27,7 +27,6 @@ from rao_kedro.data.raw_groups import RawGroup
 from rao_kedro.data.readers import RawRow, read_rows
 from rao_kedro.data.requirements import score_response
 from rao_kedro.data.table_files import TableWriter, read_batches
-from rao_kedro.errors import DataError
 from rao_kedro.identity import combined_hash
 
 logger = logging.getLogger(__name__)
@@ -92,8 +91,8 @@ class GroupBuilder:
         gathering = Gathering(self._groups.path.parent)
         name: str | None = None
         for row in read_rows(source):
-            with self._quarantine(row):
-                content = _content(row, source)
+            with self._quarantined.instead_of(row):
+                content = read_content(row, source.columns)
                 name = _format_of(content, source, otherwise=name)
                 known = FORMATS[name]
                 raw = known.read(content, rating_key=source.rating_key)
@@ -107,26 +106,14 @@ class GroupBuilder:
 
     def add(self, split: str, row: RawRow, raw: RawGroup) -> None:
         """Add a prompt with its responses, or quarantine it."""
-        with self._quarantine(row):
+        with self._quarantined.instead_of(row):
             self._add(split, row, raw)
 
     def _add_gathered(self, split: str, complete: Iterator[Gathered]) -> None:
         for gathered in complete:
             row = gathered.row
-            with self._quarantine(row):
+            with self._quarantined.instead_of(row):
                 self._add(split, row, gathered.merge())
-
-    @contextmanager
-    def _quarantine(self, row: RawRow) -> Iterator[None]:
-        """Quarantine a row if anything about it fails, so that no row ends a run."""
-        try:
-            yield
-        except UnusableRow as problem:
-            self._drop(row, problem.reason, problem.detail)
-        except (MemoryError, OSError, DataError):  # of the tables that are written, not of the row
-            raise
-        except Exception as error:
-            self._drop(row, QuarantineReason.UNREADABLE, f"{type(error).__name__}: {error}")
 
     def _add(self, split: str, row: RawRow, raw: RawGroup) -> None:
         check_prompt(raw.messages)
@@ -141,15 +128,13 @@ class GroupBuilder:
             self._held_out.add(digest(prompt))
         for reason, details in dropped.items():
             said = f": {details[0]}" if details[0] else ""
-            self._drop(row, reason, f"{len(details)} of {len(raw.responses)} {KEPT}{said}")
+            lost = f"{len(details)} of {len(raw.responses)} {KEPT}{said}"
+            self._quarantined.add(row.source, reason, lost, row.content)
         by = raw.rated_by or "requirements of the prompt"
         values = [group_id, split, raw.messages, responses, ratings, finished, row.source, raw.requirements, by]
         writer = self._groups if split == "train" else self._held_out_groups
         writer.write(dict(zip(PREFERENCE_GROUPS.names, values, strict=True)))
         self.counts[split, by] += 1
-
-    def _drop(self, row: RawRow, reason: QuarantineReason, detail: str) -> None:
-        self._quarantined.add(row.source, reason, detail, row.content)
 
     def tables(self) -> tuple[Path, Path]:
         """Return the paths of the tables of `PreferenceGroupTable` (training groups first) and `QuarantineTable`.
@@ -170,15 +155,6 @@ class GroupBuilder:
             fields = [f"{by} ({n} groups)" for (s, by), n in self.counts.items() if s == split]
             level = logging.WARNING if len(fields) > 1 else logging.INFO
             logger.log(level, "ratings of split %s come from %s", split, "; ".join(fields))
-
-
-def _content(row: RawRow, source: PreferenceSource) -> Row:
-    """Return a row with its columns named as formats know them."""
-    if isinstance(row.content, str):
-        known = row.problem == RawRow.problem
-        raise UnusableRow(QuarantineReason.INVALID_JSON if known else QuarantineReason.UNREADABLE, row.problem)
-    content: Row = replace_nan(row.content)
-    return rename_columns(content, source.columns) if source.columns else content
 
 
 def _format_of(row: Row, source: PreferenceSource, otherwise: str | None) -> str:

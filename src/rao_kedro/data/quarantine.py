@@ -3,7 +3,8 @@
 import json
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +12,7 @@ from typing import Any, Self
 import pandas as pd
 
 from rao_kedro.data.arrow_schemas import QUARANTINE
+from rao_kedro.data.readers import RawRow
 from rao_kedro.data.table_files import TableWriter, read_rows
 from rao_kedro.errors import DataError
 
@@ -121,6 +123,22 @@ class QuarantineFile(TableWriter):
     def add(self, source: str, reason: QuarantineReason, detail: str, row: object) -> None:
         """Quarantine a row."""
         self.write(quarantined_row(source, reason, detail, row))
+
+    @contextmanager
+    def instead_of(self, row: RawRow) -> Iterator[None]:
+        """Quarantine a row if anything about it fails in the block, so that no row ends a run.
+
+        Raises:
+            DataError, OSError, MemoryError: A table cannot be written, which is not a fault of the row.
+        """
+        try:
+            yield
+        except UnusableRow as problem:
+            self.add(row.source, problem.reason, problem.detail, row.content)
+        except (MemoryError, OSError, DataError):
+            raise
+        except Exception as error:
+            self.add(row.source, QuarantineReason.UNREADABLE, f"{type(error).__name__}: {error}", row.content)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a record of `quarantined_row`."""
