@@ -70,9 +70,10 @@ def main() -> None:
 
 def packaged_model(directory: Path) -> Path:
     """Return the checkpoint of the model that a Python package ships."""
-    from rao_kedro.models.gguf import convert_gguf, find_packaged_gguf
+    from rao_kedro.models.gguf import convert_gguf, packaged_gguf
 
-    return convert_gguf(find_packaged_gguf(), None, directory)
+    with packaged_gguf() as path:
+        return convert_gguf(path, None, directory)
 
 
 def fabricate(directory: Path, rows: Path, size: int) -> None:
