@@ -12,6 +12,7 @@ from rao_kedro.data.messages import (
     read_completion,
     read_dialogue,
     read_history,
+    shared_context,
 )
 from rao_kedro.data.quarantine import UnusableRow
 
@@ -120,7 +121,7 @@ def test_a_response_is_the_last_message_and_it_is_the_assistants():
     ],
 )
 def test_completions_repeat_the_prompt_or_go_on_from_it(prompt, context, joined):
-    assert join_context(prompt, [context, context]) == joined
+    assert join_context(prompt, shared_context([context, context])) == joined
 
 
 @pytest.mark.parametrize(
@@ -129,12 +130,26 @@ def test_completions_repeat_the_prompt_or_go_on_from_it(prompt, context, joined)
         ([user()], [[user("Yo?")], [user("Yo?")]]),
         ([SYSTEM, user()], [[{**SYSTEM, "content": "Be long."}, user()]] * 2),
         (None, [[user()], [user("Yo?")]]),
-        ([user()], [[], [assistant(), user("So?")]]),
+        (None, [[SYSTEM, user()], [user()]]),
     ],
 )
 def test_completions_of_another_prompt_are_no_preference(prompt, contexts):
     with pytest.raises(UnusableRow, match="different_prompts"):
-        join_context(prompt, contexts)
+        join_context(prompt, shared_context(contexts))
+
+
+@pytest.mark.parametrize(
+    ("contexts", "shared"),
+    [
+        ([[], [assistant(), user("So?")]], []),
+        ([[user(), assistant(), user("So?")], [user(), assistant("No."), user("So?")]], [user()]),
+        ([[user(), assistant(), user("So?")], [user(), assistant(), user("Oh?")]], [user()]),
+        ([[SYSTEM, user()], [SYSTEM, user(" Hi?"), assistant(), user("So?")]], [SYSTEM, user()]),
+        ([[assistant(), user("So?")], [assistant(), user("Oh?")]], []),
+    ],
+)
+def test_dialogues_share_what_comes_before_they_part_up_to_a_message_of_the_user(contexts, shared):
+    assert shared_context(contexts) == shared
 
 
 def test_a_column_of_the_system_is_a_message():

@@ -20,6 +20,7 @@ DATA = DataParameters(source="preferences", preferences=SOURCES, **LIMITS)
 def tokenized():
     row = {"ratings": [1.0, 0.0], "response_ids": [[5, 5], [5]], "chosen": 0, "rejected": 1, "prompt_ids": [1]}
     row |= {"messages": [], "responses": ["a", "b"], "requirements": "[]", "finished": [True, True]}
+    row |= {"earlier_turns": None, "learned": None}
     parts = ["train", "train", "validation", "test"]
     return pd.DataFrame([{"group_id": f"{part}{i}", "split": part, **row} for i, part in enumerate(parts)])
 

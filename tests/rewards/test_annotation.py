@@ -26,6 +26,8 @@ def groups():
             "prompt_ids": [1, 2],
             "response_ids": [[i + 5] for i in range(k)],
             "finished": [i % 2 == 0 for i in range(k)],
+            "earlier_turns": [[{"role": "assistant", "content": f"{i}?"}] for i in range(k)] if k == 3 else None,
+            "learned": [[bool(i)] for i in range(k)] if k == 3 else None,
         }
     return pd.DataFrame(rows)
 
@@ -95,6 +97,8 @@ def test_a_response_without_a_reward_is_quarantined_and_its_group_gets_another_p
     row = table.iloc[0]
     assert row["responses"] == ["a1", "a2"] and row["response_ids"] == [[6], [7]] and row["rewards"] == [2.0, 3.0]
     assert (row["ratings"], row["chosen"], row["rejected"]) == ([0.0, 0.5], 1, 0)
+    assert [turns[0]["content"] for turns in row["earlier_turns"]] == ["1?", "2?"]
+    assert row["learned"] == [[True], [True]]
 
 
 def test_a_group_without_a_preference_left_is_dropped_and_none_left_is_an_error():

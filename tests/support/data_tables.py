@@ -33,7 +33,7 @@ def read_preferences(files):
 def write_preferences(table, path):
     with TableWriter(path, PREFERENCE_GROUPS) as writer:
         for row in table.to_dict("records"):
-            writer.write({"rated_by": "score", **row})
+            writer.write({"rated_by": "score", "earlier_turns": None, **row})
     return path
 
 

@@ -184,10 +184,14 @@ class PreferenceSource(RowSource):
         format: The schema of a row (docs/how_to/data.md); `auto` recognises it by the row's columns.
         rating_key: Field of a response's rating, which may be dotted, if not the format's own. For fields called rank
             or ranking, the lowest value is the best.
+        assistant_turns: What is learned where the dialogues of a row part before their last turn: with `all`, a
+            response is every turn after the last message of the user that all of them share, and the user's turns in
+            it are read, but not learned; with `last`, such a row is quarantined.
     """
 
     format: FormatName = "auto"
     rating_key: str | None = None
+    assistant_turns: Literal["last", "all"] = "last"
 
 
 class PreferenceFiles(Parameters):

@@ -18,6 +18,7 @@ PREFERENCE_GROUPS = pa.schema(
         "source": pa.string(),
         "requirements": pa.string(),
         "rated_by": pa.string(),
+        "earlier_turns": pa.list_(MESSAGES),
     }
 )
 
@@ -56,6 +57,8 @@ TOKENIZED_GROUPS = pa.schema(
         "finished": pa.list_(pa.bool_()),
         "chosen": pa.int64(),
         "rejected": pa.int64(),
+        "earlier_turns": pa.list_(MESSAGES),
+        "learned": pa.list_(pa.list_(pa.bool_())),
     }
 )
 

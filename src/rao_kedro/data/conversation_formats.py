@@ -108,7 +108,7 @@ def _join(row: Row, name: str) -> RawConversation:
     completion = read_completion(require(row, name), name)
     if prompt is None and len(completion) == 1:
         raise UnusableRow(QuarantineReason.MISSING_COLUMN, f"no prompt: none of the columns {', '.join(_QUESTIONS)}")
-    return RawConversation([*add_system(row, join_context(prompt, [completion[:-1]])), completion[-1]])
+    return RawConversation([*add_system(row, join_context(prompt, completion[:-1])), completion[-1]])
 
 
 # In the order in which they are tried: formats with whole conversations come first.

@@ -57,6 +57,7 @@ class Gathered:
             raise UnusableRow(QuarantineReason.BAD_RATING, detail)
         responses = [response for group in self.groups for response in group.responses]
         finished = [ended for group in self.groups for ended in group.finished or [True] * len(group.responses)]
+        assert all(group.earlier_turns is None for group in self.groups)  # of one response each, which share all
         return RawGroup(
             first.messages, responses, ratings, first.requirements, finished, fields.pop() if fields else ""
         )

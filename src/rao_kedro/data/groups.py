@@ -8,8 +8,9 @@ import json
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rao_kedro.data.digests import DigestSet, digest
 from rao_kedro.data.fields import Row
 from rao_kedro.data.formats import FORMATS, Rows, sniff, unknown_format
 from rao_kedro.data.gathering import Gathered, Gathering
-from rao_kedro.data.messages import check_prompt, is_visible, read_text
+from rao_kedro.data.messages import DIFFERENT, Message, check_prompt, is_visible, read_text
 from rao_kedro.data.quarantine import KEPT, NoGroupsLeftError, QuarantineFile, QuarantineReason, UnusableRow
 from rao_kedro.data.ratings import ORDER
 from rao_kedro.data.raw_groups import RawGroup
@@ -97,6 +98,9 @@ class GroupBuilder:
                 known = FORMATS[name]
                 raw = known.read(content, rating_key=source.rating_key)
                 raw.requirements = _requirements(content.get("requirements"))
+                if raw.earlier_turns and source.assistant_turns == "last":
+                    detail = f"{DIFFERENT}: `assistant_turns: all` makes responses of all turns that differ"
+                    raise UnusableRow(QuarantineReason.DIFFERENT_PROMPTS, detail)
                 if known.rows is Rows.ONE:
                     self._add_gathered(split, gathering.interrupt())
                     self.add(split, row, raw)
@@ -117,11 +121,11 @@ class GroupBuilder:
 
     def _add(self, split: str, row: RawRow, raw: RawGroup) -> None:
         check_prompt(raw.messages)
-        responses, ratings, finished, dropped = _usable_responses(raw)
-        prompt = combined_hash(*(f"{message['role']}:{message['content']}" for message in raw.messages))
+        responses, dropped = _usable_responses(raw)
+        prompt = combined_hash(*_spelled(raw.messages))
         if split == "train" and digest(prompt) in self._held_out:
             raise UnusableRow(QuarantineReason.HELD_OUT_PROMPT_IN_TRAIN, "the same prompt is held out")
-        group_id = combined_hash(prompt, *responses)
+        group_id = combined_hash(prompt, *(text for of in responses for text in (*_spelled(of.earlier_turns), of.text)))
         if not self._ids.add(digest(group_id)):
             raise UnusableRow(QuarantineReason.DUPLICATE_ROW, "an earlier row has the same prompt and responses")
         if split != "train":
@@ -131,9 +135,21 @@ class GroupBuilder:
             lost = f"{len(details)} of {len(raw.responses)} {KEPT}{said}"
             self._quarantined.add(row.source, reason, lost, row.content)
         by = raw.rated_by or "requirements of the prompt"
-        values = [group_id, split, raw.messages, responses, ratings, finished, row.source, raw.requirements, by]
         writer = self._groups if split == "train" else self._held_out_groups
-        writer.write(dict(zip(PREFERENCE_GROUPS.names, values, strict=True)))
+        writer.write(
+            {
+                "group_id": group_id,
+                "split": split,
+                "messages": raw.messages,
+                "responses": [response.text for response in responses],
+                "ratings": [response.rating for response in responses],
+                "finished": [response.finished for response in responses],
+                "source": row.source,
+                "requirements": raw.requirements,
+                "rated_by": by,
+                "earlier_turns": [response.earlier_turns for response in responses] if raw.earlier_turns else None,
+            }
+        )
         self.counts[split, by] += 1
 
     def tables(self) -> tuple[Path, Path]:
@@ -177,48 +193,62 @@ def _requirements(value: Any) -> str:
     return read_text(json.dumps(requirements, ensure_ascii=False), "requirements")
 
 
-def _usable_responses(
-    raw: RawGroup,
-) -> tuple[list[str], list[float], list[bool], dict[QuarantineReason, list[str]]]:
-    """Return the usable responses: readable, not empty, rated, and each once.
+@dataclass(frozen=True)
+class _Response:
+    text: str
+    rating: float
+    finished: bool
+    earlier_turns: list[Message]
 
-    Returns:
-        Their texts, their ratings, whether each is finished, and details of the dropped ones by reason.
-    """
-    responses: list[str] = []
-    ratings: list[float] = []
-    finished: list[bool] = []
+    @property
+    def written(self) -> tuple[object, ...]:
+        """What makes two responses the same."""
+        return (self.text, self.finished, *_spelled(self.earlier_turns))
+
+
+def _spelled(messages: Sequence[Message]) -> list[str]:
+    return [f"{message['role']}:{message['content']}" for message in messages]
+
+
+def _usable_responses(raw: RawGroup) -> tuple[list[_Response], dict[QuarantineReason, list[str]]]:
+    """Return the usable responses (readable, not empty, rated, and each once), and details of the others by reason."""
+    responses: list[_Response] = []
     dropped: dict[QuarantineReason, list[str]] = defaultdict(list)
-    all_finished = [True] * len(raw.responses)
-    rated: dict[tuple[Any, bool], set[float]] = defaultdict(set)
-    for text, rating, ended in zip(raw.responses, raw.ratings, raw.finished or all_finished, strict=True):
-        if isinstance(text, str) and rating is not None and math.isfinite(rating):
-            rated[text, ended].add(rating)
-    for text, rating, ended in zip(raw.responses, raw.ratings, raw.finished or all_finished, strict=True):
+    rated: dict[tuple[object, ...], set[float]] = defaultdict(set)
+    read: list[_Response] = []
+    k = len(raw.responses)
+    of_raw = (raw.responses, raw.ratings, raw.finished or [True] * k, raw.earlier_turns or [[] for _ in range(k)])
+    for text, rating, ended, earlier in zip(*of_raw, strict=True):
         if isinstance(text, UnusableRow):
             dropped[text.reason].append(text.detail)
-        elif not is_visible(text):
+        elif not all(map(is_visible, (text, *(message["content"] for message in earlier)))):
             dropped[QuarantineReason.EMPTY_RESPONSE].append("")
         elif rating is None:
             dropped[QuarantineReason.UNRATED_RESPONSE].append("")
         elif not math.isfinite(rating):
             dropped[QuarantineReason.NON_FINITE_RATING].append("")
-        elif len(values := rated[text, ended]) > 1 and raw.rated_by != ORDER:
+        else:
+            read.append(_Response(text, rating, ended, earlier))
+            rated[read[-1].written].add(rating)
+    kept: set[tuple[object, ...]] = set()
+    for response in read:
+        if len(values := rated[response.written]) > 1 and raw.rated_by != ORDER:
             said = f"one response is rated {' and '.join(map(str, sorted(values)))}"
             dropped[QuarantineReason.CONTRADICTORY_RATINGS].append(said)
         elif len(values) > 1:
             dropped[QuarantineReason.IDENTICAL_RESPONSES].append("it is both chosen and rejected")
-        elif (text, ended) in zip(responses, finished, strict=True):
+        elif response.written in kept:
             dropped[QuarantineReason.IDENTICAL_RESPONSES].append("")
         else:
-            responses.append(text)
-            ratings.append(rating)
-            finished.append(ended)
+            responses.append(response)
+            kept.add(response.written)
     if len(responses) < 2:
         reason = max(dropped, key=lambda reason: len(dropped[reason]), default=QuarantineReason.TOO_FEW_RESPONSES)
         said = f": {dropped[reason][0]}" if any(dropped[reason]) else ""
-        detail = f"{len(responses)} of {len(raw.responses)} responses are usable, 2 are needed{said}"
+        detail = f"{len(responses)} of {k} responses are usable, 2 are needed{said}"
         raise UnusableRow(reason, detail)
-    if len(set(ratings)) == 1:
-        raise UnusableRow(QuarantineReason.EQUAL_RATINGS, f"all {len(ratings)} responses are rated {ratings[0]}")
-    return responses, ratings, finished, dropped
+    if len({response.rating for response in responses}) == 1:
+        raise UnusableRow(
+            QuarantineReason.EQUAL_RATINGS, f"all {len(responses)} responses are rated {responses[0].rating}"
+        )
+    return responses, dropped

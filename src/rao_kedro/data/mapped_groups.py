@@ -70,7 +70,7 @@ def groups_of(
 
 
 class TokensOfBatch:
-    """The tokens of a batch: of each row its prompt and its responses, as views."""
+    """The tokens of a batch: of each row its prompt, its responses and which of their tokens are learned, as views."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         """Find where prompts and responses begin."""
@@ -82,11 +82,16 @@ class TokensOfBatch:
             of.offsets.to_numpy(zero_copy_only=True) for of in (prompts, responses, responses.values)
         )
         self._ids = batch["group_id"]
+        self._masks = _Masks(batch["learned"]) if "learned" in batch.schema.names else None
 
     def id_of(self, row: int) -> str:
         """Return the id of a group."""
         found: str = self._ids[row].as_py()
         return found
+
+    def learned(self, row: int) -> list[NDArray[np.bool_]] | None:
+        """Return which tokens of each response are learned; None if all are."""
+        return None if self._masks is None else self._masks.of(row)
 
     def of(self, row: int) -> tuple[TokenIds, list[TokenIds]]:
         """Return the prompt and the responses of a group."""
@@ -117,7 +122,9 @@ def in_order_of_training(
         for name, column in columns.items():
             values = column.of(row)
             numbers[name] = [values[i] for i in order]
-        return TokenizedGroup(tokens.id_of(row), prompt, [of_group[i] for i in order], **numbers)
+        masks = tokens.learned(row)
+        learned = None if masks is None else [masks[i] for i in order]
+        return TokenizedGroup(tokens.id_of(row), prompt, [of_group[i] for i in order], learned=learned, **numbers)
 
     return make
 
@@ -131,3 +138,15 @@ class _Numbers:
     def of(self, row: int) -> list[float]:
         values: list[float] = self._values[self._offsets[row] : self._offsets[row + 1]].tolist()
         return values
+
+
+class _Masks:
+    """A column of lists of masks, null in rows that have none."""
+
+    def __init__(self, column: pa.ListArray) -> None:
+        self._values = column.values.values.to_numpy(zero_copy_only=True)
+        self._groups, self._responses = column.offsets.to_numpy(), column.values.offsets.to_numpy()
+
+    def of(self, row: int) -> list[NDArray[np.bool_]] | None:
+        ends = self._responses[self._groups[row] : self._groups[row + 1] + 1].tolist()
+        return [self._values[a:b].view(bool) for a, b in pairwise(ends)] or None

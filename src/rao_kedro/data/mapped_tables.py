@@ -22,8 +22,8 @@ TOKENS = {
     "prompt_ids": pa.list_(pa.int32()),
     "response_ids": pa.list_(pa.list_(pa.int32())),
     "ids": pa.list_(pa.int32()),
-    "learned": pa.list_(pa.uint8()),
 }
+MASK = pa.list_(pa.uint8())  # bits cannot be viewed as a NumPy array
 BATCH = 1024  # rows that are written together
 
 
@@ -66,5 +66,11 @@ def _write_once(path: Path, mapped: Path) -> None:
 def _read(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Return the schema and the rows, in batches, of the file that is mapped."""
     with open_table(path) as file:
-        schema = pa.schema([(field.name, TOKENS.get(field.name, field.type)) for field in file.schema_arrow])
+        schema = pa.schema([(field.name, _mapped_type(field)) for field in file.schema_arrow])
     return schema, (batch.cast(schema) for batch in read_batches(path, batch=BATCH))
+
+
+def _mapped_type(field: pa.Field) -> pa.DataType:
+    if field.name == "learned" and not pa.types.is_null(field.type):
+        return pa.list_(MASK) if pa.types.is_list(field.type.value_type) else MASK  # of responses, of a conversation
+    return TOKENS.get(field.name, field.type)

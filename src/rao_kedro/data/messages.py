@@ -6,12 +6,15 @@ Knows nothing about formats and ratings.
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from rao_kedro.data.fields import Row, as_list, find_first, is_filled, is_list, parse
 from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
 
 Message = dict[str, str]
+
+DIFFERENT = "the responses differ before their last message"
 
 ROLES = {
     "system": "system",
@@ -136,19 +139,38 @@ def add_system(row: Row, messages: list[Message]) -> list[Message]:
     return [{"role": "system", "content": read_text(system, "system")}, *messages]
 
 
-def join_context(prompt: list[Message] | None, contexts: Sequence[list[Message]]) -> list[Message]:
+def shared_context(contexts: Sequence[list[Message]]) -> list[Message]:
+    """Return what dialogues share before they part: all of it if they are equal, else up to a message of the user.
+
+    Args:
+        contexts: The messages of each completion before its last one.
+
+    Raises:
+        UnusableRow: They part in a message of the user, so that they are no responses to one prompt.
+    """
+    first = contexts[0] if contexts else []
+    if all(_same(other, first) for other in contexts):
+        return first
+    n = next(n for n, messages in enumerate(zip_longest(*contexts)) if not _same_message(messages))
+    while n and first[n - 1]["role"] != "user":
+        n -= 1
+    for turns in (context[n:] for context in contexts):
+        roles = [message["role"] for message in turns]
+        if roles != ["assistant", "user"] * (len(turns) // 2):
+            raise UnusableRow(QuarantineReason.DIFFERENT_PROMPTS, DIFFERENT)
+    return first[:n]
+
+
+def join_context(prompt: list[Message] | None, context: list[Message]) -> list[Message]:
     """Return the whole prompt. Completions may repeat the prompt, or continue it with turns that they share.
 
     Args:
         prompt: The explicit prompt, if there is one.
-        contexts: The messages of each completion before its last one; they must be equal.
+        context: The messages that all completions share before their responses.
 
     Raises:
-        UnusableRow: The completions differ before their last message, or begin with another prompt.
+        UnusableRow: The completions begin with another prompt.
     """
-    context = contexts[0] if contexts else []
-    if any(not _same(other, context) for other in contexts):
-        raise UnusableRow(QuarantineReason.DIFFERENT_PROMPTS, "the responses differ before their last message")
     if not prompt or not context:
         return prompt or context
     asked, repeated = without_system(prompt), without_system(context)
@@ -278,7 +300,11 @@ def _content(content: Any, name: str) -> str:
 
 
 def _same(a: Sequence[Message], b: Sequence[Message]) -> bool:
-    return [(m["role"], m["content"].strip()) for m in a] == [(m["role"], m["content"].strip()) for m in b]
+    return len(a) == len(b) and all(map(_same_message, zip(a, b, strict=True)))
+
+
+def _same_message(messages: Sequence[Message | None]) -> bool:
+    return len({None if m is None else (m["role"], m["content"].strip()) for m in messages}) == 1
 
 
 def without_system(messages: Sequence[Message]) -> list[Message]:

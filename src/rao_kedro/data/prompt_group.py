@@ -18,6 +18,8 @@ class PromptGroup:
         ratings: The data's ratings of the responses, if there are any.
         finished: False for a response that was cut at its token limit, so that no end-of-turn token follows; None if
             all are finished.
+        earlier_turns: Per response, its messages before its last one, from the assistant's to the user's; None if all
+            responses have one turn. `responses` are the last turns.
     """
 
     group_id: str
@@ -26,3 +28,8 @@ class PromptGroup:
     requirements: str = "[]"
     ratings: Sequence[float] | None = None
     finished: Sequence[bool] | None = None
+    earlier_turns: Sequence[Sequence[Message]] | None = None
+
+    def before(self, response: int) -> list[Message]:
+        """Return the dialogue that the last turn of a response answers."""
+        return [*self.messages, *(self.earlier_turns[response] if self.earlier_turns else [])]

@@ -23,6 +23,7 @@ from rao_kedro.data.messages import (
     read_dialogue,
     read_history,
     read_text,
+    shared_context,
 )
 from rao_kedro.data.quarantine import QuarantineReason, UnusableRow
 from rao_kedro.data.ratings import RATING_NAMES, Ratings, choose_ratings, rate_objects
@@ -39,6 +40,7 @@ class RawGroup:
         requirements: JSON list of the prompt's checkable requirements.
         finished: Per response, False if it was cut; None if all are finished.
         rated_by: The field of the ratings, in the words of the data report; empty if the prompt's rules rate.
+        earlier_turns: Per response, its messages before its last one; None if all have one turn.
     """
 
     messages: list[Message]
@@ -47,6 +49,7 @@ class RawGroup:
     requirements: str = field(default="[]")
     finished: list[bool] | None = None
     rated_by: str = ""
+    earlier_turns: list[list[Message]] | None = None
 
 
 def read_prompt(row: Row, names: Sequence[str] = PROMPTS) -> list[Message] | None:
@@ -214,6 +217,16 @@ def assemble_group(
         empty = QuarantineReason.EMPTY_PROMPT if any(name in row for name in PROMPTS) else None
         detail = f"no prompt: none of the columns {', '.join(PROMPTS)}"
         raise first_problem or UnusableRow(empty or QuarantineReason.MISSING_COLUMN, detail)
-    messages = add_system(row, join_context(prompt, contexts))
+    shared = shared_context(contexts)
+    messages = add_system(row, join_context(prompt, shared))
     _check_prompt_columns(row, messages)
-    return RawGroup(messages, responses, ratings, finished=finished, rated_by=rated.by)
+    rest = iter(context[len(shared) :] for context in contexts)
+    earlier = [[] if isinstance(response, UnusableRow) else next(rest) for response in responses]
+    return RawGroup(
+        messages,
+        responses,
+        ratings,
+        finished=finished,
+        rated_by=rated.by,
+        earlier_turns=earlier if any(earlier) else None,
+    )

@@ -24,7 +24,7 @@ class _SplitCounts:
     """What is counted of the groups of a split."""
 
     def __init__(self) -> None:
-        self.groups, self.cut = 0, 0
+        self.groups, self.cut, self.several_turns = 0, 0, 0
         self.prompts = DigestSet()
         self.sizes: Counter[int] = Counter()
         self.ratings = Moments()
@@ -35,6 +35,7 @@ class _SplitCounts:
             self.prompts.add(prompt)
         finished = pc.list_flatten(groups.column("finished"))
         self.cut += len(finished) - finished.true_count
+        self.several_turns += groups.num_rows - groups.column("earlier_turns").null_count
         self.sizes.update(pc.list_value_length(groups.column("responses")).to_pylist())
         self.ratings.take(pc.list_flatten(groups.column("ratings")).to_numpy())
 
@@ -45,6 +46,7 @@ class _SplitCounts:
             ("prompts", len(self.prompts)),
             ("responses", n),
             ("cut responses", f"{self.cut} ({self.cut / n:.1%})"),
+            *([("with responses of several turns", self.several_turns)] if self.several_turns else []),
             *((f"with {k} responses", self.sizes[k]) for k in sorted(self.sizes)),
             ("rating mean", self.ratings.mean),
             ("rating standard deviation", self.ratings.std),

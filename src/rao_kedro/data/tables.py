@@ -47,7 +47,8 @@ class EvaluationPromptTable(Table):
 class PreferenceGroupTable(Table):
     """One row per prompt: its messages, K >= 2 responses, their ratings, and whether each was finished.
 
-    `rated_by` names the fields of the data that the ratings come from.
+    `rated_by` names the fields of the data that the ratings come from. `earlier_turns` are, per response, its messages
+    before the last one, which `responses` holds; null if all responses have one turn.
     """
 
     group_id: Series[str] = pa.Field(unique=True)
@@ -59,6 +60,7 @@ class PreferenceGroupTable(Table):
     source: Series[str]
     requirements: Series[str]
     rated_by: Series[str] | None
+    earlier_turns: Series[object] | None = pa.Field(nullable=True)
 
     @pa.check("responses", element_wise=True, error="a prompt group has at least two responses")
     def _two_responses(cls, responses: Sequence[str]) -> bool:
@@ -118,7 +120,9 @@ class TokenizedConversationTable(Table):
 class TokenizedGroupTable(Table):
     """One row per prompt group, as text and as token ids; `chosen` and `rejected` are positions in `response_ids`.
 
-    Responses that are `finished` end with an end-of-turn token, and no others do.
+    Responses that are `finished` end with an end-of-turn token, and no others do. `earlier_turns` are those of
+    `PreferenceGroupTable`, and `learned` says, per response, which of its tokens the assistant writes; both are null if
+    all responses have one turn.
     """
 
     group_id: Series[str] = pa.Field(unique=True)
@@ -132,6 +136,8 @@ class TokenizedGroupTable(Table):
     finished: Series[object]
     chosen: Series[int] = pa.Field(ge=0)
     rejected: Series[int] = pa.Field(ge=0)
+    earlier_turns: Series[object] | None = pa.Field(nullable=True)
+    learned: Series[object] | None = pa.Field(nullable=True)
 
     @pa.check("response_ids", element_wise=True, error="no response is empty")
     def _no_empty_response(cls, response_ids: Sequence[Sequence[int]]) -> bool:

@@ -41,7 +41,7 @@ def read_groups(
         read: Which of rewards and ratings to read; those not read are None.
         responses: The maximum number of responses per group, the first in this order; None for all.
     """
-    table = map_table(path).select([*ABOUT, "prompt_ids", "response_ids", *read])
+    table = _select(map_table(path), [*ABOUT, "prompt_ids", "response_ids", *read], ["learned"])
     return groups_of(table, split, partial(in_order_of_training, read=read, responses=responses))
 
 
@@ -54,9 +54,16 @@ def read_groups_in_table_order(path: Path) -> MappedGroups:
 
     def make_of(batch: pa.RecordBatch) -> Callable[[int], TokenizedGroup]:
         tokens = TokensOfBatch(batch)
-        return lambda row: TokenizedGroup(tokens.id_of(row), *tokens.of(row))
+        return lambda row: TokenizedGroup(tokens.id_of(row), *tokens.of(row), learned=tokens.learned(row))
 
-    return groups_of(map_table(path).select(["group_id", "prompt_ids", "response_ids"]), None, make_of)
+    table = _select(map_table(path), ["group_id", "prompt_ids", "response_ids"], ["learned"])
+    return groups_of(table, None, make_of)
+
+
+def _select(table: pa.Table, columns: Sequence[str], if_there: Sequence[str]) -> pa.Table:
+    """Return some columns of a table, and others if they have values."""
+    types = {field.name: field.type for field in table.schema}
+    return table.select([*columns, *(name for name in if_there if not pa.types.is_null(types.get(name, pa.null())))])
 
 
 def holds_conversations(path: Path) -> bool:
@@ -97,7 +104,7 @@ class PromptGroups(Sequence[PromptGroup]):
             path: Parquet with the columns of `TokenizedGroupTable`.
         """
         columns = ["group_id", "messages", "responses", "requirements", "ratings", "finished"]
-        self.table = map_table(path).select(columns)
+        self.table = _select(map_table(path), columns, ["earlier_turns"])
 
     @property
     def ids(self) -> list[str]:

@@ -80,6 +80,8 @@ class _Response:
     ids: list[int]
     rating: float
     finished: bool
+    earlier_turns: list[Record]
+    learned: list[bool]
 
 
 class GroupTokenizer:
@@ -154,19 +156,21 @@ class GroupTokenizer:
         """
         usable: list[_Response] = []
         lost: dict[QuarantineReason, list[str]] = {}
-        of_row = zip(row["responses"], tokens.responses, row["ratings"], row["finished"], strict=True)
-        for text, found, rating, finished in of_row:
+        k = len(row["responses"])
+        earlier, learned = row.get("earlier_turns") or [[]] * k, tokens.learned or [[]] * k
+        of_row = (row["responses"], tokens.responses, row["ratings"], row["finished"], earlier, learned)
+        for text, found, rating, finished, turns, mask in zip(*of_row, strict=True):
             try:
                 ids = self._response_ids(found)
                 if any(ids == other.ids for other in usable):
                     raise UnusableRow(QuarantineReason.IDENTICAL_RESPONSES, "an earlier response has the same tokens")
-                usable.append(_Response(text, ids, float(rating), bool(finished)))
+                usable.append(_Response(text, ids, float(rating), bool(finished), turns, mask))
             except UnusableRow as problem:
                 lost.setdefault(problem.reason, []).append(problem.detail)
         if len({response.rating for response in usable}) < 2:
             reason = max(lost, key=lambda reason: len(lost[reason]), default=QuarantineReason.EQUAL_RATINGS)
             details = "; ".join(detail for of_reason in lost.values() for detail in of_reason)
-            raise UnusableRow(reason, f"no preference is left of {len(row['responses'])} responses: {details}")
+            raise UnusableRow(reason, f"no preference is left of {k} responses: {details}")
         return usable, lost
 
     def _response_ids(self, ids: list[int] | ModelError) -> list[int]:
@@ -182,6 +186,7 @@ class GroupTokenizer:
     def _group(self, row: Mapping[str, Any], prompt_ids: list[int], responses: Sequence[_Response]) -> dict[str, Any]:
         """Return a row of `TokenizedGroupTable`."""
         ratings = [response.rating for response in responses]
+        several = any(response.earlier_turns for response in responses)
         chosen, rejected = choose_pair(ratings, self.pairing, random.Random(f"{self.seed}-{row['group_id']}"))
         return {
             "group_id": row["group_id"],
@@ -195,6 +200,8 @@ class GroupTokenizer:
             "finished": [response.finished for response in responses],
             "chosen": chosen,
             "rejected": rejected,
+            "earlier_turns": [response.earlier_turns for response in responses] if several else None,
+            "learned": [response.learned for response in responses] if several else None,
         }
 
 

@@ -22,6 +22,7 @@ from rao_kedro.models.chat import (
 )
 from rao_kedro.models.chat_format import ChatFormat
 from rao_kedro.models.control_tokens import Message, encode, refuse_unknown, shield
+from rao_kedro.models.conversation_tokens import ConversationTokenizer
 
 _PROBES = ("Hi", " a", "a ", "\n\na\n", "\ta\t", "12 34", "'s a's", "a\u2581b", "日本語 é", ".", "<a>")
 
@@ -33,10 +34,12 @@ class GroupTokens:
     Attributes:
         prompt: The prompt's ids.
         responses: The ids of each response; empty if the prompt has none.
+        learned: Per response of several turns, whether the assistant writes each token; None if all have one turn.
     """
 
     prompt: list[int] | ModelError
     responses: list[list[int] | ModelError]
+    learned: list[list[bool]] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class ChatTokenizer:
     def __init__(self, chat: ChatFormat) -> None:
         """Find the control tokens at which texts are cut."""
         self.chat = chat
+        self._conversations = ConversationTokenizer(chat)
         self._cut: re.Pattern[str] | None = None
         self._known: dict[str, list[int]] = {}
         probes = list(self._render_probes())
@@ -65,10 +69,12 @@ class ChatTokenizer:
         """Return the token ids of each group.
 
         Args:
-            groups: Their `messages`, `responses` (texts) and `finished`, a value for each response.
+            groups: Their `messages`, `responses` (texts), `finished` and, if they have them, `earlier_turns`, a value
+                for each response.
 
         Returns:
-            What `prompt_token_ids(..., every_message=True)` and `response_token_ids` return or raise.
+            What `prompt_token_ids(..., every_message=True)` and `response_token_ids` return or raise; for responses of
+            several turns, what `ConversationTokenizer.continue_prompt` does.
         """
         rendered = [self._render(group) for group in groups]
         texts = (text for of in rendered if isinstance(of, _Rendered) for text in _texts(of))
@@ -82,6 +88,8 @@ class ChatTokenizer:
         """Render a group; a group whose texts spell control tokens is tokenised at once, text by text."""
         messages: list[Message] = list(group["messages"])
         answers: list[Message] = [{"role": "assistant", "content": text} for text in group["responses"]]
+        if group.get("earlier_turns"):
+            return self._of_several_turns(group, messages, answers)
         try:
             if shield(self.chat, [*messages, *answers])[1]:
                 return _one_by_one(self.chat, group)
@@ -97,6 +105,25 @@ class ChatTokenizer:
             except ModelError as error:
                 responses.append(error)
         return _Rendered(prompt, responses)
+
+    def _of_several_turns(
+        self, group: Mapping[str, Any], messages: Sequence[Message], answers: Sequence[Message]
+    ) -> GroupTokens:
+        try:
+            prompt = prompt_token_ids(self.chat, messages, every_message=True)
+        except ModelError as error:
+            return GroupTokens(error, [])
+        responses: list[list[int] | ModelError] = []
+        masks: list[list[bool]] = []
+        for earlier, answer, finished in zip(group["earlier_turns"], answers, group["finished"], strict=True):
+            learned: list[bool] = []
+            try:
+                ids, learned = self._conversations.continue_prompt(messages, [*earlier, answer], bool(finished))
+                responses.append(ids)
+            except ModelError as error:
+                responses.append(error)
+            masks.append(learned)
+        return GroupTokens(prompt, responses, masks)
 
     def _tokens_of(self, group: Mapping[str, Any], rendered: _Rendered) -> GroupTokens:
         try:

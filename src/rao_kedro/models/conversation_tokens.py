@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rao_kedro.errors import ModelError
-from rao_kedro.models.chat import render
+from rao_kedro.models.chat import prompt_token_ids, render
 from rao_kedro.models.chat_format import ChatFormat
 from rao_kedro.models.control_tokens import Message, encode, refuse_unknown, shield, spell_out, unused_characters
 from rao_kedro.models.templates import default_template
@@ -61,6 +61,29 @@ class ConversationTokenizer:
         if isinstance(tokens, ModelError):
             raise tokens
         return tokens
+
+    def continue_prompt(
+        self, prompt: Sequence[Message], turns: Sequence[Message], finished: bool = True
+    ) -> tuple[list[int], list[bool]]:
+        """Return the tokens of a response of several turns, and whether the assistant writes each of them.
+
+        Args:
+            prompt: The dialogue up to the user's message that the response answers.
+            turns: The messages of the response, of which the first and the last one are the assistant's.
+            finished: Whether the last turn is complete; otherwise its end-of-turn token is left out.
+
+        Raises:
+            ModelError: As `tokenize`; or the prompt's tokens are not a prefix of the dialogue's.
+        """
+        prompt_ids = prompt_token_ids(self.chat, prompt, every_message=True)
+        found = self.tokenize([*prompt, *turns])
+        n, end = len(prompt_ids), found.ends[-1] if finished else found.ends[-1] - 1
+        if found.ids[:n] != prompt_ids:
+            raise ModelError(
+                "the prompt's tokens are not a prefix of the dialogue's: the chat template writes more before the last "
+                "turn than before earlier ones, such as an empty thought"
+            )
+        return found.ids[n:end], found.learned[n:end]
 
     def tokenize_batch(self, conversations: Sequence[Sequence[Message]]) -> list[ConversationTokens | ModelError]:
         """Return the tokens of each conversation, or why it has none; see `tokenize`."""

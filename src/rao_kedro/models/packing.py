@@ -47,9 +47,16 @@ class TokenizedGroup:
     first_response: int = 0
     learned: Sequence[Learned] | None = None
 
-    def with_responses(self, response_ids: Sequence[TokenIds]) -> "TokenizedGroup":
+    def with_responses(
+        self, response_ids: Sequence[TokenIds], learned: Sequence[Learned] | None = None
+    ) -> "TokenizedGroup":
         """Return the prompt with other responses, which have neither rewards nor ratings."""
-        return TokenizedGroup(self.group_id, self.prompt_ids, response_ids)
+        return TokenizedGroup(self.group_id, self.prompt_ids, response_ids, learned=learned)
+
+    def response(self, number: int) -> "TokenizedGroup":
+        """Return the prompt with one of its responses, which has neither reward nor rating."""
+        learned = None if self.learned is None else [self.learned[number]]
+        return self.with_responses([self.response_ids[number]], learned)
 
     def split(self, max_tokens: int) -> list["TokenizedGroup"]:
         """Return pieces of at most `max_tokens` tokens: the prompt with some of the responses, in their order.

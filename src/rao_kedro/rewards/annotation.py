@@ -22,7 +22,7 @@ from rao_kedro.rewards.outliers import robust_moments
 
 Normalisation = Literal["none", "standardise"]
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-PER_RESPONSE = ("responses", "response_ids", "ratings", "finished", "rewards", "truncated")
+PER_RESPONSE = ("responses", "response_ids", "ratings", "finished", "rewards", "truncated", "earlier_turns", "learned")
 
 
 def join_rewards(
@@ -137,7 +137,7 @@ def _of_scored_responses(row: dict[str, Any], pairing: Pairing, seed: int) -> di
     if not any(row["failures"]):
         return row
     kept = [i for i, failure in enumerate(row["failures"]) if not failure]
-    row = row | {name: [row[name][i] for i in kept] for name in PER_RESPONSE}
+    row = row | {name: [row[name][i] for i in kept] for name in PER_RESPONSE if row[name]}
     if len(set(row["ratings"])) < 2:
         return None
     chosen, rejected = choose_pair(row["ratings"], pairing, random.Random(f"{seed}-{row['group_id']}"))

@@ -122,7 +122,7 @@ class GenerativeReward(Reward):
         return [_scores([next(rest) for _ in group.responses]) for group in groups]
 
     def _dialogues(self, groups: Sequence[PromptGroup]) -> list[list[Mapping[str, str]]]:
-        prompts = [self._prompt(group.messages, response) for group in groups for response in group.responses]
+        prompts = [self._prompt(group.before(i), text) for group in groups for i, text in enumerate(group.responses)]
         return [[{"role": "user", "content": prompt}] for prompt in prompts]
 
     @cached_property

@@ -56,7 +56,7 @@ class Rules(Reward):
 
     def _of_group(self, group: PromptGroup) -> Scores:
         if self.function is not None:
-            scored = [self._call(self.function, group, response) for response in group.responses]
+            scored = [self._call(self.function, group, i) for i in range(len(group.responses))]
             failures = [THINKING_WAS_CUT if score is None else "" for score in scored]
             return Scores([math.nan if score is None else score for score in scored], [False] * len(scored), failures)
         requirements = json.loads(group.requirements) if self.requirements is None else self.requirements
@@ -64,11 +64,11 @@ class Rules(Reward):
             return Scores.failed(len(group.responses), NO_REQUIREMENTS)
         return Scores.complete([score_response(response, requirements) for response in group.responses])
 
-    def _call(self, function: Callable[..., float], group: PromptGroup, response: str) -> float | None:
+    def _call(self, function: Callable[..., float], group: PromptGroup, response: int) -> float | None:
         """Return the score of a response; None if its thinking was cut."""
-        if (answer := split_thinking(response).answer) is None:
+        if (answer := split_thinking(group.responses[response]).answer) is None:
             return None
-        value = function(group.messages, answer)
+        value = function(group.before(response), answer)
         if isinstance(value, bool | int | float) and value == value:
             return float(value)
         raise DataError(f"{self.path} returned {value!r} for a response of group {group.group_id}; it must be a number")

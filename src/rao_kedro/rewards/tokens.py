@@ -7,6 +7,7 @@ from rao_kedro.data.prompt_group import PromptGroup
 from rao_kedro.errors import DataError, ModelError
 from rao_kedro.models.chat import common_prefix, dialogue_token_ids, prompt_token_ids, response_token_ids
 from rao_kedro.models.chat_format import ChatFormat
+from rao_kedro.models.conversation_tokens import ConversationTokenizer
 from rao_kedro.models.packing import TokenizedGroup, longest_row
 from rao_kedro.models.reward_head import ReadAt
 from rao_kedro.rewards.base import Scores
@@ -40,6 +41,7 @@ def score_tokens(
         DataError: A score is not finite.
     """
     results = []
+    conversations = ConversationTokenizer(chat)
     tokenized: list[TokenizedGroup] = []
     for n, group in enumerate(groups):
         try:
@@ -51,7 +53,7 @@ def score_tokens(
             reason = f"the prompt has {len(prompt_ids)} tokens, but the model reads only {max_length}"
             results.append(Scores.failed(len(group.responses), reason))
             continue
-        rows, failures = _rows(chat, group, prompt_ids, read_at)
+        rows, masks, failures = _rows(chat, conversations, group, prompt_ids, read_at)
         truncated = [len(row) > max_length for row in rows]
         rows = [row[:max_length] for row in rows]
         if read_at == "template_end":
@@ -60,9 +62,11 @@ def score_tokens(
         for i, row in enumerate(rows):
             if not failures[i] and (n_shared < MIN_SHARED or len(row) <= n_shared):
                 failures[i] = "the response has no token after the prompt"
-        read = [row for row, failure in zip(rows, failures, strict=True) if not failure]
+        read = [i for i, failure in enumerate(failures) if not failure]
         if read:
-            tokenized.append(TokenizedGroup(str(n), read[0][:n_shared], [row[n_shared:] for row in read]))
+            responses = [rows[i][n_shared:] for i in read]
+            learned = None if masks is None else [masks[i][: len(ids)] for i, ids in zip(read, responses, strict=True)]
+            tokenized.append(TokenizedGroup(str(n), rows[read[0]][:n_shared], responses, learned=learned))
         results.append(Scores([math.nan] * len(rows), truncated, failures))
     values = score(tokenized, max([max_tokens_per_batch, *map(longest_row, tokenized)])) if tokenized else {}
     return [
@@ -72,23 +76,38 @@ def score_tokens(
 
 
 def _rows(
-    chat: ChatFormat, group: PromptGroup, prompt_ids: list[int], read_at: ReadAt
-) -> tuple[list[list[int]], list[str]]:
-    """Return the ids of each prompt with its response, empty if the template fails, and why it failed."""
+    chat: ChatFormat,
+    conversations: ConversationTokenizer,
+    group: PromptGroup,
+    prompt_ids: list[int],
+    read_at: ReadAt,
+) -> tuple[list[list[int]], list[list[bool]] | None, list[str]]:
+    """Return the ids of each prompt with its response, empty if the template fails, and why it failed.
+
+    If they are read at the end of turn, and some have several turns, also which of a response's ids are learned.
+    """
     rows: list[list[int]] = []
+    masks: list[list[bool]] = []
     failures: list[str] = []
-    for response, finished in zip(group.responses, group.finished or [True] * len(group.responses), strict=True):
-        row, failure = [], ""
+    for i, (response, finished) in enumerate(
+        zip(group.responses, group.finished or [True] * len(group.responses), strict=True)
+    ):
+        row, learned, failure = [], [], ""
         try:
-            if read_at == "end_of_turn":
-                row = [*prompt_ids, *response_token_ids(chat, group.messages, response, finished)]
+            if read_at == "template_end":
+                row = dialogue_token_ids(chat, group.before(i), response, finished)
+            elif group.earlier_turns:
+                turns = [*group.earlier_turns[i], {"role": "assistant", "content": response}]
+                ids, learned = conversations.continue_prompt(group.messages, turns, finished)
+                row = [*prompt_ids, *ids]
             else:
-                row = dialogue_token_ids(chat, group.messages, response, finished)
+                row = [*prompt_ids, *response_token_ids(chat, group.messages, response, finished)]
         except ModelError as error:
             row, failure = [], str(error)
         rows.append(row)
+        masks.append(learned)
         failures.append(failure)
-    return rows, failures
+    return rows, masks if group.earlier_turns and read_at == "end_of_turn" else None, failures
 
 
 def _without_trailing(padding: int | None, row: list[int]) -> list[int]:

@@ -33,7 +33,7 @@ def cached_reference_logprobs(
 
     Args:
         model_dir: The reference model.
-        groups_path: Parquet with `group_id`, `prompt_ids`, `response_ids`.
+        groups_path: Parquet with `group_id`, `prompt_ids`, `response_ids`, and `learned` if it is there.
         parameters: Precision and batch size of the forward pass.
         t0_length: Tokens of the prefix t_0.
         workers: How the worker that computes them is started.
@@ -61,7 +61,10 @@ def cached_reference_logprobs(
 
 def scoring_key(model_dir: Path, groups_path: Path, precision: str, t0_length: int) -> str:
     """Return a hash of everything reference log-probs depend on: weights, token ids, t_0, precision, this package."""
-    groups = map_table(groups_path).select(["group_id", "prompt_ids", "response_ids"])
+    table = map_table(groups_path)
+    groups = table.select(["group_id", "prompt_ids", "response_ids"])
+    if "learned" in table.column_names and table["learned"].null_count < len(table):
+        groups = groups.append_column("learned", table["learned"])
     settings = precision, str(t0_length), version("rao_kedro")
     return combined_hash(content_hash(model_dir), *map(_column_hash, groups.columns), *settings)
 
@@ -71,7 +74,7 @@ def _column_hash(column: pa.ChunkedArray) -> str:
     lengths: list[bytes] = []
     chunks, of_values = column.chunks, column.type
     while pa.types.is_list(of_values) or pa.types.is_large_list(of_values):
-        lengths.append(b"".join(_as_int64(pc.list_value_length(chunk)) for chunk in chunks))
+        lengths.append(b"".join(_as_int64(pc.fill_null(pc.list_value_length(chunk), 0)) for chunk in chunks))
         chunks, of_values = [chunk.flatten() for chunk in chunks], of_values.value_type
     if not pa.types.is_integer(of_values):
         return combined_hash(*lengths, *(value for chunk in chunks for value in chunk.to_pylist()))

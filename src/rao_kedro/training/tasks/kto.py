@@ -65,4 +65,5 @@ def mismatch_pairs(groups: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:
         raise TrainingError("this objective needs responses to other prompts, but a split has only one prompt group")
     following = [*groups[1:], *groups[:1]]
     pairs = enumerate(zip(groups, following, strict=True))
-    return [group.with_responses([other.response_ids[i % 2]]) for i, (group, other) in pairs]
+    one_each = ((group, other.response(i % 2)) for i, (group, other) in pairs)
+    return [group.with_responses(other.response_ids, other.learned) for group, other in one_each]

@@ -180,12 +180,15 @@ class PPOTask(Task):
         policy = LogProbModel(extract_model_from_parallel(module).policy.model)
         training = self.spec.training
         forward_pass = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)
-        pairs = [replace(group, response_ids=group.response_ids[:2]) for group in groups]
+        pairs = [
+            group.with_responses(group.response_ids[:2], None if group.learned is None else group.learned[:2])
+            for group in groups
+        ]
         logps = score_logps(policy, pairs, forward_pass)
         batch = LogProbBatch(
             policy=torch.tensor([logps[group.group_id].responses for group in pairs]),
             reference=torch.tensor([self.reference_logps[group.group_id][1][:2] for group in pairs]),
-            lengths=torch.tensor([[len(ids) for ids in group.response_ids] for group in pairs]),
+            lengths=response_lengths(pairs),
             mask=torch.ones(len(pairs), 2, dtype=torch.bool),
         )
         metrics = pair_metrics(batch, self.objective.beta * batch.log_ratio())
