@@ -15,6 +15,10 @@ def by_group(rewards, k=4):
     return {f"g{i}": list(map(float, rewards[i * k : (i + 1) * k])) for i in range(len(rewards) // k)}
 
 
+def remark_on(rewards, objective):
+    return outlier_remark([*rewards], [*rewards.values()], objective)
+
+
 AUTO = make_objective("rao", beta=0.05, log_z0="auto")
 
 
@@ -32,14 +36,14 @@ AUTO = make_objective("rao", beta=0.05, log_z0="auto")
     ids=["normal", "laplace", "ratings", "rarely 0", "binary", "saturated", "constant"],
 )
 def test_plain_rewards_are_not_remarked_on(rewards):
-    assert outlier_remark(by_group(rewards), AUTO) is None
+    assert remark_on(by_group(rewards), AUTO) is None
 
 
 def test_the_one_rating_that_decides_log_z0_is_named_with_what_it_does_and_what_helps():
     """Of 72 ratings of 1 to 5, one is 1e6: `auto` solves to 1e6 / 72 / 0.05 nats more than without it."""
     rewards = by_group(np.tile([1.0, 2.0, 4.0, 5.0], 18))
     rewards["g7"][2] = 1e6
-    remark = outlier_remark(rewards, AUTO)
+    remark = remark_on(rewards, AUTO)
     assert remark is not None
     assert "1 of 72 training rewards lie more than 20 robust standard deviations" in remark
     assert "in 1 of 18 groups, and dominate the targets: g7 (1e+06)." in remark
@@ -49,9 +53,9 @@ def test_the_one_rating_that_decides_log_z0_is_named_with_what_it_does_and_what_
         in remark
     )
     assert "set reward_modeling.clip: 5 keeps" in remark
-    fixed = outlier_remark(rewards, make_objective("rao", beta=0.05, log_z0=60.0))
+    fixed = remark_on(rewards, make_objective("rao", beta=0.05, log_z0=60.0))
     assert fixed is not None and "auto" not in fixed
-    without_beta = outlier_remark(rewards, make_objective("simpo"))
+    without_beta = remark_on(rewards, make_objective("simpo"))
     assert without_beta is not None and "nats" not in without_beta
 
 
@@ -59,7 +63,7 @@ def test_the_one_rating_that_decides_log_z0_is_named_with_what_it_does_and_what_
 def test_outliers_are_found_among_few_distinct_values_too(plain):
     rewards = plain.astype(float).copy()
     rewards[:2] = 1e6, -50.0
-    remark = outlier_remark(by_group(rewards), make_objective("dro"))
+    remark = remark_on(by_group(rewards), make_objective("dro"))
     assert remark is not None and "g0 (1e+06)" in remark
 
 

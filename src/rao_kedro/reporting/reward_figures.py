@@ -1,8 +1,11 @@
 """Figure of the rewards: their distribution, their accuracy, and the targets of RAO that they imply."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from rao_kedro.plotting import apply_style
@@ -10,6 +13,7 @@ from rao_kedro.plotting import apply_style
 CHOSEN, REJECTED = "#0072b2", "#d55e00"
 PARTS = {"train": CHOSEN, "validation": "#009e73", "test": "#cc79a7"}
 MAX_POINTS = 2000
+BINS = 30
 TITLES = (
     "Rewards",
     "Reward of chosen less rejected",
@@ -34,10 +38,12 @@ def reward_calibration(reward_annotated: pd.DataFrame, by_gap: pd.DataFrame, gri
         np.array([r[i] for r, i in zip(reward_annotated["rewards"], reward_annotated[role], strict=True)])
         for role in ("chosen", "rejected")
     )
+    edges = np.histogram_bin_edges(np.concatenate([chosen, rejected]), BINS)
     for values, name, color in ((chosen, "chosen", CHOSEN), (rejected, "rejected", REJECTED)):
-        histogram = {"x": values, "name": name, "marker_color": color, "opacity": 0.6, "nbinsx": 30}
-        figure.add_trace(go.Histogram(**histogram, bingroup="rewards"), 1, 1)
-    figure.add_trace(go.Histogram(x=chosen - rejected, nbinsx=30, marker_color="#7f7f7f", showlegend=False), 1, 2)
+        figure.add_trace(_histogram(values, edges, name=name, marker_color=color, opacity=0.6), 1, 1)
+    gaps = chosen - rejected
+    edges = np.histogram_bin_edges(gaps, BINS)
+    figure.add_trace(_histogram(gaps, edges, marker_color="#7f7f7f", showlegend=False), 1, 2)
     figure.add_vline(x=0, line={"color": "black", "width": 1, "dash": "dot"}, row=1, col=2)
     _draw_accuracy(figure, by_gap)
     _draw_lengths(figure, reward_annotated)
@@ -47,6 +53,12 @@ def reward_calibration(reward_annotated: pd.DataFrame, by_gap: pd.DataFrame, gri
     figure.update_xaxes(title_text="difference of rewards", row=1, col=2)
     figure.update_yaxes(title_text="prompt groups", row=1)
     return apply_style(figure, f"Rewards of {len(reward_annotated)} prompt groups", height=1050)
+
+
+def _histogram(values: NDArray[Any], edges: NDArray[Any], **style: Any) -> go.Bar:
+    """Return counts as bars: a figure with every value would grow with the data."""
+    counts, _ = np.histogram(values, edges)
+    return go.Bar(x=(edges[:-1] + edges[1:]) / 2, y=counts, width=np.diff(edges), marker_line_width=0, **style)
 
 
 def _draw_accuracy(figure: go.Figure, by_gap: pd.DataFrame) -> None:

@@ -1,8 +1,9 @@
 """Tables that show how far rewards can be trusted, and the targets they give RAO. Knows no model."""
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,16 @@ from rao_kedro.rewards.outliers import OUTLIER, robust_moments
 GRID_BETAS = (0.025, 0.05, 0.1, 0.5, 1.0)
 GRID_LOG_Z0S = (-50.0, -20.0, -10.0, -5.0, 0.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 SATURATED = 0.01
+GROUP_METRICS = (
+    "pair_accuracy",
+    "length_only_accuracy",
+    "tied_pairs",
+    "chosen_minus_rejected",
+    "length_correlation",
+    "rating_length_correlation",
+    "truncated",
+    "chosen_target_is_up",
+)
 BOUNDS = {"chosen_minus_rejected": None, "length_correlation": (-1, 1), "rating_length_correlation": (-1, 1)}
 
 
@@ -47,7 +58,7 @@ def calibration_report(
     objective = make_objective("rao", **rao)
     suggested = replace(objective, log_z0="auto").solve_log_z0(train)
     threshold = objective.beta * objective.calibrate(train).log_z0
-    moments = robust_moments(np.concatenate(train))
+    moments = robust_moments(train.flat)
     rewards = np.concatenate(list(reward_annotated["rewards"]))
     ends = float(rewards.min()), float(rewards.max())
     rows: list[tuple[Any, ...]] = []
@@ -57,18 +68,44 @@ def calibration_report(
     return pd.DataFrame(rows, columns=["split", "metric", "value", "low", "high", "n"])
 
 
-def training_rewards(reward_annotated: pd.DataFrame, responses: int | None = None) -> list[list[float]]:
-    """Return the rewards of the training groups in the column order of training, `[groups][responses]`.
+class GroupRewards(Sequence[list[float]]):
+    """Rewards `[groups][responses]` in one array; the list of a group is made when it is asked for."""
+
+    def __init__(self, rewards: Iterable[Sequence[float]]) -> None:
+        """Copy the rewards of each group."""
+        self.flat, self._ends = array("d"), array("q", [0])
+        for of_group in rewards:
+            self.flat.extend(of_group)
+            self._ends.append(len(self.flat))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, at: int) -> list[float]: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[list[float]]: ...
+
+    def __getitem__(self, at: int | slice) -> list[float] | list[list[float]]:
+        groups = range(len(self))[at]
+        if isinstance(groups, range):
+            return [self[group] for group in groups]
+        return self.flat[self._ends[groups] : self._ends[groups + 1]].tolist()
+
+
+def training_rewards(reward_annotated: pd.DataFrame, responses: int | None = None) -> GroupRewards:
+    """Return the rewards of the training groups in the column order of training.
 
     Args:
         reward_annotated: Table of `rewards.annotation.read_rewards`.
         responses: Maximum number of responses per group; None for all.
     """
     train = reward_annotated[reward_annotated["split"] == "train"]
-    return [
+    return GroupRewards(
         [rewards[i] for i in response_order(chosen, rejected, len(rewards))[:responses]]
         for rewards, chosen, rejected in zip(train["rewards"], train["chosen"], train["rejected"], strict=True)
-    ]
+    )
 
 
 def _distribution(table: pd.DataFrame, low: float, high: float, median: float, spread: float) -> list[tuple[Any, ...]]:
@@ -99,11 +136,11 @@ def _by_group(table: pd.DataFrame, threshold: float, seed: int) -> list[tuple[An
     from rao_kedro.statistics import mean_interval
 
     columns = (table[name] for name in ("rewards", "ratings", "response_lengths", "chosen", "rejected", "truncated"))
-    per_group = [_of_group(threshold, *group) for group in zip(*columns, strict=True)]
-    rows = []
-    for name, values in pd.DataFrame(per_group).items():
-        rows.append((name, *mean_interval(values.dropna().tolist(), BOUNDS.get(str(name), (0, 1)), seed)))
-    return rows
+    per_group = np.empty((len(table), len(GROUP_METRICS)))  # a dictionary of each would be a kilobyte
+    for row, group in enumerate(zip(*columns, strict=True)):
+        per_group[row] = _of_group(threshold, *group)
+    found = zip(GROUP_METRICS, per_group.T, strict=True)
+    return [(name, *mean_interval(values[~np.isnan(values)], BOUNDS.get(name, (0, 1)), seed)) for name, values in found]
 
 
 def _of_group(
@@ -114,19 +151,20 @@ def _of_group(
     chosen: int,
     rejected: int,
     truncated: Sequence[bool],
-) -> dict[str, float]:
+) -> tuple[float, ...]:
+    """Return the `GROUP_METRICS` of a group."""
     better, worse = np.nonzero(np.subtract.outer(np.asarray(ratings), np.asarray(ratings)) > 0)
     gaps, longer = (np.asarray(values)[better] - np.asarray(values)[worse] for values in (rewards, lengths))
-    return {
-        "pair_accuracy": float(np.mean((gaps > 0) + 0.5 * (gaps == 0))),
-        "length_only_accuracy": float(np.mean((longer > 0) + 0.5 * (longer == 0))),
-        "tied_pairs": float(np.mean(gaps == 0)),
-        "chosen_minus_rejected": float(rewards[chosen] - rewards[rejected]),
-        "length_correlation": _correlation(rewards, lengths),
-        "rating_length_correlation": _correlation(ratings, lengths),
-        "truncated": float(np.mean(truncated)),
-        "chosen_target_is_up": float(rewards[chosen] > threshold),
-    }
+    return (
+        float(np.mean((gaps > 0) + 0.5 * (gaps == 0))),
+        float(np.mean((longer > 0) + 0.5 * (longer == 0))),
+        float(np.mean(gaps == 0)),
+        float(rewards[chosen] - rewards[rejected]),
+        _correlation(rewards, lengths),
+        _correlation(ratings, lengths),
+        float(np.mean(truncated)),
+        float(rewards[chosen] > threshold),
+    )
 
 
 def _correlation(values: Sequence[float], lengths: Sequence[int]) -> float:
@@ -157,13 +195,14 @@ def accuracy_by_gap(reward_annotated: pd.DataFrame, bins: int = 5, seed: int = 0
 
     rows = []
     for split, table in reward_annotated.groupby("split", sort=False):
-        gaps: list[tuple[float, int]] = []
+        gaps, groups = array("d"), array("q")
         for group, (rewards, ratings) in enumerate(zip(table["rewards"], table["ratings"], strict=True)):
             better, worse = np.nonzero(np.subtract.outer(np.asarray(ratings), np.asarray(ratings)) > 0)
-            gaps += [(gap, group) for gap in np.asarray(rewards)[better] - np.asarray(rewards)[worse]]
-        gaps.sort(key=lambda pair: abs(pair[0]))
-        pairs = pd.DataFrame(gaps, columns=["gap", "group"])
-        pairs["bin"] = np.repeat(range(bins), [len(part) for part in np.array_split(gaps, bins)])
+            gaps.extend(np.asarray(rewards)[better] - np.asarray(rewards)[worse])
+            groups.extend([group] * len(better))
+        pairs = pd.DataFrame({"gap": np.asarray(gaps), "group": np.asarray(groups)})
+        pairs = pairs.iloc[np.argsort(pairs["gap"].abs(), kind="stable")]
+        pairs["bin"] = np.repeat(range(bins), [len(part) for part in np.array_split(pairs["gap"], bins)])
         for _, part in pairs.groupby("bin"):
             right, size = (part["gap"] > 0) + 0.5 * (part["gap"] == 0), part["gap"].abs()
             accuracy = mean_interval(right.groupby(part["group"]).mean().tolist(), (0, 1), seed)
@@ -199,8 +238,9 @@ def target_grid(
         for role in ("chosen", "rejected")
     )
     rows = []
+    of_training = training_rewards(train, responses)
     for beta in betas:
-        suggested = replace(auto, beta=beta).solve_log_z0(training_rewards(train, responses))
+        suggested = replace(auto, beta=beta).solve_log_z0(of_training)
         for log_z0, is_suggested in [(suggested, True), *((value, False) for value in log_z0s)]:
             targets = (float((role / beta - log_z0).mean()) for role in (chosen, rejected))
             rows.append((beta, log_z0, is_suggested, float((chosen > beta * log_z0).mean()), *targets))

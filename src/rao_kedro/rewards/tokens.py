@@ -89,6 +89,7 @@ def _rows(
     rows: list[list[int]] = []
     masks: list[list[bool]] = []
     failures: list[str] = []
+    learned: list[bool]
     for i, (response, finished) in enumerate(
         zip(group.responses, group.finished or [True] * len(group.responses), strict=True)
     ):

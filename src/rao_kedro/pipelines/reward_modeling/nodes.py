@@ -121,8 +121,8 @@ def report_rewards(
     objective = make_objective("rao", **rao)
     rewards = read_rewards(reward_annotated)
     train = training_rewards(rewards, responses_per_prompt)
-    groups = dict(zip(rewards.loc[rewards["split"] == "train", "group_id"], train, strict=True))
-    if remark := outlier_remark(groups, objective):
+    names = rewards.loc[rewards["split"] == "train", "group_id"].array
+    if remark := outlier_remark(names, train, objective):
         logger.warning("%s", remark)
     betas = sorted({*GRID_BETAS, objective.beta})
     grid = target_grid(rewards, betas, rao=rao, responses=responses_per_prompt)

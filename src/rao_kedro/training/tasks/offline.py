@@ -89,9 +89,9 @@ class OfflineAlignment(Task):
         """Return sentences on training rewards that an objective should not learn from as they are."""
         if not self.requirements.rewards:
             return []
-        rewards = {group.group_id: group.rewards or [] for group in self.train_groups}
-        on_targets = self.objective.remark_on_targets([of_group[0] for of_group in rewards.values()])
-        return [remark for remark in (on_targets, outlier_remark(rewards, self.uncalibrated)) if remark]
+        names, rewards = zip(*((group.group_id, group.rewards or []) for group in self.train_groups), strict=True)
+        on_targets = self.objective.remark_on_targets([of_group[0] for of_group in rewards])
+        return [remark for remark in (on_targets, outlier_remark(names, rewards, self.uncalibrated)) if remark]
 
     def load(self) -> nn.Module:
         """Return the policy, wrapped for packed log-probs. Dropout is off: the reference had none."""
