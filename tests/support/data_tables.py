@@ -10,9 +10,10 @@ from rao_kedro.data import groups, tokenized_tables
 from rao_kedro.data.arrow_schemas import PREFERENCE_GROUPS
 from rao_kedro.data.quarantine import QuarantineFile
 from rao_kedro.data.report import DataReport
+from rao_kedro.data.splits import EvaluationPrompts
 from rao_kedro.data.table_files import TableWriter, count_values, read_rows
 from rao_kedro.data.tokenize import GroupTokenizer
-from rao_kedro.data.tokenized_tables import EvaluationPrompts, divided_batches, write_groups, write_tokenized
+from rao_kedro.data.tokenized_tables import divided_batches, write_groups, write_tokenized
 
 
 def temporary():

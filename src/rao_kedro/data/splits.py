@@ -1,14 +1,20 @@
 """Three splits of the data that share no prompt: `train`, `validation` and `test`.
 
 Training evaluates on `validation`, which may choose a checkpoint or a hyperparameter; `test` is only reported. Two
-prompts are the same if their tokens are equal. Knows digests of prompts; no tokenizer, no model, no files.
+prompts are the same if their tokens are equal. Knows digests of prompts; no tokenizer, no model.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from rao_kedro.data.digests import DigestSet
+import pandas as pd
+import pyarrow as pa
+
+from rao_kedro.data.digests import DigestSet, digest
 from rao_kedro.data.quarantine import NoGroupsLeftError, QuarantineReason, ReasonCounts, UnusableRow
+from rao_kedro.data.table_files import read_batches
 
 PARTS = ("train", "validation", "test")
 
@@ -61,6 +67,56 @@ class HeldOutSplits:
                 raise UnusableRow(QuarantineReason.TEST_PROMPT_IN_VALIDATION, "a test group has the same prompt tokens")
             return "test"
         return "validation"
+
+
+class SplitsOf:
+    """Gives groups the splits that another table of them has, and leaves out those that it does not have."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the splits.
+
+        Args:
+            path: Parquet with `group_id` and `split`.
+        """
+        self._splits: dict[str, DigestSet] = {}
+        for batch in read_batches(path, ["group_id", "split"]):
+            for name, split in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                self._splits.setdefault(split, DigestSet()).add(digest(name))
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return a batch with these splits."""
+        keys = [digest(name) for name in batch.column("group_id").to_pylist()]
+        found = [next((split for split, names in self._splits.items() if key in names), None) for key in keys]
+        at = batch.schema.get_field_index("split")
+        changed = batch.set_column(at, "split", pa.array(found, pa.string()))
+        return changed.filter(changed.column("split").is_valid())
+
+
+class EvaluationPrompts:
+    """The first prompts of the `test` groups, each once."""
+
+    def __init__(self, n: int) -> None:
+        """Start with no prompts.
+
+        Args:
+            n: The number of prompts; all of them if there are fewer.
+        """
+        self.n, self._rows, self._seen = n, list[dict[str, Any]](), DigestSet()
+
+    def take(self, batch: pa.RecordBatch) -> None:
+        """Take the prompts of a batch of `divided_batches` that are new."""
+        if len(self._rows) == self.n:
+            return
+        wanted = batch.select(["group_id", "messages", "requirements", "prompt_digest", "split"])
+        rows = (row for row in wanted.to_pylist() if row["split"] == "test" and self._seen.add(row["prompt_digest"]))
+        for row in islice(rows, self.n - len(self._rows)):
+            self._rows.append(
+                {"prompt_id": row["group_id"], "messages": row["messages"], "requirements": row["requirements"]}
+            )
+
+    def table(self) -> pd.DataFrame:
+        """Return a table of `EvaluationPromptTable`."""
+        return pd.DataFrame(self._rows, columns=["prompt_id", "messages", "requirements"])
 
 
 def require_every_part(counts: Mapping[str, int], source: str, reasons: ReasonCounts, quarantined: Path) -> None:

@@ -4,7 +4,7 @@ Tokens stay in a mapped file (`mapped_tables`), and groups are views of it.
 """
 
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -134,7 +134,7 @@ class PromptGroups(Sequence[PromptGroup]):
             yield from (PromptGroup(**row) for row in batch.to_pylist())
 
 
-class ReferenceLogps(Mapping[str, tuple[float, list[float]]]):
+class ReferenceLogps:
     """Reference log-probs by `group_id`: of the prompt, and of the responses in the column order of `read_groups`.
 
     Numbers are in flat arrays; an id is found by its digest, of which 16 bytes per group are in memory.
@@ -154,19 +154,21 @@ class ReferenceLogps(Mapping[str, tuple[float, list[float]]]):
         self._digests = keys[self._order]
         self._prompts, self._responses, self._ends = prompts, responses, ends
 
+    def __contains__(self, group_id: str) -> bool:
+        return self._find(group_id) is not None
+
     def __getitem__(self, group_id: str) -> tuple[float, list[float]]:
+        if (row := self._find(group_id)) is None:
+            raise KeyError(group_id)
+        return float(self._prompts[row]), self._responses[self._ends[row] : self._ends[row + 1]].tolist()
+
+    def _find(self, group_id: str) -> int | None:
         wanted = int.from_bytes(digest(group_id)[:8], "big")
         at = int(self._digests.searchsorted(np.uint64(wanted)))
-        if at == len(self._digests) or int(self._digests[at]) != wanted:
-            raise KeyError(group_id)
-        row = int(self._order[at])
-        return float(self._prompts[row]), self._responses[self._ends[row] : self._ends[row + 1]].tolist()
+        return int(self._order[at]) if at < len(self._digests) and int(self._digests[at]) == wanted else None
 
     def __len__(self) -> int:
         return len(self._order)
-
-    def __iter__(self) -> Iterator[str]:
-        raise NotImplementedError("the ids are not kept")
 
 
 def read_reference(path: Path, groups_path: Path) -> ReferenceLogps:

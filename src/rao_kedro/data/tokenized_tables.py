@@ -7,17 +7,15 @@ prompts and groups stay in memory.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rao_kedro.data.arrow_schemas import PREFERENCE_GROUPS, TOKENIZED_GROUPS
-from rao_kedro.data.digests import DigestSet, digest
+from rao_kedro.data.digests import DigestSet
 from rao_kedro.data.parallel import map_batches
 from rao_kedro.data.quarantine import NoGroupsLeftError, QuarantineFile, QuarantineReason, UnusableRow, quarantined_row
 from rao_kedro.data.splits import HeldOutSplits
@@ -228,56 +226,6 @@ def write_tokenized(
     parts.remove()
     parts.require_groups(quarantine)
     return quarantine.path
-
-
-class SplitsOf:
-    """Gives groups the splits that another table of them has, and leaves out those that it does not have."""
-
-    def __init__(self, path: Path) -> None:
-        """Read the splits.
-
-        Args:
-            path: Parquet with `group_id` and `split`.
-        """
-        self._splits: dict[str, DigestSet] = {}
-        for batch in read_batches(path, ["group_id", "split"]):
-            for name, split in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                self._splits.setdefault(split, DigestSet()).add(digest(name))
-
-    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Return a batch with these splits."""
-        keys = [digest(name) for name in batch.column("group_id").to_pylist()]
-        found = [next((split for split, names in self._splits.items() if key in names), None) for key in keys]
-        at = batch.schema.get_field_index("split")
-        changed = batch.set_column(at, "split", pa.array(found, pa.string()))
-        return changed.filter(changed.column("split").is_valid())
-
-
-class EvaluationPrompts:
-    """The first prompts of the `test` groups, each once."""
-
-    def __init__(self, n: int) -> None:
-        """Start with no prompts.
-
-        Args:
-            n: The number of prompts; all of them if there are fewer.
-        """
-        self.n, self._rows, self._seen = n, list[dict[str, Any]](), DigestSet()
-
-    def take(self, batch: pa.RecordBatch) -> None:
-        """Take the prompts of a batch of `divided_batches` that are new."""
-        if len(self._rows) == self.n:
-            return
-        wanted = batch.select(["group_id", "messages", "requirements", "prompt_digest", "split"])
-        rows = (row for row in wanted.to_pylist() if row["split"] == "test" and self._seen.add(row["prompt_digest"]))
-        for row in islice(rows, self.n - len(self._rows)):
-            self._rows.append(
-                {"prompt_id": row["group_id"], "messages": row["messages"], "requirements": row["requirements"]}
-            )
-
-    def table(self) -> pd.DataFrame:
-        """Return a table of `EvaluationPromptTable`."""
-        return pd.DataFrame(self._rows, columns=["prompt_id", "messages", "requirements"])
 
 
 def _of_splits(

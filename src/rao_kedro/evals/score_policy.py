@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from rao_kedro.config.specs import PolicyScoringSpec
 from rao_kedro.data.prompt_group import PromptGroup
-from rao_kedro.data.token_tables import read_groups, read_reference
+from rao_kedro.data.token_tables import ReferenceLogps, read_groups, read_reference
 from rao_kedro.models.bf16_weights import weights_dtype
 from rao_kedro.models.chat_format import end_of_turn_ids, open_tokenizer
 from rao_kedro.models.loading import load_causal_lm
@@ -36,11 +36,11 @@ def main(spec_path: str) -> None:
     dtype = weights_dtype(spec.mixed_precision)
     policy = place_for_scoring(lambda: LogProbModel(load_causal_lm(spec.model_dir, dtype)), spec.model_dir, dtype)
     logps = score_logps(policy, written, spec)
-    on_held_out: Mapping[str, tuple[float, list[float]]]
+    on_held_out: ReferenceLogps | Mapping[str, tuple[float, list[float]]]
     if spec.reference_dir == spec.model_dir:
         on_held_out, reference = known, logps
     else:
-        on_held_out = {name: (p, r) for name, (p, r) in score_logps(policy, reported, spec).items()}
+        on_held_out = score_logps(policy, reported, spec)
         del policy
         directory = spec.reference_dir
         model = place_for_scoring(lambda: LogProbModel(load_causal_lm(directory, dtype)), directory, dtype)

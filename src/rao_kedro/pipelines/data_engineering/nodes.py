@@ -12,10 +12,10 @@ from rao_kedro.data.groups import read_preferences
 from rao_kedro.data.quarantine import QuarantineFile
 from rao_kedro.data.report import DataReport
 from rao_kedro.data.sampled import divide_prompts, rate_by_rules
-from rao_kedro.data.splits import require_every_part
+from rao_kedro.data.splits import EvaluationPrompts, require_every_part
 from rao_kedro.data.table_files import count_values, require_room
 from rao_kedro.data.tokenize import GroupTokenizer, Pairing, TokenLimits
-from rao_kedro.data.tokenized_tables import EvaluationPrompts, divided_batches, tokenize_groups, write_groups
+from rao_kedro.data.tokenized_tables import divided_batches, tokenize_groups, write_groups
 from rao_kedro.files import write_parquet
 from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.workers import launch

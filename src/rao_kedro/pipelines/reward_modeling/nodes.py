@@ -12,9 +12,10 @@ from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, RewardTrainingSpec
 from rao_kedro.config.training import TrainingParameters
 from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.data.splits import SplitsOf
 from rao_kedro.data.table_files import require_room
 from rao_kedro.data.tokenize import GroupTokenizer, Pairing, TokenLimits
-from rao_kedro.data.tokenized_tables import SplitsOf, write_tokenized
+from rao_kedro.data.tokenized_tables import write_tokenized
 from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint

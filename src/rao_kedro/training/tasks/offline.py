@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.config.specs import AlignmentSpec
-from rao_kedro.data.token_tables import read_groups, read_reference
+from rao_kedro.data.token_tables import ReferenceLogps, read_groups, read_reference
 from rao_kedro.distributed import make_accelerator, process_state, sharding
 from rao_kedro.errors import ParameterError, TrainingError
 from rao_kedro.generation.rollouts import Sampler
@@ -55,7 +55,7 @@ class OfflineAlignment(Task):
         self.spec = spec
         self.tokenizer = load_tokenizer(spec.model_dir)
         self.uncalibrated, self.requirements = build_objective(spec)
-        self.reference: Mapping[str, tuple[float, list[float]]] = {}
+        self.reference: ReferenceLogps | Mapping[str, tuple[float, list[float]]] = {}
         if spec.reference_path is not None:
             key = scoring_key(spec.model_dir, spec.groups_path, spec.training.mixed_precision, spec.t0_length)
             refuse_stale(spec.reference_path, key)
