@@ -22,7 +22,8 @@ def per_token(sums, lengths):
 
 def outputs(log_probs):
     zeros = torch.zeros_like(log_probs)
-    return SimpleNamespace(log_probs=log_probs, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
+    named = {"entropy": zeros, "mean_logits": zeros, "is_top1": zeros.bool(), "log_sum_sq_probs": zeros}
+    return SimpleNamespace(log_probs=log_probs, **named)
 
 
 def trainer(**attributes):
@@ -45,6 +46,9 @@ def batch_of_trl(policy, lengths):
     ("loss_type", "name", "parameters", "theirs"),
     [
         ("sigmoid", "dpo", {"beta": 0.3}, {"beta": 0.3, "label_smoothing": 0.0}),
+        ("sigmoid_norm", "dpo", {"beta": 3.0, "logp_reduction": "mean"}, {"beta": 3.0}),
+        # Without the sum of squared probabilities, which the weights here do not have either.
+        ("sigmoid", "dpo", {"beta": 0.3, "wpo": True}, {"beta": 0.3, "label_smoothing": 0.0, "use_weighting": True}),
         ("ipo", "ipo", {"tau": 0.2, "logp_reduction": "mean"}, {"beta": 0.2}),
     ],
 )
@@ -59,8 +63,7 @@ def test_dpo_and_ipo(loss_type, name, parameters, theirs):
         f_divergence_type="reverse_kl",
         loss_types=[loss_type],
         loss_weights=[1.0],
-        use_weighting=False,
-        **theirs,
+        **({"use_weighting": False} | theirs),
     )
     expected = DPOTrainer._compute_loss(them, model, inputs, return_outputs=False)
     if loss_type == "ipo":  # TRL's lengths count the completion mask, ours are the response tokens: the same here
@@ -92,14 +95,16 @@ def test_kto():
     assert_same(ours, expected, batch.policy)
 
 
-def test_simpo():
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_simpo(smoothing):
     from trl.experimental.cpo import CPOTrainer
 
     batch = random_batch(2)
-    them = trainer(alpha=0.0, loss_type="simpo", simpo_gamma=0.5, beta=2.0, label_smoothing=0.0)
+    them = trainer(alpha=0.0, loss_type="simpo", simpo_gamma=0.5, beta=2.0, label_smoothing=smoothing)
     chosen, rejected = (batch.policy[:, i] / batch.lengths[:, i] for i in (0, 1))
     expected = CPOTrainer.cpo_loss(them, chosen, rejected)[0].mean()
-    assert_same(make_objective("simpo", beta=2.0, gamma=0.5)(batch).loss, expected, batch.policy)
+    ours = make_objective("simpo", beta=2.0, gamma=0.5, label_smoothing=smoothing)(batch).loss
+    assert_same(ours, expected, batch.policy)
 
 
 def test_orpo():

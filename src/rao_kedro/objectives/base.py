@@ -8,6 +8,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+LogpReduction = Literal["sum", "mean"]
 PromptGradient = Literal["none", "detached", "attached"]  # `prompt_term` in the parameters of RAO
 
 
@@ -85,10 +86,15 @@ class LogProbBatch:
             raise ValueError(f"this objective needs {', '.join(missing)} in LogProbBatch, but the batch has none")
         return tuple(getattr(self, name) for name in names)
 
-    def log_ratio(self) -> Tensor:
-        """Return `h_ij = log pi(y_ij|x_i) - log pi_ref(y_ij|x_i)`, `[G, K]` in nats, 0 where masked."""
+    def log_ratio(self, reduction: LogpReduction = "sum") -> Tensor:
+        """Return `h_ij = log pi(y_ij|x_i) - log pi_ref(y_ij|x_i)`, `[G, K]` in nats, 0 where masked.
+
+        Args:
+            reduction: Over the tokens of a response: their sum, or their mean, in nats per token.
+        """
         (reference,) = self.require("reference")
-        return (self.policy - reference).masked_fill(~self.mask, 0.0)
+        h = (self.policy - reference).masked_fill(~self.mask, 0.0)
+        return h if reduction == "sum" else h / self.require("lengths")[0].clamp(min=1)
 
     def mean_token_logps(self) -> Tensor:
         """Return `log pi(y_ij|x_i) / |y_ij|`, `[G, K]` in nats per token, 0 where masked."""

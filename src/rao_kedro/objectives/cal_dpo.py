@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from rao_kedro.objectives.base import LogProbBatch, require_finite, require_positive
-from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
+from rao_kedro.objectives.pairwise import LogSigmoidObjective, ReferencePairwiseObjective
 
 
 @dataclass(frozen=True)
-class CalDPO(ReferencePairwiseObjective):
+class CalDPO(LogSigmoidObjective, ReferencePairwiseObjective):
     """`L = -log sigmoid(h_w - h_l) + c ((h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2)`, without beta in the sigmoid.
 
     Attributes:
@@ -27,12 +26,17 @@ class CalDPO(ReferencePairwiseObjective):
         Raises:
             ValueError: A parameter is out of its range.
         """
+        super().__post_init__()
         require_positive("beta", self.beta)
         require_finite("calibration_weight", self.calibration_weight, at_least=0)
 
-    def losses(self, batch: LogProbBatch) -> Tensor:
-        """Return the loss of each group, `[G]`; needs `reference`."""
+    def logits(self, batch: LogProbBatch) -> Tensor:
+        """Return `h_w - h_l`, `[G]`; needs `reference`."""
         h = batch.log_ratio()
-        chosen, rejected, target = h[:, 0], h[:, 1], 1 / (2 * self.beta)
-        calibration = (chosen - target).square() + (rejected + target).square()
-        return -F.logsigmoid(chosen - rejected) + self.calibration_weight * calibration
+        return h[:, 0] - h[:, 1]
+
+    def pair_losses(self, batch: LogProbBatch) -> Tensor:
+        """Return the loss of each group, `[G]`."""
+        h, target = batch.log_ratio(), 1 / (2 * self.beta)
+        calibration = (h[:, 0] - target).square() + (h[:, 1] + target).square()
+        return super().pair_losses(batch) + self.calibration_weight * calibration

@@ -2,25 +2,25 @@
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from rao_kedro.objectives.base import LogProbBatch, require_positive
-from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
+from rao_kedro.objectives.base import LogpReduction, LogProbBatch, require_choice, require_positive
+from rao_kedro.objectives.pairwise import LogSigmoidObjective, ReferencePairwiseObjective
 
 
 @dataclass(frozen=True)
-class DPO(ReferencePairwiseObjective):
+class DPO(LogSigmoidObjective, ReferencePairwiseObjective):
     """`L = -log sigmoid(beta (h_w - h_l))`.
 
     Attributes:
         beta: Strength of the KL constraint, implicit reward per nat.
-        label_smoothing: Probability that a preference label is flipped, in [0, 0.5).
+        logp_reduction: `sum` over a response's tokens (paper), or their `mean` (length-normalised DPO, Tulu 3).
     """
 
     beta: float = 0.1
-    label_smoothing: float = 0.0
+    logp_reduction: LogpReduction = "sum"
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -28,16 +28,24 @@ class DPO(ReferencePairwiseObjective):
         Raises:
             ValueError: A parameter is out of its range.
         """
+        super().__post_init__()
         require_positive("beta", self.beta)
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing must be in [0, 0.5), got {self.label_smoothing!r}")
+        require_choice("logp_reduction", self.logp_reduction, get_args(LogpReduction))
 
-    def losses(self, batch: LogProbBatch) -> Tensor:
-        """Return the loss of each group, `[G]`; needs `reference`."""
-        h = batch.log_ratio()
-        logits = self.beta * (h[:, 0] - h[:, 1])
-        return -(1 - self.label_smoothing) * F.logsigmoid(logits) - self.label_smoothing * F.logsigmoid(-logits)
+    @property
+    def temperature(self) -> float | None:
+        """Return beta; None for mean log-probs, where beta is per nat of a token, not of a response."""
+        return self.beta if self.logp_reduction == "sum" else None
 
-    def expected_initial_loss(self) -> float:
-        """Return ln 2: both log-ratios are 0."""
-        return math.log(2)
+    def logits(self, batch: LogProbBatch) -> Tensor:
+        """Return `beta (h_w - h_l)`, `[G]`; needs `reference`."""
+        rewards = self.implicit_rewards(batch)
+        return rewards[:, 0] - rewards[:, 1]
+
+    def implicit_rewards(self, batch: LogProbBatch) -> Tensor:
+        """Return `beta h_ij`, `[G, K]`."""
+        return self.beta * batch.log_ratio(self.logp_reduction)
+
+    def expected_initial_loss(self) -> float | None:
+        """Return ln 2, since both log-ratios are 0; None if the loss has weights or another term."""
+        return None if self.wpo or self.nll_weight else math.log(2)

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from rao_kedro.objectives.base import LogProbBatch, require_finite, require_positive
-from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
+from rao_kedro.objectives.pairwise import LogSigmoidObjective, ReferencePairwiseObjective
 
 
 @dataclass(frozen=True)
-class DPOShift(ReferencePairwiseObjective):
+class DPOShift(LogSigmoidObjective, ReferencePairwiseObjective):
     """`L = -log sigmoid(beta (h_w - f h_l))`.
 
     Attributes:
@@ -29,13 +28,14 @@ class DPOShift(ReferencePairwiseObjective):
         Raises:
             ValueError: A parameter is out of its range.
         """
+        super().__post_init__()
         require_positive("beta", self.beta)
         require_finite("f", self.f, at_least=0)
         if self.f_end is not None:
             require_finite("f_end", self.f_end, at_least=0)
 
-    def losses(self, batch: LogProbBatch) -> Tensor:
-        """Return the loss of each group, `[G]`; needs `reference`, and `progress` for the schedule."""
+    def logits(self, batch: LogProbBatch) -> Tensor:
+        """Return `beta (h_w - f h_l)`, `[G]`; needs `reference`, and `progress` for the schedule."""
         f = self.f if self.f_end is None else self.f + (self.f_end - self.f) * batch.progress
         h = batch.log_ratio()
-        return -F.logsigmoid(self.beta * (h[:, 0] - f * h[:, 1]))
+        return self.beta * (h[:, 0] - f * h[:, 1])

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from rao_kedro.objectives.base import LogProbBatch, require_finite, require_positive
-from rao_kedro.objectives.pairwise import ReferencePairwiseObjective
+from rao_kedro.objectives.pairwise import LogSigmoidObjective, ReferencePairwiseObjective
 
 
 @dataclass(frozen=True)
-class DPOP(ReferencePairwiseObjective):
+class DPOP(LogSigmoidObjective, ReferencePairwiseObjective):
     """`L = -log sigmoid(beta (h_w - h_l - lambda max(0, -h_w)))`: penalises a fall of the chosen likelihood.
 
     Attributes:
@@ -27,11 +26,12 @@ class DPOP(ReferencePairwiseObjective):
         Raises:
             ValueError: A parameter is out of its range.
         """
+        super().__post_init__()
         require_positive("beta", self.beta)
         require_finite("lambda", self.lambda_, at_least=0)
 
-    def losses(self, batch: LogProbBatch) -> Tensor:
-        """Return the loss of each group, `[G]`; needs `reference`."""
+    def logits(self, batch: LogProbBatch) -> Tensor:
+        """Return `beta (h_w - h_l - lambda max(0, -h_w))`, `[G]`; needs `reference`."""
         h = batch.log_ratio()
         penalty = (-h[:, 0]).clamp(min=0)
-        return -F.logsigmoid(self.beta * (h[:, 0] - h[:, 1] - self.lambda_ * penalty))
+        return self.beta * (h[:, 0] - h[:, 1] - self.lambda_ * penalty)

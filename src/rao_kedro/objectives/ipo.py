@@ -1,14 +1,12 @@
 """Identity Preference Optimization (Azar et al. 2023, eq. 17)."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor
 
-from rao_kedro.objectives.base import LogProbBatch, require_choice, require_positive
+from rao_kedro.objectives.base import LogpReduction, LogProbBatch, require_choice, require_positive
 from rao_kedro.objectives.pairwise import PairwiseObjective
-
-LogpReduction = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class IPO(PairwiseObjective):
         Raises:
             ValueError: A parameter is out of its range.
         """
+        super().__post_init__()
         require_positive("tau", self.tau)
         require_choice("logp_reduction", self.logp_reduction, get_args(LogpReduction))
 
@@ -37,15 +36,11 @@ class IPO(PairwiseObjective):
         """Return tau; None for mean log-probs, where tau is per nat of a token, not of a response."""
         return self.tau if self.logp_reduction == "sum" else None
 
-    def losses(self, batch: LogProbBatch) -> Tensor:
+    def pair_losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`; needs `reference`."""
-        h = self._log_ratio(batch)
+        h = batch.log_ratio(self.logp_reduction)
         return (h[:, 0] - h[:, 1] - 1 / (2 * self.tau)).square()
 
     def implicit_rewards(self, batch: LogProbBatch) -> Tensor:
         """Return `tau h_ij`, `[G, K]`."""
-        return self.tau * self._log_ratio(batch)
-
-    def _log_ratio(self, batch: LogProbBatch) -> Tensor:
-        h = batch.log_ratio()
-        return h if self.logp_reduction == "sum" else h / batch.require("lengths")[0].clamp(min=1)
+        return self.tau * batch.log_ratio(self.logp_reduction)

@@ -32,10 +32,11 @@ class KTO(ReferencePairwiseObjective):
         Raises:
             ValueError: A parameter is out of its range.
         """
+        super().__post_init__()
         for name in ("beta", "desirable_weight", "undesirable_weight"):
             require_positive(name, getattr(self, name))
 
-    def losses(self, batch: LogProbBatch) -> Tensor:
+    def pair_losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`; needs `reference` and the mismatched log-probs."""
         policy, reference = batch.require("mismatched_policy", "mismatched_reference")
         z = (policy - reference).mean().clamp(min=0).detach()

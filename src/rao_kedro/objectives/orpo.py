@@ -28,9 +28,10 @@ class ORPO(PairwiseObjective):
         Raises:
             ValueError: A parameter is out of its range.
         """
+        super().__post_init__()
         require_finite("lambda", self.lambda_, at_least=0)
 
-    def losses(self, batch: LogProbBatch) -> Tensor:
+    def pair_losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`; needs `lengths`."""
         log_odds = _log_odds(batch.mean_token_logps()[:, :2])
         return -batch.mean_token_logps()[:, 0] - self.lambda_ * F.logsigmoid(log_odds[:, 0] - log_odds[:, 1])

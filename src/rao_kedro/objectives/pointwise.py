@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor
 
 from rao_kedro.objectives.base import LogProbBatch, Objective, ObjectiveOutput
@@ -9,15 +10,22 @@ from rao_kedro.objectives.log_z0 import Reduction
 from rao_kedro.objectives.metrics import pair_metrics, target_metrics
 
 
-def mean_square(residuals: Tensor, mask: Tensor, reduction: Reduction = "prompt_mean") -> Tensor:
+def mean_square(
+    residuals: Tensor, mask: Tensor, reduction: Reduction = "prompt_mean", threshold: float | None = None
+) -> Tensor:
     """Return the mean of squared residuals.
 
     Args:
         residuals: `[G, K]`, in reward units.
         mask: `[G, K]` True where a response exists.
         reduction: Mean over a group's responses, then over groups; or over all responses (`flat`).
+        threshold: Where the square of a residual goes on as its tangent (Huber 1964), in reward units; None: nowhere.
     """
-    squares = residuals.masked_fill(~mask, 0.0).square()
+    residuals = residuals.masked_fill(~mask, 0.0)
+    squares = residuals.square()
+    if threshold is not None:
+        far = residuals.abs()
+        squares = torch.where(far > threshold, threshold * (2 * far - threshold), squares)
     if reduction == "flat":
         return squares.sum() / mask.sum().to(squares.dtype)
     return (squares.sum(1) / mask.sum(1)).mean()

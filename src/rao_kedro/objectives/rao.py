@@ -36,6 +36,9 @@ class RAO(PointwiseObjective):
         prompt_term: Whether D_i enters log Z_i with its gradient stopped, with its gradient, or not at all.
         reduction: Mean over a group's responses, then over groups (paper); or over all responses (`flat`).
         gradient_scale: Multiplies the loss by 1, 1/beta or 1/beta^2: the gradient shrinks with beta.
+        loss: The square of a residual (paper), or Huber's loss: beyond `huber_threshold` it goes on as a straight line,
+            so that a reward far from all others pulls no harder than one at the threshold.
+        huber_threshold: The distance between a log-ratio and its target from which the line begins, in nats.
     """
 
     beta: float = 0.1
@@ -44,6 +47,8 @@ class RAO(PointwiseObjective):
     prompt_term: PromptGradient = "detached"
     reduction: Reduction = "prompt_mean"
     gradient_scale: GradientScale = "none"
+    loss: Literal["squared", "huber"] = "squared"
+    huber_threshold: float | None = None
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -60,6 +65,11 @@ class RAO(PointwiseObjective):
         require_choice("prompt_term", self.prompt_term, get_args(PromptGradient))
         require_choice("reduction", self.reduction, get_args(Reduction))
         require_choice("gradient_scale", self.gradient_scale, get_args(GradientScale))
+        require_choice("loss", self.loss, ("squared", "huber"))
+        if self.loss == "huber":
+            require_positive("huber_threshold", self.huber_threshold or 0.0)
+        elif self.huber_threshold is not None:
+            raise ValueError(f"huber_threshold belongs to loss huber, but loss is {self.loss}")
 
     @property
     def temperature(self) -> float:
@@ -127,7 +137,9 @@ class RAO(PointwiseObjective):
         if self.log_z0 == "auto":
             return self.calibrate_to_batch(batch)(batch)
         scale = {"none": 1.0, "inverse_beta": 1 / self.beta, "inverse_beta_squared": self.beta**-2}
-        loss = scale[self.gradient_scale] * mean_square(self.residuals(batch), batch.mask, self.reduction)
+        threshold = None if self.huber_threshold is None else self.beta * self.huber_threshold
+        mean = mean_square(self.residuals(batch), batch.mask, self.reduction, threshold)
+        loss = scale[self.gradient_scale] * mean
         metrics = self.metrics(batch)
         metrics["prompt_log_ratio"] = metrics["log_z"] - self.log_z0
         return ObjectiveOutput(loss, metrics)

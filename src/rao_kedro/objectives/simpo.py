@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from rao_kedro.objectives.base import LogProbBatch, require_finite, require_positive
-from rao_kedro.objectives.pairwise import PairwiseObjective
+from rao_kedro.objectives.pairwise import LogSigmoidObjective
 
 
 @dataclass(frozen=True)
-class SimPO(PairwiseObjective):
+class SimPO(LogSigmoidObjective):
     """`L = -log sigmoid(beta (avg log pi(y_w) - avg log pi(y_l)) - gamma)`.
 
     Attributes:
@@ -27,13 +26,14 @@ class SimPO(PairwiseObjective):
         Raises:
             ValueError: A parameter is out of its range.
         """
+        super().__post_init__()
         require_positive("beta", self.beta)
         require_finite("gamma", self.gamma, at_least=0)
 
-    def losses(self, batch: LogProbBatch) -> Tensor:
-        """Return the loss of each group, `[G]`; needs `lengths`."""
+    def logits(self, batch: LogProbBatch) -> Tensor:
+        """Return `beta (avg_w - avg_l) - gamma`, `[G]`; needs `lengths`."""
         rewards = self.implicit_rewards(batch)
-        return -F.logsigmoid(rewards[:, 0] - rewards[:, 1] - self.gamma)
+        return rewards[:, 0] - rewards[:, 1] - self.gamma
 
     def implicit_rewards(self, batch: LogProbBatch) -> Tensor:
         """Return `beta / |y_ij| log pi(y_ij|x_i)`, `[G, K]`."""

@@ -26,10 +26,11 @@ class SLiCHF(PairwiseObjective):
         Raises:
             ValueError: A parameter is out of its range.
         """
+        super().__post_init__()
         require_finite("delta", self.delta, at_least=0)
         require_finite("lambda", self.lambda_, at_least=0)
 
-    def losses(self, batch: LogProbBatch) -> Tensor:
+    def pair_losses(self, batch: LogProbBatch) -> Tensor:
         """Return the loss of each group, `[G]`."""
         chosen, rejected = batch.policy[:, 0], batch.policy[:, 1]
         return (self.delta - chosen + rejected).clamp(min=0) - self.lambda_ * chosen
