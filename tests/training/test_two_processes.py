@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -127,7 +129,7 @@ class Inputs:
         training = TRAINING.model_copy(update=OPTIONS[options[0]] if options else {})
         common |= {"model_dir": self.model, "training": training}
         if method == "sft":
-            return TrainingSpec(**common)
+            return TrainingSpec(**common | {"groups_path": self.directory / "groups_of_one_turn.parquet"})
         if method == "sft_of_conversations":
             return TrainingSpec(**common | {"groups_path": self.directory / "conversations.parquet"})
         if method == "reward":
@@ -144,6 +146,17 @@ class Inputs:
         spec = alignment_spec(self.directory, self.model, self.groups, method, training=training, **OBJECTIVES[method])
         without = {"reference_path": None} if method == "simpo" else {}
         return spec.model_copy(update={"workspace": workspace, **without})
+
+
+def with_several_turns(groups, path):
+    """In every third group, the second token of a response is the user's: it is read, and not learned."""
+    table = pq.read_table(groups)
+    learned = [
+        [[place != 1 for place in range(len(ids))] for ids in of_group] if row % 3 == 0 else None
+        for row, of_group in enumerate(table["response_ids"].to_pylist())
+    ]
+    pq.write_table(table.append_column("learned", pa.array(learned, pa.list_(pa.list_(pa.bool_())))), path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +188,7 @@ def inputs(tmp_path_factory, tiny_checkpoint, tiny_reward_model):
         tiny_checkpoint,
         directory / "other",
         tiny_reward_model,
-        write_groups(directory / "groups.parquet", 12),
+        with_several_turns(write_groups(directory / "groups_of_one_turn.parquet", 12), directory / "groups.parquet"),
         directory / "generations.parquet",
     )
     write_conversations(directory / "conversations.parquet", 12)

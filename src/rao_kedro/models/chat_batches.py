@@ -88,9 +88,9 @@ class ChatTokenizer:
         """Render a group; a group whose texts spell control tokens is tokenised at once, text by text."""
         messages: list[Message] = list(group["messages"])
         answers: list[Message] = [{"role": "assistant", "content": text} for text in group["responses"]]
-        if group.get("earlier_turns"):
-            return self._of_several_turns(group, messages, answers)
         try:
+            if group.get("earlier_turns"):
+                return self._of_several_turns(group, messages, answers)
             if shield(self.chat, [*messages, *answers])[1]:
                 return _one_by_one(self.chat, group)
             prompt = render(self.chat, messages, generation_header=True)
@@ -109,10 +109,7 @@ class ChatTokenizer:
     def _of_several_turns(
         self, group: Mapping[str, Any], messages: Sequence[Message], answers: Sequence[Message]
     ) -> GroupTokens:
-        try:
-            prompt = prompt_token_ids(self.chat, messages, every_message=True)
-        except ModelError as error:
-            return GroupTokens(error, [])
+        prompt = prompt_token_ids(self.chat, messages, every_message=True)
         responses: list[list[int] | ModelError] = []
         masks: list[list[bool]] = []
         for earlier, answer, finished in zip(group["earlier_turns"], answers, group["finished"], strict=True):

@@ -39,8 +39,8 @@ class DPO(LogSigmoidObjective, ReferencePairwiseObjective):
 
     def logits(self, batch: LogProbBatch) -> Tensor:
         """Return `beta (h_w - h_l)`, `[G]`; needs `reference`."""
-        rewards = self.implicit_rewards(batch)
-        return rewards[:, 0] - rewards[:, 1]
+        h = batch.log_ratio(self.logp_reduction)
+        return self.beta * (h[:, 0] - h[:, 1])
 
     def implicit_rewards(self, batch: LogProbBatch) -> Tensor:
         """Return `beta h_ij`, `[G, K]`."""
