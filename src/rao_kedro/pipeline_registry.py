@@ -36,8 +36,8 @@ def build_pipelines(runs: Runs) -> dict[str, Pipeline]:
         if runs.finetunes
         else Pipeline([]),
         "reward_modeling": reward_modeling.create_pipeline(),
-        "alignment": alignment.create_pipeline(runs.alignment),
-        "evaluation": evaluation.create_pipeline([*runs.alignment], runs.benchmarks, runs.base_model),
+        "alignment": alignment.create_pipeline(runs.alignment, runs.rounds),
+        "evaluation": evaluation.create_pipeline(runs.measured(), runs.benchmarks, runs.base_model, runs.last_rounds()),
     }
     study = sum(chain.values(), start=Pipeline([]))
     pipelines = {

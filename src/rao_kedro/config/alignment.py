@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from rao_kedro.config.base import SPLIT, Parameters
+from rao_kedro.config.rounds import RoundsParameters
 from rao_kedro.config.run_names import run_names
 from rao_kedro.config.training import Precision, RolloutParameters, TrainingParameters
 from rao_kedro.objectives import Requirements, get_requirements, make_objective
@@ -22,7 +23,8 @@ class MethodParameters(Parameters):
             then the others in their order. Null takes all.
         pairs: For pairwise methods. `one` takes the pair of the chosen and the rejected response. `all` takes all pairs
             of differently rated responses; the loss of a group is the mean over its pairs.
-        rollout: What an on-policy method (`ppo`) samples; must be null for every other method.
+        rollout: What `ppo` samples while it trains, unless it trains in rounds; must be null for every other method.
+        rounds: On-policy rounds; null or with `n: 0`, the method trains once.
     """
 
     objective: str
@@ -31,6 +33,17 @@ class MethodParameters(Parameters):
     responses_per_prompt: int | None = Field(None, ge=2)
     pairs: Literal["one", "all"] = "one"
     rollout: RolloutParameters | None = None
+    rounds: RoundsParameters | None = None
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether the method trains in on-policy rounds."""
+        return self.rounds is not None and self.rounds.n > 0
+
+    @property
+    def samples_in_training(self) -> bool:
+        """Whether training itself samples from the policy."""
+        return self.requirements.reads == "rollouts" and not self.in_rounds
 
     @property
     def requirements(self) -> Requirements:
@@ -50,8 +63,8 @@ class MethodParameters(Parameters):
             raise ValueError(
                 f"objective {self.objective}: it samples its own responses: leave responses_per_prompt out"
             )
-        if reads == "rollouts" and self.rollout is None:
-            raise ValueError(f"objective {self.objective} samples its own responses: set rollout")
+        if self.samples_in_training and self.rollout is None:
+            raise ValueError(f"objective {self.objective} samples its own responses: set rollout, or rounds.n")
         if reads != "rollouts" and self.rollout is not None:
             raise ValueError(f"objective {self.objective} samples no responses: leave rollout out")
         return self
@@ -81,7 +94,8 @@ class SeededMethodParameters(MethodParameters):
 
     def runs(self, name: str) -> dict[str, MethodParameters]:
         """Return the method's runs by their names, each with its seed as `training.seed`."""
-        block = self.model_dump(exclude={"seeds"})
+        block = self.model_dump(exclude={"seeds", "rounds"}) | {"rounds": self.rounds if self.in_rounds else None}
+        block |= {"rollout": None} if self.in_rounds else {}
         seeds = self.seeds or [self.training.seed]
         return {
             run: MethodParameters(**(block | {"training": self.training.model_copy(update={"seed": seed})}))

@@ -8,6 +8,7 @@ from rao_kedro.config.alignment import Seeds
 from rao_kedro.config.base import Names, Parameters
 from rao_kedro.config.data_engineering import ModelParameters
 from rao_kedro.config.planning import PlanningParameters
+from rao_kedro.config.rounds import RoundsParameters
 from rao_kedro.config.training import Precision, RolloutParameters, TrainingParameters
 
 
@@ -61,6 +62,7 @@ class GlobalParameters(Parameters):
         alignment_training: What differs from `training` for the methods.
         study_training: What differs from `training` for the runs of the likelihood study.
         rollout: What PPO samples from the policy while it trains.
+        rounds: On-policy rounds of every method.
         planning: What a plan takes for what nobody has counted or measured here yet.
     """
 
@@ -86,4 +88,5 @@ class GlobalParameters(Parameters):
     alignment_training: TrainingDifferences
     study_training: TrainingDifferences
     rollout: RolloutParameters
+    rounds: RoundsParameters
     planning: PlanningParameters = PlanningParameters()

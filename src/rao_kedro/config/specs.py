@@ -138,16 +138,25 @@ class AlignmentSpec(TrainingSpec):
         responses_per_prompt: Responses of a group that training sees at most; None for all.
         pairs: Whether a pairwise objective takes one pair of a group, or all of differently rated responses.
         kl: How evaluations measure how far the policy is from the reference.
+        reference_dir: The reference model, if the policy does not start from it.
+        calibration_path: Parquet of the groups whose training rewards calibrate the objective, if not `groups_path`.
     """
 
     worker = "rao_kedro.training.tasks.alignment"
 
+    reference_dir: Path | None = None
+    calibration_path: Path | None = None
     reference_path: Path | None
     objective: str
     objective_parameters: dict[str, float | str | bool]
     responses_per_prompt: int | None = Field(None, ge=2)
     pairs: Literal["one", "all"] = "one"
     kl: KLParameters = KLParameters()
+
+    @property
+    def reference_model(self) -> Path:
+        """The checkpoint of the reference."""
+        return self.reference_dir or self.model_dir
 
 
 class PPOSpec(TrainingSpec):

@@ -3,13 +3,22 @@
 import itertools
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.base import DIFFERENT_NAMES, SPLIT, FileName, Names, Parameters
 from rao_kedro.config.training import TrainingParameters
 
 Form = Literal["base", "sft", "dpo_implicit"]
+
+
+def _refuse_rounds(method: MethodParameters) -> MethodParameters:
+    if method.in_rounds:
+        raise ValueError("rounds: a study trains on given responses alone: leave rounds out")
+    return method
+
+
+StudiedMethod = Annotated[MethodParameters, AfterValidator(_refuse_rounds)]
 
 
 class LikelihoodStudyParameters(Parameters):
@@ -21,7 +30,7 @@ class LikelihoodStudyParameters(Parameters):
         panels: Runs that each panel of the figure compares, by the title of the panel.
     """
 
-    runs: Annotated[dict[FileName, MethodParameters], DIFFERENT_NAMES]
+    runs: Annotated[dict[FileName, StudiedMethod], DIFFERENT_NAMES]
     only: Names | None = None
     panels: dict[str, list[str]]
 
@@ -52,7 +61,7 @@ class RewardModelStudyParameters(Parameters):
     seeds: int = Field(3, ge=1)
     centering: float = Field(0.01, ge=0)
     training: TrainingParameters
-    dpo: MethodParameters
+    dpo: StudiedMethod
 
     def runs(self) -> dict[str, tuple[str, str, int]]:
         """Return form, size and seed of every run by its name: `sft_small_seed_0`."""

@@ -1,7 +1,7 @@
 """Schemas of the data's tables; Kedro validates them when it loads and when it saves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 import pandera.pandas as pa
@@ -117,6 +117,16 @@ class TokenizedConversationTable(Table):
         return pd.Series(consistent, index=table.index, dtype=bool)
 
 
+def _of_each_group(table: pd.DataFrame, pair: Callable[[float, float], bool]) -> pd.Series:
+    """Return whether each group has ratings and `finished` of all responses, and the ratings of its pair are right."""
+    columns = (table[name] for name in ("ratings", "finished", "response_ids", "chosen", "rejected"))
+    consistent = [
+        len(ratings) == len(finished) == len(ids) and pair(ratings[chosen], ratings[rejected])
+        for ratings, finished, ids, chosen, rejected in zip(*columns, strict=True)
+    ]
+    return pd.Series(consistent, index=table.index, dtype=bool)
+
+
 class TokenizedGroupTable(Table):
     """One row per prompt group, as text and as token ids; `chosen` and `rejected` are positions in `response_ids`.
 
@@ -145,12 +155,7 @@ class TokenizedGroupTable(Table):
 
     @pa.dataframe_check(error="every response has a rating and `finished`; chosen is rated above rejected")
     def _consistent(cls, table: pd.DataFrame) -> pd.Series:
-        columns = (table[name] for name in ("ratings", "finished", "response_ids", "chosen", "rejected"))
-        consistent = [
-            len(ratings) == len(finished) == len(ids) and ratings[chosen] > ratings[rejected]
-            for ratings, finished, ids, chosen, rejected in zip(*columns, strict=True)
-        ]
-        return pd.Series(consistent, index=table.index, dtype=bool)
+        return _of_each_group(table, lambda chosen, rejected: chosen > rejected)
 
 
 class RatedGroupTable(TokenizedGroupTable):
@@ -180,6 +185,17 @@ class AnnotatedGroupTable(TokenizedGroupTable):
     @pa.check("rewards", element_wise=True, error="rewards are finite numbers")
     def _finite_rewards(cls, rewards: Sequence[float]) -> bool:
         return _numbers_are_finite(rewards)
+
+
+class SampledGroupTable(AnnotatedGroupTable):
+    """What a round trains on: groups of responses that the policy sampled, and groups of the data.
+
+    The ratings of sampled responses are their rewards. These may all be equal: then the first two are the pair.
+    """
+
+    @pa.dataframe_check(error="every response has a rating and `finished`; chosen is not rated below rejected")
+    def _consistent(cls, table: pd.DataFrame) -> pd.Series:
+        return _of_each_group(table, lambda chosen, rejected: chosen >= rejected)
 
 
 class ReferenceLogProbTable(Table):

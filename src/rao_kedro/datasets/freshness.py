@@ -24,6 +24,8 @@ RECORDS = ".made_from"
 NOT_KEPT = "is not kept in a plain file here"  # stands for the hash of a dataset that has no local file
 MADE_AGAIN = "is made again"  # ends the reason of a node that reads a stale output
 REASONS_SHOWN = 3
+# Of a method's block; the nodes of rounds read it by its own name. What says how many rounds there are changes none.
+ROUNDS, NOT_OF_A_ROUND = ".rounds.", ("n", "evaluate_every")
 # Inputs that change no result: how workers are started, and where they keep unfinished work.
 NO_INPUTS = ("params:workers", "params:data.num_proc")
 # Of the options of text generation's engines, only these change what is generated.
@@ -145,9 +147,15 @@ def _differences(then: Mapping[str, Any], now: Provenance, defaults: set[str]) -
 def _parameters(node: Node, catalog: CatalogProtocol) -> dict[str, Any]:
     given = {name.removeprefix("params:"): catalog[name].load() for name in _parameters_that_matter(node)}
     leaves = {leaf: value for name, block in given.items() for leaf, value in flatten(_plain(block), name).items()}
-    return {
-        leaf: value for leaf, value in leaves.items() if ENGINE not in leaf or leaf.rpartition(".")[2] in ENGINE_INPUTS
-    }
+    return {leaf: value for leaf, value in leaves.items() if _matters(leaf, {*given})}
+
+
+def _matters(leaf: str, blocks: set[str]) -> bool:
+    """Return whether a parameter of one of the blocks that a node reads can change what the node makes."""
+    method, is_of_rounds, name = leaf.partition(ROUNDS)
+    if is_of_rounds and (name in NOT_OF_A_ROUND or f"{method}{ROUNDS.rstrip('.')}" not in blocks):
+        return False
+    return ENGINE not in leaf or leaf.rpartition(".")[2] in ENGINE_INPUTS
 
 
 def _parameters_that_matter(node: Node) -> list[str]:

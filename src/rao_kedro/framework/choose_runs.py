@@ -11,10 +11,11 @@ from typing import Any, Self, TypeVar
 
 from kedro.pipeline import Node
 
-from rao_kedro.config.run_names import method_of
+from rao_kedro.config.rounds import RoundsParameters
+from rao_kedro.config.run_names import method_of, owner_of
 from rao_kedro.errors import ParameterError
 from rao_kedro.pipeline_registry import build_pipelines
-from rao_kedro.pipelines.runs import LIKELIHOOD_STUDY, METHODS, REWARD_MODEL_STUDY, Runs, study_namespace
+from rao_kedro.pipelines.runs import LIKELIHOOD_STUDY, METHODS, REWARD_MODEL_STUDY, Rounds, Runs, study_namespace
 
 Run = TypeVar("Run")
 
@@ -67,6 +68,7 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
     named = _named(selection, known)
     studied = parameters[LIKELIHOOD_STUDY].only or known.likelihood_study
     return Runs(
+        rounds=known.rounds,
         alignment={run: of for run, of in known.alignment.items() if run in named}
         or {run: of for method in methods for run, of in known.alignment.items() if method_of(run) == method},
         likelihood_study=_named_of_study(LIKELIHOOD_STUDY, known.likelihood_study, named)
@@ -85,6 +87,7 @@ def all_runs(parameters: Mapping[str, Any]) -> Runs:
     """Return all runs that the parameters know, chosen or not."""
     return Runs(
         alignment={run: block.objective for run, block in parameters["alignment"].items()},
+        rounds={run: _rounds(block.rounds) for run, block in parameters["alignment"].items() if block.in_rounds},
         likelihood_study={run: block.objective for run, block in parameters[LIKELIHOOD_STUDY].runs.items()},
         reward_model_study=parameters[REWARD_MODEL_STUDY].runs(),
         benchmarks=True,
@@ -92,6 +95,11 @@ def all_runs(parameters: Mapping[str, Any]) -> Runs:
         conversations=_learns_conversations(parameters),
         finetunes=_finetunes(parameters),
     )
+
+
+def _rounds(parameters: RoundsParameters) -> Rounds:
+    moves = parameters.reference == "previous"
+    return Rounds(parameters.n, parameters.warm_start, moves, tuple(parameters.evaluated()))
 
 
 def _finetunes(parameters: Mapping[str, Any]) -> bool:
@@ -112,6 +120,7 @@ def _named(selection: Selection, known: Runs) -> list[str]:
     nodes = {*selection.node_names, *selection.from_nodes, *selection.to_nodes}
     named |= {node.namespace for name, node in every.items() if name in nodes} | {*selection.namespaces}
     named |= {run for run in known.alignment if {run, method_of(run)} & {*selection.tags}}
+    named |= {owner_of(namespace) for namespace in named if namespace}
     return [namespace for namespace in known.namespaces() if namespace in named]
 
 

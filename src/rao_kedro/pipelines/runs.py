@@ -6,6 +6,7 @@ from functools import partial, wraps
 from inspect import isgeneratorfunction, signature
 from typing import Any
 
+from rao_kedro.config.run_names import method_of, round_namespace, round_run
 from rao_kedro.objectives import objective_names
 
 METHODS = tuple(objective_names())
@@ -14,11 +15,29 @@ LIKELIHOOD_STUDY, REWARD_MODEL_STUDY = "likelihood_study", "reward_model_study"
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """The on-policy rounds of a run.
+
+    Attributes:
+        n: Number of rounds.
+        warm_start: Whether a round trains on from the policy of the last one.
+        moves_reference: Whether the reference of a round is the policy that it samples from.
+        evaluated: The rounds before the last whose policies are measured.
+    """
+
+    n: int
+    warm_start: bool = True
+    moves_reference: bool = False
+    evaluated: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Runs:
     """The runs that pipelines are built for; each is a namespace of its own.
 
     Attributes:
         alignment: Objective of each run of a method; the run's name is its namespace (`rao`, `rao_seed_1`).
+        rounds: The rounds of each of these runs that trains in on-policy rounds.
         likelihood_study: Objective of each run of the likelihood study.
         reward_model_study: Form, size and seed of each run of the reward model study.
         benchmarks: Whether policies answer benchmarks, and are judged and compared on them.
@@ -29,6 +48,7 @@ class Runs:
     """
 
     alignment: Mapping[str, str]
+    rounds: Mapping[str, Rounds] = field(default_factory=dict)
     likelihood_study: Mapping[str, str] = field(default_factory=dict)
     reward_model_study: Mapping[str, tuple[str, str, int]] = field(default_factory=dict)
     benchmarks: bool = False
@@ -36,6 +56,19 @@ class Runs:
     conversations: bool = False
     finetunes: bool = True
     named: tuple[str, ...] = ()
+
+    def measured(self) -> dict[str, str]:
+        """Return the namespace that makes each policy that the evaluation measures, by the policy's name."""
+        return {run: run for run in self.alignment} | {
+            round_run(run, k): round_namespace(run, k)
+            for run in self.alignment
+            if run in self.rounds
+            for k in self.rounds[run].evaluated
+        }
+
+    def last_rounds(self) -> dict[str, int]:
+        """Return the number of rounds of each method that trains in rounds."""
+        return {method_of(run): self.rounds[run].n for run in self.alignment if run in self.rounds}
 
     def namespaces(self) -> list[str]:
         """Return the namespaces of all runs."""

@@ -7,7 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rao_kedro.config.run_names import method_of
+from rao_kedro.config.run_names import method_of, split_round
+from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.plotting import apply_style, assign_colors, error_bars
 
 STUDY_COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b"]
@@ -143,7 +144,7 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
     panels = [("rule_score", "Rule score"), ("reward", "Reward")]
     panels = [*panels, ("win_rate_vs_sft", f"Win rate against SFT by {judge}")]
     panels = [panel for panel in panels if leaderboard[panel[0]].notna().any()] or panels
-    colors = assign_colors(leaderboard["method"])
+    colors = _colors_by_method(leaderboard)
     figure = make_subplots(1, len(panels), subplot_titles=[title for _, title in panels])
     seeds = int(leaderboard["seeds"].max())
     for column, (name, _) in enumerate(panels, start=1):
@@ -162,6 +163,64 @@ def scores_by_method(leaderboard: pd.DataFrame) -> go.Figure:
         title += f"; diamonds: 95 % intervals over up to {seeds} training seeds"
         figure.update_layout(scattermode="group", scattergap=0.6)
     return apply_style(figure, title, height=420)
+
+
+# Panels over rounds: columns of `LeaderboardTable`, with their titles. The first ones have intervals.
+OVER_ROUNDS = [
+    ("rule_score", "Rule score"),
+    ("reward", "Reward"),
+    ("kl_to_reference", "KL to SFT (nats per response)"),
+    ("mean_length", "Length (tokens)"),
+]
+
+
+def scores_by_round(leaderboard: pd.DataFrame, last: Mapping[str, int]) -> go.Figure:
+    """Return score, reward, KL divergence and length of the methods that train in rounds, after each measured round.
+
+    Args:
+        leaderboard: Table of `LeaderboardTable`; round 0 is SFT.
+        last: Number of the last round of each of these methods.
+    """
+    panels = [panel for panel in OVER_ROUNDS if leaderboard[panel[0]].notna().any()]
+    figure = make_subplots(1, len(panels), subplot_titles=[title for _, title in panels])
+    colors = _colors_by_method(leaderboard)
+    of_method = {method: dict.fromkeys([BASELINE], 0) for method in last}
+    for name in leaderboard["method"]:
+        method, round_ = split_round(name)
+        if method in last:
+            of_method[method][name] = last[method] if round_ is None else round_
+    by_name = leaderboard.set_index("method")
+    for column, (score, _) in enumerate(panels, start=1):
+        for method, rounds in of_method.items():
+            rows = by_name.loc[sorted(rounds, key=lambda name: rounds[name])]
+            bars = {}
+            if f"{score}_low" in rows:
+                bars["error_y"] = error_bars(rows[f"{score}_high"] - rows[score], rows[score] - rows[f"{score}_low"])
+            figure.add_trace(
+                go.Scatter(
+                    x=sorted(rounds.values()),
+                    y=rows[score],
+                    mode="lines+markers",
+                    name=method,
+                    legendgroup=method,
+                    showlegend=column == 1,
+                    line={"color": colors[method], "width": 2},
+                    marker={"size": 8},
+                    **bars,
+                ),
+                1,
+                column,
+            )
+    figure.update_xaxes(title_text="round", dtick=1)
+    title = f"After each round, on {int(leaderboard['n'].max())} held-out prompts; bars: 95 % intervals over prompts"
+    return apply_style(figure, title, height=420)
+
+
+def _colors_by_method(leaderboard: pd.DataFrame) -> dict[str, str]:
+    """Return a colour per row of `LeaderboardTable`; all rounds of a method have the same."""
+    methods = {name: split_round(name)[0] for name in leaderboard["method"]}
+    colors = assign_colors(methods.values())
+    return {name: colors[method] for name, method in methods.items()} | colors
 
 
 def _point(row: Mapping[Hashable, Any], name: str, over: str, symbol: str, color: str) -> go.Scatter:

@@ -36,20 +36,25 @@ def align(
     workers: WorkerParameters,
     reference_logprobs: Path | None = None,
     reward_model: Path | None = None,
+    start: Path | None = None,
+    first_round: Path | None = None,
     *,
     run: str,
 ) -> tuple[Path, pd.DataFrame]:
     """Train a policy with one method, on annotated responses or on rollouts that a reward scores.
 
     Args:
-        sft_model: The checkpoint that the policy starts from, which is also the reference.
-        reward_annotated: Parquet of `AnnotatedGroupTable`.
+        sft_model: The reference, from which the policy starts, too, unless there is a `start`.
+        reward_annotated: Parquet of `AnnotatedGroupTable`, or of `SampledGroupTable` in a round.
         method: The method.
         kl: How evaluations measure the KL divergence from the reference.
         t0_length: Tokens of the prefix t_0.
         workers: How the worker is started.
         reference_logprobs: Parquet of `ReferenceLogProbTable`; None for an objective that needs none.
-        reward_model: The reward model; only an on-policy method needs it.
+        reward_model: The reward model; only a method that samples in training needs it.
+        start: The checkpoint that the policy starts from; in a round, that of the last one.
+        first_round: In a later round with the same reference, the table of the first: its rewards calibrate the
+            objective in every round.
         run: Name of the run's workspace; its last part is the prefix of the run's metrics in MLflow.
 
     Returns:
@@ -58,7 +63,7 @@ def align(
     workspace = workers.workspace(run)
     common = {
         "workspace": workspace,
-        "model_dir": sft_model,
+        "model_dir": start or sft_model,
         "groups_path": reward_annotated,
         "reference_path": reference_logprobs,
         "t0_length": t0_length,
@@ -66,7 +71,7 @@ def align(
         "objective_parameters": method.parameters,
     }
     spec: PPOSpec | AlignmentSpec
-    if method.requirements.reads == "rollouts":
+    if method.samples_in_training:
         assert method.rollout is not None  # `MethodParameters` has checked it
         if reward_model is None or reference_logprobs is None:
             raise ParameterError(f"objective {method.objective} needs the reward model and the reference log-probs")
@@ -76,6 +81,7 @@ def align(
         spec, workers = PPOSpec(**common, reward_model_dir=reward_model, rollout=rollout), workers.for_ppo()
     else:
         seen = {"responses_per_prompt": method.responses_per_prompt, "pairs": method.pairs}
-        spec = AlignmentSpec(**common, **seen, objective=method.objective, kl=kl)
+        of_round = {"reference_dir": sft_model if start else None, "calibration_path": first_round}
+        spec = AlignmentSpec(**common, **seen, **of_round, objective=method.objective, kl=kl)
     launch(spec, workers, metric_prefix=f"{workspace.name}.")
     return spec.trained_dir, pd.read_json(spec.log_path, lines=True)

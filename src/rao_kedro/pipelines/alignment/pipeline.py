@@ -1,35 +1,49 @@
-"""Alignment as a pipeline: one reference pass, then one namespace per run of a method."""
+"""Alignment as a pipeline: one reference pass, then one namespace per run of a method, and one per round of it."""
 
 from collections.abc import Mapping
 
 from kedro.pipeline import Node, Pipeline
 
-from rao_kedro.config.run_names import method_of
+from rao_kedro.config.run_names import method_of, round_namespace
 from rao_kedro.objectives import get_requirements
 from rao_kedro.pipelines.alignment.nodes import align, score_reference
-from rao_kedro.pipelines.runs import bind
+from rao_kedro.pipelines.alignment.round_nodes import annotate_samples, collect_rounds, sample_responses
+from rao_kedro.pipelines.runs import Rounds, bind
 from rao_kedro.reporting.figures import training_dynamics_of_one
 
+# The parameters that every training reads, by the arguments of `align`.
+_OF_TRAINING = {"kl": "params:kl_to_reference", "t0_length": "params:data.t0_length", "workers": "params:workers"}
 
-def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:
+
+def create_pipeline(objectives: Mapping[str, str], rounds: Mapping[str, Rounds] | None = None) -> Pipeline:
     """Return the pipeline from `reward_annotated` to `{run}.policy`.
 
     Args:
         objectives: The objective of each run.
+        rounds: The rounds of each run that trains in on-policy rounds.
     """
-    reference = Node(
+    rounds = rounds or {}
+    reference = _score_reference("sft_model", "reward_annotated@path", "reference_logprobs@path")
+    runs = [
+        _in_rounds(name, objective, rounds[name]) if name in rounds else _run(name, objective)
+        for name, objective in objectives.items()
+    ]
+    return sum(runs, start=Pipeline([reference], tags="alignment"))
+
+
+def _score_reference(model: str, groups: str, table: str) -> Node:
+    return Node(
         score_reference,
         inputs={
-            "sft_model": "sft_model",
-            "reward_annotated": "reward_annotated@path",
+            "sft_model": model,
+            "reward_annotated": groups,
             "parameters": "params:reference",
             "t0_length": "params:data.t0_length",
             "workers": "params:workers",
         },
-        outputs="reference_logprobs@path",
+        outputs=table,
         name="score_reference",
     )
-    return sum(map(_run, objectives, objectives.values()), start=Pipeline([reference], tags="alignment"))
 
 
 def _run(name: str, objective: str) -> Pipeline:
@@ -48,9 +62,7 @@ def _run(name: str, objective: str) -> Pipeline:
                     "sft_model": "sft_model",
                     "reward_annotated": "reward_annotated@path",
                     "method": "params:method",
-                    "kl": "params:kl_to_reference",
-                    "t0_length": "params:data.t0_length",
-                    "workers": "params:workers",
+                    **_OF_TRAINING,
                     **needed,
                 },
                 outputs=["policy", "training_log"],
@@ -62,6 +74,105 @@ def _run(name: str, objective: str) -> Pipeline:
         tags=["alignment", name, method_of(name)],
         inputs={dataset: dataset for dataset in (*shared, *needed.values())},
         outputs={"training_log": f"training_log_{name}"},
-        parameters={"params:method": f"params:alignment.{name}"}
-        | {shared: shared for shared in ("params:kl_to_reference", "params:data.t0_length", "params:workers")},
+        parameters={"params:method": f"params:alignment.{name}"} | {of: of for of in _OF_TRAINING.values()},
+    )
+
+
+def _in_rounds(name: str, objective: str, rounds: Rounds) -> Pipeline:
+    spaces = [round_namespace(name, k) for k in range(1, rounds.n + 1)]
+    logs = {f"round_{k}": f"training_log_{space}" for k, space in enumerate(spaces, 1)}
+    last = f"{spaces[-1]}.policy"
+    collected = Pipeline(
+        [
+            Node(
+                collect_rounds,
+                inputs={"policy": last, **logs},
+                outputs=["policy", "training_log"],
+                name="collect_rounds",
+            ),
+            Node(training_dynamics_of_one, inputs="training_log", outputs="training_dynamics", name="plot_training"),
+        ],
+        namespace=name,
+        tags=["alignment", name, method_of(name)],
+        inputs={dataset: dataset for dataset in (last, *logs.values())},
+        outputs={"training_log": f"training_log_{name}"},
+    )
+    every = [_round(name, objective, rounds, k) for k in range(1, rounds.n + 1)]
+    return sum(every, start=collected)
+
+
+def _round(name: str, objective: str, rounds: Rounds, k: int) -> Pipeline:
+    """Return round `k` of a run: it samples, annotates, scores the reference, and trains."""
+    space, requirements = round_namespace(name, k), get_requirements(objective)
+    previous = "sft_model" if k == 1 else f"{round_namespace(name, k - 1)}.policy"
+    reads = {  # datasets of others, by what they are called within the round
+        "given@path": "reward_annotated@path",
+        "sft_model": "sft_model",
+        "reward_model": "reward_model",
+        "previous_policy": previous,
+        "reference_model": previous if rounds.moves_reference else "sft_model",
+        "first_round@path": f"{round_namespace(name, 1)}.reward_annotated@path",
+    }
+    optional = {"reference_logprobs": "reference_logprobs@path"} if requirements.reference else {}
+    if rounds.warm_start and reads["previous_policy"] != reads["reference_model"]:
+        optional["start"] = "previous_policy"
+    if k > 1 and not rounds.moves_reference:
+        optional["first_round"] = "first_round@path"
+    of_rounds = {"rounds": "params:rounds", "training_seed": "params:training_seed", "workers": "params:workers"}
+    of_rewards = {
+        "reward": "params:reward_modeling.reward",
+        "mixed_precision": "params:reward_modeling.training.mixed_precision",
+        "pairing": "params:data.pairing",
+        "seed": "params:data.seed",
+    }
+    nodes = [
+        Node(
+            bind(sample_responses, round_=k),
+            inputs={"policy": "previous_policy", "reward_annotated": "given@path", **of_rounds},
+            outputs="generations@path",
+            name="sample_responses",
+        ),
+        Node(
+            bind(annotate_samples, run=space, round_=k, pairs=requirements.reads == "pairs"),
+            inputs={
+                "generations": "generations@path",
+                "policy": "previous_policy",
+                "sft_model": "sft_model",
+                "reward_model": "reward_model",
+                "reward_annotated": "given@path",
+                **of_rounds,
+                **of_rewards,
+            },
+            outputs=["reward_annotated@path", "unscored_responses"],
+            name="annotate_samples",
+        ),
+        Node(
+            bind(align, run=space),
+            inputs={
+                "sft_model": "reference_model",
+                "reward_annotated": "reward_annotated@path",
+                "method": "params:method",
+                **_OF_TRAINING,
+                **optional,
+            },
+            outputs=["policy", "training_log"],
+            name="train",
+        ),
+    ]
+    if requirements.reference:
+        nodes.append(_score_reference("reference_model", "reward_annotated@path", "reference_logprobs@path"))
+    read = {stem for node in nodes for stem in node.inputs}
+    parameters = {of: of for of in (*of_rewards.values(), *_OF_TRAINING.values(), "params:reference") if of in read}
+    return Pipeline(
+        nodes,
+        namespace=space,
+        tags=["alignment", name, method_of(name)],
+        inputs={inner: outer for inner, outer in reads.items() if inner in read},
+        outputs={"training_log": f"training_log_{space}"},
+        parameters=parameters
+        | {
+            "params:method": f"params:alignment.{name}",
+            "params:rounds": f"params:alignment.{name}.rounds",
+            "params:training_seed": f"params:alignment.{name}.training.seed",
+        },
     )

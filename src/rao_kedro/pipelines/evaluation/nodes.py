@@ -186,12 +186,14 @@ def write_report(
     calibration: go.Figure,
     reward_report: pd.DataFrame,
     data_report: pd.DataFrame,
+    over_rounds: go.Figure | None = None,
     **generations: pd.DataFrame,
 ) -> str:
     """Return the HTML report; `generations` are the scored generations of each policy."""
+    rounds = {} if over_rounds is None else {"Rounds": over_rounds}
     return html_report(
         board,
-        {"Scores": scores, "Training": dynamics, "Rewards": calibration},
+        {"Scores": scores, **rounds, "Training": dynamics, "Rewards": calibration},
         generations,
         {"Reward model": reward_report, "Data": data_report},
         examples,

@@ -1,6 +1,6 @@
 """Evaluation as a pipeline: one namespace per run of a method and one for SFT, then the comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kedro.pipeline import Node, Pipeline
 
@@ -29,7 +29,7 @@ from rao_kedro.pipelines.evaluation.nodes import (
     write_report,
 )
 from rao_kedro.pipelines.runs import bind
-from rao_kedro.reporting.figures import scores_by_method
+from rao_kedro.reporting.figures import scores_by_method, scores_by_round
 
 BENCHMARK_TAG = "benchmarks"  # tag of the nodes that judge and compare
 BENCHMARK_FILES = "benchmark_files"  # output of the first of these nodes
@@ -51,22 +51,28 @@ def _answered() -> dict[str, str]:
     return _parameters("evaluation.benchmarks", *AnsweredBenchmarks.model_fields)
 
 
-def create_pipeline(runs: Sequence[str], benchmarks: bool, base_model: bool = False) -> Pipeline:
+def create_pipeline(
+    runs: Mapping[str, str], benchmarks: bool, base_model: bool = False, last_rounds: Mapping[str, int] | None = None
+) -> Pipeline:
     """Return the pipeline from `{run}.policy` to the leaderboards and the reports.
 
     Args:
-        runs: Names of the runs that are compared with each other and with SFT.
+        runs: Names of the policies that are compared with each other and with SFT, and the namespace of each one's
+            training: `rao_round_1` is `rao.round_1.policy`.
         benchmarks: Whether policies respond to benchmarks, and are judged and compared on them.
         base_model: Whether the base model is measured beside them.
+        last_rounds: Number of on-policy rounds of each method that trains in rounds.
     """
     policies = [BASELINE, *[BASE][:base_model], *runs]
-    compared = _comparison(runs, policies)
+    compared = _comparison(runs, policies, last_rounds or {})
     if benchmarks:
         compared += _benchmarks(policies)
-    return sum((_policy(policy, benchmarks) for policy in policies), start=compared)
+    made = NOT_ALIGNED | {run: f"{source}.policy" for run, source in runs.items() if source != run}
+    return sum((_policy(policy, made.get(policy), benchmarks) for policy in policies), start=compared)
 
 
-def _policy(name: str, benchmarks: bool) -> Pipeline:
+def _policy(name: str, checkpoint: str | None, benchmarks: bool) -> Pipeline:
+    """Return what measures a policy; its checkpoint is `{name}.policy` if no other dataset is named."""
     shared = [
         "sft_model",
         "reward_model",
@@ -76,8 +82,8 @@ def _policy(name: str, benchmarks: bool) -> Pipeline:
     ]
     files = {BENCHMARK_FILES: BENCHMARK_FILES} if benchmarks else {}
     inputs = {dataset: dataset for dataset in (*shared, *files)}
-    if name in NOT_ALIGNED:
-        inputs["policy"] = NOT_ALIGNED[name]
+    if checkpoint is not None:
+        inputs["policy"] = checkpoint
     nodes = [
         Node(
             bind(generate_with_benchmarks if benchmarks else generate_responses, run=name),
@@ -182,7 +188,8 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
                     **_parameters("evaluation", "examples"),
                     **{name: name for name in ("benchmark_scores", "judge_report", JUDGE_USAGE)},
                     **judgments,
-                    **figures,
+                    "scores": "scores_by_method",
+                    "dynamics": "training_dynamics",
                     **_of_each(methods, answers, samples),
                 },
                 outputs="benchmark_report",
@@ -193,11 +200,16 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
     )
 
 
-def _comparison(runs: Sequence[str], policies: Sequence[str]) -> Pipeline:
+def _comparison(runs: Mapping[str, str], policies: Sequence[str], last_rounds: Mapping[str, int]) -> Pipeline:
     scored, held_out = _of_each(policies, "scored_generations"), _of_each(policies, "held_out_logps")
-    logs = _of_each(runs, "training_log")
+    logs = {f"training_log_{run}": f"training_log_{source}" for run, source in runs.items()}
+    whole_runs = [run for run, source in runs.items() if source == run]
+    in_rounds = bool(last_rounds)
+    by_round = bind(scores_by_round, last=dict(last_rounds))
+    over_rounds = Node(by_round, inputs="leaderboard", outputs="scores_by_round", name="plot_rounds")
     return Pipeline(
         [
+            *[over_rounds][:in_rounds],
             Node(
                 bind(compare_methods, policies=list(policies)),
                 inputs={**_parameters("evaluation", "seed", "generation"), **scored, **held_out, **logs},
@@ -207,7 +219,7 @@ def _comparison(runs: Sequence[str], policies: Sequence[str]) -> Pipeline:
             Node(scores_by_method, inputs="leaderboard", outputs="scores_by_method", name="plot_scores"),
             Node(
                 plot_training,
-                inputs={run: f"training_log_{run}" for run in runs},
+                inputs={run: f"training_log_{run}" for run in whole_runs},
                 outputs="training_dynamics",
                 name="plot_training",
             ),
@@ -221,6 +233,7 @@ def _comparison(runs: Sequence[str], policies: Sequence[str]) -> Pipeline:
                     "calibration": "reward_calibration",
                     "reward_report": "reward_report",
                     "data_report": "data_report",
+                    **({"over_rounds": "scores_by_round"} if in_rounds else {}),
                     **{policy: f"scored_generations_{policy}" for policy in policies},
                 },
                 outputs="report",

@@ -57,7 +57,7 @@ class OfflineAlignment(Task):
         self.uncalibrated, self.requirements = build_objective(spec)
         self.reference: ReferenceLogps | Mapping[str, tuple[float, list[float]]] = {}
         if spec.reference_path is not None:
-            key = scoring_key(spec.model_dir, spec.groups_path, spec.training.mixed_precision, spec.t0_length)
+            key = scoring_key(spec.reference_model, spec.groups_path, spec.training.mixed_precision, spec.t0_length)
             refuse_stale(spec.reference_path, key)
             self.reference = read_reference(spec.reference_path, spec.groups_path)
         self.one_pair = self.requirements.reads == "pairs" and spec.pairs == "one"
@@ -66,7 +66,10 @@ class OfflineAlignment(Task):
             read_groups(spec.groups_path, split, read, 2 if self.one_pair else spec.responses_per_prompt)
             for split in ("train", "validation")
         )
-        rewards = [group.rewards or [] for group in self.train_groups]
+        calibration = self.train_groups
+        if spec.calibration_path is not None:
+            calibration = read_groups(spec.calibration_path, "train", read, spec.responses_per_prompt)
+        rewards = [group.rewards or [] for group in calibration]
         self.objective = self.uncalibrated.calibrate(rewards)
         log_z0 = self.uncalibrated.solve_log_z0(rewards)
         if log_z0 is not None and process_state().is_main_process:
@@ -111,7 +114,8 @@ class OfflineAlignment(Task):
         if self.spec.reference_path is None:
             training = self.spec.training
             forward_pass = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)
-            self.reference = score_logps(module, self.eval_groups, forward_pass)
+            reference = module if self.starts_at_reference else self.load_reference()
+            self.reference = score_logps(reference, self.eval_groups, forward_pass)
 
     def count_units(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count what the objective's loss is a mean over: groups or responses."""
@@ -145,13 +149,24 @@ class OfflineAlignment(Task):
         room = max(training.max_tokens_per_batch, *(group.n_tokens for group in sampled))
         forward_pass = ForwardPass(training.mixed_precision, room, self.spec.t0_length)
         # Kept in memory during an evaluation only.
-        reference = LogProbModel(load_causal_lm(self.spec.model_dir, weights_dtype(training.mixed_precision)))
+        reference = self.load_reference()
         ours, theirs = (score_logps(model, sampled, forward_pass) for model in (policy, reference))
         ratios = torch.tensor([ours[name].responses[0] - theirs[name].responses[0] for name in ours])
         result = {"kl_to_reference": float(ratios.mean())}
         if len(ratios) > 1:
             result["kl_to_reference_stderr"] = float(ratios.std() / len(ratios) ** 0.5)
         return result
+
+    @property
+    def starts_at_reference(self) -> bool:
+        """Whether the policy starts as the reference."""
+        return self.spec.reference_dir in (None, self.spec.model_dir)
+
+    def load_reference(self) -> LogProbModel:
+        """Return the reference, for passes without gradients."""
+        return LogProbModel(
+            load_causal_lm(self.spec.reference_model, weights_dtype(self.spec.training.mixed_precision))
+        )
 
     def policy_of(self, module: nn.Module) -> Any:
         """Return the policy's `LogProbModel` inside a module that may be wrapped for training."""
@@ -193,12 +208,14 @@ class OfflineAlignment(Task):
         return derived | self.kl
 
     def check_step_zero(self, metrics: Mapping[str, float]) -> None:
-        """Check what holds before the first update, where policy and reference are the same model.
+        """Check what holds before the first update, if policy and reference are the same model.
 
         Raises:
             TrainingError: A log-ratio is not 0 or the loss is not the objective's initial loss, beyond the noise of the
                 compute precision.
         """
+        if not self.starts_at_reference:
+            return
         tolerance = STEP_ZERO_TOLERANCE[self.spec.training.mixed_precision]
         for name in ("log_ratio_chosen", "log_ratio_rejected", "prompt_log_ratio"):
             if abs(metrics.get(name, 0.0)) > tolerance:

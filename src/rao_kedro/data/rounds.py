@@ -1,0 +1,122 @@
+"""The prompts of on-policy rounds, and the groups of the responses that a policy samples for them.
+
+Knows tables and numbers; no model.
+"""
+
+import random
+from collections.abc import Collection, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from rao_kedro.data.arrow_schemas import MESSAGES, TOKENIZED_GROUPS
+from rao_kedro.data.table_files import TableWriter, read_rows
+from rao_kedro.errors import DataError
+
+PROMPTS = pa.schema({"prompt_id": pa.string(), "messages": MESSAGES, "requirements": pa.string()})
+
+
+class RoundPrompts(NamedTuple):
+    """The training groups that a round takes.
+
+    Attributes:
+        sampled: Ids of the groups whose prompts get new responses.
+        offline: Ids of the groups that are trained on as they are.
+    """
+
+    sampled: frozenset[str]
+    offline: frozenset[str]
+
+
+def choose_prompts(
+    annotated: Path, round_: int, per_round: int | None, offline_share: float, seed: int
+) -> RoundPrompts:
+    """Return what a round trains on.
+
+    Rounds take the training prompts in turn, in a random order that is new in every pass over them.
+
+    Args:
+        annotated: Table of `AnnotatedGroupTable`.
+        round_: Number of the round, from 1 on.
+        per_round: Prompts of a round; None takes all.
+        offline_share: Share of the prompts whose responses are those of the table.
+        seed: Seed of the order.
+
+    Raises:
+        DataError: There are fewer training prompts than `per_round`.
+    """
+    ids = [row["group_id"] for row in read_rows(annotated, ["group_id"], where=("split", ["train"]))]
+    wanted = len(ids) if per_round is None else per_round
+    if wanted > len(ids):
+        raise DataError(f"rounds.prompts_per_round is {wanted}, and there are {len(ids)} training prompts: lower it")
+    waiting: list[str] = []
+    taken: list[str] = []
+    for k in range(1, round_ + 1):
+        if len(waiting) < wanted:
+            again = random.Random(f"{seed}:{k}").sample(ids, len(ids))
+            now = {*waiting}  # a prompt that is still waiting comes first, and not twice in a round
+            waiting += [name for name in again if name not in now] + [name for name in again if name in now]
+        taken, waiting = waiting[:wanted], waiting[wanted:]
+    n_offline = round(wanted * offline_share)
+    return RoundPrompts(frozenset(taken[n_offline:]), frozenset(taken[:n_offline]))
+
+
+def write_prompts(annotated: Path, ids: Collection[str], path: Path) -> None:
+    """Write the table of prompts to sample from, in the order of the annotated groups.
+
+    Args:
+        annotated: Table of `AnnotatedGroupTable`.
+        ids: Ids of the groups whose prompts are written; they become the `prompt_id`s.
+        path: Parquet to write.
+    """
+    with TableWriter(path, PROMPTS) as table:
+        for row in _rows_of(annotated, ids, ["group_id", "messages", "requirements"]):
+            table.write({"prompt_id": row.pop("group_id"), **row})
+
+
+def write_sampled_groups(
+    annotated: Path, ids: Collection[str], generations: Path, end_of_turn_ids: Collection[int], path: Path
+) -> None:
+    """Write the groups of sampled responses, token by token as they were sampled, without ratings.
+
+    Args:
+        annotated: Table of `AnnotatedGroupTable`, whose prompts were sampled from.
+        ids: Ids of its groups that were sampled from.
+        generations: Parquet of `GenerationTable` for the prompts of `write_prompts`.
+        end_of_turn_ids: A finished response ends with one of these tokens.
+        path: Table with the columns of `TokenizedGroupTable` to write; its ratings are null.
+
+    Raises:
+        DataError: The responses are those of other prompts.
+    """
+    columns = ["prompt_id", "response", "response_ids", "prompt_ids"]
+    written = groupby(read_rows(generations, columns), key=lambda row: row["prompt_id"])
+    with TableWriter(path, TOKENIZED_GROUPS) as groups:
+        kept = ["group_id", "split", "messages", "requirements", "prompt_ids"]
+        for row in _rows_of(annotated, ids, kept):
+            prompt_id, samples = next(written, (None, iter(())))
+            responses = list(samples)
+            if prompt_id != row["group_id"] or any(of["prompt_ids"] != row["prompt_ids"] for of in responses):
+                raise DataError(
+                    f"{generations}: the responses are not those to the prompt of group {row['group_id']}: sample again"
+                )
+            ids_of = [response["response_ids"] for response in responses]
+            groups.write(
+                row
+                | {
+                    "responses": [response["response"] for response in responses],
+                    "response_ids": ids_of,
+                    "ratings": None,
+                    "finished": [ids[-1] in end_of_turn_ids for ids in ids_of],
+                    "chosen": 0,
+                    "rejected": 1,
+                    "earlier_turns": None,
+                    "learned": None,
+                }
+            )
+
+
+def _rows_of(annotated: Path, ids: Collection[str], columns: list[str]) -> Iterator[dict[str, Any]]:
+    return read_rows(annotated, columns, where=("group_id", ids))

@@ -1,0 +1,131 @@
+"""Nodes of on-policy rounds. The nodes that score the reference and train are those of `nodes`."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from rao_kedro.config.generation import GenerationSpec
+from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.rounds import RoundsParameters
+from rao_kedro.config.specs import AnnotationSpec
+from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.data.rounds import choose_prompts, write_prompts, write_sampled_groups
+from rao_kedro.data.tokenize import Pairing
+from rao_kedro.identity import combined_hash, content_hash, file_hash
+from rao_kedro.models.chat_format import load_chat_format
+from rao_kedro.rewards.rounds import join_round
+from rao_kedro.workers import launch
+
+
+def sample_responses(
+    policy: Path,
+    reward_annotated: Path,
+    rounds: RoundsParameters,
+    training_seed: int,
+    workers: WorkerParameters,
+    *,
+    round_: int,
+) -> Path:
+    """Sample responses from a policy for the prompts of a round.
+
+    Runs that sample from the same policy with the same seed share the responses: their first rounds often do.
+
+    Args:
+        policy: The checkpoint to sample from.
+        reward_annotated: Parquet of `AnnotatedGroupTable`: the prompts are those of its training groups.
+        rounds: How many prompts and samples, and how they are sampled.
+        training_seed: The run's seed, which is part of the round's.
+        workers: How the worker is started.
+        round_: Number of the round, from 1 on.
+
+    Returns:
+        Path of a table of `GenerationTable`.
+    """
+    generation = rounds.generation(round_, training_seed)
+    chosen = choose_prompts(reward_annotated, round_, rounds.prompts_per_round, rounds.offline_share, training_seed)
+    key = combined_hash(
+        content_hash(policy), generation.model_dump_json(), file_hash(reward_annotated), *sorted(chosen.sampled)
+    )
+    directory = workers.workspace(f"generations/{key}")
+    spec = GenerationSpec(
+        model_dir=policy,
+        prompts_path=directory / "prompts.parquet",
+        output_path=directory / "generations.parquet",
+        **generation.model_dump(),
+    )
+    write_prompts(reward_annotated, chosen.sampled, spec.prompts_path)
+    launch(spec, workers)
+    return spec.output_path
+
+
+def annotate_samples(
+    generations: Path,
+    policy: Path,
+    sft_model: Path,
+    reward_model: Path,
+    reward_annotated: Path,
+    rounds: RoundsParameters,
+    training_seed: int,
+    reward: RewardParameters,
+    mixed_precision: str,
+    pairing: Pairing,
+    seed: int,
+    workers: WorkerParameters,
+    *,
+    run: str,
+    round_: int,
+    pairs: bool,
+) -> tuple[Path, Path]:
+    """Score sampled responses, and join them with the groups of the data that the round takes.
+
+    Args:
+        generations: What `sample_responses` returned.
+        policy: The checkpoint that was sampled from.
+        sft_model: The SFT model, which an implicit reward compares with.
+        reward_model: The reward model.
+        reward_annotated: Parquet of `AnnotatedGroupTable`: the prompts, and the transforms of their rewards.
+        rounds: How many prompts and samples.
+        training_seed: The run's seed.
+        reward: What scores.
+        mixed_precision: Precision of a reward model's forward pass.
+        pairing: How the rejected response is chosen.
+        seed: Seed of the random pairing.
+        workers: How the worker is started.
+        run: Name of the round's workspace.
+        round_: Number of the round, from 1 on.
+        pairs: Whether the method reads pairs.
+
+    Returns:
+        Paths of tables of `SampledGroupTable` and `QuarantineTable`.
+    """
+    chosen = choose_prompts(reward_annotated, round_, rounds.prompts_per_round, rounds.offline_share, training_seed)
+    with workers.reserve(run) as workspace:
+        sampled = workspace / "sampled_groups.parquet"
+        end_of_turn_ids = load_chat_format(policy).end_of_turn_ids
+        write_sampled_groups(reward_annotated, chosen.sampled, generations, end_of_turn_ids, sampled)
+        spec = AnnotationSpec(
+            workspace=workspace / "annotation",
+            groups_path=sampled,
+            reward=reward.with_defaults(reward_model, sft_model, mixed_precision, workspace),
+            output_path=workspace / "rewards.parquet",
+        )
+        launch(spec, workers)
+        return join_round(sampled, spec.output_path, reward_annotated, chosen.offline, workspace, pairing, seed, pairs)
+
+
+def collect_rounds(policy: Path, **logs: pd.DataFrame) -> tuple[Path, pd.DataFrame]:
+    """Return the policy of the last round as that of the run, and the training logs of all rounds as one.
+
+    Args:
+        policy: The checkpoint of the last round.
+        **logs: The log of each round, in their order.
+
+    Returns:
+        The checkpoint; and the log, whose column `round` counts from 1 on, and whose steps and epochs go on from round
+        to round.
+    """
+    parts, steps, epochs = [], 0, 0.0
+    for k, log in enumerate(logs.values(), 1):
+        parts.append(log.assign(round=k, step=log["step"] + steps, epoch=log["epoch"] + epochs))
+        steps, epochs = steps + int(log["step"].max()), epochs + float(log["epoch"].max())
+    return policy, pd.concat(parts, ignore_index=True)
