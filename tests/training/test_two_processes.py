@@ -63,6 +63,7 @@ OPTIONS = {
     "lora_compiled": LORA | {"compile": True},
     "early_stop": {"learning_rate": 0.1, "eval_every_steps": 1, "early_stopping_patience": 1, "keep": "best"},
     "pieces": {"max_tokens_per_batch": 12},  # a group has 20
+    "start": {},  # of a later round: another model than the reference
 }
 OBJECTIVES = {
     "rao": {"beta": 1.0, "log_z0": 0.0},  # point-wise
@@ -76,7 +77,7 @@ TRAINERS = ["sft", "sft_of_conversations", "reward", *OBJECTIVES, "ppo"]
 WITH_BF16_WEIGHTS = ["sft", "reward"]
 WITH_LORA = ["sft", "reward", "rao", "dro", "kto", "ppo"]
 VARIANTS = [*(f"{name}_with_lora" for name in WITH_LORA), "sft_with_early_stop"]
-VARIANTS += ["rao_with_pieces", "reward_with_pieces", "dro_with_pieces"]
+VARIANTS += ["rao_with_start", "simpo_with_start", "rao_with_pieces", "reward_with_pieces", "dro_with_pieces"]
 
 pytestmark = pytest.mark.slow
 
@@ -144,8 +145,10 @@ class Inputs:
                 rollout=rollout,
             )
         spec = alignment_spec(self.directory, self.model, self.groups, method, training=training, **OBJECTIVES[method])
-        without = {"reference_path": None} if method == "simpo" else {}
-        return spec.model_copy(update={"workspace": workspace, **without})
+        changes = {"workspace": workspace}
+        changes |= {"reference_path": None} if method == "simpo" else {}
+        changes |= {"model_dir": self.other_model, "reference_dir": self.model} if options == ["start"] else {}
+        return spec.model_copy(update=changes)
 
 
 def with_several_turns(groups, path):

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 # Functions of nodes whose workers accelerate launches; other workers are single processes.
 _LAUNCHED = (
     *("train_sft", "train_reward_model", "annotate_responses", "score_reference", "align", "score_responses"),
-    *("train_run", "measure_trained", "measure_implicit", "measure_reward"),
+    *("annotate_samples", "train_run", "measure_trained", "measure_implicit", "measure_reward"),
 )
 
 
@@ -85,6 +85,9 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
             yield from _engine_problems(named["generation"], given["generation"])
             yield from lengths.generation_problems(run, step)
             yield from files.benchmark_problems(_benchmarks(step))
+        case "sample_responses":
+            yield from _engine_problems(named["rounds"], given["rounds"])
+            yield from lengths.round_problems(run, step)
         case "answer_with_served_models":
             yield from _of_served_models(step)
         case "judge_methods":

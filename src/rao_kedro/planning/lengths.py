@@ -115,6 +115,8 @@ def table_of(run: Run, step: Step) -> Path | None:
         return run.path(CONVERSATIONS)
     if step.given.get("start", "sft_model") not in ("sft_model", "base_model"):
         return None  # another model has another tokenizer
+    if step.groups_of_round is not None:
+        return run.path(step.groups_of_round)
     names = ("reward_annotated@path", "tokenized_groups@path")
     drawn = step.datasets.get("training_groups")  # of the tokenised groups, by a study
     read = [drawn] if drawn else [name for name in names if name in step.datasets.values()]
@@ -198,6 +200,8 @@ def _too_small(step: Step, of_step: Pass, data: DataParameters) -> Iterator[str]
         sampling = data.sampled.generation.sampling
         if sampling.max_tokens < response:
             response, what = sampling.max_tokens, "data.sampled.generation.sampling.max_tokens"
+    if (rounds := step.rounds) is not None and rounds.sampling.max_tokens > response:
+        response, what = rounds.sampling.max_tokens, f"{step.named['method']}.rounds.sampling.max_tokens"
     tokens = data.max_prompt_tokens + response
     if tokens > of_step.room:
         yield (
@@ -244,6 +248,13 @@ def generation_problems(run: Run, step: Step) -> Iterator[str]:
     longest = max(how.max_model_len, benchmarks.max_model_len if benchmarks.chosen else 0)
     parameter = "evaluation.benchmarks" if longest > how.max_model_len else step.named["generation"]
     yield from position_problems(run, f"{parameter}.max_model_len", longest, how.backend)
+
+
+def round_problems(run: Run, step: Step) -> Iterator[str]:
+    """Yield why an engine has no room for the training prompts and what a round samples for them."""
+    how, parameter = step.given["rounds"], step.named["rounds"]
+    yield from room_problems(run, parameter, how, prompt=None)
+    yield from position_problems(run, f"{parameter}.max_model_len", how.max_model_len, how.backend)
 
 
 def room_problems(run: Run, parameter: str, how: GenerationParameters, prompt: int | None) -> Iterator[str]:

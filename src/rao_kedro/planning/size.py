@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import ConversationFiles, PreferenceFiles, RowSource, SampledResponses
+from rao_kedro.config.rounds import RoundsParameters
 from rao_kedro.config.training import ADAM_BYTES, BF16_BYTES, WEIGHT_BYTES, TrainingParameters
 from rao_kedro.datasets.freshness import RECORDS
 from rao_kedro.planning import assumed, lengths, machine, models
@@ -106,6 +107,8 @@ def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
         case "annotate_responses":
             of_model = given["reward"].name == "bradley_terry"
             return _of_scoring(run, step, launch, given["mixed_precision"] if of_model else None, responses=True)
+        case "sample_responses" | "annotate_samples":
+            return _of_round(run, given["rounds"])
         case "score_reference":
             return _of_scoring(run, step, launch, given["parameters"].mixed_precision)
         case "generate_responses" | "generate_with_benchmarks":
@@ -141,6 +144,22 @@ def _of_sampling(sampled: SampledResponses) -> Size:
     return Size(rows=rows, tokens=rows * sampling.sampling.max_tokens)
 
 
+def _of_round(run: Run, rounds: RoundsParameters) -> Size:
+    prompts = _prompts_of_round(run, rounds)
+    if prompts is None:
+        return Size()
+    rows = round(prompts * (1 - rounds.offline_share)) * rounds.samples_per_prompt
+    return Size(rows=rows, tokens=rows * rounds.sampling.max_tokens)
+
+
+def _prompts_of_round(run: Run, rounds: RoundsParameters) -> int | None:
+    """Return how many prompts a round takes; None where all are taken, and nobody has counted them yet."""
+    table = run.path("reward_annotated@path")
+    if rounds.prompts_per_round is not None or table is None:
+        return rounds.prompts_per_round
+    return sum(group.split == "train" for group in lengths.read_groups(table))
+
+
 def _evaluation_prompts(run: Run) -> Size | None:
     """Return the number of held-out prompts; with preference data it is known once they are tokenised."""
     if (table := run.path("evaluation_prompts@path")) is not None:
@@ -161,6 +180,8 @@ def _groups(run: Run, step: Step) -> Groups | None:
     if lengths.learns_conversations(step):
         conversations = assumed.assumed_conversations(run)
         return None if conversations is None else Groups(conversations, assumed=True)
+    if step.groups_of_round is not None:
+        return None
     of_another_model = step.given.get("start", "sft_model") not in ("sft_model", "base_model")
     found = None if drawn is not None or of_another_model else assumed.assumed_groups(run)
     return None if found is None else Groups(found, assumed=True)
@@ -183,7 +204,9 @@ def _of_training(
     if found is None:
         if known is not None:
             disk = published_bytes(training, known.weights)
-        return Size(memory=memory, disk=disk)
+        rows = None if step.rounds is None else _prompts_of_round(run, step.rounds)
+        steps = None if rows is None else -(-rows // training.batch_size) * training.epochs
+        return Size(rows=rows, steps=steps, memory=memory, disk=disk)
     read = [group for group in found.groups if group.split == "train"]
     epochs = training.epochs * (rollout.ppo_epochs if rollout is not None else 1)
     rows, steps = len(read), -(-len(read) // training.batch_size) * epochs

@@ -1,6 +1,7 @@
 """The nodes of a run with their parameters and datasets, by the names of their functions' arguments."""
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.planning import PlanningParameters
+from rao_kedro.config.rounds import RoundsParameters
 from rao_kedro.config.workers import WorkerParameters
 
 _PARAMETERS = "params:"
+_GROUPS_OF_ROUND = re.compile(r".+\.round_\d+\.reward_annotated@path")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,19 @@ class Step:
     def samples_policy(self) -> bool:
         """Whether the step trains a method that samples from its policy."""
         method = self.given.get("method")
-        return method is not None and method.requirements.reads == "rollouts"
+        return method is not None and method.samples_in_training
+
+    @property
+    def rounds(self) -> RoundsParameters | None:
+        """The rounds of the method that the step trains; None where it trains once."""
+        method = self.given.get("method")
+        return None if method is None else method.rounds
+
+    @property
+    def groups_of_round(self) -> str | None:
+        """The dataset of the groups that the step reads or makes for an on-policy round; None outside of rounds."""
+        names = (*self.datasets.values(), *self.outputs)
+        return next((name for name in names if _GROUPS_OF_ROUND.fullmatch(name)), None)
 
 
 @dataclass(frozen=True)

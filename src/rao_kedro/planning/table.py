@@ -23,6 +23,8 @@ _HAS = {
     "train_reward_model": _TRAINS,
     "align": _TRAINS,
     "annotate_responses": ("rows", "tokens", "memory", "time"),
+    "sample_responses": ("rows", "tokens", "time"),
+    "annotate_samples": ("rows", "time"),
     "score_reference": ("rows", "tokens", "memory", "time"),
     "generate_responses": ("rows", "tokens", "time"),
     "generate_with_benchmarks": ("rows", "tokens", "time"),

@@ -80,13 +80,12 @@ def _run(name: str, objective: str) -> Pipeline:
 
 def _in_rounds(name: str, objective: str, rounds: Rounds) -> Pipeline:
     spaces = [round_namespace(name, k) for k in range(1, rounds.n + 1)]
-    logs = {f"round_{k}": f"training_log_{space}" for k, space in enumerate(spaces, 1)}
-    last = f"{spaces[-1]}.policy"
+    logs = {f"log_of_round_{k}": f"{space}.training_log" for k, space in enumerate(spaces, 1)}
     collected = Pipeline(
         [
             Node(
                 collect_rounds,
-                inputs={"policy": last, **logs},
+                inputs={"policy": "last_policy", **{log: log for log in logs}},
                 outputs=["policy", "training_log"],
                 name="collect_rounds",
             ),
@@ -94,7 +93,7 @@ def _in_rounds(name: str, objective: str, rounds: Rounds) -> Pipeline:
         ],
         namespace=name,
         tags=["alignment", name, method_of(name)],
-        inputs={dataset: dataset for dataset in (last, *logs.values())},
+        inputs={"last_policy": f"{spaces[-1]}.policy", **logs},
         outputs={"training_log": f"training_log_{name}"},
     )
     every = [_round(name, objective, rounds, k) for k in range(1, rounds.n + 1)]
@@ -130,7 +129,7 @@ def _round(name: str, objective: str, rounds: Rounds, k: int) -> Pipeline:
             bind(sample_responses, round_=k),
             inputs={"policy": "previous_policy", "reward_annotated": "given@path", **of_rounds},
             outputs="generations@path",
-            name="sample_responses",
+            name="generate",
         ),
         Node(
             bind(annotate_samples, run=space, round_=k, pairs=requirements.reads == "pairs"),
@@ -144,7 +143,7 @@ def _round(name: str, objective: str, rounds: Rounds, k: int) -> Pipeline:
                 **of_rewards,
             },
             outputs=["reward_annotated@path", "unscored_responses"],
-            name="annotate_samples",
+            name="annotate",
         ),
         Node(
             bind(align, run=space),
@@ -168,7 +167,6 @@ def _round(name: str, objective: str, rounds: Rounds, k: int) -> Pipeline:
         namespace=space,
         tags=["alignment", name, method_of(name)],
         inputs={inner: outer for inner, outer in reads.items() if inner in read},
-        outputs={"training_log": f"training_log_{space}"},
         parameters=parameters
         | {
             "params:method": f"params:alignment.{name}",

@@ -202,7 +202,10 @@ def _benchmarks(policies: Sequence[str]) -> Pipeline:
 
 def _comparison(runs: Mapping[str, str], policies: Sequence[str], last_rounds: Mapping[str, int]) -> Pipeline:
     scored, held_out = _of_each(policies, "scored_generations"), _of_each(policies, "held_out_logps")
-    logs = {f"training_log_{run}": f"training_log_{source}" for run, source in runs.items()}
+    logs = {
+        f"training_log_{run}": f"training_log_{run}" if run == source else f"{source}.training_log"
+        for run, source in runs.items()
+    }
     whole_runs = [run for run, source in runs.items() if source == run]
     in_rounds = bool(last_rounds)
     by_round = bind(scores_by_round, last=dict(last_rounds))
