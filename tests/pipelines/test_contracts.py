@@ -25,7 +25,7 @@ from rao_kedro.framework.selection import combine
 from rao_kedro.framework.session import StudySession
 from rao_kedro.objectives import objective_names
 from rao_kedro.pipeline_registry import build_pipelines, register_pipelines
-from rao_kedro.pipelines.runs import METHODS, Runs
+from rao_kedro.pipelines.runs import METHODS, Rounds, Runs
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper", "gemma3_270m"]
@@ -42,10 +42,14 @@ def context(env, **runtime):
         return session.load_context()
 
 
-def everything():
-    """All pipelines, with all methods and a run of each kind of the studies."""
+IN_ROUNDS = {"rao": Rounds(2, evaluated=(1,)), "simpo": Rounds(2, moves_reference=True)}
+
+
+def everything(rounds=IN_ROUNDS):
+    """All pipelines, with all methods, two of them in rounds, and a run of each kind of the studies."""
     runs = Runs(
         alignment={method: method for method in METHODS},
+        rounds=rounds,
         likelihood_study={"dpo": "dpo", "rao_beta_0.1": "rao"},
         reward_model_study={f"{form}_seed_0": (form, "small", 0) for form in ("base", "sft", "dpo_implicit")},
         benchmarks=True,
@@ -255,8 +259,9 @@ def test_every_objective_is_a_method_with_parameters_of_its_own():
 
 
 def test_all_methods_have_the_same_shape():
+    nodes = everything(rounds={}).nodes
     shapes = {
-        method: sorted(node.name.removeprefix(f"{method}.") for node in everything().nodes if node.namespace == method)
+        method: sorted(node.name.removeprefix(f"{method}.") for node in nodes if node.namespace == method)
         for method in METHODS
     }
     assert len(set(map(tuple, shapes.values()))) == 1

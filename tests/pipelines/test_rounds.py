@@ -111,8 +111,8 @@ def test_the_log_of_a_run_goes_on_from_round_to_round(chain):
 
 def test_the_policy_of_a_run_is_that_of_its_last_round(chain):
     for run_ in RUNS:
-        assert path_hash(chain.model(run_)) == path_hash(chain.model(f"{run_}.round_2"))
-        assert path_hash(chain.model(run_)) != path_hash(chain.model(f"{run_}.round_1"))
+        assert path_hash(chain.model(run_)) == path_hash(chain.model(f"{run_}_round_2"))
+        assert path_hash(chain.model(run_)) != path_hash(chain.model(f"{run_}_round_1"))
 
 
 def test_rounds_are_rows_of_the_leaderboard_and_points_of_a_figure(chain):
