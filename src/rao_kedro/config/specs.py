@@ -133,6 +133,7 @@ class AlignmentSpec(TrainingSpec):
 
     Attributes:
         reference_path: Parquet of reference log-probs; None for an objective that needs none.
+        reference_dir: The reference model, if it is not the checkpoint that the policy starts from.
         objective: Name of the objective.
         objective_parameters: Its parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
         responses_per_prompt: Responses of a group that training sees at most; None for all.
@@ -143,11 +144,17 @@ class AlignmentSpec(TrainingSpec):
     worker = "rao_kedro.training.tasks.alignment"
 
     reference_path: Path | None
+    reference_dir: Path | None = None
     objective: str
     objective_parameters: dict[str, float | str | bool]
     responses_per_prompt: int | None = Field(None, ge=2)
     pairs: Literal["one", "all"] = "one"
     kl: KLParameters = KLParameters()
+
+    @property
+    def reference_model(self) -> Path:
+        """The checkpoint of the reference model."""
+        return self.reference_dir or self.model_dir
 
 
 class PPOSpec(TrainingSpec):
