@@ -27,7 +27,7 @@ from rao_kedro.scoring.forward import score_logps, score_tokens
 from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.loop import train
 from rao_kedro.training.task import LossOutput, Outputs
-from rao_kedro.training.tasks.ppo_updates import PPOUpdates, by_group
+from rao_kedro.training.tasks.ppo_updates import REPORTED, PPOUpdates, by_group
 from rao_kedro.workers import worker_main
 
 
@@ -107,7 +107,7 @@ class PPOTask(PPOUpdates):
         self.rollouts.clear()
         reference = score_tokens(self.reference, groups, self.forward_pass)
         found = self.make_rollouts(module, groups, self._rewards(groups), reference)
-        of_groups = {name: by_group(column, groups) for name, column in found.items()}
+        of_groups = {name: by_group(found[name], groups) for name in REPORTED}
         self.means = {
             group.group_id: {name: float(columns[i].mean()) for name, columns in of_groups.items()}
             for i, group in enumerate(groups)

@@ -24,6 +24,8 @@ from rao_kedro.training.options import disable_dropout
 from rao_kedro.training.remarks import likelihood_remark
 from rao_kedro.training.task import LossOutput, Outputs, Task
 
+REPORTED = ("score", "kl_to_reference", "response_tokens")  # of sampled responses; the KL divergence in nats
+
 
 class PPOUpdates(Task):
     """Trains a policy and a value network on rollouts. Subclasses say where the responses come from."""
@@ -81,7 +83,7 @@ class PPOUpdates(Task):
             reference: Log-probs of their tokens under the reference, from `score_tokens`; None: it is the policy.
 
         Returns:
-            `[N]` of each response: `score`, `kl_to_reference` in nats, `response_tokens`.
+            `[N]` of each response: what is `REPORTED`, and the `reference_logps`, summed over tokens, in nats.
         """
         sampled = score_tokens(module, groups, self.forward_pass)
         rows = [row for group in groups for row in sampled[group.group_id]]
@@ -96,8 +98,12 @@ class PPOUpdates(Task):
         rollout = self.objective.rollout(logps, of_reference, values.float(), scores, mask, finished)
         parts = zip(*(by_group(getattr(rollout, f.name), groups) for f in fields(Rollout)), strict=True)
         self.rollouts |= {group.group_id: Rollout(*of_group) for group, of_group in zip(groups, parts, strict=True)}
-        kl = (logps - of_reference).masked_fill(~mask, 0.0).sum(1)
-        return {"score": scores, "kl_to_reference": kl, "response_tokens": lengths.float()}
+        return {
+            "score": scores,
+            "kl_to_reference": (logps - of_reference).masked_fill(~mask, 0.0).sum(1),
+            "response_tokens": lengths.float(),
+            "reference_logps": of_reference.masked_fill(~mask, 0.0).sum(1),
+        }
 
     def count_units(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count response tokens."""
