@@ -13,7 +13,7 @@ from rao_kedro.workers import launch
 def test_rounds_of_rloo_raise_the_reward_and_each_begins_where_the_policy_stands(tmp_path, tiny_checkpoint):
     training = parameters(epochs=6, learning_rate=5e-3, batch_size=4, keep="last", max_tokens_per_batch=2000)
     model, rewards = tiny_checkpoint, []
-    for number in range(3):
+    for number in range(4):
         groups = sample_round(tmp_path / f"{number}.parquet", model, samples=32, seed=number)
         reference_dir = tiny_checkpoint if number else None
         spec = rloo_round_spec(tmp_path / str(number), groups, model, training, reference_dir, beta=0.01)
@@ -26,7 +26,7 @@ def test_rounds_of_rloo_raise_the_reward_and_each_begins_where_the_policy_stands
         assert (abs(steps[0]["log_ratio_chosen"]) < 1e-3) == (number == 0)  # later the policy is not the reference
         assert ("eval_kl_to_reference" in evaluations[0]) == (number > 0)
         model = spec.trained_dir
-    assert rewards[-1] > rewards[0] + 0.1
+    assert rewards[-1] > rewards[0] + 0.08
 
 
 def test_minibatches_of_any_pack_start_at_a_ratio_of_1_and_learn_the_same(tmp_path, tiny_checkpoint):
