@@ -21,7 +21,7 @@ def batch_with_ratings():
 def pair(batch, group, chosen, rejected):
     """Return one pair as a batch of its own."""
     columns = {}
-    for name in ("policy", "reference", "lengths", "mask", "rewards", "ratings"):
+    for name in ("policy", "reference", "sampling", "lengths", "mask", "rewards", "ratings"):
         columns[name] = getattr(batch, name)[group, [chosen, rejected]][None]
     for name in ("policy_prompt", "reference_prompt", "values"):
         columns[name] = getattr(batch, name)[[group]]
@@ -53,9 +53,8 @@ def test_the_loss_is_the_mean_over_a_groups_pairs_then_over_groups(name):
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_with_two_responses_all_pairs_are_the_one_pair(name):
     batch, objective = batch_with_ratings(), make_objective(name)
-    two = replace(
-        batch, **{n: getattr(batch, n)[:, :2] for n in ("policy", "reference", "lengths", "mask", "rewards", "ratings")}
-    )
+    columns = ("policy", "reference", "sampling", "lengths", "mask", "rewards", "ratings")
+    two = replace(batch, **{name: getattr(batch, name)[:, :2] for name in columns})
     one, all_of_them = objective(two), AllPairs(objective)(two)
     torch.testing.assert_close(all_of_them.loss, one.loss)
     assert all_of_them.metrics.keys() == one.metrics.keys()
@@ -85,6 +84,7 @@ OWN = {
     "kimi_k15": ({"tau": 0.3}, 0.3),
     "rpo_partition": ({"tau": 0.3}, 0.3),
     "dgro": ({"policy_weight": 2.0, "regularization_weight": 0.6}, 0.3),
+    "rloo": ({"beta": 0.3}, 0.3),
     "ppo": ({"beta": 0.3}, 0.3),
 }
 
@@ -99,4 +99,5 @@ def test_every_objective_says_its_own_strength_of_the_kl_constraint(name):
 
 def test_without_a_strength_per_nat_there_is_none():
     assert make_objective("ppo", beta=0.0).temperature is None
+    assert make_objective("rloo", beta=0.0).temperature is None
     assert make_objective("ipo", logp_reduction="mean").temperature is None

@@ -116,6 +116,15 @@ def test_dgro():
     assert loss("dgro", policy_weight=1.0, regularization_weight=0.1) == pytest.approx(-0.175, abs=1e-6)
 
 
+def test_rloo():
+    """beta 0.1: R = (0.3 - 0.1 * 0.5, -0.1 + 0.1 * 1) = (0.25, 0), A = (0.25, -0.25); ratios (e^0.5, e^-1).
+
+    Clipped at 1.2: -0.25 * 1.2 = -0.3. At 0.8: max(0.25 * 0.367879, 0.25 * 0.8) = 0.2. L = -0.05.
+    """
+    batch = one_group(sampling=torch.tensor([[-10.5, -21.0]]))
+    assert loss("rloo", batch, beta=0.1) == pytest.approx(-0.05, abs=1e-6)
+
+
 def test_what_is_reported_of_targets_and_likelihoods():
     """RAO with beta 0.1, log_z0 2: log Z = 2.5, targets (0.5, -3.5), achieved (1, -2).
 

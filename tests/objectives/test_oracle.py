@@ -99,6 +99,17 @@ def dgro(g):
     return sum(-0.8 * (r - mean) * (p - q) + 0.3 / 2 * (p - q) ** 2 for p, q, r, _ in g["rows"]) / len(g["rows"])
 
 
+def rloo(g):
+    rewards = [r - 0.3 * (s - q) for (_, q, r, _), s in zip(g["rows"], g["sampling"], strict=True)]
+    total = 0.0
+    for j, ((p, *_), s) in enumerate(zip(g["rows"], g["sampling"], strict=True)):
+        others = rewards[:j] + rewards[j + 1 :]
+        advantage, ratio = rewards[j] - sum(others) / len(others), torch.exp(p - s)
+        clipped = torch.clamp(ratio, 0.9, 1.1)
+        total = total - torch.minimum(advantage * ratio, advantage * clipped)
+    return total / len(rewards)
+
+
 ORACLES = {
     "rao": (rao, {"beta": 0.3, "log_z0": 4.0}),
     "dpo": (dpo, {"beta": 0.3}),
@@ -114,6 +125,7 @@ ORACLES = {
     "kto": (kto, {"beta": 0.3, "undesirable_weight": 2.0}),
     "kimi_k15": (kimi_k15, {"tau": 0.3}),
     "rpo_partition": (rpo_partition, {"tau": 0.3}),
+    "rloo": (rloo, {"beta": 0.3, "clip_range": 0.1}),
     "dgro": (dgro, {"policy_weight": 0.8, "regularization_weight": 0.3}),
 }
 
@@ -125,6 +137,7 @@ def oracle_loss(function, batch):
         columns = [j for j in range(batch.policy.shape[1]) if batch.mask[i, j]]
         group = {name: getattr(batch, name)[i] for name in ("policy_prompt", "reference_prompt", "values")}
         rows = [tuple(getattr(batch, name)[i, j] for name in COLUMNS) for j in columns]
+        group["sampling"] = [batch.sampling[i, j] for j in columns]
         losses.append(function(group | {"rows": rows, "mismatched": mismatched}))
     return sum(losses) / len(losses)
 
@@ -156,7 +169,7 @@ def test_masked_responses_change_nothing(name):
     batch = random_batch(3)
     garbage = {
         field: torch.where(batch.mask, getattr(batch, field).detach(), torch.full_like(batch.policy, -777.0))
-        for field in ("policy", "reference", "rewards")
+        for field in ("policy", "reference", "sampling", "rewards")
     }
     objective = make_objective(name, **ORACLES[name][1])
     changed = replace(batch, **garbage | {"policy": garbage["policy"].requires_grad_()})
@@ -172,7 +185,7 @@ def test_responses_in_any_order_give_the_same_loss(name):
     batch = random_batch(7)
     order = torch.tensor([1, 0, 3, 2])
     permuted = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    permuted |= {field: permuted[field][:, order] for field in (*COLUMNS, "mask")}
+    permuted |= {field: permuted[field][:, order] for field in (*COLUMNS, "sampling", "mask")}
     objective = make_objective(name, **ORACLES[name][1])
     torch.testing.assert_close(objective(batch).loss, objective(replace(batch, **permuted)).loss, rtol=1e-12, atol=0)
 

@@ -17,6 +17,7 @@ TENSORS = {
     "rewards": ["rewards"],
     "value_network": ["values"],
     "mismatched_pairs": ["mismatched_policy", "mismatched_reference"],
+    "sampling_logps": ["sampling"],
     "prompt_logps": ["policy_prompt", "reference_prompt"],
 }
 
@@ -68,6 +69,10 @@ def test_an_objective_of_pairs_reads_two_columns_and_one_of_groups_reads_all(nam
 @pytest.mark.parametrize("name", OFFLINE)
 def test_prompt_log_probs_are_declared_where_the_objective_asks_for_them(name):
     assert get_requirements(name).prompt_logps == (make_objective(name).prompt_gradient != "none")
+
+
+def test_only_rloo_needs_responses_that_the_policy_has_just_sampled():
+    assert [name for name in objective_names() if get_requirements(name).on_policy] == ["rloo"]
 
 
 def test_rollouts_are_read_by_ppo_alone():

@@ -135,11 +135,11 @@ def test_one_response_makes_no_preference_and_a_backend_is_installed(monkeypatch
 @pytest.mark.parametrize(
     ("objective", "rollout", "models"),
     [
-        ("dpo", {}, (1, 0)),
-        ("rao", {}, (1, 0)),
-        ("dro", {}, (2, 0)),
-        ("ppo", {"rollout": {"max_new_tokens": 4}}, (2, 2)),  # with the reference and the reward model
-        ("ppo", {"rollout": {"max_new_tokens": 4, "reward": {"name": "rules"}}}, (2, 1)),
+        ("dpo", {}, (1, 0, 0)),
+        ("rao", {}, (1, 0, 0)),
+        ("dro", {}, (2, 0, 0)),
+        ("ppo", {"rollout": {"max_new_tokens": 4}}, (2, 2, 0)),  # with the reference and the reward model
+        ("ppo", {"rollout": {"max_new_tokens": 4, "reward": {"name": "rules"}}}, (2, 1, 0)),
     ],
 )
 def test_a_value_network_is_a_second_trained_model(objective, rollout, models):

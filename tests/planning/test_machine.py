@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from plans import training_parameters
 
+from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.training import LoRAParameters
 from rao_kedro.planning import machine
 from rao_kedro.planning.machine import ModelsInMemory
@@ -81,6 +82,26 @@ def test_memory_counts_weights_gradients_and_optimizer_and_what_is_sharded(monke
     assert "the smallest GPU has 1.0 GB" in next(machine.memory_problems("train_sft", 2 * 10**9, fsdp))
     offloading = fsdp._replace(options={"fsdp_config": {"fsdp_offload_params": True}})
     assert list(machine.memory_problems("train_sft", 2 * 10**9, offloading)) == []
+
+
+def test_a_round_of_ppo_trains_two_models_and_scores_the_reference_before(monkeypatch):
+    """8e9 weights each on eight GPUs: 2 x 16 bytes in training, 2 x 4 bytes and a whole reference before it."""
+    weights, fsdp = 8 * 10**9, machine.read_launch(ROOT / "conf/accelerate/fsdp2.yaml")
+    ppo = MethodParameters(objective="ppo", training=training_parameters(), rollout={"max_new_tokens": 4})
+    models = machine.models_in_memory(ppo, in_rounds=True)
+    rloo = MethodParameters(objective="rloo", training=training_parameters())
+    assert models == ModelsInMemory(2, 0, 1) and machine.models_in_memory(rloo, in_rounds=True) == ModelsInMemory(1)
+
+    def gigabytes(memory, launch=fsdp, **how):
+        monkeypatch.setattr(machine, "gpu_memory", lambda: memory * 10**9)
+        return machine.state_bytes(training_parameters(**how), weights, launch, models) / 10**9
+
+    assert gigabytes(80, mixed_precision="bf16") == 8 + 32  # the reference in fp32
+    assert gigabytes(80, mixed_precision="bf16_weights") == 32  # 8 + 16 before the first step
+    assert gigabytes(48, mixed_precision="bf16") == 32  # the reference does not fit, and is sharded: 8 + 4
+    assert gigabytes(400, launch=None, mixed_precision="bf16_weights") == 2 * 8 * 18
+    zero3 = machine.read_launch(ROOT / "conf/accelerate/deepspeed_zero3.yaml")
+    assert gigabytes(48, launch=zero3, mixed_precision="bf16") == 8 + 32  # scoring is not sharded with DeepSpeed
 
 
 def test_gpus_that_are_hidden_do_not_count(monkeypatch):

@@ -30,9 +30,12 @@ def random_batch(seed: int, groups: int = 3, responses: int = 4) -> LogProbBatch
 
     mask = torch.ones(groups, responses, dtype=torch.bool)
     mask[0, 2:] = False
+    policy = normal(groups, responses) * 3 - 50
+    nudges = torch.randn(*policy.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return LogProbBatch(
-        policy=(normal(groups, responses) * 3 - 50).requires_grad_(),
+        policy=policy.requires_grad_(),
         reference=normal(groups, responses) * 3 - 50,
+        sampling=policy.detach() + 0.3 * nudges,
         policy_prompt=(normal(groups) - 20).requires_grad_(),
         reference_prompt=normal(groups) - 20,
         rewards=normal(groups, responses),

@@ -3,16 +3,11 @@
 All tasks run in one launch per engine. DeepSpeed is tested where it is installed (`pip install deepspeed`).
 """
 
-import importlib
 import json
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +20,18 @@ from accelerate.state import AcceleratorState
 from conversation_rows import write_conversations
 from groups import alignment_spec, log_of, parameters, write_groups
 from launching import IN_PROCESS
-from safetensors.torch import load_file
+from two_processes import (
+    EACH_ENGINE,
+    ENGINES,
+    PROJECT,
+    assert_resumed_after_step_1,
+    assert_same_training,
+    free_port,
+    launched,
+    refusal,
+    run_alone,
+    stop_alone,
+)
 
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import (
@@ -38,22 +44,10 @@ from rao_kedro.config.specs import (
 )
 from rao_kedro.config.training import LoRAParameters, RolloutParameters
 from rao_kedro.config.workers import WorkerParameters
-from rao_kedro.errors import TrainingError
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
-from rao_kedro.training.interruption import Interruption
 from rao_kedro.workers import launch
 
-PROJECT = Path(__file__).parents[2]
-ON_CPUS = {"ACCELERATE_USE_CPU": "true"}
-ZERO3_ON_CPUS = {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
-ENGINES = {  # the shipped file, what makes a CPU do, and what the run says of itself
-    "ddp": ("ddp", ON_CPUS, ""),
-    "fsdp2": ("fsdp2", ON_CPUS, ", sharded by FSDP"),
-    "zero3": ("deepspeed_zero3", ZERO3_ON_CPUS, ", sharded by DEEPSPEED"),
-}
-needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
-EACH_ENGINE = ["ddp", "fsdp2", pytest.param("zero3", marks=needs_deepspeed)]
 TRAINING = parameters(epochs=2, max_tokens_per_batch=30, batch_size=3, learning_rate=1e-3, keep="last")
 LORA = {"lora": LoRAParameters(rank=4, alpha=8), "learning_rate": 1e-2}
 OPTIONS = {
@@ -221,50 +215,6 @@ def alone(inputs):
     torch.set_num_threads(threads)
 
 
-def run_alone(spec):
-    """Run a task in this process, as its worker would; the launcher would discard checkpoints of other launches."""
-    AcceleratorState._reset_state()
-    spec.workspace.mkdir(parents=True, exist_ok=True)
-    (path := spec.workspace / "spec.json").write_text(spec.model_dump_json())
-    importlib.import_module(spec.worker).main(str(path))
-    AcceleratorState._reset_state()
-
-
-def stop_alone(spec):
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(TrainingError, match="stopped by SIGTERM after step 1"):
-        patched.setattr(Interruption, "requested", lambda self, accelerator: True)
-        run_alone(spec)
-
-
-def launched(engine, tasks, directory):
-    """Run tasks on two processes as `launch` would; return how that ended.
-
-    Args:
-        engine: Whose accelerate file; the number of processes, the device and the port are replaced.
-        tasks: A spec, and whether its worker is stopped after a step.
-        directory: Where to put the files that say so.
-    """
-    file, environment, _ = ENGINES[engine]
-    config = yaml.safe_load((PROJECT / f"conf/accelerate/{file}.yaml").read_text())
-    config |= {"num_processes": 2, "main_process_port": free_port()}
-    (directory / "accelerate.yaml").write_text(yaml.safe_dump(config))
-    listed = []
-    for spec, stops in tasks:
-        spec.workspace.mkdir(parents=True, exist_ok=True)
-        (path := spec.workspace / "spec.json").write_text(spec.model_dump_json())
-        listed.append([spec.worker, str(path), stops])
-    (directory / "tasks.json").write_text(json.dumps(listed))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(directory / "accelerate.yaml")]
-    paths = os.pathsep.join([str(PROJECT / "tests/support"), str(PROJECT / "src"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [*command, "-m", "distributed_worker", str(directory / "tasks.json")],
-        env=os.environ | environment | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
 @pytest.fixture(scope="module")
 def together(inputs):
     """Return the workspaces' directory of an engine after two processes have done everything, and what they said."""
@@ -295,23 +245,6 @@ def together(inputs):
 
 
 COMPILES = shutil.which("g++") is not None
-
-
-LOSSES = {"loss", "eval_loss"}
-
-
-def assert_same_training(found, expected):
-    for rows, expected_rows in zip(log_of(found), log_of(expected), strict=True):
-        assert [row["step"] for row in rows] == [row["step"] for row in expected_rows]
-        for row, expected_row in zip(rows, expected_rows, strict=True):
-            # Sharded, the KL is not measured; before the first update orders and correlations are those of noise.
-            names = [name for name in row if name in LOSSES or (row["step"] and name.startswith("eval_"))]
-            values, expected_values = ([values[name] for name in names] for values in (row, expected_row))
-            assert values == pytest.approx(expected_values, rel=1e-3, abs=1e-4, nan_ok=True), names
-    weights, expected_weights = (load_file(path / "model" / "model.safetensors") for path in (found, expected))
-    assert weights.keys() == expected_weights.keys()
-    for name, value in expected_weights.items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("engine", EACH_ENGINE)
@@ -359,15 +292,6 @@ def test_fsdp2_leaves_no_unsharded_gradient_after_any_pack(together):
     for name in ("sft", "rao", "rao_with_lora"):
         found = json.loads((together("fsdp2")[0] / name / "gradients.json").read_text())
         assert found["unsharded"] == 0 and found["sharded"] > 0
-
-
-def refusal(workspace):
-    return (workspace / "refused.txt").read_text()
-
-
-def assert_resumed_after_step_1(said, workspace):
-    *_, last = (task for task in said.split("begins: ") if task.startswith(str(workspace)))
-    assert "step 1/6" not in last and "step 2/6" in last
 
 
 @pytest.mark.parametrize("engine", EACH_ENGINE)
@@ -446,8 +370,3 @@ def test_a_slurm_job_of_two_nodes_trains_the_same_weights_as_one_process(inputs,
     launch(spec, workers)
     assert "of each of 2 processes" in caplog.text
     assert_same_training(spec.workspace, expected)
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]

@@ -133,20 +133,20 @@ class AlignmentSpec(TrainingSpec):
 
     Attributes:
         reference_path: Parquet of reference log-probs; None for an objective that needs none.
+        reference_dir: The reference model, if it is not the checkpoint that the policy starts from.
         objective: Name of the objective.
         objective_parameters: Its parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
         responses_per_prompt: Responses of a group that training sees at most; None for all.
         pairs: Whether a pairwise objective takes one pair of a group, or all of differently rated responses.
         kl: How evaluations measure how far the policy is from the reference.
-        reference_dir: The reference model, if the policy does not start from it.
         calibration_path: Parquet of the groups whose training rewards calibrate the objective, if not `groups_path`.
     """
 
     worker = "rao_kedro.training.tasks.alignment"
 
+    reference_path: Path | None
     reference_dir: Path | None = None
     calibration_path: Path | None = None
-    reference_path: Path | None
     objective: str
     objective_parameters: dict[str, float | str | bool]
     responses_per_prompt: int | None = Field(None, ge=2)
@@ -155,7 +155,7 @@ class AlignmentSpec(TrainingSpec):
 
     @property
     def reference_model(self) -> Path:
-        """The checkpoint of the reference."""
+        """The checkpoint of the reference model."""
         return self.reference_dir or self.model_dir
 
 
@@ -175,6 +175,46 @@ class PPOSpec(TrainingSpec):
     reference_path: Path
     objective_parameters: dict[str, float | str | bool]
     rollout: RolloutParameters
+
+
+class PPORoundSpec(TrainingSpec):
+    """Trains a policy and a value network on the `train` rows of `groups_path`, which the policy has sampled.
+
+    Attributes:
+        reference_dir: The reference model, if it is not the checkpoint that the policy starts from.
+        reference_path: Parquet of reference log-probs of the same groups; None: those computed here are not compared.
+        value_dir: Where the value network starts: the reward model, or what the round before has left in
+            `value_network_dir`.
+        objective_parameters: Parameters of `rao_kedro.objectives.ppo.PPO`.
+        temperature: What the logits were divided by in sampling; divides them in training too.
+        value_learning_rate: Peak for the value network; None: that of `training`.
+        value_max_grad_norm: The value network's gradient is clipped to this norm, apart from the policy's; None: both
+            are clipped together.
+    """
+
+    worker = "rao_kedro.training.tasks.ppo_rounds"
+
+    reference_dir: Path | None = None
+    reference_path: Path | None = None
+    value_dir: Path
+    objective_parameters: dict[str, float | str | bool]
+    temperature: float = Field(1.0, gt=0)
+    value_learning_rate: float | None = Field(None, gt=0)
+    value_max_grad_norm: float | None = Field(None, gt=0)
+
+    @property
+    def reference_model(self) -> Path:
+        """The checkpoint of the reference model."""
+        return self.reference_dir or self.model_dir
+
+    @property
+    def value_network_dir(self) -> Path:
+        """The checkpoint of the trained value network, a sequence classifier as a reward model is."""
+        return self.workspace / "value_network"
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:  # noqa: D102
+        return *super().outputs, self.value_network_dir
 
 
 class ScoringSpec(ModelSpec):

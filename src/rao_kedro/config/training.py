@@ -10,6 +10,10 @@ from rao_kedro.config.rewards import RewardParameters
 # Bytes per parameter of a model that is trained: in fp32, and of weights in bf16.
 WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES, BF16_BYTES = 4, 4, 8, 2
 
+# Share of the free memory, of a device or of the machine, that the weights of a model which only scores may fill; where
+# they would fill more, FSDP2 shards them.
+FILLED = 0.75
+
 # YAML and the command line read an unquoted `no` as false.
 Precision = Annotated[
     Literal["no", "bf16", "bf16_weights"], BeforeValidator(lambda value: "no" if value is False else value)

@@ -89,6 +89,23 @@ class LogProbModel(nn.Module):
         return token_logps(hidden, head.weight, head.bias, targets, logit_scaling(self.model, self.temperature))
 
 
+class TokenLogProbs(nn.Module):
+    """A policy whose forward pass returns the log-prob of every response token.
+
+    Wrappers for sharding gather the weights in forward passes, not in other methods.
+    """
+
+    def __init__(self, policy: LogProbModel) -> None:
+        """Wrap a policy."""
+        super().__init__()
+        self.policy = policy
+        self._no_split_modules = policy._no_split_modules
+
+    def forward(self, batch: Pack) -> Tensor:
+        """Return `[R]` log-probs in nats, in the order of `batch.response_target`."""
+        return self.policy.response_tokens(batch)
+
+
 def logit_scaling(model: PreTrainedModel, temperature: float = 1.0) -> LogitScaling:
     """Return the scaling of logits by the model's own forward pass, followed by a temperature."""
     config = model.config.get_text_config()

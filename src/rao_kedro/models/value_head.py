@@ -82,6 +82,11 @@ class PolicyAndTokenValues(nn.Module):
         """Hold both networks."""
         super().__init__()
         self.policy, self.value = policy, value
+        self._no_split_modules = [*{*(policy._no_split_modules or ()), *(value.model._no_split_modules or ())}]
+
+    def tie_weights(self) -> None:
+        """Tie the policy's input and output embedding again after sharding has replaced them."""
+        self.policy.tie_weights()
 
     def forward(self, batch: Pack) -> tuple[Tensor, Tensor]:
         """Return `[R]` log-probs of response tokens in nats, and `[R]` values before them."""

@@ -24,6 +24,7 @@ class LogProbBatch:
     Attributes:
         policy: `[G, K]` log pi(y_ij | x_i).
         reference: `[G, K]` log pi_ref(y_ij | x_i).
+        sampling: `[G, K]` log-prob of y_ij under the policy that sampled it (RLOO).
         policy_prompt: `[G]` log pi(x_i - t_0 | t_0): the prompt after its prefix t_0.
         reference_prompt: `[G]` log pi_ref(x_i - t_0 | t_0).
         rewards: `[G, K]` explicit rewards r_ij.
@@ -38,6 +39,7 @@ class LogProbBatch:
 
     policy: Tensor
     reference: Tensor | None = None
+    sampling: Tensor | None = None
     policy_prompt: Tensor | None = None
     reference_prompt: Tensor | None = None
     rewards: Tensor | None = None
@@ -59,7 +61,7 @@ class LogProbBatch:
             raise ValueError(f"policy must be [groups, responses], got {list(self.policy.shape)}")
         if self.mask is None:
             object.__setattr__(self, "mask", torch.ones_like(self.policy, dtype=torch.bool))
-        for name in ("lengths", "mask", "reference", "rewards", "ratings"):
+        for name in ("lengths", "mask", "reference", "sampling", "rewards", "ratings"):
             self._check_shape(name, tuple(self.policy.shape))
         for name in ("policy_prompt", "reference_prompt", "values"):
             self._check_shape(name, (self.policy.shape[0],))
@@ -152,6 +154,10 @@ class Objective(ABC):
 
     def calibrate(self, rewards: Sequence[Sequence[float]]) -> Self:
         """Return the objective with log Z_0 solved from rewards `[groups][responses]`, if it solves it."""
+        return self
+
+    def calibrate_to_samples(self, batch: LogProbBatch) -> Self:
+        """Return the objective with what it takes from all sampled responses; they need `sampling`."""
         return self
 
     def remark_on_targets(self, chosen_rewards: Sequence[float]) -> str | None:

@@ -145,7 +145,7 @@ class AllPairs(Objective):
 def _select_pairs(batch: LogProbBatch, group: Tensor, chosen: Tensor, rejected: Tensor) -> LogProbBatch:
     """Return P pairs as a batch of P groups of two; `group`, `chosen` and `rejected` are their indices, `[P]`."""
     columns: dict[str, Any] = {}
-    for name in ("policy", "lengths", "mask", "reference", "rewards", "ratings"):
+    for name in ("policy", "lengths", "mask", "reference", "sampling", "rewards", "ratings"):
         values = getattr(batch, name)
         columns[name] = None if values is None else torch.stack([values[group, chosen], values[group, rejected]], 1)
     for name in ("policy_prompt", "reference_prompt", "values"):

@@ -4,11 +4,14 @@ Unlike the other objectives it reads tokens: those of N sampled responses of up 
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from rao_kedro.objectives.base import ObjectiveOutput, require_finite, require_positive
+from rao_kedro.objectives.base import ObjectiveOutput, require_choice, require_finite, require_positive
+
+KLControl = Literal["fixed", "adaptive"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class PPO:
         clip_range: The probability ratio is clipped to 1 +- this.
         value_clip_range: The loss clips the change of a value per rollout to this, in reward units.
         value_coefficient: Weight of the value loss.
+        normalise_rewards: Whether the scores of a rollout are brought to mean 0 and standard deviation 1.
+        missing_eos_penalty: Subtracted from the score of a response without an end-of-turn token, after normalising.
+        kl_control: `fixed` keeps beta; `adaptive` changes it from round to round, towards `kl_target`.
+        kl_target: KL divergence from the reference that adaptive control aims at, in nats per response.
+        kl_horizon: Responses over which adaptive control changes beta by at most 20 %.
     """
 
     beta: float = 0.05
@@ -49,6 +57,11 @@ class PPO:
     clip_range: float = 0.2
     value_clip_range: float = 0.2
     value_coefficient: float = 0.1
+    normalise_rewards: bool = False
+    missing_eos_penalty: float = 0.0
+    kl_control: KLControl = "fixed"
+    kl_target: float = 6.0
+    kl_horizon: float = 10_000.0
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -58,7 +71,9 @@ class PPO:
         """
         require_finite("beta", self.beta, at_least=0)
         require_finite("value_coefficient", self.value_coefficient, at_least=0)
-        for name in ("gamma", "gae_lambda", "clip_range", "value_clip_range"):
+        require_finite("missing_eos_penalty", self.missing_eos_penalty, at_least=0)
+        require_choice("kl_control", self.kl_control, get_args(KLControl))
+        for name in ("gamma", "gae_lambda", "clip_range", "value_clip_range", "kl_target", "kl_horizon"):
             require_positive(name, getattr(self, name))
         if self.gamma > 1 or self.gae_lambda > 1:
             raise ValueError(f"gamma and gae_lambda are at most 1, got {self.gamma!r} and {self.gae_lambda!r}")
@@ -68,7 +83,29 @@ class PPO:
         """Return beta; None without a KL penalty."""
         return self.beta or None
 
-    def rollout(self, logps: Tensor, reference: Tensor, values: Tensor, scores: Tensor, mask: Tensor) -> Rollout:
+    def next_beta(self, kl: float, responses: int) -> float:
+        """Return beta for the next round.
+
+        Args:
+            kl: KL divergence of this round's policy from the reference, in nats per response.
+            responses: Number of responses of this round.
+
+        Raises:
+            ValueError: As from `adapt_beta`.
+        """
+        if self.kl_control == "fixed":
+            return self.beta
+        return adapt_beta(self.beta, kl, responses, self.kl_target, self.kl_horizon)
+
+    def rollout(
+        self,
+        logps: Tensor,
+        reference: Tensor,
+        values: Tensor,
+        scores: Tensor,
+        mask: Tensor,
+        finished: Tensor | None = None,
+    ) -> Rollout:
         """Return a rollout with its advantages and returns, without gradients.
 
         Args:
@@ -77,8 +114,18 @@ class PPO:
             values: `[N, T]` value of the state before each token.
             scores: `[N]` rewards of the responses.
             mask: `[N, T]` True where a token exists; padding is on the right.
+            finished: `[N]` True where a response ends with an end-of-turn token; read with `missing_eos_penalty`.
+
+        Raises:
+            ValueError: There is a `missing_eos_penalty`, and `finished` is missing.
         """
         with torch.no_grad():
+            if self.normalise_rewards:
+                scores = whiten(scores, torch.ones_like(scores, dtype=torch.bool))
+            if self.missing_eos_penalty:
+                if finished is None:
+                    raise ValueError("missing_eos_penalty needs to know which responses are finished")
+                scores = scores - self.missing_eos_penalty * ~finished
             rewards = token_rewards(scores, logps - reference, mask, self.beta)
             advantages = estimate_advantages(rewards, values, mask, self.gamma, self.gae_lambda)
             return Rollout(logps, values, whiten(advantages, mask), advantages + values, mask)
@@ -105,6 +152,27 @@ class PPO:
         }
         loss = policy_loss + self.value_coefficient * value_loss
         return ObjectiveOutput(loss, {name: value.detach() for name, value in metrics.items()})
+
+
+def adapt_beta(beta: float, kl: float, responses: int, target: float, horizon: float) -> float:
+    """Return `beta (1 + clip(KL / target - 1, -0.2, 0.2) n / horizon)` (Ziegler et al. 2019, section 2.2).
+
+    Args:
+        beta: Reward units per nat.
+        kl: Measured KL divergence from the reference, in nats per response.
+        responses: Number n of responses that it was measured on.
+        target: The KL divergence to aim at, in nats per response.
+        horizon: Responses over which beta changes by at most 20 %.
+
+    Raises:
+        ValueError: Beta could become 0 or negative: there are five times as many responses as the horizon has, or more.
+    """
+    if responses >= 5 * horizon:
+        raise ValueError(
+            f"kl_horizon {horizon:g} is too short for rounds of {responses} responses: one could make beta negative. "
+            f"Set it to {responses} or more"
+        )
+    return beta * (1 + min(max(kl / target - 1, -0.2), 0.2) * responses / horizon)
 
 
 def token_rewards(scores: Tensor, log_ratios: Tensor, mask: Tensor, beta: float) -> Tensor:

@@ -22,6 +22,8 @@ class Requirements:
         value_network: A value network, trained with the policy.
         mismatched_pairs: Log-probs of other prompts' responses.
         prompt_logps: Log-probs of the prompt, unless a parameter of the objective switches them off.
+        sampling_logps: Log-probs under the policy that sampled the responses.
+        on_policy: Responses that the policy itself has just sampled: it is trained in rounds, never on given responses.
     """
 
     reads: Literal["pairs", "groups", "rollouts"]
@@ -30,6 +32,8 @@ class Requirements:
     value_network: bool = False
     mismatched_pairs: bool = False
     prompt_logps: bool = False
+    sampling_logps: bool = False
+    on_policy: bool = False
 
 
 _PAIRS = Requirements("pairs")
@@ -53,6 +57,7 @@ _OBJECTIVES: dict[str, tuple[str, Requirements]] = {
     "kimi_k15": ("kimi_k15.KimiK15", _REWARDS),
     "rpo_partition": ("rpo_partition.RewardPartitioning", _REWARDS),
     "dgro": ("dgro.DGRO", _REWARDS),
+    "rloo": ("rloo.RLOO", Requirements("groups", rewards=True, sampling_logps=True, on_policy=True)),
     "ppo": ("ppo.PPO", Requirements("rollouts", rewards=True, value_network=True)),
 }
 
@@ -87,12 +92,12 @@ def make_objective(name: str, **parameters: object) -> Any:
     module, class_name = _look_up(name)[0].split(".")
     objective = getattr(import_module(f"rao_kedro.objectives.{module}"), class_name)
     # A field's trailing underscore avoids a Python keyword: the parameter of `lambda_` is `lambda`.
-    field_names = {f.name.rstrip("_"): f.name for f in fields(objective)}
-    defaults = {f.name.rstrip("_"): f.default for f in fields(objective) if f.default is not MISSING}
-    if unknown := sorted(set(parameters) - set(field_names)):
+    known = {f.name.rstrip("_"): f for f in fields(objective) if f.init}
+    defaults = {name: f.default for name, f in known.items() if f.default is not MISSING}
+    if unknown := sorted(set(parameters) - set(known)):
         valid = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
         raise ValueError(f"objective {name!r} has no parameter {', '.join(unknown)}; it takes {valid}")
-    return objective(**{field_names[key]: value for key, value in parameters.items()})
+    return objective(**{known[key].name: value for key, value in parameters.items()})
 
 
 def _look_up(name: str) -> tuple[str, Requirements]:

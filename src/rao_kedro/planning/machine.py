@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from rao_kedro.config.alignment import MethodParameters
-from rao_kedro.config.training import ADAM_BYTES, BF16_BYTES, GRADIENT_BYTES, WEIGHT_BYTES, TrainingParameters
+from rao_kedro.config.training import ADAM_BYTES, BF16_BYTES, FILLED, GRADIENT_BYTES, WEIGHT_BYTES, TrainingParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.planning.steps import Run, Step
 
@@ -135,20 +135,34 @@ class ModelsInMemory(NamedTuple):
 
     Attributes:
         trained: With gradients and optimizer state.
-        frozen: Weights alone.
+        frozen: Weights alone, as long as training lasts.
+        scored_first: Weights alone, before the first step: beside the trained weights, which have no gradients and no
+            optimizer state yet.
     """
 
     trained: int = 1
     frozen: int = 0
+    scored_first: int = 0
 
 
 ONE_MODEL = ModelsInMemory()
 
 
-def models_in_memory(method: MethodParameters) -> ModelsInMemory:
-    """Return how many models the training of a method holds: PPO has the reference, and maybe a reward model, too."""
+def models_in_memory(method: MethodParameters, in_rounds: bool = False) -> ModelsInMemory:
+    """Return how many models the training of a method holds.
+
+    PPO that samples in training holds the reference, and maybe a reward model, too. In a round, whose samples and
+    rewards are given, PPO needs the reference before the first step only.
+
+    Args:
+        method: The method.
+        in_rounds: Whether it is trained in on-policy rounds.
+    """
+    trained = 2 if method.requirements.value_network else 1
+    if in_rounds:
+        return ModelsInMemory(trained, scored_first=int(method.objective == "ppo"))
     scored = 0 if method.rollout is None else 1 + (method.rollout.reward.name == "bradley_terry")
-    return ModelsInMemory(2 if method.requirements.value_network else 1, scored)
+    return ModelsInMemory(trained, scored)
 
 
 def scoring_bytes(precision: str, weights: int) -> int:
@@ -160,6 +174,8 @@ def state_bytes(
     training: TrainingParameters, weights: int, launch: Launch | None, models: ModelsInMemory = ONE_MODEL
 ) -> int:
     """Return the bytes of weights, gradients and optimizer state in each process, without activations.
+
+    The peak is in training, or before it, where a model is scored first.
 
     Args:
         training: Parameters of the loop.
@@ -174,8 +190,17 @@ def state_bytes(
         of_each = BF16_BYTES if copies else WEIGHT_BYTES
     else:
         of_each = WEIGHT_BYTES + GRADIENT_BYTES + adam + (BF16_BYTES if copies else 0)
-    trained = models.trained * weights * of_each // (launch.processes if launch is not None and sharded else 1)
-    return trained + models.frozen * scoring_bytes(training.mixed_precision, weights)
+    shards = launch.processes if launch is not None and sharded else 1
+    frozen = models.frozen * scoring_bytes(training.mixed_precision, weights)
+    in_training = models.trained * weights * of_each // shards + frozen
+    if not models.scored_first:
+        return in_training
+    at_first = models.trained * weights * (WEIGHT_BYTES + (BF16_BYTES if copies else 0)) // shards + frozen
+    scored = models.scored_first * scoring_bytes(training.mixed_precision, weights)
+    memory = gpu_memory()
+    if launch is not None and launch.kind == "FSDP" and memory is not None and scored > FILLED * (memory - at_first):
+        scored //= shards  # `scoring/placement.py` shards it
+    return max(in_training, at_first + scored)
 
 
 def memory_problems(step: str, needed: int, launch: Launch | None) -> Iterator[str]:

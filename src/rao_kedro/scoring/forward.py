@@ -5,12 +5,14 @@ Each process scores its share of the packs. Every process returns the scores of 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
+from numpy.typing import NDArray
 from torch import nn
 
 from rao_kedro.config.specs import AnnotationSpec, ScoringSpec
@@ -122,6 +124,37 @@ def score_logps(
                 mine[piece_key(piece)] = [(prompt, logp) for logp in responses[: len(piece.response_ids)]]
     found = join_pieces(gather_object([mine]), groups)
     return {name: Logps(of_group[0][0], [logp for _, logp in of_group]) for name, of_group in found.items()}
+
+
+def score_tokens(
+    module: nn.Module, groups: Sequence[TokenizedGroup], forward_pass: ForwardPass
+) -> dict[str, list[tuple[torch.Tensor, ...]]]:
+    """Return what a module computes at the response tokens of each group, by its id.
+
+    Args:
+        module: Returns `[R]` numbers in the order of `Pack.response_target`, or a tuple of such tensors. It may be
+            wrapped for training.
+        groups: The groups; every process passes all of them.
+        forward_pass: Precision and batch size.
+
+    Returns:
+        Per response, in the order of the group, a tensor `[tokens]` on the CPU for each tensor of the module.
+
+    Raises:
+        ModelError: A group is longer than the model's rotary embedding allows.
+    """
+    mine: Pieces[tuple[NDArray[Any], ...]] = {}
+    for pack, batch, counts in _forward_packs(module, groups, forward_pass):
+        found = module(batch)
+        if counts:
+            lengths = batch.lengths[batch.mask].tolist()
+            columns = (column.cpu().split(lengths) for column in (found if isinstance(found, tuple) else (found,)))
+            # A tensor would be sent with the whole storage that it is a view of.
+            of_pack = (tuple(tensor.numpy() for tensor in row) for row in zip(*columns, strict=True))
+            for piece in pack:
+                mine[piece_key(piece)] = [*islice(of_pack, len(piece.response_ids))]
+    joined = join_pieces(gather_object([mine]), groups)
+    return {name: [tuple(map(torch.from_numpy, row)) for row in of_group] for name, of_group in joined.items()}
 
 
 def score_rewards(

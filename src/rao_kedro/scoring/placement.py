@@ -17,12 +17,11 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
+from rao_kedro.config.training import FILLED
 from rao_kedro.distributed import process_state
 from rao_kedro.models.checks import weight_files
 
 Module = TypeVar("Module", bound=nn.Module)
-
-FILLED = 0.75  # share of the free memory, of a device or of the machine, that weights may fill
 
 
 def place_for_scoring(load: Callable[[], Module], model_dir: Path, dtype: torch.dtype = torch.float32) -> Module:

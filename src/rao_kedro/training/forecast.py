@@ -81,13 +81,14 @@ def _n_elements(parameter: nn.Parameter) -> int:
 def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters: TrainingParameters) -> str:
     """Return a sentence with the run's groups, tokens and steps, and its expected peak memory on each device.
 
-    Passes over the shortest and the longest group measure the memory that a token takes. Every process takes part.
+    Passes over the shortest and the longest group measure the memory that a token takes. Every process takes part. The
+    peak may have been before, while a model was in memory that only scored.
     """
     groups, n_groups = task.train_groups, len(task.train_groups)
     steps = -(-n_groups // parameters.batch_size) * parameters.epochs * task.passes_per_step
     drawn = groups[:: max(1, n_groups // PACKED)]
     longest = max(sum(g.n_tokens for g in pack) for pack in fill_packs(drawn, parameters.max_tokens_per_batch))
-    in_use = memory_in_use(accelerator.device)
+    in_use, peak_before = memory_in_use(accelerator.device), peak_memory(accelerator.device)
     ends = [
         choose(
             chain.from_iterable(split_if_long(group, parameters.max_tokens_per_batch) for group in groups),
@@ -103,7 +104,7 @@ def forecast(task: Task, accelerator: Accelerator, module: nn.Module, parameters
     n_processes, sharded_by = accelerator.num_processes, sharding()
     trained = sum(_n_elements(p) for p in module.parameters() if p.requires_grad)
     states = (GRADIENT_BYTES + ADAM_BYTES) * trained // (n_processes if sharded_by else 1)
-    peak = in_use + states + kept + int(per_token * (longest - n))
+    peak = max(in_use + states + kept + int(per_token * (longest - n)), peak_before)
     n_long = sum(group.n_tokens > parameters.max_tokens_per_batch for group in groups)
     split = f" ({n_long} longer ones are computed twice, in pieces)" if n_long else ""
     per_process = f" of each of {n_processes} processes" if n_processes > 1 else ""

@@ -25,6 +25,7 @@ from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, 
 from rao_kedro.training.interruption import Interruption
 from rao_kedro.training.master_weights import MasterWeights, named_trained_parameters
 from rao_kedro.training.options import compile_layers, make_optimizer, plan_compilation, prepare_module
+from rao_kedro.training.parameter_groups import group_for_clipping, group_for_optimizer
 from rao_kedro.training.passes import Passes
 from rao_kedro.training.progress import MetricsLog, Progress
 from rao_kedro.training.schedule import epoch_steps, make_schedule, warmup_remark
@@ -70,7 +71,7 @@ class _Run:
         self.masters = None
         if parameters.mixed_precision == "bf16_weights" and sharding() is None:  # an engine holds masters of its own
             self.masters = MasterWeights(module, accelerator.device)
-        trained = named_trained_parameters(module, self.masters).values()
+        trained = group_for_optimizer(named_trained_parameters(module, self.masters), task.parameter_groups)
         optimizer = make_optimizer(trained, parameters, accelerator.device)
         passes = task.passes_per_step
         self.steps_per_epoch = math.ceil(len(task.train_groups) / parameters.batch_size) * passes
@@ -81,7 +82,8 @@ class _Run:
             self.module, self.optimizer = module, accelerator.prepare(optimizer)
         else:
             self.module, self.optimizer = accelerator.prepare(module, optimizer)
-        self.trained_parameters = named_trained_parameters(accelerator.unwrap_model(self.module), self.masters)
+        trained_parameters = named_trained_parameters(accelerator.unwrap_model(self.module), self.masters)
+        self.clipped = group_for_clipping(trained_parameters, task.parameter_groups, parameters)
         self.passes = Passes(task, accelerator, self.module, parameters.max_tokens_per_batch)
 
         task.prepare(self.module)
@@ -94,7 +96,7 @@ class _Run:
                 logger.warning("%s", remark)
         dtype = torch.float32 if parameters.mixed_precision == "no" else torch.bfloat16
         flops = flops_per_token(self.module) / (matmul_peak(accelerator.device, dtype) * accelerator.num_processes)
-        state = TrainedState(self.trained_parameters, self.optimizer, self.schedule)
+        state = TrainedState(trained_parameters, self.optimizer, self.schedule)
         self.checkpoints = Checkpoints(accelerator, workspace, parameters.checkpoints_kept, state)
         self.step, self.best = self.checkpoints.resume()
         if self.masters:
@@ -136,8 +138,8 @@ class _Run:
             self.task.check_step_zero(metrics)
         if self.masters:
             self.masters.average_gradients()
-        norm = self.accelerator.clip_grad_norm_(self.trained_parameters.values(), self.parameters.max_grad_norm)
-        metrics["grad_norm"] = float(norm)
+        for metric, clipped_together, max_norm in self.clipped:
+            metrics[metric] = float(self.accelerator.clip_grad_norm_(clipped_together, max_norm))
         _refuse_non_finite(metrics, groups, self.step, self.workspace)
         metrics["learning_rate"] = float(self.schedule.get_last_lr()[0])
         if self.responses_per_prompt is not None:
@@ -212,12 +214,13 @@ class _Run:
 def _refuse_non_finite(
     metrics: Mapping[str, float], groups: Sequence[TokenizedGroup], step: int, workspace: Path
 ) -> None:
-    if math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"]):
+    norms = [value for name, value in metrics.items() if name.endswith("grad_norm")]
+    if all(map(math.isfinite, (metrics["loss"], *norms))):
         return
     report = workspace / "non_finite_step.json"
     ids = [group.group_id for group in groups]
     write_text(report, json.dumps({"step": step, "group_ids": ids, "metrics": dict(metrics)}, default=str))
     raise TrainingError(
-        f"step {step}: the loss is {metrics['loss']}, the gradient norm {metrics['grad_norm']}. {report} lists the "
+        f"step {step}: the loss is {metrics['loss']}, the gradient norm {max(norms)}. {report} lists the "
         "step's groups. Lower the learning rate, or look for extreme rewards in these groups"
     )

@@ -169,9 +169,9 @@ def disable_dropout(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def make_optimizer(
-    trained: Iterable[nn.Parameter], parameters: TrainingParameters, device: torch.device
+    trained: Iterable[nn.Parameter] | Iterable[dict[str, Any]], parameters: TrainingParameters, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return the optimizer of the trained parameters.
+    """Return the optimizer of the trained parameters, or of groups of them.
 
     Raises:
         TrainingError: The optimizer does not run on this machine, or not with the engine that shards the model.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rao_kedro.models.packing import TokenizedGroup
+from rao_kedro.training.parameter_groups import ParameterGroup
 
 Outputs = tuple[Tensor, ...]  # see `Task.compute`
 
@@ -37,6 +38,7 @@ class Task(ABC):
         selection_metric: Metric of an evaluation by which the best weights are chosen.
         greater_is_better: Whether a higher selection metric is better.
         passes_per_step: Optimizer steps on the same groups; PPO's epochs over a rollout.
+        parameter_groups: Submodules that are trained with settings of their own.
     """
 
     train_groups: Sequence[TokenizedGroup]
@@ -44,6 +46,7 @@ class Task(ABC):
     selection_metric: str
     greater_is_better: bool
     passes_per_step: int = 1
+    parameter_groups: Sequence[ParameterGroup] = ()
 
     @property
     def responses_per_prompt(self) -> float | None:

@@ -29,9 +29,9 @@ class KTOAlignment(OfflineAlignment):
         self.policy_logps, self.reference_logps = torch.empty(0), torch.empty(0)
 
     def prepare(self, module: nn.Module) -> None:
-        """Compute the reference log-probs of mismatched pairs: the policy still is the reference."""
+        """Compute the reference log-probs of mismatched pairs."""
         super().prepare(module)
-        self.mismatched_reference = self._logps(module, list(self.mismatched.values()))
+        self.mismatched_reference = self._logps(self.reference_module(module), list(self.mismatched.values()))
 
     def prepare_groups(
         self, module: nn.Module, groups: Sequence[TokenizedGroup], progress: float

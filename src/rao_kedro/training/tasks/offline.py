@@ -26,6 +26,7 @@ from rao_kedro.objectives.metrics import derive_metrics
 from rao_kedro.objectives.pairwise import AllPairs, PairwiseObjective
 from rao_kedro.rewards.outliers import outlier_remark
 from rao_kedro.scoring.forward import ForwardPass, score_logps
+from rao_kedro.scoring.placement import place_for_scoring
 from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
 from rao_kedro.training.options import disable_dropout
 from rao_kedro.training.remarks import likelihood_remark
@@ -66,6 +67,7 @@ class OfflineAlignment(Task):
             read_groups(spec.groups_path, split, read, 2 if self.one_pair else spec.responses_per_prompt)
             for split in ("train", "validation")
         )
+        self.sampling: dict[str, list[float]] = {}
         calibration = self.train_groups
         if spec.calibration_path is not None:
             calibration = read_groups(spec.calibration_path, "train", read, spec.responses_per_prompt)
@@ -101,21 +103,43 @@ class OfflineAlignment(Task):
         return LogProbModel(disable_dropout(load_causal_lm(self.spec.model_dir, for_engine=True)))
 
     def prepare(self, module: nn.Module) -> None:
-        """Refuse prompts that an evaluation cannot sample from; compute missing reference log-probs for evaluations.
+        """Refuse prompts that an evaluation cannot sample from; compute the log-probs that the spec names no table of.
 
-        If the spec names no reference log-probs, the policy computes them here: it still is the reference.
+        These are the reference's for evaluations, and those under the policy that sampled, if the objective reads them:
+        it is the policy before the first update.
 
         Raises:
             ModelError: A prompt with `kl.max_new_tokens` is longer than the model's rotary embedding allows.
         """
-        prompts = [group.prompt_ids for group in self.eval_groups[: self.spec.kl.prompts]]
+        spec = self.spec
+        prompts = [group.prompt_ids for group in self.eval_groups[: spec.kl.prompts]]
         if prompts and not sharding():
-            refuse_long_prompts(self.policy_of(module).model, prompts, self.spec.kl.max_new_tokens)
-        if self.spec.reference_path is None:
-            training = self.spec.training
-            forward_pass = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, self.spec.t0_length)
-            reference = module if self.starts_at_reference else self.load_reference()
-            self.reference = score_logps(reference, self.eval_groups, forward_pass)
+            refuse_long_prompts(self.policy_of(module).model, prompts, spec.kl.max_new_tokens)
+        forward_pass = ForwardPass(spec.training.mixed_precision, spec.training.max_tokens_per_batch, spec.t0_length)
+        if spec.reference_path is None:
+            self.reference = score_logps(self.reference_module(module), self.eval_groups, forward_pass)
+        if self.requirements.sampling_logps:
+            for groups in (self.train_groups, self.eval_groups):
+                found = score_logps(module, groups, forward_pass)
+                self.sampling |= {name: logps.responses for name, logps in found.items()}
+            sampled = [torch.tensor(self.sampling[group.group_id]) for group in self.train_groups]
+            policy = pad_sequence(sampled, batch_first=True)
+            self.objective = self.objective.calibrate_to_samples(self.batch((policy,), self.train_groups))
+
+    @property
+    def starts_at_reference(self) -> bool:
+        """Whether the policy starts as the reference model."""
+        return self.spec.reference_model == self.spec.model_dir
+
+    def reference_module(self, module: nn.Module) -> nn.Module:
+        """Return the reference for forward passes, given the policy before the first update, which may be the same.
+
+        Another model is loaded, and sharded where it does not fit.
+        """
+        if self.starts_at_reference:
+            return module
+        directory, dtype = self.spec.reference_model, weights_dtype(self.spec.training.mixed_precision)
+        return place_for_scoring(lambda: LogProbModel(load_causal_lm(directory, dtype)), directory, dtype)
 
     def count_units(self, groups: Sequence[TokenizedGroup]) -> float:
         """Count what the objective's loss is a mean over: groups or responses."""
@@ -129,8 +153,8 @@ class OfflineAlignment(Task):
         """Note the progress for objectives with a schedule; measure the KL divergence in an evaluation."""
         self.progress = progress
         prompts = groups[: self.spec.kl.prompts]
-        updated = progress > 0  # before the first update the policy is the reference
-        self.kl = self.estimate_kl(module, prompts) if prompts and updated and not module.training else {}
+        differs = progress > 0 or not self.starts_at_reference
+        self.kl = self.estimate_kl(module, prompts) if prompts and differs and not module.training else {}
         return groups
 
     def estimate_kl(self, module: nn.Module, groups: Sequence[TokenizedGroup]) -> dict[str, float]:
@@ -149,7 +173,7 @@ class OfflineAlignment(Task):
         room = max(training.max_tokens_per_batch, *(group.n_tokens for group in sampled))
         forward_pass = ForwardPass(training.mixed_precision, room, self.spec.t0_length)
         # Kept in memory during an evaluation only.
-        reference = self.load_reference()
+        reference = LogProbModel(load_causal_lm(self.spec.reference_model, weights_dtype(training.mixed_precision)))
         ours, theirs = (score_logps(model, sampled, forward_pass) for model in (policy, reference))
         ratios = torch.tensor([ours[name].responses[0] - theirs[name].responses[0] for name in ours])
         result = {"kl_to_reference": float(ratios.mean())}
@@ -192,6 +216,7 @@ class OfflineAlignment(Task):
         return LogProbBatch(
             policy=policy.responses,
             reference=_pad(reference, device),
+            sampling=_pad([self.sampling.get(group.group_id) for group in groups], device),
             policy_prompt=policy.prompts,
             reference_prompt=torch.tensor([of[0] for of in known], device=device) if known else None,
             rewards=_pad([group.rewards for group in groups], device),
@@ -208,15 +233,21 @@ class OfflineAlignment(Task):
         return derived | self.kl
 
     def check_step_zero(self, metrics: Mapping[str, float]) -> None:
-        """Check what holds before the first update, if policy and reference are the same model.
+        """Check what holds before the first update: the policy is the one that sampled, and maybe the reference.
 
         Raises:
             TrainingError: A log-ratio is not 0 or the loss is not the objective's initial loss, beyond the noise of the
                 compute precision.
         """
+        tolerance = STEP_ZERO_TOLERANCE[self.spec.training.mixed_precision]
+        if self.requirements.sampling_logps and (kl := metrics["approximate_kl"]) > 0.5 * tolerance**2:
+            raise TrainingError(
+                f"before the first update the policy is {kl:.4f} nats from the policy that sampled, instead of 0: "
+                "computed twice with the same weights, the log-probs of the sampled responses differ by more than "
+                f"{tolerance} nats. Train with mixed_precision: no"
+            )
         if not self.starts_at_reference:
             return
-        tolerance = STEP_ZERO_TOLERANCE[self.spec.training.mixed_precision]
         for name in ("log_ratio_chosen", "log_ratio_rejected", "prompt_log_ratio"):
             if abs(metrics.get(name, 0.0)) > tolerance:
                 raise TrainingError(
