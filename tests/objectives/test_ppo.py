@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rao_kedro.objectives import make_objective
-from rao_kedro.objectives.ppo import Rollout, estimate_advantages, token_rewards, whiten
+from rao_kedro.objectives.ppo import Rollout, adapt_beta, estimate_advantages, token_rewards, whiten
 
 
 def test_rewards_are_the_kl_penalty_per_token_and_the_score_at_the_last_one():
@@ -68,8 +68,42 @@ def test_no_gradient_reaches_the_scores_or_the_reference():
     assert not rollout.advantages.requires_grad and not rollout.returns.requires_grad
 
 
+def returns_of(scores, finished=None, **options):
+    """Return the returns of responses of one token: with values of 0, no KL and beta 0 they are the scores."""
+    zeros = torch.zeros(len(scores), 1)
+    mask = torch.ones(len(scores), 1, dtype=torch.bool)
+    objective = make_objective("ppo", beta=0.0, **options)
+    return objective.rollout(zeros, zeros, zeros, torch.tensor(scores), mask, finished).returns[:, 0]
+
+
+def test_the_penalty_of_a_missing_end_of_turn_is_subtracted_after_normalising():
+    """Scores (1, 3), whose mean is 2 and standard deviation 1: (-1, 1); the second response is not finished."""
+    finished = torch.tensor([True, False])
+    torch.testing.assert_close(returns_of([1.0, 3.0], finished, missing_eos_penalty=0.5), torch.tensor([1.0, 2.5]))
+    both = returns_of([1.0, 3.0], finished, missing_eos_penalty=0.5, normalise_rewards=True)
+    torch.testing.assert_close(both, torch.tensor([-1.0, 0.5]))
+    torch.testing.assert_close(returns_of([2.0, 2.0], normalise_rewards=True), torch.zeros(2))
+    with pytest.raises(ValueError, match="which responses are finished"):
+        returns_of([1.0, 3.0], missing_eos_penalty=0.5)
+
+
+def test_adaptive_control_moves_beta_as_ziegler_et_al_do():
+    """KL 9 of 6: error 0.5 is cut to 0.2; 1000 of 10000 responses: 0.1 * 1.02. KL 6.6: error 0.1: 0.1 * 1.01."""
+    assert adapt_beta(0.1, 9.0, 1000, 6.0, 10_000) == pytest.approx(0.102)
+    assert adapt_beta(0.1, 6.6, 1000, 6.0, 10_000) == pytest.approx(0.101)
+    assert adapt_beta(0.1, 6.0, 1000, 6.0, 10_000) == 0.1
+    assert adapt_beta(0.1, -3.0, 1000, 6.0, 10_000) == pytest.approx(0.098)
+    adaptive = make_objective("ppo", beta=0.1, kl_control="adaptive")
+    assert adaptive.next_beta(9.0, 1000) == pytest.approx(0.102)
+    assert make_objective("ppo", beta=0.1).next_beta(9.0, 10**9) == 0.1
+    with pytest.raises(ValueError, match="kl_horizon 10000 is too short for rounds of 50000 responses"):
+        adaptive.next_beta(9.0, 50_000)
+
+
 def test_parameters_out_of_range_are_refused():
     with pytest.raises(ValueError, match="at most 1"):
         make_objective("ppo", gamma=1.1)
     with pytest.raises(ValueError, match="clip_range must be a positive number"):
         make_objective("ppo", clip_range=0)
+    with pytest.raises(ValueError, match="kl_control must be one of"):
+        make_objective("ppo", kl_control="linear")
