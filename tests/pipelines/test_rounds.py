@@ -13,7 +13,7 @@ from rao_kedro.framework.session import StudySession
 from rao_kedro.identity import path_hash
 
 ROUNDS = {"n": 2, "prompts_per_round": 6, "samples_per_prompt": 3}
-RUNS = ("rao", "simpo")  # with groups and a reference, and with pairs and none
+RUNS = ("rao", "simpo", "rloo", "ppo")
 
 
 def parameters(**rounds):
@@ -59,7 +59,8 @@ def test_a_round_trains_on_what_its_policy_sampled(chain):
             for group in train.itertuples():
                 assert list(group.prompt_ids) == list(prompts.loc[group.group_id, "prompt_ids"])
                 assert list(group.responses) == sampled[group.group_id]
-                assert group.ratings[group.chosen] == max(group.ratings) > group.ratings[group.rejected]
+                assert group.ratings[group.chosen] == max(group.ratings)
+                assert run_ != "simpo" or group.ratings[group.chosen] > group.ratings[group.rejected]
             of_data = table[table["split"] == "validation"]
             assert set(of_data["group_id"]) == set(given[given["split"] == "validation"]["group_id"])
 
@@ -68,7 +69,7 @@ def test_the_first_round_samples_from_the_sft_model_and_the_second_from_the_firs
     first, second = (
         [list(chain.table(f"rounds/{run_}_round_{k}_generations")["response"]) for run_ in RUNS] for k in (1, 2)
     )
-    assert first[0] == first[1]  # one table for all methods
+    assert first[0] == first[1] == first[2] == first[3]  # one table for all methods
     assert first[0] != second[0]
     assert len([*(chain.root / "workspaces/generations").iterdir()]) == 1 + len(RUNS)
 
@@ -136,8 +137,9 @@ def test_nothing_is_stale_after_a_run_and_more_rounds_go_on_from_the_last_one(ch
 
 
 def test_another_sampling_makes_every_round_again(chain):
-    again = stale(**parameters(sampling={"temperature": 0.7}))
-    assert {f"{run_}.round_{k}.{node}" for run_ in RUNS for k in (1, 2) for node in ("generate", "annotate")} <= {
+    others = ("rao", "simpo")  # rloo and ppo take no other
+    again = stale(**parameters(sampling={"temperature": 0.7}) | {"methods": " ".join(others)})
+    assert {f"{run_}.round_{k}.{node}" for run_ in others for k in (1, 2) for node in ("generate", "annotate")} <= {
         *again
     }
     assert not {"score_reference", "annotate_responses"} & {*again}
@@ -166,3 +168,47 @@ def test_an_option_names_a_round_or_all_of_a_run(chain):
 def test_rounds_that_cannot_be_are_refused_before_anything_runs(chain, rounds, sentence):
     with pytest.raises(ParameterError, match=sentence):
         stale(**parameters(**rounds))
+
+
+def test_the_ratio_to_the_sampling_policy_starts_at_one_in_every_round(chain):
+    for run_ in ("rloo", "ppo"):
+        log = chain.log(run_)
+        first = log[log["loss"].notna()].groupby("round").first()
+        assert [*first["approximate_kl"]] == pytest.approx([0.0, 0.0], abs=1e-8)
+        assert [*first["clip_fraction"]] == [0.0, 0.0]
+
+
+def test_the_value_network_of_ppo_goes_on_from_round_to_round(chain):
+    specs = [json.loads((chain.root / f"workspaces/ppo.round_{k}/spec.json").read_text()) for k in (1, 2)]
+    assert [Path(spec["value_dir"]).name for spec in specs] == ["reward_model", "ppo_round_1_value_network"]
+    hashes = {path_hash(chain.model(name)) for name in ("ppo_round_1_value_network", "ppo_round_2_value_network")}
+    assert len(hashes | {path_hash(chain.model("reward_model"))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "rounds", "sentence"),
+    [
+        ("rloo", {"sampling": {"temperature": 0.7}}, "rounds.sampling.temperature 0.7 gives it something else"),
+        ("ppo", {"sampling": {"top_p": 0.9}}, "rounds.sampling.top_p 0.9 gives it something else"),
+        ("ppo", {"offline_share": 0.5}, "rounds.offline_share gives it something else"),
+        ("rloo", {"warm_start": False}, "rounds.warm_start: false gives it something else"),
+    ],
+)
+def test_what_learns_from_its_own_samples_gets_no_others(chain, method, rounds, sentence):
+    with pytest.raises(ParameterError, match=sentence):
+        stale(methods=method, alignment={method: {"rounds": ROUNDS | rounds}})
+
+
+def test_rloo_needs_rounds(chain):
+    with pytest.raises(ParameterError, match=r"given responses are not its own: set the number of rounds \(rounds.n\)"):
+        stale(methods="rloo")
+
+
+def test_adaptive_control_changes_beta_from_round_to_round(chain):
+    control = {"kl_control": "adaptive", "kl_target": 1000.0, "kl_horizon": 100.0}
+    changed = {"ppo": {"parameters": control}}
+    run(chain.project, "alignment", params=parameters() | {"alignment": changed}, namespaces=["ppo"])
+    log = chain.log("ppo")
+    first, second = log[log["loss"].notna()].groupby("round")["beta"].first()
+    n = sum(map(len, chain.table("rounds/ppo_round_2_reward_annotated").query("split == 'train'")["rewards"]))
+    assert second == pytest.approx(first * (1 - 0.2 * n / 100))

@@ -11,6 +11,18 @@ from rao_kedro.config.training import Precision, RolloutParameters, TrainingPara
 from rao_kedro.objectives import Requirements, get_requirements, make_objective
 
 
+class ValueNetworkParameters(Parameters):
+    """How the value network of `ppo` is trained in rounds, where that differs from `training`.
+
+    Attributes:
+        learning_rate: Peak of its schedule; null takes that of the policy.
+        max_grad_norm: Its gradient is clipped to this norm, apart from the policy's; null clips both together.
+    """
+
+    learning_rate: float | None = Field(None, gt=0)
+    max_grad_norm: float | None = Field(None, gt=0)
+
+
 class MethodParameters(Parameters):
     """One method of the alignment pipeline.
 
@@ -25,6 +37,7 @@ class MethodParameters(Parameters):
             of differently rated responses; the loss of a group is the mean over its pairs.
         rollout: What `ppo` samples while it trains, unless it trains in rounds; must be null for every other method.
         rounds: On-policy rounds; null or with `n: 0`, the method trains once.
+        value_network: How the value network of `ppo` is trained in rounds.
     """
 
     objective: str
@@ -34,6 +47,7 @@ class MethodParameters(Parameters):
     pairs: Literal["one", "all"] = "one"
     rollout: RolloutParameters | None = None
     rounds: RoundsParameters | None = None
+    value_network: ValueNetworkParameters = ValueNetworkParameters()
 
     @property
     def in_rounds(self) -> bool:
@@ -65,9 +79,31 @@ class MethodParameters(Parameters):
             )
         if self.samples_in_training and self.rollout is None:
             raise ValueError(f"objective {self.objective} samples its own responses: set rollout, or rounds.n")
+        if self.value_network != ValueNetworkParameters() and not (reads == "rollouts" and self.in_rounds):
+            raise ValueError(
+                f"objective {self.objective}: value_network is for ppo in rounds: leave it out, or set rounds.n"
+            )
         if reads != "rollouts" and self.rollout is not None:
             raise ValueError(f"objective {self.objective} samples no responses: leave rollout out")
         return self
+
+    def why_not_on_policy(self) -> str | None:
+        """Return why a method would not learn from what its own policy has just sampled, as it has to; None otherwise.
+
+        The rounds of all methods have the same parameters unless a method has its own: only a method that is trained is
+        asked.
+        """
+        requirements, rounds = self.requirements, self.rounds
+        if rounds is None or not self.in_rounds:
+            wanted = "set the number of rounds (rounds.n)"
+            return f"given responses are not its own: {wanted}" if requirements.on_policy else None
+        if not requirements.on_policy and requirements.reads != "rollouts":
+            return None
+        if requirements.reads == "rollouts":  # the temperature divides the logits in training, too
+            rounds = rounds.model_copy(update={"sampling": rounds.sampling.model_copy(update={"temperature": 1.0})})
+        others = {"offline_share": rounds.offline_share > 0, "warm_start: false": not rounds.warm_start}
+        wrong = rounds.why_not_the_policy() or ", ".join(name for name, is_set in others.items() if is_set)
+        return f"rounds.{wrong} gives it something else: leave it out" if wrong else None
 
 
 def _check_seeds(seeds: list[int]) -> list[int]:

@@ -13,8 +13,9 @@ Form = Literal["base", "sft", "dpo_implicit"]
 
 
 def _refuse_rounds(method: MethodParameters) -> MethodParameters:
-    if method.in_rounds:
-        raise ValueError("rounds: a study trains on given responses alone: leave rounds out")
+    if method.in_rounds or method.requirements.on_policy:
+        what = "rounds" if method.in_rounds else f"objective {method.objective}"
+        raise ValueError(f"{what}: a study trains on given responses alone, without on-policy rounds: leave it out")
     return method
 
 

@@ -56,8 +56,8 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
             take the place of those that the parameters choose.
 
     Raises:
-        ParameterError: The parameter `methods` names an unknown method, or none; or the base model is to be compared
-            with itself.
+        ParameterError: The parameter `methods` names an unknown method, or none; the base model is to be compared with
+            itself; or a method that learns from its own samples alone would be given others.
     """
     if parameters["evaluation"].base_model and not _finetunes(parameters):
         raise ParameterError(
@@ -66,11 +66,18 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
         )
     known, methods = all_runs(parameters), chosen_methods(parameters["methods"])
     named = _named(selection, known)
+    alignment = {run: of for run, of in known.alignment.items() if run in named} or {
+        run: of for method in methods for run, of in known.alignment.items() if method_of(run) == method
+    }
+    for run in alignment:
+        if why := parameters["alignment"][run].why_not_on_policy():
+            raise ParameterError(
+                f"alignment.{method_of(run)} learns from what its own policy has just sampled, and {why}"
+            )
     studied = parameters[LIKELIHOOD_STUDY].only or known.likelihood_study
     return Runs(
         rounds=known.rounds,
-        alignment={run: of for run, of in known.alignment.items() if run in named}
-        or {run: of for method in methods for run, of in known.alignment.items() if method_of(run) == method},
+        alignment=alignment,
         likelihood_study=_named_of_study(LIKELIHOOD_STUDY, known.likelihood_study, named)
         or {run: known.likelihood_study[run] for run in studied},
         reward_model_study=_named_of_study(REWARD_MODEL_STUDY, known.reward_model_study, named)

@@ -28,7 +28,15 @@ logger = logging.getLogger(__name__)
 
 # Functions of nodes whose workers accelerate launches; other workers are single processes.
 _LAUNCHED = (
-    *("train_sft", "train_reward_model", "annotate_responses", "score_reference", "align", "score_responses"),
+    *(
+        "train_sft",
+        "train_reward_model",
+        "annotate_responses",
+        "score_reference",
+        "align",
+        "align_with_ppo",
+        "score_responses",
+    ),
     *("annotate_samples", "train_run", "measure_trained", "measure_implicit", "measure_reward"),
 )
 
@@ -221,7 +229,7 @@ def trainings(step: Step) -> Iterator[Trained]:
     match step.function:
         case "train_sft" | "train_reward_model" | "measure_trained":
             yield Trained(named["training"], given["training"])
-        case "align" | "train_run":
+        case "align" | "align_with_ppo" | "train_run":
             yield _method_training(f"{named['method']}.training", given["method"])
         case "measure_implicit":
             yield _method_training(f"{named['dpo']}.training", given["dpo"])
@@ -240,7 +248,10 @@ def _remarks(run: Run, step: Step) -> Iterator[str]:
     for parameter, reward in _rewards(step):
         if reward.name == "generative" and (url := reward.parameters.get("base_url")):
             yield from judges.unreachable(f"{parameter}.parameters", url)
-    if step.function in ("align", "train_run") and (rollout := step.given["method"].rollout) is not None:
+    if (
+        step.function in ("align", "align_with_ppo", "train_run")
+        and (rollout := step.given["method"].rollout) is not None
+    ):
         room = step.given["method"].training.max_tokens_per_batch
         tokens = run.parameter("data.max_prompt_tokens") + rollout.max_new_tokens
         if tokens > room:

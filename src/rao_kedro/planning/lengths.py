@@ -70,7 +70,7 @@ def passes(step: Step) -> list[Pass]:
             return [_training(named["training"], given["training"], None)]
         case "score_reference":
             return [_scoring(named["parameters"], given["parameters"].max_tokens_per_batch, "train validation test")]
-        case "align" | "train_run":
+        case "align" | "align_with_ppo" | "train_run":
             return [_of_method(named["method"], given["method"])]
         case "measure_trained":
             return [_training(named["training"], given["training"], None)]

@@ -148,18 +148,14 @@ class ModelsInMemory(NamedTuple):
 ONE_MODEL = ModelsInMemory()
 
 
-def models_in_memory(method: MethodParameters, in_rounds: bool = False) -> ModelsInMemory:
+def models_in_memory(method: MethodParameters) -> ModelsInMemory:
     """Return how many models the training of a method holds.
 
     PPO that samples in training holds the reference, and maybe a reward model, too. In a round, whose samples and
     rewards are given, PPO needs the reference before the first step only.
-
-    Args:
-        method: The method.
-        in_rounds: Whether it is trained in on-policy rounds.
     """
     trained = 2 if method.requirements.value_network else 1
-    if in_rounds:
+    if method.in_rounds:
         return ModelsInMemory(trained, scored_first=int(method.objective == "ppo"))
     scored = 0 if method.rollout is None else 1 + (method.rollout.reward.name == "bradley_terry")
     return ModelsInMemory(trained, scored)

@@ -17,7 +17,7 @@ from rao_kedro.planning import assumed, lengths, machine, models
 from rao_kedro.planning.steps import Run, Step
 
 COUNTED = 2**30  # bytes; lines of larger files are not counted
-_MODEL_MAKERS = ("prepare_base_model", "train_sft", "train_reward_model", "align")
+_MODEL_MAKERS = ("prepare_base_model", "train_sft", "train_reward_model", "align", "align_with_ppo")
 _PLAIN_LINES = (".jsonl",)
 
 
@@ -101,7 +101,7 @@ def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
             return _of_training(run, step, given["training"], None, launch)
         case "measure_implicit":
             return _of_training(run, step, given["dpo"].training, lengths.responses_read(given["dpo"]), launch)
-        case "align" | "train_run":
+        case "align" | "align_with_ppo" | "train_run":
             method: MethodParameters = given["method"]
             return _of_training(run, step, method.training, lengths.responses_read(method), launch, method)
         case "annotate_responses":
@@ -268,7 +268,7 @@ def bytes_on_disk(run: Run) -> int:
 def _trainings(step: Step) -> Iterator[tuple[TrainingParameters, int | None]]:
     if step.function in ("train_sft", "train_reward_model", "measure_trained"):
         yield step.given["training"], None
-    elif step.function in ("align", "train_run"):
+    elif step.function in ("align", "align_with_ppo", "train_run"):
         yield step.given["method"].training, None
     elif step.function == "measure_implicit":
         yield step.given["dpo"].training, None

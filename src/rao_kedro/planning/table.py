@@ -22,6 +22,7 @@ _HAS = {
     "train_sft": _TRAINS,
     "train_reward_model": _TRAINS,
     "align": _TRAINS,
+    "align_with_ppo": _TRAINS,
     "annotate_responses": ("rows", "tokens", "memory", "time"),
     "sample_responses": ("rows", "tokens", "time"),
     "annotate_samples": ("rows", "time"),

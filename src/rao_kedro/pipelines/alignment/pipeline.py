@@ -5,9 +5,14 @@ from collections.abc import Mapping
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.run_names import method_of, round_namespace
-from rao_kedro.objectives import get_requirements
+from rao_kedro.objectives import Requirements, get_requirements
 from rao_kedro.pipelines.alignment.nodes import align, score_reference
-from rao_kedro.pipelines.alignment.round_nodes import annotate_samples, collect_rounds, sample_responses
+from rao_kedro.pipelines.alignment.round_nodes import (
+    align_with_ppo,
+    annotate_samples,
+    collect_rounds,
+    sample_responses,
+)
 from rao_kedro.pipelines.runs import Rounds, bind
 from rao_kedro.reporting.figures import training_dynamics_of_one
 
@@ -111,12 +116,9 @@ def _round(name: str, objective: str, rounds: Rounds, k: int) -> Pipeline:
         "previous_policy": previous,
         "reference_model": previous if rounds.moves_reference else "sft_model",
         "first_round@path": f"{round_namespace(name, 1)}.reward_annotated@path",
+        "previous_value_network": "reward_model" if k == 1 else f"{round_namespace(name, k - 1)}.value_network",
+        "previous_log": f"{round_namespace(name, k - 1)}.training_log",
     }
-    optional = {"reference_logprobs": "reference_logprobs@path"} if requirements.reference else {}
-    if rounds.warm_start and reads["previous_policy"] != reads["reference_model"]:
-        optional["start"] = "previous_policy"
-    if k > 1 and not rounds.moves_reference:
-        optional["first_round"] = "first_round@path"
     of_rounds = {"rounds": "params:rounds", "training_seed": "params:training_seed", "workers": "params:workers"}
     of_rewards = {
         "reward": "params:reward_modeling.reward",
@@ -145,18 +147,7 @@ def _round(name: str, objective: str, rounds: Rounds, k: int) -> Pipeline:
             outputs=["reward_annotated@path", "unscored_responses"],
             name="annotate",
         ),
-        Node(
-            bind(align, run=space),
-            inputs={
-                "sft_model": "reference_model",
-                "reward_annotated": "reward_annotated@path",
-                "method": "params:method",
-                **_OF_TRAINING,
-                **optional,
-            },
-            outputs=["policy", "training_log"],
-            name="train",
-        ),
+        _train_ppo(space, k) if requirements.reads == "rollouts" else _train(space, requirements, rounds, k),
     ]
     if requirements.reference:
         nodes.append(_score_reference("reference_model", "reward_annotated@path", "reference_logprobs@path"))
@@ -173,4 +164,44 @@ def _round(name: str, objective: str, rounds: Rounds, k: int) -> Pipeline:
             "params:rounds": f"params:alignment.{name}.rounds",
             "params:training_seed": f"params:alignment.{name}.training.seed",
         },
+    )
+
+
+def _train(space: str, requirements: Requirements, rounds: Rounds, k: int) -> Node:
+    """Return the training of a round, from the policy that it samples from or from the SFT model."""
+    optional = {"reference_logprobs": "reference_logprobs@path"} if requirements.reference else {}
+    if k > 1 and rounds.warm_start and not rounds.moves_reference:
+        optional["start"] = "previous_policy"
+    if k > 1 and not rounds.moves_reference:
+        optional["first_round"] = "first_round@path"
+    return Node(
+        bind(align, run=space),
+        inputs={
+            "sft_model": "reference_model",
+            "reward_annotated": "reward_annotated@path",
+            "method": "params:method",
+            **_OF_TRAINING,
+            **optional,
+        },
+        outputs=["policy", "training_log"],
+        name="train",
+    )
+
+
+def _train_ppo(space: str, k: int) -> Node:
+    return Node(
+        bind(align_with_ppo, run=space),
+        inputs={
+            "policy": "previous_policy",
+            "value_network": "previous_value_network",
+            "sft_model": "reference_model",
+            "reward_annotated": "reward_annotated@path",
+            "reference_logprobs": "reference_logprobs@path",
+            "method": "params:method",
+            "t0_length": "params:data.t0_length",
+            "workers": "params:workers",
+            **({"previous_log": "previous_log"} if k > 1 else {}),
+        },
+        outputs=["policy", "training_log", "value_network"],
+        name="train",
     )

@@ -4,15 +4,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.generation import GenerationSpec
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.rounds import RoundsParameters
-from rao_kedro.config.specs import AnnotationSpec
+from rao_kedro.config.specs import AnnotationSpec, PPORoundSpec
 from rao_kedro.config.workers import WorkerParameters
+from rao_kedro.data.narrow_tables import read_narrow
 from rao_kedro.data.rounds import choose_prompts, write_prompts, write_sampled_groups
 from rao_kedro.data.tokenize import Pairing
 from rao_kedro.identity import combined_hash, content_hash, file_hash
 from rao_kedro.models.chat_format import load_chat_format
+from rao_kedro.objectives import make_objective
 from rao_kedro.rewards.rounds import join_round
 from rao_kedro.workers import launch
 
@@ -111,6 +114,63 @@ def annotate_samples(
         )
         launch(spec, workers)
         return join_round(sampled, spec.output_path, reward_annotated, chosen.offline, workspace, pairing, seed, pairs)
+
+
+def align_with_ppo(
+    policy: Path,
+    value_network: Path,
+    sft_model: Path,
+    reward_annotated: Path,
+    reference_logprobs: Path,
+    method: MethodParameters,
+    t0_length: int,
+    workers: WorkerParameters,
+    previous_log: pd.DataFrame | None = None,
+    *,
+    run: str,
+) -> tuple[Path, pd.DataFrame, Path]:
+    """Train a policy and a value network with PPO on what the policy has sampled.
+
+    Args:
+        policy: The checkpoint that sampled, from which training starts.
+        value_network: The value network of the last round; in the first, the reward model.
+        sft_model: The reference.
+        reward_annotated: Parquet of `SampledGroupTable`.
+        reference_logprobs: Parquet of `ReferenceLogProbTable`, with which those of single tokens are compared.
+        method: The method.
+        t0_length: Tokens of the prefix t_0.
+        workers: How the worker is started.
+        previous_log: The last round's log: with `kl_control: adaptive`, its KL divergence changes beta.
+        run: Name of the round's workspace.
+
+    Returns:
+        The checkpoint, the training log, and the checkpoint of the value network.
+    """
+    workspace = workers.workspace(run)
+    parameters = dict(method.parameters)
+    if previous_log is not None:
+        last = previous_log[previous_log["kl_to_reference"].notna()].iloc[-1]
+        ppo = make_objective("ppo", **parameters | {"beta": float(last["beta"])})
+        sampled = read_narrow(reward_annotated, ["split", "rewards"])
+        n_responses = int(sampled[sampled["split"] == "train"]["rewards"].map(len).sum())
+        parameters["beta"] = ppo.next_beta(float(last["kl_to_reference"]), n_responses)
+    assert method.rounds is not None  # the pipeline has this node for rounds alone
+    spec = PPORoundSpec(
+        workspace=workspace,
+        model_dir=policy,
+        groups_path=reward_annotated,
+        reference_path=reference_logprobs,
+        reference_dir=sft_model,
+        value_dir=value_network,
+        t0_length=t0_length,
+        training=method.training,
+        objective_parameters=parameters,
+        temperature=method.rounds.sampling.temperature,
+        value_learning_rate=method.value_network.learning_rate,
+        value_max_grad_norm=method.value_network.max_grad_norm,
+    )
+    launch(spec, workers, metric_prefix=f"{workspace.name}.")
+    return spec.trained_dir, pd.read_json(spec.log_path, lines=True), spec.value_network_dir
 
 
 def collect_rounds(policy: Path, **logs: pd.DataFrame) -> tuple[Path, pd.DataFrame]:

@@ -181,17 +181,6 @@ class OfflineAlignment(Task):
             result["kl_to_reference_stderr"] = float(ratios.std() / len(ratios) ** 0.5)
         return result
 
-    @property
-    def starts_at_reference(self) -> bool:
-        """Whether the policy starts as the reference."""
-        return self.spec.reference_dir in (None, self.spec.model_dir)
-
-    def load_reference(self) -> LogProbModel:
-        """Return the reference, for passes without gradients."""
-        return LogProbModel(
-            load_causal_lm(self.spec.reference_model, weights_dtype(self.spec.training.mixed_precision))
-        )
-
     def policy_of(self, module: nn.Module) -> Any:
         """Return the policy's `LogProbModel` inside a module that may be wrapped for training."""
         return extract_model_from_parallel(module)
