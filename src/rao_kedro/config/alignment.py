@@ -52,6 +52,11 @@ class MethodParameters(Parameters):
             )
         if reads == "rollouts" and self.rollout is None:
             raise ValueError(f"objective {self.objective} samples its own responses: set rollout")
+        if reads == "rollouts" and self.parameters.get("kl_control") == "adaptive":
+            raise ValueError(
+                f"objective {self.objective} adapts beta from round to round, and it samples in training, in no "
+                "rounds: kl_control: fixed"
+            )
         if reads != "rollouts" and self.rollout is not None:
             raise ValueError(f"objective {self.objective} samples no responses: leave rollout out")
         return self
