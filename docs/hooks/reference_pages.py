@@ -300,7 +300,7 @@ def objectives_page() -> str:
         described = field_descriptions(kind)
         lines += ["", f"## {name}", "", summary(kind), "", f"{requirements_text(name)}", ""]
         lines += ["| parameter | default | meaning |", "| --- | --- | --- |"]
-        for entry in fields(kind):
+        for entry in [of for of in fields(kind) if of.init]:
             default = "required" if entry.default is MISSING else f"`{yaml_value(entry.default)}`"
             key = entry.name.rstrip("_")
             lines.append(f"| `{key}` | {default} | {described.get(key, '').replace('|', chr(92) + '|')} |")

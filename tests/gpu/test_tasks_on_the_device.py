@@ -8,6 +8,7 @@ import torch
 from groups import alignment_spec, log_of, parameters, write_groups
 from launching import IN_PROCESS
 from padded import padded_logps
+from rounds import ppo_round_spec, sample_round
 
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, PPOSpec, RewardTrainingSpec, ScoringSpec, TrainingSpec
@@ -34,6 +35,7 @@ OBJECTIVES = {
     "kimi_k15": {"tau": 1.0},
     "rpo_partition": {"tau": 5.0},
     "dgro": {"regularization_weight": 1.0},
+    "rloo": {"beta": 0.1},
     "simpo": {},
     "slic_hf": {},
     "orpo": {},
@@ -138,6 +140,16 @@ def test_ppo(mixed_precision, tmp_path, tiny_checkpoint, tiny_reward_model, grou
         training=bf16(epochs=1, max_tokens_per_batch=100, mixed_precision=mixed_precision),
     )
     finite_steps(spec)
+
+
+@pytest.mark.parametrize("mixed_precision", PRECISIONS)
+def test_a_round_of_ppo_starts_at_a_ratio_of_about_1(mixed_precision, tmp_path, tiny_checkpoint, tiny_reward_model):
+    groups = sample_round(tmp_path / "groups.parquet", tiny_checkpoint)
+    training = bf16(mixed_precision=mixed_precision, max_tokens_per_batch=100)
+    own = {"value_learning_rate": 3e-3, "value_max_grad_norm": 0.5}
+    spec = ppo_round_spec(tmp_path / "round", groups, tiny_checkpoint, tiny_reward_model, training, **own)
+    assert finite_steps(spec)[0]["approximate_kl"] < 1e-3
+    load_reward_model(spec.value_network_dir)
 
 
 @pytest.mark.parametrize("mixed_precision", ["no", *PRECISIONS])

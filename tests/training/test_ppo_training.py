@@ -9,11 +9,12 @@ import torch
 from groups import log_of, parameters, reference, write_groups
 from launching import IN_PROCESS
 
+from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import PPOSpec
 from rao_kedro.config.training import RolloutParameters
 from rao_kedro.data.token_tables import read_groups
-from rao_kedro.errors import DataError, TrainingError
+from rao_kedro.errors import DataError, ParameterError, TrainingError
 from rao_kedro.generation import rollouts
 from rao_kedro.generation.rollouts import Sampler
 from rao_kedro.models.chat_format import load_tokenizer
@@ -127,6 +128,15 @@ def test_a_sharded_policy_is_refused(tmp_path, tiny_checkpoint, tiny_reward_mode
     monkeypatch.setattr(distributed, "AcceleratorState", Sharded)
     with pytest.raises(TrainingError, match="ppo samples from the policy, which FSDP would shard"):
         launch(ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model), IN_PROCESS)
+
+
+def test_beta_is_not_adapted_while_training_samples(tmp_path, tiny_checkpoint, tiny_reward_model):
+    spec = ppo_spec(tmp_path, tiny_checkpoint, tiny_reward_model)
+    adaptive = {"kl_control": "adaptive"}
+    with pytest.raises(ParameterError, match="ppo adapts beta from round to round only"):
+        launch(spec.model_copy(update={"objective_parameters": adaptive}), IN_PROCESS)
+    with pytest.raises(ValueError, match="samples in training, in no rounds: kl_control: fixed"):
+        MethodParameters(objective="ppo", parameters=adaptive, training=parameters(), rollout={"max_new_tokens": 4})
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused_as_the_value_network(

@@ -79,6 +79,11 @@ class MethodParameters(Parameters):
             )
         if self.samples_in_training and self.rollout is None:
             raise ValueError(f"objective {self.objective} samples its own responses: set rollout, or rounds.n")
+        if self.samples_in_training and self.parameters.get("kl_control") == "adaptive":
+            raise ValueError(
+                f"objective {self.objective} adapts beta from round to round, and it samples in training, in no "
+                "rounds: set rounds.n, or kl_control: fixed"
+            )
         if self.value_network != ValueNetworkParameters() and not (reads == "rollouts" and self.in_rounds):
             raise ValueError(
                 f"objective {self.objective}: value_network is for ppo in rounds: leave it out, or set rounds.n"

@@ -23,7 +23,7 @@ class Requirements:
         mismatched_pairs: Log-probs of other prompts' responses.
         prompt_logps: Log-probs of the prompt, unless a parameter of the objective switches them off.
         sampling_logps: Log-probs under the policy that sampled the responses.
-        on_policy: Responses that the policy itself has just sampled: it is trained in rounds, never on given responses.
+        on_policy: Responses that the policy itself has just sampled, in rounds; those of the data do not do.
     """
 
     reads: Literal["pairs", "groups", "rollouts"]

@@ -78,7 +78,7 @@ class RLOO(Objective):
             metrics = {
                 "clip_fraction": mean_per_group((ratio != clipped).float(), batch.mask).mean(),
                 "approximate_kl": mean_per_group(0.5 * log_ratio.square(), batch.mask).mean(),
-                "advantage_square": mean_per_group(advantages.square(), batch.mask).mean(),
+                "advantage_variance": mean_per_group(advantages.square(), batch.mask).mean(),
             }
         metrics |= pair_metrics(batch, self.beta * batch.log_ratio())
         return ObjectiveOutput(mean_per_group(losses, batch.mask).mean(), metrics)

@@ -25,7 +25,7 @@ from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, 
 from rao_kedro.training.interruption import Interruption
 from rao_kedro.training.master_weights import MasterWeights, named_trained_parameters
 from rao_kedro.training.options import compile_layers, make_optimizer, plan_compilation, prepare_module
-from rao_kedro.training.parameter_groups import group_for_clipping, group_for_optimizer
+from rao_kedro.training.parameter_groups import group_for_clipping, group_for_optimizer, refuse_clipping_apart
 from rao_kedro.training.passes import Passes
 from rao_kedro.training.progress import MetricsLog, Progress
 from rao_kedro.training.schedule import epoch_steps, make_schedule, warmup_remark
@@ -60,6 +60,7 @@ class _Run:
         """Load the model, log a forecast, and resume from a checkpoint if there is one."""
         self.task, self.parameters, self.workspace, self.interruption = task, parameters, workspace, interruption
         self.accelerator = accelerator = make_accelerator(parameters.mixed_precision)
+        refuse_clipping_apart(task.parameter_groups)
         set_seed(parameters.seed)
         module = task.load()
         refuse_long_groups(module, chain(task.train_groups, task.eval_groups))

@@ -63,25 +63,28 @@ def group_for_optimizer(
     return [{"params": rest}, *of_own]
 
 
+def refuse_clipping_apart(groups: Sequence[ParameterGroup]) -> None:
+    """Refuse groups that are clipped apart where DeepSpeed clips.
+
+    Raises:
+        TrainingError: There is one.
+    """
+    names = [group.name for group in groups if group.max_grad_norm is not None]
+    if names and sharding() == DistributedType.DEEPSPEED:
+        raise TrainingError(
+            f"{names[0]}_max_grad_norm is set, and DeepSpeed clips the gradients of all networks together: leave it "
+            "out, or choose an accelerate file with FSDP2 or data parallelism"
+        )
+
+
 def group_for_clipping(
     trained: Mapping[str, nn.Parameter], groups: Sequence[ParameterGroup], parameters: TrainingParameters
 ) -> list[Clipped]:
-    """Return what is clipped together: all parameters, but for groups with a norm of their own.
-
-    Raises:
-        TrainingError: A group has one, and DeepSpeed clips, which takes all gradients together.
-    """
-    own = [group for group in groups if group.max_grad_norm is not None]
-    if own and sharding() == DistributedType.DEEPSPEED:
-        raise TrainingError(
-            f"{own[0].name}_max_grad_norm is set, and DeepSpeed clips the gradients of all networks together: leave it "
-            "out, or choose an accelerate file with FSDP2 or data parallelism"
-        )
-    taken = {name for group in own for name in group.select(trained)}
-    rest = [parameter for name, parameter in trained.items() if name not in taken]
+    """Return what is clipped together: all parameters, but for groups with a norm of their own."""
+    own = [(group.name, group.max_grad_norm, group.select(trained)) for group in groups]
     of_own = [
-        Clipped(f"{group.name}_grad_norm", list(group.select(trained).values()), group.max_grad_norm)
-        for group in own
-        if group.max_grad_norm is not None
+        Clipped(f"{name}_grad_norm", list(of.values()), max_norm) for name, max_norm, of in own if max_norm is not None
     ]
+    taken = {name for _, max_norm, of in own if max_norm is not None for name in of}
+    rest = [parameter for name, parameter in trained.items() if name not in taken]
     return [Clipped("grad_norm", rest, parameters.max_grad_norm), *of_own]

@@ -113,10 +113,8 @@ class PPORound(PPOUpdates):
         return found
 
     def _compare_with_table(self, path: Path) -> None:
-        table, tolerance = (
-            read_reference(path, self.spec.groups_path),
-            STEP_ZERO_TOLERANCE[self.forward_pass.mixed_precision],
-        )
+        table = read_reference(path, self.spec.groups_path)
+        tolerance = STEP_ZERO_TOLERANCE[self.forward_pass.mixed_precision]
         stored = torch.tensor([logp for name in self.reference_logps for logp in table[name][1]])
         error = float((torch.cat([*self.reference_logps.values()]) - stored).abs().mean())
         if error > tolerance:
