@@ -16,7 +16,7 @@ from rao_kedro.pipelines.studies import likelihood, reward_models
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return the pipelines with all methods; `__default__` is the study with two, since sixteen are hard to look at.
+    """Return the pipelines with all methods; `__default__` is the study with two, since seventeen are hard to look at.
 
     Once parameters are loaded, those of the runs that they choose take their place; see `rao_kedro.framework.context`.
     """

@@ -34,6 +34,7 @@ OBJECTIVES = {
     "kimi_k15": {"tau": 1.0},
     "rpo_partition": {"tau": 5.0},
     "dgro": {"regularization_weight": 1.0},
+    "raft": {},
     "simpo": {},
     "slic_hf": {},
     "orpo": {},

@@ -85,6 +85,7 @@ OWN = {
     "kimi_k15": ({"tau": 0.3}, 0.3),
     "rpo_partition": ({"tau": 0.3}, 0.3),
     "dgro": ({"policy_weight": 2.0, "regularization_weight": 0.6}, 0.3),
+    "raft": ({}, None),
     "ppo": ({"beta": 0.3}, 0.3),
 }
 

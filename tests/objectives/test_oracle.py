@@ -99,6 +99,11 @@ def dgro(g):
     return sum(-0.8 * (r - mean) * (p - q) + 0.3 / 2 * (p - q) ** 2 for p, q, r, _ in g["rows"]) / len(g["rows"])
 
 
+def raft(g):
+    best, _, _, n = max(g["rows"], key=lambda row: row[2])
+    return -best / n
+
+
 ORACLES = {
     "rao": (rao, {"beta": 0.3, "log_z0": 4.0}),
     "dpo": (dpo, {"beta": 0.3}),
@@ -115,6 +120,7 @@ ORACLES = {
     "kimi_k15": (kimi_k15, {"tau": 0.3}),
     "rpo_partition": (rpo_partition, {"tau": 0.3}),
     "dgro": (dgro, {"policy_weight": 0.8, "regularization_weight": 0.3}),
+    "raft": (raft, {}),
 }
 
 

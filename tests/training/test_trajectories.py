@@ -44,6 +44,7 @@ OBJECTIVES = {
     "kimi_k15": {"tau": 0.5, "group_baseline": "log_mean_exp"},
     "rpo_partition": {"tau": 2.0},
     "dgro": {"policy_weight": 1.5, "regularization_weight": 0.4},
+    "raft": {},
     "ppo": {"beta": 0.05, "value_coefficient": 0.2},
 }
 VARIANTS = {

@@ -53,6 +53,7 @@ _OBJECTIVES: dict[str, tuple[str, Requirements]] = {
     "kimi_k15": ("kimi_k15.KimiK15", _REWARDS),
     "rpo_partition": ("rpo_partition.RewardPartitioning", _REWARDS),
     "dgro": ("dgro.DGRO", _REWARDS),
+    "raft": ("raft.RAFT", Requirements("groups", reference=False, rewards=True)),
     "ppo": ("ppo.PPO", Requirements("rollouts", rewards=True, value_network=True)),
 }
 
