@@ -191,7 +191,9 @@ def test_a_killed_annotation_leaves_no_table_and_the_next_one_writes_the_same_by
 
 def test_training_rewards_that_are_equal_have_neither_a_scale_nor_quantiles():
     for normalisation in ("standardise", "quantile"):
-        with pytest.raises(DataError, match=f"all 3 training rewards are 1: reward_modeling.normalisation {normalisation}"):
+        with pytest.raises(
+            DataError, match=f"all 3 training rewards are 1: reward_modeling.normalisation {normalisation}"
+        ):
             annotated((1.0, 1.0, 1.0), (0.0, 2.0), normalisation=normalisation)
     table, _ = annotated((1.0, 1.0, 1.0), (0.0, 2.0), normalisation="quantile_per_prompt")
     assert table["rewards"][0] == [0.5, 0.5, 0.5]

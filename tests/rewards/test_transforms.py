@@ -68,7 +68,9 @@ def test_what_transforms_did_is_undone_inside_the_clip_bounds(shape, normalisati
     rng = np.random.default_rng(1)
     rewards, lengths = SHAPES[shape](rng, 2000), rng.integers(1, 300, 2000)
     steps = fit_transforms(rewards, lengths, normalisation, clip=3.0, length_penalty=0.01)
-    assert [step["name"] for step in steps] == ["length_penalty", "clip", normalisation][: 2 + (normalisation != "none")]
+    assert [step["name"] for step in steps] == ["length_penalty", "clip", normalisation][
+        : 2 + (normalisation != "none")
+    ]
     back = invert_transforms(steps, transform(steps, rewards, lengths, []), lengths)
     penalised = rewards - 0.01 * lengths
     inside = (penalised > steps[1]["low"]) & (penalised < steps[1]["high"])
@@ -81,7 +83,7 @@ def test_a_quantile_beyond_the_training_rewards_and_one_per_prompt_have_no_inver
     found = invert_transforms(steps, np.array([0.0, 1 / 8, 0.5, 7 / 8, 1.0]), np.ones(5))
     assert found == pytest.approx([np.nan, 0.0, 1.5, 3.0, np.nan], nan_ok=True)
     steps = fit_transforms(np.arange(4.0), np.ones(4), "quantile_per_prompt")
-    with pytest.raises(ValueError, match="quantile_per_prompt has no inverse: .* column raw_rewards"):
+    with pytest.raises(ValueError, match=r"quantile_per_prompt has no inverse: .* column raw_rewards"):
         invert_transforms(steps, np.ones(1), np.ones(1))
 
 

@@ -6,7 +6,7 @@ from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.run_names import method_of
 from rao_kedro.objectives import get_requirements
-from rao_kedro.pipelines.alignment.nodes import align, score_reference
+from rao_kedro.pipelines.alignment.nodes import align, report_feasibility, score_reference
 from rao_kedro.pipelines.runs import bind
 from rao_kedro.reporting.figures import training_dynamics_of_one
 
@@ -29,7 +29,18 @@ def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:
         outputs="reference_logprobs@path",
         name="score_reference",
     )
-    return sum(map(_run, objectives, objectives.values()), start=Pipeline([reference], tags="alignment"))
+    feasibility = Node(
+        report_feasibility,
+        inputs=[
+            "reward_annotated@path",
+            "reference_logprobs@path",
+            "params:alignment.rao.parameters",
+            "params:alignment.rao.responses_per_prompt",
+        ],
+        outputs="target_feasibility",
+        name="report_feasibility",
+    )
+    return sum(map(_run, objectives, objectives.values()), start=Pipeline([reference, feasibility], tags="alignment"))
 
 
 def _run(name: str, objective: str) -> Pipeline:

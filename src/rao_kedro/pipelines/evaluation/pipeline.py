@@ -220,6 +220,7 @@ def _comparison(runs: Sequence[str], policies: Sequence[str]) -> Pipeline:
                     "dynamics": "training_dynamics",
                     "calibration": "reward_calibration",
                     "reward_report": "reward_report",
+                    "feasibility": "target_feasibility",
                     "data_report": "data_report",
                     **{policy: f"scored_generations_{policy}" for policy in policies},
                 },
