@@ -8,6 +8,7 @@ import pytest
 from data_tables import frame, temporary
 from pandera.errors import SchemaError
 
+from rao_kedro.data.mapped_tables import map_table
 from rao_kedro.data.tables import AnnotatedGroupTable, QuarantineTable
 from rao_kedro.errors import DataError
 from rao_kedro.rewards import annotation
@@ -172,6 +173,7 @@ def test_what_is_recorded_makes_the_rewards_of_the_table_from_its_raw_ones(trans
     table, _ = annotated((2.0, -1.0, 40.0), (-3.0, 1.0), **transforms)
     table.to_parquet(tmp_path / "annotated.parquet")
     read = read_rewards(tmp_path / "annotated.parquet")
+    assert "reward_transforms" not in map_table(tmp_path / "annotated.parquet").column_names  # kilobytes in every row
     found = apply_transforms(recorded_transforms(read), list(read["raw_rewards"]), list(read["response_lengths"]))
     for of_group, expected in zip(found, table["rewards"], strict=True):
         assert of_group.tolist() == expected
