@@ -30,7 +30,7 @@ def read_narrow_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.Recor
     read = [name for name in columns if name != "response_lengths"]
     if len(read) < len(columns):
         with open_table(path) as file:
-            read += [name for name in ("response_ids", "learned") if name in file.schema_arrow.names]
+            read += ["response_ids", *(["learned"] if "learned" in file.schema_arrow.names else [])]
     for batch in read_batches(path, read):
         yield _narrow(batch, columns)
 

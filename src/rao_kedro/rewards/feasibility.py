@@ -1,4 +1,4 @@
-"""Whether a policy can meet RAO's targets: the probability that they give the responses of a prompt together."""
+"""Whether RAO's targets can be met: the probability that they give the responses of a prompt together."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ def target_feasibility(
     responses: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Measure how many prompts have targets that no policy can meet together, where every D_i is 0.
+    """Measure how many prompts have targets that cannot be met together, where every D_i is 0.
 
     A target gives a response the probability `pi_ref(y_j|x) exp(r_j/beta) / Z_0`. Those of different responses to a
     prompt cannot all be met if their sum, the target mass, is above 1. That is measured over the responses of the data

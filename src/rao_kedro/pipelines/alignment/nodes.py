@@ -36,7 +36,7 @@ def score_reference(
 def report_feasibility(
     reward_annotated: Path, reference_logprobs: Path, rao: Mapping[str, Any], responses_per_prompt: int | None
 ) -> pd.DataFrame:
-    """Return the share of prompts whose targets no policy can meet, for the beta and log_z0 of RAO's run.
+    """Return the share of prompts whose targets cannot be met together, for the beta and log_z0 of RAO's run.
 
     Logs a warning if there are such prompts in the training split.
     """
@@ -44,8 +44,9 @@ def report_feasibility(
     train = report[report["split"] == "train"].iloc[0]
     if train["infeasible"]:
         logger.warning(
-            "RAO with beta %g and log_z0 %.2f: no policy can meet the targets of %.1f %% of %d training prompts, since "
-            "together they ask for a probability above 1; log_z0 >= %.2f makes all of them feasible",
+            "RAO with beta %g and log_z0 %.2f: the targets of %.1f %% of %d training prompts cannot be met as long as the "
+            "prompts stay as likely as under the reference: their probabilities sum to more than 1. log_z0 >= %.2f makes "
+            "all of them feasible",
             *(train["beta"], train["log_z0"], 100 * train["infeasible"], train["n"], train["feasible_log_z0"]),
         )
     return report
