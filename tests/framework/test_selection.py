@@ -91,7 +91,7 @@ def made(empty, sessions):
         (
             {"from_nodes": ["simpo.train"]},
             ANNOTATED
-            | {"score_reference", "report_rewards", "plot_rewards"}
+            | {"score_reference", "report_rewards", "plot_rewards", "report_feasibility"}
             | of("simpo")
             | of("sft", "generate", "score")
             | COMPARISON,
@@ -135,9 +135,8 @@ def test_without_a_named_method_those_of_the_parameter_run(taken):
     }
     assert taken(node_names=["compare_methods"]) == {"compare_methods"}
     assert taken(namespaces=["sft"]) == of("sft", "generate", "score")
-    assert taken(tags=["alignment"]) == {"score_reference"} | of("rao", "train", "plot_training") | of(
-        "dpo", "train", "plot_training"
-    )
+    trained = of("rao", "train", "plot_training") | of("dpo", "train", "plot_training")
+    assert taken(tags=["alignment"]) == {"score_reference", "report_feasibility"} | trained
     assert not {name for name in taken(from_nodes=["train_sft"]) if name.startswith(("kto.", "simpo."))}
 
 

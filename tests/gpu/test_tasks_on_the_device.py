@@ -36,6 +36,7 @@ OBJECTIVES = {
     "rpo_partition": {"tau": 5.0},
     "dgro": {"regularization_weight": 1.0},
     "rloo": {"beta": 0.1},
+    "raft": {},
     "simpo": {},
     "slic_hf": {},
     "orpo": {},

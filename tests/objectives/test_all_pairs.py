@@ -85,6 +85,7 @@ OWN = {
     "rpo_partition": ({"tau": 0.3}, 0.3),
     "dgro": ({"policy_weight": 2.0, "regularization_weight": 0.6}, 0.3),
     "rloo": ({"beta": 0.3}, 0.3),
+    "raft": ({}, None),
     "ppo": ({"beta": 0.3}, 0.3),
 }
 

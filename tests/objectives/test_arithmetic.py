@@ -4,7 +4,7 @@ import pytest
 import torch
 from batches import one_group
 
-from rao_kedro.objectives import make_objective
+from rao_kedro.objectives import LogProbBatch, make_objective
 
 
 def loss(name: str, batch=None, **parameters) -> float:
@@ -123,6 +123,31 @@ def test_rloo():
     """
     batch = one_group(sampling=torch.tensor([[-10.5, -21.0]]))
     assert loss("rloo", batch, beta=0.1) == pytest.approx(-0.05, abs=1e-6)
+
+
+def test_raft():
+    """The best reward is 0.3: 10 / 5 = 2 nats per token. If it is that of the other response, 22 / 7 = 3.142857."""
+    assert loss("raft") == pytest.approx(2.0, abs=1e-6)
+    assert loss("raft", one_group(rewards=torch.tensor([[0.3, 0.4]]))) == pytest.approx(3.142857, abs=1e-6)
+
+
+def test_raft_learns_the_best_response_of_each_group_and_no_other():
+    """Groups of 2 and 3: of equal rewards the chosen response is the best, and a masked one never is.
+
+    L = (4 / 2 + 9 / 3) / 2 = 2.5; the gradients are -1/2 and -1/3, divided by two groups.
+    """
+    policy = torch.tensor([[-4.0, -5.0, -1.0], [-6.0, -7.0, -9.0]], requires_grad=True)
+    batch = LogProbBatch(
+        policy=policy,
+        rewards=torch.tensor([[1.0, 1.0, 99.0], [-3.0, -2.0, -1.0]]),
+        lengths=torch.tensor([[2, 4, 0], [2, 2, 3]]),
+        mask=torch.tensor([[True, True, False], [True, True, True]]),
+    )
+    out = make_objective("raft")(batch)
+    assert out.loss.item() == pytest.approx(2.5)
+    out.loss.backward()
+    torch.testing.assert_close(policy.grad, torch.tensor([[-1 / 4, 0, 0], [0, 0, -1 / 6]]))
+    assert out.metrics["best_is_chosen"].item() == 0.5 and "log_ratio_chosen" not in out.metrics
 
 
 def test_what_is_reported_of_targets_and_likelihoods():

@@ -110,6 +110,11 @@ def rloo(g):
     return total / len(rewards)
 
 
+def raft(g):
+    best, _, _, n = max(g["rows"], key=lambda row: row[2])
+    return -best / n
+
+
 ORACLES = {
     "rao": (rao, {"beta": 0.3, "log_z0": 4.0}),
     "dpo": (dpo, {"beta": 0.3}),
@@ -127,6 +132,7 @@ ORACLES = {
     "rpo_partition": (rpo_partition, {"tau": 0.3}),
     "rloo": (rloo, {"beta": 0.3, "clip_range": 0.1}),
     "dgro": (dgro, {"policy_weight": 0.8, "regularization_weight": 0.3}),
+    "raft": (raft, {}),
 }
 
 

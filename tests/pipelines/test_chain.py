@@ -85,7 +85,7 @@ def test_a_method_without_a_reference_has_log_ratios_in_evaluations_only(chain):
 def test_a_run_shows_a_line_per_node_and_a_summary(chain):
     lines = chain.shown.splitlines()
     assert len(lines) < 60 and not [line for line in lines if "Loading data" in line or "Saving data" in line]
-    assert [line for line in lines if re.match(r"23/25 compare_methods +\d+\.\d s  leaderboard \(3 rows\)", line)]
+    assert [line for line in lines if re.match(r"24/26 compare_methods +\d+\.\d s  leaderboard \(3 rows\)", line)]
     assert "report: data/test/08_reporting/report.html" in lines and "models: data/test/06_models" in lines
     assert [line for line in lines if re.match(r"rao  +0\.\d{3}  +[+-]0\.\d{3} \[", line)]
     assert [line for line in lines if re.match(r"quarantined rows: \d+ \(equal_ratings", line)]

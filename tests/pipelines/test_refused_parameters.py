@@ -64,6 +64,8 @@ def served(*names):
             {"reward_modeling": {"centring": 0.0}},
             "did you mean reward_modeling.centering",
         ),
+        ({"reward_modeling": {"length_penalty": -0.1}}, "length_penalty.*greater than or equal to 0"),
+        ({"reward_modeling": {"normalisation": "quantiles"}}, "'quantile' or 'quantile_per_prompt'"),
         ({"btea": 0.1}, "no parameter btea: did you mean beta"),
         ({"data": {"source": "preferences"}}, "data.source is preferences, but data.preferences is not set"),
         (

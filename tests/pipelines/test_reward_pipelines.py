@@ -17,8 +17,9 @@ def project(tmp_path_factory):
             "name": "combined",
             "parameters": {"parts": [{"name": "bradley_terry"}, {"name": "rules", "weight": 2.0}]},
         },
+        "length_penalty": 0.001,
         "clip": 5.0,
-        "normalisation": "standardise",
+        "normalisation": "quantile",
     }
     with open_project(tmp_path_factory.mktemp("rewards")) as directory:
         run(directory, "data_engineering")
@@ -27,10 +28,18 @@ def project(tmp_path_factory):
         yield directory
 
 
-def test_a_combined_reward_is_clipped_and_standardised_as_asked(project):
+def test_a_combined_reward_is_transformed_as_asked(project):
     annotated = pd.read_parquet(project / "data/test/05_model_input/reward_annotated.parquet")
     assert annotated["reward_model"][0].startswith("weighted: 1 (") and "2 (rules " in annotated["reward_model"][0]
-    assert [made["name"] for made in json.loads(annotated["reward_transforms"][0])] == ["clip", "standardise"]
+    assert [made["name"] for made in json.loads(annotated["reward_transforms"][0])] == [
+        "length_penalty",
+        "clip",
+        "quantile",
+    ]
+    assert all(0 < reward < 1 for rewards in annotated["rewards"] for reward in rewards)
+    report = pd.read_csv(project / "data/test/08_reporting/reward_report.csv").set_index(["split", "metric"])["value"]
+    assert report["train", "after_length_penalty_mean"] < report["train", "raw_reward_mean"]
+    assert abs(report["train", "after_quantile_mean"] - 0.5) < 1e-6
     grid = pd.read_csv(project / "data/test/08_reporting/reward_target_grid.csv")
     assert len(grid) and grid["chosen_target_is_up"].between(0, 1).all()
 

@@ -23,7 +23,15 @@ ROOT = Path(__file__).parents[2]
 ALL = {
     *("prepare_base_model", "collect_preferences", "tokenize", "train_sft", "plot_sft_training", "sft.generate"),
     *("train_reward_model", "plot_reward_training", "annotate_responses", "report_rewards", "plot_rewards"),
-    *("score_reference", "sft.score", "rao.train", "rao.plot_training", "rao.generate", "rao.score"),
+    *(
+        "score_reference",
+        "report_feasibility",
+        "sft.score",
+        "rao.train",
+        "rao.plot_training",
+        "rao.generate",
+        "rao.score",
+    ),
     *("dpo.train", "dpo.plot_training", "dpo.generate", "dpo.score"),
     *("compare_methods", "plot_scores", "plot_training", "write_report"),
 }
@@ -36,7 +44,8 @@ def method(name):
 
 
 ALIGNED = method("rao") | method("dpo")
-ANNOTATED = {"report_rewards", "plot_rewards", "score_reference", "sft.score"} | ALIGNED
+ANNOTATED = {"report_rewards", "plot_rewards", "score_reference", "report_feasibility", "sft.score"} | ALIGNED
+TARGETS = {"report_rewards", "plot_rewards", "report_feasibility"}
 REWARDED = {"train_reward_model", "plot_reward_training", "annotate_responses"} | ANNOTATED
 TUNED = {"train_sft", "plot_sft_training", "sft.generate"} | REWARDED
 SCORED = {f"{policy}.score" for policy in POLICIES} | COMPARED
@@ -103,11 +112,12 @@ def test_nothing_of_a_finished_chain_is_stale(project):
         ("supervised_finetuning.training.learning_rate", 2e-5, TUNED),
         ("reward_modeling.centering", 0.0, REWARDED),
         ("reward_modeling.normalisation", "standardise", {"annotate_responses"} | ANNOTATED),
+        ("reward_modeling.length_penalty", 0.1, {"annotate_responses"} | ANNOTATED),
         ("data.pairing", "best_vs_worst", {"tokenize"} | TUNED),
         ("data.t0_length", 2, {"tokenize"} | TUNED),
         ("data.sampled.train_prompts", 57, {"collect_preferences", "tokenize"} | TUNED),
-        ("reference.max_tokens_per_batch", 1024, {"score_reference", "sft.score"} | ALIGNED),
-        ("alignment.rao.parameters.beta", 0.5, {"report_rewards", "plot_rewards"} | method("rao")),
+        ("reference.max_tokens_per_batch", 1024, {"score_reference", "report_feasibility", "sft.score"} | ALIGNED),
+        ("alignment.rao.parameters.beta", 0.5, TARGETS | method("rao")),
         ("alignment.rao.training.epochs", 2, method("rao")),
         ("alignment.dpo.parameters.beta", 0.5, method("dpo")),
         ("alignment.simpo.parameters.beta", 0.5, set()),
@@ -275,7 +285,7 @@ def test_a_run_says_what_is_stale_of_what_it_does_not_make_again(project, caplog
 
 def test_a_global_given_by_params_makes_stale_what_takes_it(project):
     found = stale({"beta": 0.5})
-    assert set(found) == {"report_rewards", "plot_rewards"} | method("rao") | method("dpo")
+    assert set(found) == TARGETS | method("rao") | method("dpo")
     assert found["dpo.train"][0] == "parameter alignment.dpo.parameters.beta was 0.05, is 0.5"
 
 

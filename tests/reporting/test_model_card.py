@@ -33,6 +33,7 @@ def card(run="rao", **changes):
         evaluation_prompts=100,
     )
     arguments = {
+        "reward_modeling": RewardModelingParameters(training=TRAINING),
         "model": ModelParameters(source="checkpoint", name="meta-llama/Meta-Llama-3-8B"),
         "publish": PublishParameters(license="llama3", repository="owner/llama3-{run}"),
         "leaderboard": pd.DataFrame([row("rao", 0.8, 0.1, 0.05, 0.15), row("sft", 0.7, 0.0, 0.0, 0.0)]),
@@ -40,13 +41,19 @@ def card(run="rao", **changes):
     return model_card(
         run,
         data=data,
-        reward_modeling=RewardModelingParameters(training=TRAINING),
         method=MethodParameters(objective="rao", parameters={"beta": 0.1, "log_z0": "auto"}, training=TRAINING),
         data_report=REPORT,
         training_log=LOG,
         reward_annotated=HASHED,
         **arguments,
     )
+
+
+def test_the_card_names_the_transforms_of_the_rewards():
+    assert "bradley_terry; normalisation none" in card()
+    transformed = RewardModelingParameters(training=TRAINING, length_penalty=0.01, clip=5, normalisation="quantile")
+    shown = "bradley_terry; length_penalty 0.01, clip 5.0, normalisation quantile"
+    assert shown in card(reward_modeling=transformed)
 
 
 def test_the_header_is_what_the_hub_reads():

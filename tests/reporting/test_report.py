@@ -167,6 +167,7 @@ def test_the_calibration_shows_chosen_and_rejected_gaps_accuracy_lengths_and_tar
             "response_lengths": [[1, 2, 1], [1, 1]],
             "chosen": [1, 0],
             "rejected": [0, 1],
+            "reward_transforms": "[]",
         }
     )
     figure = reward_calibration(table, accuracy_by_gap(table), target_grid(table, [0.1], [0.0, 20.0]))

@@ -18,6 +18,8 @@ def table(groups, k, splits, length):
             "response_lengths": [length(j) for j in range(k)],
             "chosen": k - 1,
             "rejected": 0,
+            "raw_rewards": random.normal(size=k).tolist(),
+            "reward_transforms": "[]",
         }
         for i in range(groups)
     ]
@@ -45,3 +47,12 @@ def test_many_responses_are_drawn_in_part_the_same_part_each_time():
     first, again = ((drawn(annotated).data[-2]) for _ in range(2))
     assert len(first.x) == MAX_POINTS and list(first.y) == list(again.y)
     assert set(first.x) == {1, 2}
+
+
+def test_transforms_have_a_panel_of_their_own():
+    annotated = table(20, 3, ("train",), lambda _: 4).assign(reward_transforms='[{"name": "quantile_per_prompt"}]')
+    figure = drawn(annotated)
+    assert len({trace.xaxis for trace in figure.data}) == len(TITLES) + 1
+    titles = [note.text for note in figure.layout.annotations]
+    assert "Raw rewards and rewards to train with: quantile_per_prompt" in titles
+    assert {axis.title.text for axis in figure.select_xaxes()} >= {"raw reward", "tokens"}

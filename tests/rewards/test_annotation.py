@@ -6,10 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from data_tables import frame, temporary
+from pandera.errors import SchemaError
 
+from rao_kedro.data.mapped_tables import map_table
 from rao_kedro.data.tables import AnnotatedGroupTable, QuarantineTable
 from rao_kedro.errors import DataError
-from rao_kedro.rewards.annotation import QUANTILES, clip_bounds, join_rewards
+from rao_kedro.rewards import annotation
+from rao_kedro.rewards.annotation import QUANTILES, join_rewards, read_rewards, recorded_transforms
+from rao_kedro.rewards.transforms import apply_transforms
 
 
 def groups():
@@ -42,16 +46,22 @@ def scored(first=(2.0, -1.0, 0.5), second=(-3.0, 1.0), failures=None):
     return table
 
 
-def joined(scores, normalisation="none", clip=None, table=None):
+def write(scores, table=None):
+    """The arguments of `join_rewards` that are paths."""
     directory = temporary()
     paths = directory / "groups.parquet", directory / "scores.parquet"
     for path, frame_of in zip(paths, (groups() if table is None else table, scores), strict=True):
         frame_of.to_parquet(path)
-    return tuple(map(frame, join_rewards(*paths, directory, normalisation, "best_vs_worst", seed=0, clip=clip)))
+    return *paths, directory
 
 
-def annotated(*args, normalisation="none", clip=None, **kwargs):
-    table, dropped = joined(scored(*args, **kwargs), normalisation, clip)
+def joined(scores, normalisation="none", table=None, **transforms):
+    paths = write(scores, table)
+    return tuple(map(frame, join_rewards(*paths, normalisation, "best_vs_worst", seed=0, **transforms)))
+
+
+def annotated(first=(2.0, -1.0, 0.5), second=(-3.0, 1.0), failures=None, **transforms):
+    table, dropped = joined(scored(first, second, failures), **transforms)
     return AnnotatedGroupTable.validate(table), QuarantineTable.validate(dropped)
 
 
@@ -81,7 +91,8 @@ def test_clipped_rewards_stay_within_robust_standard_deviations_of_the_training_
     low, high = 1 - 2 * spread, 1 + 2 * spread
     assert table["rewards"][0] == pytest.approx([0.0, 1.0, high]) and table["raw_rewards"][0] == [0.0, 1.0, 1000.0]
     assert table["rewards"][1] == pytest.approx([5.0, low])
-    assert clip_bounds(table) == pytest.approx((low, high))
+    [step] = recorded_transforms(table)
+    assert (step["low"], step["high"]) == pytest.approx((low, high))
     # Standardised are the clipped ones; what both did can be undone for rewards within the bounds.
     table, _ = annotated((0.0, 1.0, 1000.0), (5.0, -9000.0), clip=2.0, normalisation="standardise")
     assert np.mean(table["rewards"][0]) == pytest.approx(0) and np.std(table["rewards"][0]) == pytest.approx(1)
@@ -117,3 +128,79 @@ def test_a_group_without_rewards_and_rewards_without_spread_are_refused():
         joined(scored()[::-1])
     with pytest.raises(DataError, match=r"all 5 rewards are 1\.0"):
         annotated((1.0, 1.0, 1.0), (1.0, 1.0))
+
+
+def test_a_length_penalty_is_subtracted_per_token_that_the_assistant_writes_before_all_else():
+    """Responses of 1, 2 and 3 tokens, of which the first is the user's where masks say so: 1, 2 and 3 less 1."""
+    table = groups()
+    for i, of_row in enumerate(table["response_ids"]):
+        table.at[i, "response_ids"] = [ids * (j + 1) for j, ids in enumerate(of_row)]
+    table.at[0, "learned"] = [[True], [False, True], [False, True, True]]
+    found, _ = joined(scored(), table=table, length_penalty=0.5)
+    assert list(found["rewards"]) == [[2.0 - 0.5, -1.0 - 0.5, 0.5 - 1.0], [-3.0 - 0.5, 1.0 - 1.0]]
+    assert list(found["raw_rewards"]) == [[2.0, -1.0, 0.5], [-3.0, 1.0]]
+    assert recorded_transforms(found) == [{"name": "length_penalty", "per_token": 0.5}]
+    found, _ = joined(scored(), table=table, length_penalty=0.5, normalisation="standardise")
+    assert np.mean(found["rewards"][0]) == pytest.approx(0) and np.std(found["rewards"][0]) == pytest.approx(1)
+
+
+def test_quantiles_are_shares_of_the_training_rewards_or_of_those_of_the_prompt_a_tie_counting_one_half():
+    table, _ = annotated((2.0, -1.0, 2.0), (-3.0, 0.5), normalisation="quantile")
+    assert table["rewards"][0] == pytest.approx([2 / 3, 1 / 6, 2 / 3])
+    assert table["rewards"][1] == pytest.approx([1 / 6, 5 / 12])  # held out: below all, and half-way between
+    table, _ = annotated((2.0, -1.0, 2.0), (-3.0, 0.5), normalisation="quantile_per_prompt")
+    assert table["rewards"][0] == pytest.approx([2 / 3, 1 / 6, 2 / 3]) and table["rewards"][1] == [0.25, 0.75]
+    assert set(table["reward_transforms"]) == {'[{"name": "quantile_per_prompt"}]'}
+
+
+def test_responses_without_a_reward_count_in_no_quantile():
+    failures = {("a", 0): "no score", ("b", 0): "no score"}
+    for normalisation in ("quantile", "quantile_per_prompt"):
+        table, dropped = annotated((np.nan, 2.0, 3.0), (np.nan, 1.0), failures, normalisation=normalisation)
+        assert len(dropped) == 2 and list(table["rewards"]) == [[0.25, 0.75]]
+
+
+TRANSFORMS = [
+    {"normalisation": normalisation, "clip": clip, "length_penalty": penalty}
+    for normalisation in ("none", "standardise", "quantile", "quantile_per_prompt")
+    for clip in (None, 1.0)
+    for penalty in (0.0, 0.25)
+]
+
+
+@pytest.mark.parametrize("transforms", TRANSFORMS, ids=lambda of: "-".join(map(str, of.values())))
+def test_what_is_recorded_makes_the_rewards_of_the_table_from_its_raw_ones(transforms, tmp_path):
+    table, _ = annotated((2.0, -1.0, 40.0), (-3.0, 1.0), **transforms)
+    table.to_parquet(tmp_path / "annotated.parquet")
+    read = read_rewards(tmp_path / "annotated.parquet")
+    assert "reward_transforms" not in map_table(tmp_path / "annotated.parquet").column_names  # kilobytes in every row
+    found = apply_transforms(recorded_transforms(read), list(read["raw_rewards"]), list(read["response_lengths"]))
+    for of_group, expected in zip(found, table["rewards"], strict=True):
+        assert of_group.tolist() == expected
+
+
+def test_a_killed_annotation_leaves_no_table_and_the_next_one_writes_the_same_bytes(monkeypatch):
+    paths, options = write(scored()), ("quantile", "best_vs_worst", 0, 3.0, 0.1)
+    first = [path.read_bytes() for path in join_rewards(*paths, *options)]
+    paths = write(scored())
+    with monkeypatch.context() as patch:
+        patch.setattr(annotation._Statistics, "add_to", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            join_rewards(*paths, *options)
+    assert not (paths[-1] / "reward_annotated.parquet").exists()
+    assert [path.read_bytes() for path in join_rewards(*paths, *options)] == first
+
+
+def test_training_rewards_that_are_equal_have_neither_a_scale_nor_quantiles():
+    for normalisation in ("standardise", "quantile"):
+        with pytest.raises(
+            DataError, match=f"all 3 training rewards are 1: reward_modeling.normalisation {normalisation}"
+        ):
+            annotated((1.0, 1.0, 1.0), (0.0, 2.0), normalisation=normalisation)
+    table, _ = annotated((1.0, 1.0, 1.0), (0.0, 2.0), normalisation="quantile_per_prompt")
+    assert table["rewards"][0] == [0.5, 0.5, 0.5]
+
+
+def test_an_infinite_reward_is_refused_also_where_its_quantile_is_finite():
+    with pytest.raises(SchemaError, match="rewards are finite numbers"):
+        annotated((1.0, np.inf, 0.0), (0.0, 2.0), normalisation="quantile")

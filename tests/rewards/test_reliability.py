@@ -1,5 +1,7 @@
 """What rewards can be trusted for, by hand arithmetic."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -139,3 +141,25 @@ def test_outliers_and_clipped_rewards_are_counted_per_split():
     clipped = pd.DataFrame(rows).assign(reward_transforms='[{"name": "clip", "low": -9.0, "high": 3.5}]')
     found = calibration_report(clipped, {}).set_index(["split", "metric"])["value"]
     assert found["train", "clipped"] == pytest.approx(4 / 40) and found["test", "clipped"] == 0.5
+
+
+def test_the_effect_of_each_transform_is_reported():
+    """Raw rewards 3, 1 and 0, 2 of 2, 1 and 1, 3 tokens: less 1 a token 1, 0 and -1, -1, of which -0.5 clips two."""
+    steps = [{"name": "length_penalty", "per_token": 1.0}, {"name": "clip", "low": -0.5, "high": 9.0}]
+    rows = [
+        group("a", "train", [1.0, 0.0], [1.0, 0.0], [2, 1]) | {"raw_rewards": [3.0, 1.0]},
+        group("b", "train", [-0.5, -0.5], [1.0, 0.0], [1, 3]) | {"raw_rewards": [0.0, 2.0]},
+    ]
+    table = pd.DataFrame(rows).assign(reward_transforms=json.dumps(steps))
+    found = calibration_report(table, {"beta": 0.1, "log_z0": 4.0}).set_index(["split", "metric"]).loc["train"]
+    value = found["value"]
+    assert (value["raw_reward_mean"], value["after_length_penalty_mean"]) == (1.5, -0.25)
+    assert value["after_clip_mean"] == value["reward_mean"] == 0.0
+    assert value["after_length_penalty_std"] == pytest.approx(np.std([1, 0, -1, -1]))
+    assert value["clipped"] == 0.5 and value["order_changed"] == 0.5 and found.loc["order_changed", "n"] == 2
+    assert value["raw_length_correlation"] == 1.0 and value["length_correlation"] == 1.0  # of b, none is left
+    # A response of the median length, 1.5 tokens, has a target above 0 if it is above 0.1 * 4 after the penalty.
+    assert value["raw_reward_at_zero_target"] == pytest.approx(0.4 + 1.5)
+    per_prompt = table.assign(reward_transforms='[{"name": "quantile_per_prompt"}]')
+    assert "raw_reward_at_zero_target" not in set(calibration_report(per_prompt, {})["metric"])
+    assert "raw_reward_mean" not in set(calibration_report(table.assign(reward_transforms="[]"), {})["metric"])

@@ -28,6 +28,7 @@ AT_STEP_0 = {
     "rpo_partition": ({"tau": 5.0}, None),
     "dgro": ({"regularization_weight": 1.0}, 0.0),
     "rloo": ({"beta": 0.1}, 0.0),  # as if the policy had sampled these responses
+    "raft": ({}, None),
     "simpo": ({}, None),
     "slic_hf": ({}, None),
     "orpo": ({}, None),
@@ -59,7 +60,7 @@ def test_an_objective_starts_at_its_known_loss_and_learns(name, workspace, tiny_
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert steps[-1]["margin"] > steps[0]["margin"]
     wanted = {"chosen_likelihood_fell", "rejected_likelihood_fell", "reward_correlation", "logps_chosen", "accuracy"}
-    if get_requirements(name).reads == "groups" and name not in ("rpo_distill", "rloo"):
+    if get_requirements(name).reads == "groups" and name not in ("rpo_distill", "rloo", "raft"):
         wanted |= {"target_rmse", "target_correlation", "chosen_target_is_up", "log_target_mass", "infeasible"}
     assert wanted <= set(steps[0]) and {f"eval_{metric}" for metric in wanted} <= set(evaluations[0])
     assert abs(evaluations[-1]["eval_kl_to_reference"]) > 1e-4

@@ -52,7 +52,7 @@ def test_a_limit_keeps_the_chosen_the_rejected_and_then_the_others_in_their_orde
         assert group.rewards == [float((k - 1) ** 2), 0.0, 1.0][:k]
 
 
-@pytest.mark.parametrize("name", ["rao", "dro", "rpo_distill", "kimi_k15", "dgro", "rpo_partition"])
+@pytest.mark.parametrize("name", ["rao", "dro", "rpo_distill", "kimi_k15", "dgro", "rpo_partition", "raft"])
 def test_a_method_that_reads_all_responses_can_be_given_two(name, workspace, tiny_checkpoint):
     seen = {}
     for limit in (None, 2):
@@ -135,7 +135,9 @@ def test_a_warning_names_the_methods_own_beta(name, objective, rao, bound, works
     assert remark is not None and f"{rao} raises the mean target" in remark and f"log_z0 <= {bound} nats" in remark
 
 
-def test_a_run_on_rewards_with_an_outlier_says_so_and_a_pairwise_one_does_not(workspace, tiny_checkpoint, caplog):
+def test_a_run_on_rewards_with_an_outlier_says_so_unless_it_does_not_read_their_size(
+    workspace, tiny_checkpoint, caplog
+):
     rows = pq.read_table(workspace / "groups.parquet").to_pylist()
     rows[3]["rewards"][1] = 1e6
     pq.write_table(pa.Table.from_pylist(rows), path := workspace / "outlier.parquet")
@@ -146,8 +148,9 @@ def test_a_run_on_rewards_with_an_outlier_says_so_and_a_pairwise_one_does_not(wo
     launch(spec, IN_PROCESS)
     said = [line for line in caplog.messages if line.startswith("1 of 28")]
     assert len(said) == 1 and "g3 (1e+06)" in said[0] and "log_z0: auto solves to" in said[0]
-    task = OfflineAlignment(spec_of(workspace, tiny_checkpoint, "dpo", groups_path=path))
-    assert task.remark_on_rewards() == []
+    for name in ("dpo", "raft"):  # which read no rewards, and their order only
+        task = OfflineAlignment(spec_of(workspace, tiny_checkpoint, name, groups_path=path))
+        assert task.remark_on_rewards() == []
 
 
 def test_the_remark_of_a_method_without_a_beta_names_none():

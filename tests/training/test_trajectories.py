@@ -45,6 +45,7 @@ OBJECTIVES = {
     "rpo_partition": {"tau": 2.0},
     "dgro": {"policy_weight": 1.5, "regularization_weight": 0.4},
     "rloo": {"beta": 0.2, "clip_range": 5.0, "normalise_advantages": True},  # 20 passes clip all at 0.2
+    "raft": {},
     "ppo": {"beta": 0.05, "value_coefficient": 0.2},
 }
 VARIANTS = {

@@ -23,12 +23,15 @@ TOKENS = {
     "response_ids": pa.list_(pa.list_(pa.int32())),
     "ids": pa.list_(pa.int32()),
 }
+LEFT_OUT = {"reward_transforms"}  # kilobytes, the same in every row: parquet holds them once
 MASK = pa.list_(pa.uint8())  # bits cannot be viewed as a NumPy array
 BATCH = 1024  # rows that are written together
 
 
 def map_table(path: Path) -> pa.Table:
-    """Return a table whose columns lie in a mapped file; token ids are int32 and masks of tokens are uint8.
+    """Return a table whose columns lie in a mapped file; token ids are int32, masks of tokens uint8.
+
+    Columns that are the same in all rows (`LEFT_OUT`) are not in it.
 
     The file belongs to one content of the parquet file. Where it cannot be written, each process reads the table into
     memory of its own.
@@ -66,8 +69,9 @@ def _write_once(path: Path, mapped: Path) -> None:
 def _read(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Return the schema and the rows, in batches, of the file that is mapped."""
     with open_table(path) as file:
-        schema = pa.schema([(field.name, _mapped_type(field)) for field in file.schema_arrow])
-    return schema, (batch.cast(schema) for batch in read_batches(path, batch=BATCH))
+        fields = [field for field in file.schema_arrow if field.name not in LEFT_OUT]
+    schema = pa.schema([(field.name, _mapped_type(field)) for field in fields])
+    return schema, (batch.cast(schema) for batch in read_batches(path, schema.names, batch=BATCH))
 
 
 def _mapped_type(field: pa.Field) -> pa.DataType:

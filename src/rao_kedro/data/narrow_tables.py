@@ -1,8 +1,10 @@
 """Columns of a table of groups without its texts and tokens, as a data frame for reports: some bytes per response."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,24 +17,38 @@ def read_narrow(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
     Args:
         path: Parquet of `TokenizedGroupTable` or a table with more columns.
-        columns: Names of columns. `response_lengths` stands for the tokens of each response.
+        columns: Names of columns. `response_lengths` stands for the tokens of each response that the assistant writes.
     """
-    read = ["response_ids" if name == "response_lengths" else name for name in columns]
-    batches = (_lengths(batch) for batch in read_batches(path, read))
     with open_table(path) as file:
-        empty = _lengths(pa.RecordBatch.from_pylist([], schema=file.schema_arrow).select(read))
-    table = pa.Table.from_batches(batches, schema=empty.schema)
+        empty = _narrow(pa.RecordBatch.from_pylist([], schema=file.schema_arrow), columns)
+    table = pa.Table.from_batches(read_narrow_batches(path, columns), schema=empty.schema)
     return table.to_pandas(types_mapper=pd.ArrowDtype)
 
 
-def _lengths(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Replace the tokens of responses by their number."""
-    at = batch.schema.get_field_index("response_ids")
-    if at < 0:
-        return batch
-    ids = batch.column(at)
-    lengths = pc.list_value_length(pc.list_flatten(ids))
-    offsets = pa.array([0, *pc.cumulative_sum(pc.list_value_length(ids)).to_pylist()], pa.int32())
-    arrays = {name: batch.column(name) for name in batch.schema.names}
-    arrays = {name: array for name, array in arrays.items() if name != "response_ids"}
-    return pa.RecordBatch.from_pydict(arrays | {"response_lengths": pa.ListArray.from_arrays(offsets, lengths)})
+def read_narrow_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield some columns of a table in batches; see `read_narrow`."""
+    read = [name for name in columns if name != "response_lengths"]
+    if len(read) < len(columns):
+        with open_table(path) as file:
+            read += ["response_ids", *(["learned"] if "learned" in file.schema_arrow.names else [])]
+    for batch in read_batches(path, read):
+        yield _narrow(batch, columns)
+
+
+def _narrow(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    arrays = {name: _lengths(batch) if name == "response_lengths" else batch.column(name) for name in columns}
+    return pa.RecordBatch.from_pydict(arrays)
+
+
+def _lengths(batch: pa.RecordBatch) -> pa.ListArray:
+    """Count the tokens of each response, or those that are learned, where a response has several turns."""
+    ids = batch.column("response_ids")
+    sizes = pc.list_value_length(ids).to_numpy(zero_copy_only=False)
+    lengths: Any = pc.list_value_length(pc.list_flatten(ids))
+    if "learned" in batch.schema.names and (learned := batch.column("learned")).null_count < len(learned):
+        masks = pc.list_flatten(learned)
+        ends = np.cumsum([0, *pc.list_value_length(masks).to_pylist()])
+        counted = np.cumsum(np.append(0, pc.list_flatten(masks).to_numpy(zero_copy_only=False)))
+        lengths = lengths.to_numpy(zero_copy_only=False).copy()
+        lengths[np.repeat(learned.is_valid().to_numpy(zero_copy_only=False), sizes)] = np.diff(counted[ends])
+    return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *sizes]), pa.int32()), pa.array(lengths))

@@ -168,9 +168,9 @@ class AnnotatedGroupTable(TokenizedGroupTable):
     """Tokenised groups with a reward per response, and its source.
 
     `raw_rewards` are those of the reward model, `rewards` those to train with. `reward_transforms` is the JSON list of
-    the steps between them in their order, clip (low, high) and standardise (mean, std); all rows have the same.
-    `truncated` says per response whether the reward model read only a part of it. `reward_mean`, `reward_std` and
-    `reward_quantiles` (`rewards.annotation.QUANTILES`) are those of all rewards of the table.
+    the steps between them in their order (`rewards.transforms`); all rows have the same. `truncated` says per response
+    whether the reward model read only a part of it. `reward_mean`, `reward_std` and `reward_quantiles`
+    (`rewards.annotation.QUANTILES`) are those of all rewards of the table.
     """
 
     raw_rewards: Series[object]
@@ -182,7 +182,7 @@ class AnnotatedGroupTable(TokenizedGroupTable):
     reward_std: Series[float] = pa.Field(ge=0)
     reward_quantiles: Series[object]
 
-    @pa.check("rewards", element_wise=True, error="rewards are finite numbers")
+    @pa.check("raw_rewards", "rewards", element_wise=True, error="rewards are finite numbers")
     def _finite_rewards(cls, rewards: Sequence[float]) -> bool:
         return _numbers_are_finite(rewards)
 

@@ -31,6 +31,7 @@ ARTEFACTS = {
     "benchmark_report": "benchmark_report.html",
     "likelihood_study": "likelihood_study.csv",
     "reward_report": "reward_report.csv",
+    "target_feasibility": "target_feasibility.csv",
 }
 # Credentials in addresses: https://user:password@host, and https://host/file?X-Amz-Signature=...
 USER, QUERY = re.compile(r"(?<=://)[^/@\s'\"]+@"), re.compile(r"(?<=[?&])([^=&\s'\"]+)=[^&\s'\"]+")

@@ -58,6 +58,7 @@ _OBJECTIVES: dict[str, tuple[str, Requirements]] = {
     "rpo_partition": ("rpo_partition.RewardPartitioning", _REWARDS),
     "dgro": ("dgro.DGRO", _REWARDS),
     "rloo": ("rloo.RLOO", Requirements("groups", rewards=True, sampling_logps=True, on_policy=True)),
+    "raft": ("raft.RAFT", Requirements("groups", reference=False, rewards=True)),
     "ppo": ("ppo.PPO", Requirements("rollouts", rewards=True, value_network=True)),
 }
 

@@ -68,7 +68,7 @@ def model_card(
         ("Base model", _code(model.name) + (f", revision {_code(model.revision)}" if model.revision else "")),
         ("Method", f"{method.objective}: {_settings(method.parameters)}{_log_z0(training_log)}"),
         ("Reference and start", "the base model after supervised fine-tuning (SFT)"),
-        ("Reward", f"{reward_modeling.reward.name}, normalisation: {reward_modeling.normalisation}"),
+        ("Reward", f"{reward_modeling.reward.name}; {_settings(_transforms(reward_modeling))}"),
         ("Versions", ", ".join(f"{package} {version(package)}" for package in VERSIONS)),
     ]
     template = Environment(
@@ -172,6 +172,12 @@ def _with_interval(row: Mapping[Any, Any], column: str, sign: str = "", digits: 
     low, high = ("low", "high") if column == "value" else (f"{column}_low", f"{column}_high")
     interval = "" if pd.isna(row[low]) else f" [{row[low]:.{digits}f}, {row[high]:.{digits}f}]"
     return f"{value:{sign}.{digits}f}{interval}"
+
+
+def _transforms(reward_modeling: RewardModelingParameters) -> dict[str, Any]:
+    """Return the transforms between raw rewards and those of the training that are switched on, in their order."""
+    names = ("length_penalty", "clip", "normalisation")
+    return {name: value for name in names if (value := getattr(reward_modeling, name)) or name == "normalisation"}
 
 
 def _settings(parameters: Mapping[str, Any]) -> str:

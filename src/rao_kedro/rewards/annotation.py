@@ -3,24 +3,25 @@
 import json
 import random
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from rao_kedro.config.reward_modeling import Normalisation
 from rao_kedro.data.arrow_schemas import ANNOTATED_GROUPS, REWARDS, TOKENIZED_GROUPS
-from rao_kedro.data.narrow_tables import read_narrow
+from rao_kedro.data.narrow_tables import read_narrow, read_narrow_batches
 from rao_kedro.data.quarantine import QuarantineFile, QuarantineReason, quarantined_row
 from rao_kedro.data.table_files import TableWriter, read_batches, read_rows
 from rao_kedro.data.tokenize import Pairing, choose_pair
 from rao_kedro.errors import DataError
-from rao_kedro.rewards.outliers import robust_moments
+from rao_kedro.rewards.transforms import fit_transforms, transform
 
-Normalisation = Literal["none", "standardise"]
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 PER_RESPONSE = ("responses", "response_ids", "ratings", "finished", "rewards", "truncated", "earlier_turns", "learned")
 
@@ -33,18 +34,20 @@ def join_rewards(
     pairing: Pairing,
     seed: int,
     clip: float | None = None,
+    length_penalty: float = 0.0,
 ) -> tuple[Path, Path]:
-    """Add rewards to groups, clipped and normalised as the arguments say. Only the rewards are in memory.
+    """Add rewards to groups, transformed as the arguments say. Of the groups, only rewards and lengths are in memory.
 
     Args:
         tokenized_groups: Table of `TokenizedGroupTable`.
         scores: Table with the columns of `arrow_schemas.REWARDS`, its groups in the order of `tokenized_groups`.
         directory: Where the tables are written.
-        normalisation: "standardise" gives rewards mean 0 and standard deviation 1 over the training split.
+        normalisation: The last transform; see `rewards.transforms`.
         pairing: How a pair is chosen in a group that lost responses; see `choose_pair`.
         seed: Seed of the random pairing.
-        clip: Largest distance from the median of the training split, in robust standard deviations; rewards are clipped
-            to it before they are standardised. None does not clip.
+        clip: Largest distance from the median of the training split, in robust standard deviations, to which rewards
+            are clipped before they are normalised. None does not clip.
+        length_penalty: Subtracted from the raw reward, before anything else, per token of the response.
 
     Returns:
         Paths of tables of `AnnotatedGroupTable` and `QuarantineTable`.
@@ -53,11 +56,11 @@ def join_rewards(
         DataError: A group has no row of scores, no training group is left, or all rewards are equal.
     """
     _require_scores(tokenized_groups, scores)
-    statistics = _Statistics(_kept_rewards(tokenized_groups, scores), normalisation, clip)
+    statistics = _Statistics(_kept_rewards(tokenized_groups, scores), normalisation, clip, length_penalty)
     paths = directory / "reward_annotated.parquet", directory / "unscored_responses.parquet"
     with TableWriter(paths[0], ANNOTATED_GROUPS) as annotated, QuarantineFile(paths[1]) as unscored:
         at = 0
-        for groups, of_groups in _joined(tokenized_groups, scores, TOKENIZED_GROUPS.names):
+        for groups, of_groups in _joined(read_batches(tokenized_groups, TOKENIZED_GROUPS.names), scores):
             if any(failure for row in of_groups for failure in row["failures"]):
                 rows = [row | score for row, score in zip(groups.to_pylist(), of_groups, strict=True)]
                 for row in rows:
@@ -87,24 +90,31 @@ def _require_scores(tokenized_groups: Path, scores: Path) -> None:
     raise DataError(f"{what}: annotate the responses again")
 
 
-def _joined(
-    groups: Path, scores: Path, columns: Sequence[str]
-) -> Iterator[tuple[pa.RecordBatch, list[dict[str, Any]]]]:
+def _joined(groups: Iterable[pa.RecordBatch], scores: Path) -> Iterator[tuple[pa.RecordBatch, list[dict[str, Any]]]]:
     """Yield batches of groups with the rows of their scores."""
     rows = read_rows(scores, REWARDS.names)
-    for batch in read_batches(groups, columns):
+    for batch in groups:
         yield batch, list(islice(rows, batch.num_rows))
 
 
-def _kept_rewards(groups: Path, scores: Path) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
-    """Return the rewards of all responses that are kept, and whether each is of a training group.
+class _Kept(NamedTuple):
+    """Of all responses kept: raw rewards, tokens, and whether of a training group. Then the size of each group."""
+
+    rewards: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    training: NDArray[np.bool_]
+    sizes: Sequence[int]
+
+
+def _kept_rewards(groups: Path, scores: Path) -> _Kept:
+    """Return the rewards of all responses that are kept.
 
     Raises:
         DataError: No training group is kept, or all rewards are equal.
     """
-    rewards, training = array("d"), bytearray()
+    rewards, lengths, sizes, training = array("d"), array("q"), array("q"), bytearray()
     n_failures, example = 0, ""
-    for batch, of_groups in _joined(groups, scores, ["split", "ratings"]):
+    for batch, of_groups in _joined(read_narrow_batches(groups, ["split", "ratings", "response_lengths"]), scores):
         for row, score in zip(batch.to_pylist(), of_groups, strict=True):
             failures = [failure for failure in score["failures"] if failure]
             n_failures += len(failures)
@@ -113,6 +123,8 @@ def _kept_rewards(groups: Path, scores: Path) -> "tuple[np.ndarray[Any, Any], np
             if failures and len({row["ratings"][i] for i in kept}) < 2:
                 continue
             rewards.extend(score["rewards"][i] for i in kept)
+            lengths.extend(row["response_lengths"][i] for i in kept)
+            sizes.append(len(kept))
             training += bytes([row["split"] == "train"] * len(kept))
     if not any(training):
         why = f"{n_failures} responses got no reward, for example: {example}"
@@ -120,7 +132,7 @@ def _kept_rewards(groups: Path, scores: Path) -> "tuple[np.ndarray[Any, Any], np
     raw = np.frombuffer(rewards, dtype=float)
     if len(raw) > 1 and np.ptp(raw) == 0.0:
         raise DataError(f"all {len(raw)} rewards are {raw[0]}: the reward does not distinguish responses")
-    return raw, np.frombuffer(training, dtype=bool)
+    return _Kept(raw, np.frombuffer(lengths, dtype=np.int64), np.frombuffer(training, dtype=bool), sizes)
 
 
 def _failures(row: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -147,25 +159,10 @@ def _of_scored_responses(row: dict[str, Any], pairing: Pairing, seed: int) -> di
 class _Statistics:
     """The final rewards of all responses, the transforms that made them, and their mean, deviation and quantiles."""
 
-    def __init__(
-        self,
-        kept: "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]",
-        normalisation: Normalisation,
-        clip: float | None,
-    ) -> None:
-        rewards, is_training = kept
-        training = rewards[is_training]
-        transforms: list[dict[str, Any]] = []
-        if clip is not None:
-            median, spread = robust_moments(training)
-            low, high = median - clip * spread, median + clip * spread
-            rewards, training = np.clip(rewards, low, high), np.clip(training, low, high)
-            transforms.append({"name": "clip", "low": low, "high": high})
-        if normalisation == "standardise":
-            mean, std = float(training.mean()), float(training.std())
-            rewards = (rewards - mean) / std
-            transforms.append({"name": "standardise", "mean": mean, "std": std})
-        self.rewards = rewards
+    def __init__(self, kept: _Kept, normalisation: Normalisation, clip: float | None, length_penalty: float) -> None:
+        training = kept.rewards[kept.training], kept.lengths[kept.training]
+        transforms = fit_transforms(*training, normalisation, clip, length_penalty)
+        self.rewards = rewards = transform(transforms, kept.rewards, kept.lengths, kept.sizes)
         self.of_table = {
             "reward_transforms": json.dumps(transforms),
             "reward_mean": float(rewards.mean()),
@@ -191,13 +188,14 @@ def read_rewards(reward_annotated: Path) -> pd.DataFrame:
         A row per group: its id, split, pair, rewards, ratings, which responses were cut short, and the number of tokens
         of each response, `response_lengths`.
     """
-    columns = "group_id split chosen rejected ratings raw_rewards rewards truncated response_lengths reward_transforms"
-    return read_narrow(reward_annotated, columns.split())
+    columns = "group_id split chosen rejected ratings raw_rewards rewards truncated response_lengths"
+    [first] = islice(read_rows(reward_annotated, ["reward_transforms"]), 1)
+    table = read_narrow(reward_annotated, columns.split())
+    # Kilobytes that are the same in all rows: a column of texts would hold a copy for each.
+    return table.assign(reward_transforms=pd.Categorical.from_codes([0] * len(table), [first["reward_transforms"]]))
 
 
-def clip_bounds(reward_annotated: pd.DataFrame) -> tuple[float, float] | None:
-    """Return the bounds to which raw rewards of an `AnnotatedGroupTable` were clipped; None if they were not."""
-    for transform in json.loads(reward_annotated["reward_transforms"].iloc[0]):
-        if transform["name"] == "clip":
-            return transform["low"], transform["high"]
-    return None
+def recorded_transforms(reward_annotated: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the steps of `rewards.transforms` between the raw rewards of an `AnnotatedGroupTable` and its rewards."""
+    steps: list[dict[str, Any]] = json.loads(reward_annotated["reward_transforms"].iloc[0])
+    return steps

@@ -10,8 +10,9 @@ import pandas as pd
 
 from rao_kedro.data.tokenize import response_order
 from rao_kedro.objectives import make_objective
-from rao_kedro.rewards.annotation import QUANTILES, clip_bounds
+from rao_kedro.rewards.annotation import QUANTILES, recorded_transforms
 from rao_kedro.rewards.outliers import OUTLIER, robust_moments
+from rao_kedro.rewards.transforms import Transform, invert_transforms, transform
 
 GRID_BETAS = (0.025, 0.05, 0.1, 0.5, 1.0)
 GRID_LOG_Z0S = (-50.0, -20.0, -10.0, -5.0, 0.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
@@ -40,10 +41,14 @@ def calibration_report(
       vary.
     - `saturation`: share of rewards within 1 % of the table's range from either end. If the scale is long enough, it is
       about 2 %.
-    - `outliers`: share of rewards implausibly far from the training rewards (`rewards.outliers`). `clipped`: share that
-      `reward_modeling.clip` changed.
+    - `outliers`: share of rewards implausibly far from the training rewards (`rewards.outliers`).
+    - If there are transforms, `raw_reward_mean` and `raw_reward_std`, and the same after each of them
+      (`after_clip_mean`); `clipped`, the share that `reward_modeling.clip` changed; `order_changed`, the share of pairs
+      of a group that the raw rewards order otherwise; and `raw_length_correlation`.
     - `chosen_target_is_up`: P(r_w > beta log_z0), the share of chosen responses whose likelihood RAO raises at step 0,
-      where every D_i is 0. `suggested_log_z0`: what `log_z0: auto` solves to, in nats.
+      where every D_i is 0. `suggested_log_z0`: what `log_z0: auto` solves to, in nats. `raw_reward_at_zero_target`: the
+      raw reward above which RAO raises a response of the median length; NaN beyond what the transforms can give, and
+      left out for `quantile_per_prompt`, which has no inverse.
 
     Args:
         reward_annotated: Table of `rewards.annotation.read_rewards`.
@@ -58,13 +63,18 @@ def calibration_report(
     objective = make_objective("rao", **rao)
     suggested = replace(objective, log_z0="auto").solve_log_z0(train)
     threshold = objective.beta * objective.calibrate(train).log_z0
-    moments = robust_moments(train.flat)
+    moments, steps = robust_moments(train.flat), recorded_transforms(reward_annotated)
     rewards = np.concatenate(list(reward_annotated["rewards"]))
     ends = float(rewards.min()), float(rewards.max())
     rows: list[tuple[Any, ...]] = []
     for split, table in reward_annotated.groupby("split", sort=False):
         rows += [(split, *row) for row in _distribution(table, *ends, *moments) + _by_group(table, threshold, seed)]
+        rows += [(split, *row) for row in _effects(table, steps, seed)]
     rows.append(("train", "suggested_log_z0", suggested, np.nan, np.nan, len(train)))
+    if steps and all(step["name"] != "quantile_per_prompt" for step in steps):
+        lengths = np.concatenate(list(reward_annotated["response_lengths"][reward_annotated["split"] == "train"]))
+        raw = invert_transforms(steps, np.array([threshold]), np.median(lengths, keepdims=True))
+        rows.append(("train", "raw_reward_at_zero_target", float(raw[0]), np.nan, np.nan, len(train)))
     return pd.DataFrame(rows, columns=["split", "metric", "value", "low", "high", "n"])
 
 
@@ -122,13 +132,40 @@ def _distribution(table: pd.DataFrame, low: float, high: float, median: float, s
     near_an_end = np.minimum(rewards - low, high - rewards) <= SATURATED * (high - low)
     values = {"reward_mean": rewards.mean(), "reward_std": rewards.std(), "saturation": near_an_end.mean()}
     values["outliers"] = (np.abs(rewards - median) > OUTLIER * spread).mean() if spread else 0.0
-    if bounds := clip_bounds(table):
-        raw = np.concatenate(list(table["raw_rewards"]))
-        values["clipped"] = ((raw < bounds[0]) | (raw > bounds[1])).mean()
     values |= {
         f"reward_quantile_{q:g}": value for q, value in zip(QUANTILES, np.quantile(rewards, QUANTILES), strict=True)
     }
     return [(name, float(value), np.nan, np.nan, len(rewards)) for name, value in values.items()]
+
+
+def _effects(table: pd.DataFrame, steps: Sequence[Transform], seed: int) -> list[tuple[Any, ...]]:
+    """Return the rewards' moments after each transform, and how much the transforms together changed within groups."""
+    from rao_kedro.statistics import mean_interval
+
+    if not steps:
+        return []
+    sizes = [len(of_group) for of_group in table["raw_rewards"]]
+    rewards, lengths = (np.concatenate(list(table[name])) for name in ("raw_rewards", "response_lengths"))
+    values = {"raw_reward_mean": rewards.mean(), "raw_reward_std": rewards.std()}
+    for step in steps:
+        before, rewards = rewards, transform([step], rewards, lengths, sizes)
+        if step["name"] == "clip":
+            values["clipped"] = (rewards != before).mean()
+        values |= {f"after_{step['name']}_mean": rewards.mean(), f"after_{step['name']}_std": rewards.std()}
+    rows: list[tuple[Any, ...]] = [(name, float(value), np.nan, np.nan, len(rewards)) for name, value in values.items()]
+    pairs = zip(table["raw_rewards"], table["rewards"], strict=True)
+    rows.append(("order_changed", *mean_interval([_order_changed(*pair) for pair in pairs], (0, 1), seed)))
+    correlations = np.array(
+        [_correlation(*of) for of in zip(table["raw_rewards"], table["response_lengths"], strict=True)]
+    )
+    of_groups = correlations[~np.isnan(correlations)]
+    return [*rows, ("raw_length_correlation", *mean_interval(of_groups, (-1, 1), seed))]
+
+
+def _order_changed(raw_rewards: Sequence[float], rewards: Sequence[float]) -> float:
+    """Return the share of a group's pairs of responses that two rewards order differently, ties included."""
+    before, after = (np.sign(np.subtract.outer(np.asarray(of), np.asarray(of))) for of in (raw_rewards, rewards))
+    return float((before != after).sum() / (len(before) * (len(before) - 1)))
 
 
 def _by_group(table: pd.DataFrame, threshold: float, seed: int) -> list[tuple[Any, ...]]:

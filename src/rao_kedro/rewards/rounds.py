@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rao_kedro.data.quarantine import NoGroupsLeftError, QuarantineFile, Quarant
 from rao_kedro.data.table_files import TableWriter, read_rows
 from rao_kedro.data.tokenize import Pairing, choose_pair
 from rao_kedro.rewards.annotation import PER_RESPONSE, QUANTILES
+from rao_kedro.rewards.transforms import apply_transforms
 
 OF_TABLE = ("reward_mean", "reward_std", "reward_quantiles")
 
@@ -108,7 +109,8 @@ class _Round:
         if len(kept) < 2:
             detail = f"{len(kept)} of {len(failed)} responses got a reward, 2 are needed"
             return None, [*records, quarantined_row(row["group_id"], QuarantineReason.TOO_FEW_RESPONSES, detail, row)]
-        rewards = _transformed(self.transforms, raw)
+        lengths = [len(ids) for ids in row["response_ids"]]
+        rewards = apply_transforms(self.transforms, [raw], [lengths])[0].tolist()
         equal = len({*rewards}) == 1
         if equal and self.pairs:
             detail = f"all {len(rewards)} responses have the reward {rewards[0]}"
@@ -118,13 +120,3 @@ class _Round:
             chosen, rejected = choose_pair(rewards, self.pairing, random.Random(f"{self.seed}-{row['group_id']}"))
         row |= {"raw_rewards": raw, "rewards": rewards, "ratings": rewards, "chosen": chosen, "rejected": rejected}
         return row | {"reward_transforms": self.written_transforms}, records
-
-
-def _transformed(transforms: Sequence[Mapping[str, Any]], raw: Sequence[float]) -> list[float]:
-    rewards = np.array(raw)
-    for transform in transforms:
-        if transform["name"] == "clip":
-            rewards = np.clip(rewards, transform["low"], transform["high"])
-        else:
-            rewards = (rewards - transform["mean"]) / transform["std"]
-    return rewards.tolist()

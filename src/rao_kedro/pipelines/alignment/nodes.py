@@ -1,6 +1,9 @@
 """Nodes of alignment."""
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -10,8 +13,11 @@ from rao_kedro.config.training import KLParameters
 from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.errors import ParameterError
 from rao_kedro.files import link_or_copy
+from rao_kedro.rewards.feasibility import target_feasibility
 from rao_kedro.scoring.reference_cache import cached_reference_logprobs
 from rao_kedro.workers import launch
+
+logger = logging.getLogger(__name__)
 
 
 def score_reference(
@@ -25,6 +31,25 @@ def score_reference(
     cache = workers.workspace("reference")
     cached = cached_reference_logprobs(sft_model, reward_annotated, parameters, t0_length, workers, cache)
     return link_or_copy(cached, cache / "reference_logprobs.parquet")
+
+
+def report_feasibility(
+    reward_annotated: Path, reference_logprobs: Path, rao: Mapping[str, Any], responses_per_prompt: int | None
+) -> pd.DataFrame:
+    """Return the share of prompts whose targets cannot be met together, for the beta and log_z0 of RAO's run.
+
+    Logs a warning if there are such prompts in the training split.
+    """
+    report = target_feasibility(reward_annotated, reference_logprobs, rao, responses_per_prompt)
+    train = report[report["split"] == "train"].iloc[0]
+    if train["infeasible"]:
+        logger.warning(
+            "RAO with beta %g and log_z0 %.2f: the targets of %.1f %% of %d training prompts cannot be met as long as "
+            "the prompts stay as likely as under the reference: their probabilities sum to more than 1. log_z0 >= %.2f "
+            "makes all of them feasible",
+            *(train["beta"], train["log_z0"], 100 * train["infeasible"], train["n"], train["feasible_log_z0"]),
+        )
+    return report
 
 
 def align(

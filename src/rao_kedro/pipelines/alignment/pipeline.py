@@ -6,7 +6,7 @@ from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.run_names import method_of, round_namespace
 from rao_kedro.objectives import Requirements, get_requirements
-from rao_kedro.pipelines.alignment.nodes import align, score_reference
+from rao_kedro.pipelines.alignment.nodes import align, report_feasibility, score_reference
 from rao_kedro.pipelines.alignment.round_nodes import (
     align_with_ppo,
     annotate_samples,
@@ -33,7 +33,18 @@ def create_pipeline(objectives: Mapping[str, str], rounds: Mapping[str, Rounds] 
         _in_rounds(name, objective, rounds[name]) if name in rounds else _run(name, objective)
         for name, objective in objectives.items()
     ]
-    return sum(runs, start=Pipeline([reference], tags="alignment"))
+    feasibility = Node(
+        report_feasibility,
+        inputs=[
+            "reward_annotated@path",
+            "reference_logprobs@path",
+            "params:alignment.rao.parameters",
+            "params:alignment.rao.responses_per_prompt",
+        ],
+        outputs="target_feasibility",
+        name="report_feasibility",
+    )
+    return sum(runs, start=Pipeline([reference, feasibility], tags="alignment"))
 
 
 def _score_reference(model: str, groups: str, table: str) -> Node:

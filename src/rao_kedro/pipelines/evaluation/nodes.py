@@ -185,6 +185,7 @@ def write_report(
     dynamics: go.Figure,
     calibration: go.Figure,
     reward_report: pd.DataFrame,
+    feasibility: pd.DataFrame,
     data_report: pd.DataFrame,
     over_rounds: go.Figure | None = None,
     **generations: pd.DataFrame,
@@ -195,6 +196,6 @@ def write_report(
         board,
         {"Scores": scores, **rounds, "Training": dynamics, "Rewards": calibration},
         generations,
-        {"Reward model": reward_report, "Data": data_report},
+        {"Reward model": reward_report, "Targets of RAO": feasibility, "Data": data_report},
         examples,
     )

@@ -235,6 +235,7 @@ def _comparison(runs: Mapping[str, str], policies: Sequence[str], last_rounds: M
                     "dynamics": "training_dynamics",
                     "calibration": "reward_calibration",
                     "reward_report": "reward_report",
+                    "feasibility": "target_feasibility",
                     "data_report": "data_report",
                     **({"over_rounds": "scores_by_round"} if in_rounds else {}),
                     **{policy: f"scored_generations_{policy}" for policy in policies},

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from rao_kedro.config.reward_modeling import Normalisation
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AnnotationSpec, RewardTrainingSpec
 from rao_kedro.config.training import TrainingParameters
@@ -21,7 +22,7 @@ from rao_kedro.models.checks import check_settings, check_tokens
 from rao_kedro.models.hub import local_checkpoint
 from rao_kedro.objectives import make_objective
 from rao_kedro.reporting.reward_figures import reward_calibration
-from rao_kedro.rewards.annotation import Normalisation, join_rewards, read_rewards
+from rao_kedro.rewards.annotation import join_rewards, read_rewards
 from rao_kedro.rewards.outliers import outlier_remark
 from rao_kedro.rewards.reliability import (
     GRID_BETAS,
@@ -88,6 +89,7 @@ def annotate_responses(
     mixed_precision: str,
     normalisation: Normalisation,
     clip: float | None,
+    length_penalty: float,
     pairing: Pairing,
     seed: int,
     workers: WorkerParameters,
@@ -106,7 +108,9 @@ def annotate_responses(
         output_path=workspace / "rewards.parquet",
     )
     launch(spec, workers)
-    return join_rewards(tokenized_groups, spec.output_path, workspace, normalisation, pairing, seed, clip)
+    return join_rewards(
+        tokenized_groups, spec.output_path, workspace, normalisation, pairing, seed, clip, length_penalty
+    )
 
 
 def report_rewards(

@@ -46,6 +46,7 @@ def create_pipeline() -> Pipeline:
                     "mixed_precision": "params:reward_modeling.training.mixed_precision",
                     "normalisation": "params:reward_modeling.normalisation",
                     "clip": "params:reward_modeling.clip",
+                    "length_penalty": "params:reward_modeling.length_penalty",
                     "pairing": "params:data.pairing",
                     "seed": "params:data.seed",
                     "workers": "params:workers",

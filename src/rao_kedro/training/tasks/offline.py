@@ -92,7 +92,7 @@ class OfflineAlignment(Task):
 
     def remark_on_rewards(self) -> list[str]:
         """Return sentences on training rewards that an objective should not learn from as they are."""
-        if not self.requirements.rewards:
+        if not self.requirements.rewards or self.objective.temperature is None:  # RAFT reads only the rewards' order
             return []
         names, rewards = zip(*((group.group_id, group.rewards or []) for group in self.train_groups), strict=True)
         on_targets = self.objective.remark_on_targets([of_group[0] for of_group in rewards])
