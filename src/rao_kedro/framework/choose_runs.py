@@ -5,7 +5,7 @@ their pipelines. Knows nothing of data.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
 from typing import Any, Self, TypeVar
 
@@ -71,6 +71,7 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
         or {run: of for method in methods for run, of in known.alignment.items() if method_of(run) == method},
         likelihood_study=_named_of_study(LIKELIHOOD_STUDY, known.likelihood_study, named)
         or {run: known.likelihood_study[run] for run in studied},
+        estimating=known.estimating,
         reward_model_study=_named_of_study(REWARD_MODEL_STUDY, known.reward_model_study, named)
         or known.reward_model_study,
         benchmarks=parameters["evaluation"].benchmarks.chosen,
@@ -86,12 +87,19 @@ def all_runs(parameters: Mapping[str, Any]) -> Runs:
     return Runs(
         alignment={run: block.objective for run, block in parameters["alignment"].items()},
         likelihood_study={run: block.objective for run, block in parameters[LIKELIHOOD_STUDY].runs.items()},
+        estimating=tuple(_estimating(parameters)),
         reward_model_study=parameters[REWARD_MODEL_STUDY].runs(),
         benchmarks=True,
         base_model=parameters["evaluation"].base_model,
         conversations=_learns_conversations(parameters),
         finetunes=_finetunes(parameters),
     )
+
+
+def _estimating(parameters: Mapping[str, Any]) -> Iterator[str]:
+    studied = parameters[LIKELIHOOD_STUDY].runs.items()
+    runs = parameters["alignment"] | {study_namespace(LIKELIHOOD_STUDY, run): block for run, block in studied}
+    return (namespace for namespace, block in runs.items() if block.parameters.get("log_z0") == "estimated")
 
 
 def _finetunes(parameters: Mapping[str, Any]) -> bool:

@@ -40,6 +40,7 @@ class StudyConfigLoader(OmegaConfigLoader):
 
     - `${globals:name}` gives a copy, so that what `--params` changes for one method stays as it is for the others.
     - `${merge:block,block}` is the first block with the values of the later ones in it.
+    - `${inverse:number}` is 1 over the number.
     - `${shipped:path}` is a file that comes with this project: that of the configuration in use or of the project, or
       where these have none, that of the installed package.
     """
@@ -54,6 +55,7 @@ class StudyConfigLoader(OmegaConfigLoader):
         self.interpolated: set[str] = set()
         OmegaConf.register_new_resolver("shipped", self._shipped, replace=True)
         OmegaConf.register_new_resolver("merge", OmegaConf.merge, replace=True)
+        OmegaConf.register_new_resolver("inverse", lambda number: 1 / number, replace=True)
         super().__init__(conf_source, env, **how)
         if env:
             self._refuse_unknown(env, named_by="")

@@ -24,6 +24,8 @@ _HAS = {
     "align": _TRAINS,
     "annotate_responses": ("rows", "tokens", "memory", "time"),
     "score_reference": ("rows", "tokens", "memory", "time"),
+    "sample_reference": ("rows", "tokens", "time"),
+    "reward_reference": ("rows", "memory", "time"),
     "generate_responses": ("rows", "tokens", "time"),
     "generate_with_benchmarks": ("rows", "tokens", "time"),
     "score_responses": ("time",),

@@ -19,6 +19,7 @@ PANELS = [
     ("Log-ratio (nats)", [("log_ratio_chosen", "chosen", "solid"), ("log_ratio_rejected", "rejected", "dot")]),
     ("Implicit reward", [("rewards_chosen", "chosen", "solid"), ("rewards_rejected", "rejected", "dot")]),
     ("Accuracy", [("accuracy", "", "solid")]),
+    ("Prompt log-ratio D = log Z - log_z0 (nats)", [("prompt_log_ratio", "", "solid")]),
     ("Gradient norm", [("grad_norm", "", "solid")]),
 ]
 

@@ -43,7 +43,8 @@ def calibration_report(
     - `outliers`: share of rewards implausibly far from the training rewards (`rewards.outliers`). `clipped`: share that
       `reward_modeling.clip` changed.
     - `chosen_target_is_up`: P(r_w > beta log_z0), the share of chosen responses whose likelihood RAO raises at step 0,
-      where every D_i is 0. `suggested_log_z0`: what `log_z0: auto` solves to, in nats.
+      where every D_i is 0; NaN for `log_z0: estimated`, which is not known yet (`log_z0_report` has it).
+    - `suggested_log_z0`: what `log_z0: auto` solves to, in nats.
 
     Args:
         reward_annotated: Table of `rewards.annotation.read_rewards`.
@@ -57,7 +58,8 @@ def calibration_report(
     train = training_rewards(reward_annotated, responses)
     objective = make_objective("rao", **rao)
     suggested = replace(objective, log_z0="auto").solve_log_z0(train)
-    threshold = objective.beta * objective.calibrate(train).log_z0
+    log_z0 = objective.calibrate(train).log_z0
+    threshold = np.nan if isinstance(log_z0, str) else objective.beta * log_z0
     moments = robust_moments(train.flat)
     rewards = np.concatenate(list(reward_annotated["rewards"]))
     ends = float(rewards.min()), float(rewards.max())
@@ -163,7 +165,7 @@ def _of_group(
         _correlation(rewards, lengths),
         _correlation(ratings, lengths),
         float(np.mean(truncated)),
-        float(rewards[chosen] > threshold),
+        np.nan if np.isnan(threshold) else float(rewards[chosen] > threshold),
     )
 
 

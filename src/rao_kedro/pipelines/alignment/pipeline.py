@@ -1,21 +1,28 @@
 """Alignment as a pipeline: one reference pass, then one namespace per run of a method."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.run_names import method_of
-from rao_kedro.objectives import get_requirements
-from rao_kedro.pipelines.alignment.nodes import align, score_reference
+from rao_kedro.objectives import Requirements, get_requirements
+from rao_kedro.pipelines.alignment.nodes import (
+    align,
+    report_log_z0,
+    reward_reference,
+    sample_reference,
+    score_reference,
+)
 from rao_kedro.pipelines.runs import bind
 from rao_kedro.reporting.figures import training_dynamics_of_one
 
 
-def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:
+def create_pipeline(objectives: Mapping[str, str], estimating: Collection[str] = ()) -> Pipeline:
     """Return the pipeline from `reward_annotated` to `{run}.policy`.
 
     Args:
         objectives: The objective of each run.
+        estimating: Names of the runs that estimate log_z0 from rewards of the reference's responses.
     """
     reference = Node(
         score_reference,
@@ -29,17 +36,72 @@ def create_pipeline(objectives: Mapping[str, str]) -> Pipeline:
         outputs="reference_logprobs@path",
         name="score_reference",
     )
-    return sum(map(_run, objectives, objectives.values()), start=Pipeline([reference], tags="alignment"))
+    needed = {name: run_requirements(objective, name in estimating) for name, objective in objectives.items()}
+    shared = Pipeline([reference], tags="alignment")
+    if any(requirements.reference_rewards for requirements in needed.values()):
+        report = Node(
+            report_log_z0,
+            inputs=[
+                "reference_rewards@path",
+                "reward_annotated@path",
+                "params:alignment.rao.parameters",
+                "params:alignment.rao.responses_per_prompt",
+            ],
+            outputs="log_z0_report",
+            name="report_log_z0",
+        )
+        shared += reference_rewards() + Pipeline([report], tags="alignment")
+    return sum(map(_run, needed, needed.values()), start=shared)
 
 
-def _run(name: str, objective: str) -> Pipeline:
+def run_requirements(objective: str, estimates_log_z0: bool) -> Requirements:
+    """Return what a run of an objective needs."""
+    return get_requirements(objective, {"log_z0": "estimated"} if estimates_log_z0 else None)
+
+
+def reference_rewards() -> Pipeline:
+    """Return the pipeline from `reward_annotated` to `reference_rewards`, which all methods share."""
+    return Pipeline(
+        [
+            Node(
+                sample_reference,
+                inputs={
+                    "sft_model": "sft_model",
+                    "reward_annotated": "reward_annotated@path",
+                    "generation": "params:reference_rewards.generation",
+                    "workers": "params:workers",
+                },
+                outputs="reference_generations@path",
+                name="sample_reference",
+            ),
+            Node(
+                reward_reference,
+                inputs={
+                    "sft_model": "sft_model",
+                    "reward_model": "reward_model",
+                    "reward_annotated": "reward_annotated@path",
+                    "reference_generations": "reference_generations@path",
+                    "reward": "params:reward_modeling.reward",
+                    "mixed_precision": "params:reward_modeling.training.mixed_precision",
+                    "workers": "params:workers",
+                },
+                outputs=["reference_rewards@path", "unscored_reference_responses"],
+                name="reward_reference",
+            ),
+        ],
+        tags="alignment",
+    )
+
+
+def _run(name: str, requirements: Requirements) -> Pipeline:
     shared = ["sft_model", "reward_annotated@path"]
     needed = {}  # last: Kedro matches what a node reads with the names of its function by their order
-    requirements = get_requirements(objective)
     if requirements.reference:
         needed["reference_logprobs"] = "reference_logprobs@path"
     if requirements.reads == "rollouts":
         needed["reward_model"] = "reward_model"
+    if requirements.reference_rewards:
+        needed["reference_rewards"] = "reference_rewards@path"
     return Pipeline(
         [
             Node(
