@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rao_kedro.objectives import get_requirements, make_objective, objective_names
 
 COLUMNS = ("policy", "reference", "rewards", "lengths")
+OF_GROUP = ("policy_prompt", "reference_prompt", "values", "reference_rewards")
 
 
 def log1pexp(x):
@@ -99,6 +100,14 @@ def dgro(g):
     return sum(-0.8 * (r - mean) * (p - q) + 0.3 / 2 * (p - q) ** 2 for p, q, r, _ in g["rows"]) / len(g["rows"])
 
 
+def qrpo(g):
+    log_z = math.log(0.3 * (math.exp(1 / 0.3) - 1))
+    sampled = [r for r in g["reference_rewards"].tolist() if r == r]
+    quantiles = [sum(s <= float(r) for s in sampled) / len(sampled) for *_, r, _ in g["rows"]]
+    terms = zip(g["rows"], quantiles, strict=True)
+    return sum((u - 0.3 * log_z - 0.3 * (p - q)) ** 2 for (p, q, *_), u in terms) / len(g["rows"])
+
+
 ORACLES = {
     "rao": (rao, {"beta": 0.3, "log_z0": 4.0}),
     "dpo": (dpo, {"beta": 0.3}),
@@ -115,6 +124,8 @@ ORACLES = {
     "kimi_k15": (kimi_k15, {"tau": 0.3}),
     "rpo_partition": (rpo_partition, {"tau": 0.3}),
     "dgro": (dgro, {"policy_weight": 0.8, "regularization_weight": 0.3}),
+    "qrpo": (qrpo, {"beta": 0.3}),
+    "rebel": (rpo_distill, {"eta": 1 / 0.3}),
 }
 
 
@@ -123,7 +134,7 @@ def oracle_loss(function, batch):
     losses = []
     for i in range(len(batch.policy)):
         columns = [j for j in range(batch.policy.shape[1]) if batch.mask[i, j]]
-        group = {name: getattr(batch, name)[i] for name in ("policy_prompt", "reference_prompt", "values")}
+        group = {name: getattr(batch, name)[i] for name in OF_GROUP}
         rows = [tuple(getattr(batch, name)[i, j] for name in COLUMNS) for j in columns]
         losses.append(function(group | {"rows": rows, "mismatched": mismatched}))
     return sum(losses) / len(losses)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from groups import alignment_spec, log_of, parameters, reference, write_groups
+from groups import alignment_spec, log_of, parameters, reference, reference_rewards, write_groups
 from launching import IN_PROCESS
 
 from rao_kedro.errors import ParameterError, TrainingError
@@ -27,6 +27,8 @@ AT_STEP_0 = {
     "kimi_k15": ({"tau": 1.0}, 2 / 3),
     "rpo_partition": ({"tau": 5.0}, None),
     "dgro": ({"regularization_weight": 1.0}, 0.0),
+    "qrpo": ({"beta": 1.0}, (0.208675**2 + 0.041325**2 + 0.291325**2) / 3),  # q = 3/4, 1/4, 1/2; log Z = 0.541325
+    "rebel": ({"eta": 1.0}, 2.0),
     "simpo": ({}, None),
     "slic_hf": ({}, None),
     "orpo": ({}, None),
@@ -36,7 +38,9 @@ AT_STEP_0 = {
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory, tiny_checkpoint):
     directory = tmp_path_factory.mktemp("objectives")
-    reference(directory, tiny_checkpoint, write_groups(directory / "groups.parquet", 12))
+    groups = write_groups(directory / "groups.parquet", 12)
+    reference(directory, tiny_checkpoint, groups)
+    reference_rewards(directory / "reference_rewards.parquet", tiny_checkpoint, groups)
     return directory
 
 
@@ -58,7 +62,7 @@ def test_an_objective_starts_at_its_known_loss_and_learns(name, workspace, tiny_
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert steps[-1]["margin"] > steps[0]["margin"]
     wanted = {"chosen_likelihood_fell", "rejected_likelihood_fell", "reward_correlation", "logps_chosen", "accuracy"}
-    if get_requirements(name).reads == "groups" and name != "rpo_distill":
+    if get_requirements(name).reads == "groups" and name not in ("rpo_distill", "rebel"):
         wanted |= {"target_rmse", "target_correlation", "chosen_target_is_up", "log_target_mass", "infeasible"}
     assert wanted <= set(steps[0]) and {f"eval_{metric}" for metric in wanted} <= set(evaluations[0])
     assert abs(evaluations[-1]["eval_kl_to_reference"]) > 1e-4

@@ -100,7 +100,7 @@ def join_reference_rewards(
     with TableWriter(paths[0], REFERENCE_REWARDS) as table, QuarantineFile(paths[1]) as unscored:
         for group, of_prompt, scored in zip_longest(groups, samples, read_rows(scores, REWARDS.names)):
             _require_same(group, of_prompt, scored)
-            key = key or _key(reference_dir, group)
+            key = key or reference_rewards_key(reference_dir, group)
             kept = [i for i, why in enumerate(scored["failures"]) if not why]
             for sample, why in zip(of_prompt, scored["failures"], strict=True):
                 if why:
@@ -172,8 +172,13 @@ def prompt_digest(prompt_ids: TokenIds) -> str:
     return digest(np.asarray(prompt_ids, dtype=np.int32).tobytes()).hex()
 
 
-def _key(reference_dir: Path, annotated: Mapping[str, Any]) -> str:
-    """Return a hash of what rewards of a reference's responses depend on, besides the prompts and the sampling."""
+def reference_rewards_key(reference_dir: Path, annotated: Mapping[str, Any]) -> str:
+    """Return a hash of what rewards of a reference's responses depend on, besides the prompts and the sampling.
+
+    Args:
+        reference_dir: The reference model.
+        annotated: `reward_model` and `reward_transforms` of an `AnnotatedGroupTable`.
+    """
     return combined_hash(content_hash(reference_dir), annotated["reward_model"], annotated["reward_transforms"])
 
 
@@ -223,7 +228,7 @@ def read_reference_rewards(path: Path, groups_path: Path, reference_dir: Path) -
     """
     annotated = next(read_rows(groups_path, ["reward_model", "reward_transforms"]))
     found = next(read_rows(path, ["key"]))
-    if found["key"] != _key(reference_dir, annotated):
+    if found["key"] != reference_rewards_key(reference_dir, annotated):
         raise TrainingError(
             f"the rewards in {path} belong to another reference model, another reward or other transforms than "
             f"{groups_path}: run the pipeline `alignment` from its node `sample_reference` again"
