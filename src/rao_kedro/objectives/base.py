@@ -33,8 +33,8 @@ class LogProbBatch:
         mismatched_policy: `[M]` log pi(y_j | x_i) of M pairs of a prompt and another prompt's response (KTO).
         mismatched_reference: `[M]` log pi_ref(y_j | x_i) of the same pairs.
         values: `[G]` V(x_i) of a value network, in reward units (DRO).
-        reference_rewards: `[G, N]` rewards of N responses that the reference wrote to each prompt; NaN where it wrote fewer
-            (QRPO).
+        reference_rewards: `[G, N]` rewards of N responses that the reference wrote to each prompt; NaN where there are
+            fewer (QRPO).
         progress: Completed share of the training steps, in [0, 1] (schedule of DPO-Shift).
     """
 

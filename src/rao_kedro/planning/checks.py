@@ -91,10 +91,10 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
         case "judge_methods":
             yield from _of_judges(run, step)
         case "sample_reference":
-            yield from _of_sampling(run, step.named["generation"], given["generation"])
-            yield from lengths.training_prompt_problems(run, step)
+            yield from _engine_problems(named["generation"], given["generation"])
+            yield from lengths.training_generation_problems(run, step)
         case "reward_reference":
-            yield from judges.needed_ratings(step.named["reward"], given["reward"])
+            yield from judges.needed_ratings(named["reward"], given["reward"])
         case "measure_reward":
             for name, source in given["parameters"].sources.items():
                 if source.path is not None:
@@ -118,14 +118,9 @@ def _of_collection(run: Run, step: Step) -> Iterator[str]:
     if sampled.model is not None:
         yield from models.import_problems(sampled.model, f"{step.named['sampled']}.model")
     parameter, how = f"{step.named['sampled']}.generation", sampled.generation
+    yield from _engine_problems(parameter, how)
     if how.sampling.n < 2:
         yield f"parameter {parameter}.sampling.n is {how.sampling.n}: a preference needs two responses at least"
-    yield from _of_sampling(run, parameter, how)
-
-
-def _of_sampling(run: Run, parameter: str, how: GenerationParameters) -> Iterator[str]:
-    """Yield why a model cannot sample training data."""
-    yield from _engine_problems(parameter, how)
     if how.sampling.max_tokens >= how.max_model_len:
         yield (
             f"parameter {parameter}.max_model_len ({how.max_model_len}) leaves no room for a prompt beside "

@@ -246,11 +246,13 @@ def generation_problems(run: Run, step: Step) -> Iterator[str]:
     yield from position_problems(run, f"{parameter}.max_model_len", longest, how.backend)
 
 
-def training_prompt_problems(run: Run, step: Step) -> Iterator[str]:
+def training_generation_problems(run: Run, step: Step) -> Iterator[str]:
     """Yield why an engine has no room for the prompts of the groups, as tokenised or as long as allowed."""
+    parameter, how = step.named["generation"], step.given["generation"]
     path = table_of(run, step)
-    longest = None if path is None else max(group.prompt for group in read_groups(path))
-    yield from room_problems(run, step.named["generation"], step.given["generation"], longest)
+    longest = None if path is None else max(group.prompt for group in read_groups(path) if group.split != "test")
+    yield from room_problems(run, parameter, how, longest)
+    yield from position_problems(run, f"{parameter}.max_model_len", how.max_model_len, how.backend)
 
 
 def room_problems(run: Run, parameter: str, how: GenerationParameters, prompt: int | None) -> Iterator[str]:

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby, pairwise, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,9 @@ from rao_kedro.data.quarantine import QuarantineFile, QuarantineReason, quaranti
 from rao_kedro.data.table_files import TableWriter, read_batches, read_rows
 from rao_kedro.errors import DataError, TrainingError
 from rao_kedro.identity import combined_hash, content_hash
-from rao_kedro.models.packing import TokenIds, TokenizedGroup
+
+if TYPE_CHECKING:
+    from rao_kedro.models.packing import TokenIds, TokenizedGroup
 
 TRAINED = ("split", ("train", "validation"))  # the groups that training reads
 PROMPTS = pa.schema({"prompt_id": pa.string(), "messages": MESSAGES, "requirements": pa.string()})
@@ -167,7 +169,7 @@ def apply_transforms(
     return found
 
 
-def prompt_digest(prompt_ids: TokenIds) -> str:
+def prompt_digest(prompt_ids: "TokenIds") -> str:
     """Return the digest of a prompt's token ids, as text."""
     return digest(np.asarray(prompt_ids, dtype=np.int32).tobytes()).hex()
 
@@ -200,7 +202,7 @@ class ReferenceRewards:
         self._rewards, self._ends = rewards, ends
         self.empty = sum(start == end for start, end in pairwise(ends))
 
-    def of(self, group: TokenizedGroup) -> list[float]:
+    def of(self, group: "TokenizedGroup") -> list[float]:
         """Return the rewards of a group's prompt; there may be none.
 
         Raises:
