@@ -198,7 +198,7 @@ def test_the_comparison_takes_the_methods_of_the_parameter_each_with_all_of_its_
 
 
 def test_rewards_of_the_reference_are_made_once_for_every_method_that_reads_them(chain):
-    """The study has made them for qrpo; RAO estimates log_z0 from the same table, and its report says from what."""
+    """RAO estimates log_z0 from the table that was made for qrpo, and the report says the value that it trained with."""
     estimated = {"alignment": {"rao": {"parameters": {"log_z0": "estimated"}}}}
     run(chain.project, "alignment", namespaces=["qrpo"])
     table = chain.data / "05_model_input/reference_rewards.parquet"
@@ -212,4 +212,5 @@ def test_rewards_of_the_reference_are_made_once_for_every_method_that_reads_them
     report = chain.read("08_reporting/log_z0_report.csv").set_index("log_z0")
     log = chain.read("07_model_output/rao_training_log.csv")
     assert log["log_z"].dropna().iloc[0] == pytest.approx(report.loc["estimated", "value"], abs=1e-4)
-    assert report.loc["estimated", "n_prompts"] == 56 and report.loc["paper", "value"] == 50
+    n_train = (annotated["split"] == "train").sum()
+    assert report.loc["estimated", "n_prompts"] == n_train and report.loc["paper", "value"] == 50

@@ -319,6 +319,8 @@ def test_qrpo_leaves_out_groups_without_reference_rewards_and_says_so(trained, c
     assert (len(task.train_groups), len(task.eval_groups)) == (7, 3)
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [text.split(":")[0] for text in said] == ["1 of 8 groups are left out", "1 of 4 groups are left out"]
+    task.train_groups[0].rewards[0] = 1e9  # its quantile is 1
+    assert task.remark_on_rewards() == []
     spec = trained("qrpo")
     launch(spec, IN_PROCESS)
     steps, evaluations = log_of(spec.workspace)

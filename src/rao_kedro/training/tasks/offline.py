@@ -102,7 +102,9 @@ class OfflineAlignment(Task):
             return []
         names, rewards = zip(*((group.group_id, group.rewards or []) for group in self.train_groups), strict=True)
         on_targets = self.objective.remark_on_targets([of_group[0] for of_group in rewards])
-        return [remark for remark in (on_targets, outlier_remark(names, rewards, self.uncalibrated)) if remark]
+        by_order = self.reference_rewards is not None  # quantiles have no outliers
+        on_outliers = None if by_order else outlier_remark(names, rewards, self.uncalibrated)
+        return [remark for remark in (on_targets, on_outliers) if remark]
 
     def load(self) -> nn.Module:
         """Return the policy, wrapped for packed log-probs. Dropout is off: the reference had none."""
