@@ -86,3 +86,11 @@ def test_samples_of_the_reference_estimate_the_mean_log_z_of_the_prompts_with_th
     assert fmean(values) - exact < -3 * error if n == 4 else abs(fmean(values) - exact) < 0.02
     corrected = fmean(values) - fmean(biases)
     assert abs(corrected - exact) < 0.25 * abs(fmean(values) - exact) + 3 * error
+
+
+def test_what_is_rarer_than_one_sample_in_n_is_not_seen():
+    """Normal rewards have log Z = 1 / (2 beta^2): 8 samples see most of it with beta 1, and a quarter with beta 0.1."""
+    drawn = torch.randn(20_000, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
+    mild, sharp = (estimate_log_z0(drawn, beta) for beta in (1.0, 0.1))
+    assert mild.value == pytest.approx(0.41, abs=0.01) and mild.value - mild.bias == pytest.approx(0.49, abs=0.01)
+    assert sharp.value == pytest.approx(12.3, abs=0.2) and sharp.bias == pytest.approx(-4.1, abs=0.2)

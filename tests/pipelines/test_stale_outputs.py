@@ -339,7 +339,9 @@ def test_rewards_of_the_reference_are_stale_with_what_they_are_made_from(project
     more = qrpo | nested("reference_rewards.generation.sampling.n", 3)
     assert set(stale(more, pipeline_name="alignment")) == made | trained
     assert (
-        set(stale(qrpo | nested("reference_rewards.generation.engine.max_num_seqs", 3), pipeline_name="alignment"))
+        set(
+            stale(qrpo | nested("reference_rewards.generation.engine.data_parallel_size", 3), pipeline_name="alignment")
+        )
         == set()
     )
     other = qrpo | nested("alignment.rao.parameters.log_z0", 3.0)
