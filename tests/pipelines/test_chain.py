@@ -198,7 +198,7 @@ def test_the_comparison_takes_the_methods_of_the_parameter_each_with_all_of_its_
 
 
 def test_rewards_of_the_reference_are_made_once_for_every_method_that_reads_them(chain):
-    """RAO estimates log_z0 from the table that was made for qrpo, and the report says the value that it trained with."""
+    """RAO estimates log_z0 from the table that was made for qrpo, and the report has the value that it trained with."""
     estimated = {"alignment": {"rao": {"parameters": {"log_z0": "estimated"}}}}
     run(chain.project, "alignment", namespaces=["qrpo"])
     table = chain.data / "05_model_input/reference_rewards.parquet"

@@ -68,8 +68,8 @@ def estimate_log_z0(reference_rewards: Iterable[Sequence[float]], beta: float) -
     The normaliser of the prefix t_0 itself would be `log mean_i Z(x_i)` for prompts that the reference had sampled
     after t_0. Prompts of data are no such samples, and the largest of the Z(x_i) alone would decide that mean.
 
-    n samples never estimate more than the largest `r / beta`. Where rewards spread over many multiples of beta, log Z is
-    far above that, and the jackknife finds a part of the bias only: normal rewards with standard deviation 1 have
+    n samples never estimate more than the largest `r / beta`. Where rewards spread over many multiples of beta, log Z
+    is far above that, and the jackknife finds a part of the bias only: normal rewards with standard deviation 1 have
     `log Z = 1 / (2 beta^2)`.
 
     Args:
