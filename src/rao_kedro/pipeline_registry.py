@@ -16,7 +16,7 @@ from rao_kedro.pipelines.studies import likelihood, reward_models
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return the pipelines with all methods; `__default__` is the study with two, since seventeen are hard to look at.
+    """Return the pipelines with all methods; `__default__` is the study with two, since all are hard to look at.
 
     Once parameters are loaded, those of the runs that they choose take their place; see `rao_kedro.framework.context`.
     """
@@ -36,7 +36,7 @@ def build_pipelines(runs: Runs) -> dict[str, Pipeline]:
         if runs.finetunes
         else Pipeline([]),
         "reward_modeling": reward_modeling.create_pipeline(),
-        "alignment": alignment.create_pipeline(runs.alignment, runs.rounds),
+        "alignment": alignment.create_pipeline(runs.alignment, runs.estimating, runs.rounds),
         "evaluation": evaluation.create_pipeline(runs.measured(), runs.benchmarks, runs.base_model, runs.last_rounds()),
     }
     study = sum(chain.values(), start=Pipeline([]))
@@ -44,7 +44,7 @@ def build_pipelines(runs: Runs) -> dict[str, Pipeline]:
         "__default__": study,
         **chain,
         "publish": publish.create_pipeline(runs.alignment, runs.benchmarks),
-        "likelihood_study": likelihood.create_pipeline(runs.likelihood_study),
+        "likelihood_study": likelihood.create_pipeline(runs.likelihood_study, runs.estimating),
         "reward_model_study": reward_models.create_pipeline(runs.reward_model_study),
         "reward_benchmarks": reward_benchmarks.create_pipeline(),
         "study": study,

@@ -17,7 +17,8 @@ from rao_kedro.pipelines.runs import METHODS
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper"]
-WITH_BETA = {m for m in METHODS if m not in ("simpo", "slic_hf", "orpo")}  # which have a strength of another kind
+# The others have a strength of another kind.
+WITH_BETA = {m for m in METHODS if m not in ("simpo", "slic_hf", "orpo", "rebel")}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,6 +49,7 @@ def test_a_global_given_by_params_counts_in_every_place_that_takes_it(env):
     }
     assert {name for name, values in strengths.items() if 3 in values} >= WITH_BETA - {"ipo", "dro"}
     assert found["alignment"]["dro"].parameters["tau"] == (1.0 if env == "paper" else 3)  # set for one method
+    assert found["alignment"]["rebel"].parameters == {"eta": 1 / 3}
     assert found["reward_model_study"].dpo.parameters["beta"] == 3
     assert {found["alignment"][name].training.learning_rate for name in ("rao", "dpo", "kto")} == {7e-6}
     assert found["alignment"]["rao"].training.epochs == before["alignment"]["rao"].training.epochs

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 import torch
-from groups import alignment_spec, log_of, parameters, write_groups
+from groups import alignment_spec, log_of, parameters, reference_rewards, write_groups
 from launching import IN_PROCESS
 from padded import padded_logps
 from rounds import ppo_round_spec, sample_round
@@ -37,6 +37,8 @@ OBJECTIVES = {
     "dgro": {"regularization_weight": 1.0},
     "rloo": {"beta": 0.1},
     "raft": {},
+    "qrpo": {"beta": 1.0},
+    "rebel": {"eta": 1.0},
     "simpo": {},
     "slic_hf": {},
     "orpo": {},
@@ -98,6 +100,7 @@ def test_supervised_finetuning(mixed_precision, tmp_path, wide_checkpoint, group
 )
 def test_an_objective(name, mixed_precision, tmp_path, wide_checkpoint, groups_path):
     score_reference(tmp_path, wide_checkpoint, groups_path, mixed_precision)
+    reference_rewards(tmp_path / "reference_rewards.parquet", wide_checkpoint, groups_path)
     training = bf16(mixed_precision=mixed_precision)
     finite_steps(alignment_spec(tmp_path, wide_checkpoint, groups_path, name, training, **OBJECTIVES[name]))
 

@@ -23,7 +23,7 @@ def pair(batch, group, chosen, rejected):
     columns = {}
     for name in ("policy", "reference", "sampling", "lengths", "mask", "rewards", "ratings"):
         columns[name] = getattr(batch, name)[group, [chosen, rejected]][None]
-    for name in ("policy_prompt", "reference_prompt", "values"):
+    for name in ("policy_prompt", "reference_prompt", "values", "reference_rewards"):
         columns[name] = getattr(batch, name)[[group]]
     return replace(batch, **columns)
 
@@ -86,6 +86,8 @@ OWN = {
     "dgro": ({"policy_weight": 2.0, "regularization_weight": 0.6}, 0.3),
     "rloo": ({"beta": 0.3}, 0.3),
     "raft": ({}, None),
+    "qrpo": ({"beta": 0.3}, 0.3),
+    "rebel": ({"eta": 4.0}, 0.25),
     "ppo": ({"beta": 0.3}, 0.3),
 }
 
@@ -102,3 +104,4 @@ def test_without_a_strength_per_nat_there_is_none():
     assert make_objective("ppo", beta=0.0).temperature is None
     assert make_objective("rloo", beta=0.0).temperature is None
     assert make_objective("ipo", logp_reduction="mean").temperature is None
+    assert make_objective("qrpo", logp_reduction="mean").temperature is None

@@ -1,5 +1,7 @@
 """Each objective against arithmetic by hand, on one group with h = (1, -2), log-probs (-10, -22), 5 and 7 tokens."""
 
+import math
+
 import pytest
 import torch
 from batches import one_group
@@ -175,3 +177,38 @@ def test_targets_whose_mass_exceeds_one_are_reported_as_infeasible():
     metrics = make_objective("rao", beta=1.0, log_z0=0.0, prompt_term="none")(batch).metrics
     assert metrics["infeasible"].item() == 1.0
     assert metrics["log_target_mass"].item() == pytest.approx(1.693147, abs=1e-5)
+
+
+def test_qrpo():
+    """beta 0.5: Z = 0.5 (e^2 - 1) = 3.194528, log Z = 1.161440. Of (-1, 0, 0.3, 1), 3/4 are <= 0.3 and 1/4 is <= -0.1.
+
+    d = (0.75 - 0.580720 - 0.5, 0.25 - 0.580720 + 1) = (-0.330720, 0.669280), L = (0.109376 + 0.447936) / 2 = 0.278656.
+    With mean log-ratios (0.2, -2/7): d = (0.069280, -0.187863), L = (0.004800 + 0.035292) / 2 = 0.020046.
+    """
+    batch = one_group(reference_rewards=torch.tensor([[-1.0, 0.0, 0.3, 1.0]]))
+    assert loss("qrpo", batch, beta=0.5) == pytest.approx(0.278656, abs=1e-5)
+    assert loss("qrpo", batch, beta=0.5, logp_reduction="mean") == pytest.approx(0.020046, abs=1e-5)
+    padded = one_group(reference_rewards=torch.tensor([[-1.0, 0.0, 0.3, 1.0, float("nan")]]))
+    assert loss("qrpo", padded, beta=0.5) == loss("qrpo", batch, beta=0.5)
+
+
+def test_what_qrpo_reports_of_targets_are_those_of_whole_responses():
+    """beta 0.5: targets (1.5 - 1.161440, 0.5 - 1.161440) per nat; with mean log-probs times 5 and 7 tokens."""
+    batch = one_group(reference_rewards=torch.tensor([[-1.0, 0.0, 0.3, 1.0]]))
+    for reduction, mean in (("sum", (0.338560 - 0.661440) / 2), ("mean", (5 * 0.338560 - 7 * 0.661440) / 2)):
+        objective = make_objective("qrpo", beta=0.5, logp_reduction=reduction)
+        metrics = objective(batch).metrics
+        assert metrics["target_mean"].item() == pytest.approx(mean, abs=1e-4)
+        assert metrics["reward_mean"].item() == pytest.approx(0.1, abs=1e-6)
+        assert objective.temperature == (0.5 if reduction == "sum" else None)
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(1e-4, 1e4 + math.log(1e-4)), (1.0, math.log(math.e - 1)), (1e6, 5e-7)])
+def test_log_z_of_qrpo_neither_overflows_nor_cancels(beta, expected):
+    """Z = 1 + 1/(2 beta) + ... for large beta."""
+    assert make_objective("qrpo", beta=beta).log_z == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_group_without_reference_rewards_is_refused():
+    with pytest.raises(ValueError, match="every group needs a reference reward"):
+        one_group(reference_rewards=torch.tensor([[float("nan"), float("nan")]]))

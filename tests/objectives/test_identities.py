@@ -125,3 +125,34 @@ def test_dpo_shift_at_1_and_dpop_without_penalty_are_dpo(seed, beta):
     dpo = make_objective("dpo", beta=beta)(batch).loss
     torch.testing.assert_close(make_objective("dpo_shift", beta=beta, f=1.0)(batch).loss, dpo, **exact)
     torch.testing.assert_close(make_objective("dpop", beta=beta, **{"lambda": 0.0})(batch).loss, dpo, **exact)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=seeds, beta=temperatures)
+def test_qrpo_is_rao_of_quantiles_whose_normaliser_is_known(seed, beta):
+    batch, qrpo = random_batch(seed), make_objective("qrpo", beta=beta)
+    log_z0 = math.log(beta) + math.log(math.expm1(1 / beta))
+    rao = make_objective("rao", beta=beta, log_z0=log_z0, prompt_term="none")
+    found, expected = qrpo(batch), rao(replace(batch, rewards=qrpo.regressed_rewards(batch)))
+    torch.testing.assert_close(found.loss, expected.loss, **exact)
+    gradients = [torch.autograd.grad(out.loss, batch.policy)[0] for out in (found, expected)]
+    torch.testing.assert_close(*gradients, **exact)
+    for name in ("log_z", "target_mean", "log_target_mass"):
+        torch.testing.assert_close(found.metrics[name], expected.metrics[name], **exact)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=seeds, shift=st.floats(-5, 5), scale=st.floats(0.1, 10))
+def test_qrpo_reads_the_order_of_rewards_and_nothing_else(seed, shift, scale):
+    batch = random_batch(seed)
+    moved = replace(batch, **{n: (scale * getattr(batch, n) + shift).exp() for n in ("rewards", "reference_rewards")})
+    torch.testing.assert_close(make_objective("qrpo")(moved).loss, make_objective("qrpo")(batch).loss, rtol=0, atol=0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=seeds, eta=st.sampled_from([0.5, 2.0, 16.0]))
+def test_rebel_is_reward_distillation_with_the_inverse_of_eta(seed, eta):
+    batch = random_batch(seed)
+    rebel, distilled = make_objective("rebel", eta=eta)(batch), make_objective("rpo_distill", beta=1 / eta)(batch)
+    assert torch.equal(rebel.loss, distilled.loss)
+    assert rebel.metrics.keys() == distilled.metrics.keys()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rao_kedro.objectives import get_requirements, make_objective, objective_names
 
 COLUMNS = ("policy", "reference", "rewards", "lengths")
+OF_GROUP = ("policy_prompt", "reference_prompt", "values", "reference_rewards")
 
 
 def log1pexp(x):
@@ -115,6 +116,14 @@ def raft(g):
     return -best / n
 
 
+def qrpo(g):
+    log_z = math.log(0.3 * (math.exp(1 / 0.3) - 1))
+    sampled = [r for r in g["reference_rewards"].tolist() if r == r]
+    quantiles = [sum(s <= float(r) for s in sampled) / len(sampled) for *_, r, _ in g["rows"]]
+    terms = zip(g["rows"], quantiles, strict=True)
+    return sum((u - 0.3 * log_z - 0.3 * (p - q)) ** 2 for (p, q, *_), u in terms) / len(g["rows"])
+
+
 ORACLES = {
     "rao": (rao, {"beta": 0.3, "log_z0": 4.0}),
     "dpo": (dpo, {"beta": 0.3}),
@@ -133,6 +142,8 @@ ORACLES = {
     "rloo": (rloo, {"beta": 0.3, "clip_range": 0.1}),
     "dgro": (dgro, {"policy_weight": 0.8, "regularization_weight": 0.3}),
     "raft": (raft, {}),
+    "qrpo": (qrpo, {"beta": 0.3}),
+    "rebel": (rpo_distill, {"eta": 1 / 0.3}),
 }
 
 
@@ -141,7 +152,7 @@ def oracle_loss(function, batch):
     losses = []
     for i in range(len(batch.policy)):
         columns = [j for j in range(batch.policy.shape[1]) if batch.mask[i, j]]
-        group = {name: getattr(batch, name)[i] for name in ("policy_prompt", "reference_prompt", "values")}
+        group = {name: getattr(batch, name)[i] for name in OF_GROUP}
         rows = [tuple(getattr(batch, name)[i, j] for name in COLUMNS) for j in columns]
         group["sampling"] = [batch.sampling[i, j] for j in columns]
         losses.append(function(group | {"rows": rows, "mismatched": mismatched}))

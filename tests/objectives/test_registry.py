@@ -1,5 +1,6 @@
 """The registry: readable without torch, and what it declares of an objective is what the objective reads."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ TENSORS = {
     "value_network": ["values"],
     "mismatched_pairs": ["mismatched_policy", "mismatched_reference"],
     "sampling_logps": ["sampling"],
+    "reference_rewards": ["reference_rewards"],
     "prompt_logps": ["policy_prompt", "reference_prompt"],
 }
 
@@ -104,6 +106,26 @@ def test_only_rao_is_calibrated():
     auto = make_objective("rao", beta=0.5, log_z0="auto")
     assert auto.calibrate(rewards) == make_objective("rao", beta=0.5, log_z0=3.0)
     assert auto.solve_log_z0(rewards) == 3.0
+
+
+def test_rao_needs_reference_rewards_only_to_estimate_log_z0_from_them():
+    """exp(r / beta) = (1, 4) and (2, 2): log Z = log 2.5 and log 2, whatever the rewards of the training responses."""
+    assert not get_requirements("rao", {"log_z0": "auto"}).reference_rewards
+    assert get_requirements("rao", {"log_z0": "estimated"}).reference_rewards
+    estimated = make_objective("rao", beta=0.5, log_z0="estimated")
+    sampled = [[0.0, math.log(4) / 2], [math.log(2) / 2] * 2, []]
+    expected = (math.log(2.5) + math.log(2)) / 2
+    assert estimated.solve_log_z0([[1.0, 0.0]]) is None and estimated.calibrate([[1.0, 0.0]]) is estimated
+    assert estimated.solve_log_z0([[1.0, 0.0]], sampled) == pytest.approx(expected, rel=1e-12)
+    calibrated = estimated.calibrate([[1.0, 0.0]], sampled)
+    assert calibrated == make_objective("rao", beta=0.5, log_z0=estimated.solve_log_z0([], sampled))
+    batch = random_batch(0)
+    rows = [row[~row.isnan()].tolist() for row in batch.reference_rewards]
+    assert estimated(batch).loss == estimated.calibrate([], rows)(batch).loss
+    with pytest.raises(ValueError, match="needs reference_rewards"):
+        estimated(replace(batch, reference_rewards=None))
+    with pytest.raises(ValueError, match="margin belongs"):
+        make_objective("rao", log_z0="estimated", margin=1.0)
 
 
 def test_a_batch_of_plain_tensors_has_all_responses():

@@ -74,6 +74,7 @@ def chain(tmp_path_factory):
 def test_a_policy_by_its_name_is_made_with_what_it_needs_and_nothing_else(chain):
     assert chain.simpo_models == {"base_model", "sft", "reward_model", "simpo"}
     assert "05_model_input/reference_logprobs.parquet" not in chain.simpo_files
+    assert "sample_reference" not in chain.shown  # neither rao with log_z0: auto nor dpo needs it
     assert "08_reporting/leaderboard.csv" not in chain.simpo_files
 
 
@@ -194,3 +195,22 @@ def test_the_comparison_takes_the_methods_of_the_parameter_each_with_all_of_its_
     assert list(answers[0]["logp"]) != list(answers[1]["logp"])
     assert "rao_seed_1" in (chain.data / "08_reporting/training_dynamics.json").read_text()
     assert "rao_seed_1" in (chain.data / "08_reporting/report.html").read_text()
+
+
+def test_rewards_of_the_reference_are_made_once_for_every_method_that_reads_them(chain):
+    """RAO estimates log_z0 from the table that was made for qrpo, and the report has the value that it trained with."""
+    estimated = {"alignment": {"rao": {"parameters": {"log_z0": "estimated"}}}}
+    run(chain.project, "alignment", namespaces=["qrpo"])
+    table = chain.data / "05_model_input/reference_rewards.parquet"
+    before, made = table.stat().st_mtime_ns, pd.read_parquet(table)
+    run(chain.project, "alignment", namespaces=["rao"], params=estimated)
+    assert table.stat().st_mtime_ns == before
+    annotated = chain.read("05_model_input/reward_annotated.parquet")
+    assert list(made["group_id"]) == list(annotated.loc[annotated["split"] != "test", "group_id"])
+    assert (made["rewards"].map(len) == 8).all()
+    run(chain.project, "alignment", node_names=["report_log_z0"], params=estimated)
+    report = chain.read("08_reporting/log_z0_report.csv").set_index("log_z0")
+    log = chain.read("07_model_output/rao_training_log.csv")
+    assert log["log_z"].dropna().iloc[0] == pytest.approx(report.loc["estimated", "value"], abs=1e-4)
+    n_train = (annotated["split"] == "train").sum()
+    assert report.loc["estimated", "n_prompts"] == n_train and report.loc["paper", "value"] == 50

@@ -338,3 +338,22 @@ def test_no_run_warns_of_methods_that_nobody_chose(project, caplog):
         assert "write_report" in names and "plot_training" not in names
         warn_about_stale_inputs(pipeline, created.load_context().catalog)
     assert "cal_dpo" not in caplog.text
+
+
+def test_rewards_of_the_reference_are_stale_with_what_they_are_made_from(project):
+    qrpo = {"methods": "qrpo"}
+    run("alignment", qrpo)
+    made = {"sample_reference", "reward_reference", "report_log_z0"}
+    trained = {"qrpo.train", "qrpo.plot_training"}
+    assert stale(qrpo, pipeline_name="alignment") == {}
+    more = qrpo | nested("reference_rewards.generation.sampling.n", 3)
+    assert set(stale(more, pipeline_name="alignment")) == made | trained
+    assert (
+        set(
+            stale(qrpo | nested("reference_rewards.generation.engine.data_parallel_size", 3), pipeline_name="alignment")
+        )
+        == set()
+    )
+    other = qrpo | nested("alignment.rao.parameters.log_z0", 3.0)
+    assert set(stale(other, pipeline_name="alignment")) == {"report_log_z0"}
+    assert not made & set(stale(pipeline_name="alignment", params={"methods": "dpo"}))

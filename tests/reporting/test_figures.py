@@ -41,3 +41,16 @@ def test_a_method_has_the_same_colour_in_all_figures_whatever_its_rank():
 
 def test_scores_that_nobody_has_are_drawn_as_none():
     assert [*scores_by_method(board("rao", "sft")).data]
+
+
+def test_the_drift_of_the_prompts_is_drawn_where_a_method_has_one_and_log_z0_is_named():
+    steps = {"step": [1, 2], "loss": [1.0, 0.5]}
+    rao = pd.DataFrame(steps | {"log_z": [3.25, 3.5], "prompt_log_ratio": [0.0, 0.25]})
+    dpo = pd.DataFrame(steps)
+    title = "Prompt log-ratio D = log Z - log_z0 (nats); log_z0: "
+    for logs, named in (({"training": rao}, "3.25"), ({"rao": rao, "rao_seed_1": rao, "dpo": dpo}, "rao 3.25")):
+        figure = training_dynamics(logs)
+        assert [text.text for text in figure.layout.annotations][-1] == title + named
+        drawn = [[*trace.y] for trace in figure.data if [*trace.y] == [0.0, 0.25]]
+        assert len(drawn) == sum(method.startswith(("rao", "training")) for method in logs)
+    assert not [text for text in training_dynamics({"dpo": dpo}).layout.annotations if "log_z0" in text.text]

@@ -1,5 +1,6 @@
 """Batches that the tests of objectives share."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -44,4 +45,7 @@ def random_batch(seed: int, groups: int = 3, responses: int = 4) -> LogProbBatch
         mismatched_policy=normal(groups) - 60,
         mismatched_reference=normal(groups) - 60.5,
         values=normal(groups).requires_grad_(),
+        reference_rewards=torch.where(
+            torch.arange(6) < 6 - mask.sum(1, keepdim=True) // 3, normal(groups, 6), math.nan
+        ),
     )

@@ -9,6 +9,9 @@ from launching import IN_PROCESS
 
 from rao_kedro.config.specs import AlignmentSpec, ScoringSpec
 from rao_kedro.config.training import KLParameters, TrainingParameters
+from rao_kedro.data.arrow_schemas import REFERENCE_REWARDS
+from rao_kedro.data.table_files import TableWriter
+from rao_kedro.rewards.reference_rewards import prompt_digest, reference_rewards_key
 from rao_kedro.workers import launch
 
 
@@ -35,6 +38,8 @@ def write_groups(path, n_groups):
                 "ratings": [0.0, 0.5, 1.0],
                 "finished": finished,
                 "rewards": [-1.0, 0.0, 1.0],
+                "reward_model": "marks",
+                "reward_transforms": "[]",
                 "chosen": 2,
                 "rejected": 0,
             }
@@ -65,12 +70,24 @@ def reference(tmp_path, tiny_checkpoint, groups_path, model_dir=None):
     return spec.output_path
 
 
+def reference_rewards(path, tiny_checkpoint, groups_path, of_group=lambda i: [-2.0, -0.5, 0.5, 2.0]):
+    """Rewards of four responses of the reference to each prompt, or those that a function of the row returns."""
+    groups = pq.read_table(groups_path, columns=["group_id", "prompt_ids", "reward_model", "reward_transforms"])
+    with TableWriter(path, REFERENCE_REWARDS) as writer:
+        for i, group in enumerate(groups.to_pylist()):
+            row = {"group_id": group["group_id"], "prompt": prompt_digest(group["prompt_ids"])}
+            row["key"] = reference_rewards_key(tiny_checkpoint, group)
+            writer.write(row | {"raw_rewards": of_group(i), "rewards": of_group(i)})
+    return path
+
+
 def alignment_spec(tmp_path, tiny_checkpoint, groups_path, name="rao", training=None, **objective):
     return AlignmentSpec(
         workspace=tmp_path / name,
         model_dir=tiny_checkpoint,
         groups_path=groups_path,
         reference_path=tmp_path / "reference.parquet",
+        reference_rewards_path=sampled if (sampled := tmp_path / "reference_rewards.parquet").exists() else None,
         objective=name,
         objective_parameters=objective,
         kl=KLParameters(max_new_tokens=6),

@@ -68,7 +68,7 @@ def test_no_gradient_flows_through_the_prompt_unless_attached(model):
     assert float((attached - detached).norm() / detached.norm()) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["rao", "rpo_distill", "kimi_k15", "dgro", "raft"])
+@pytest.mark.parametrize("name", ["rao", "rpo_distill", "rebel", "kimi_k15", "dgro", "raft"])
 def test_responses_in_any_order_give_the_same_loss(model, name):
     order = [2, 0, 3, 1]
     first = replace(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from groups import alignment_spec, log_of, parameters, reference, write_groups
+from groups import alignment_spec, log_of, parameters, reference, reference_rewards, write_groups
 from launching import IN_PROCESS
 
 from rao_kedro.errors import ParameterError, TrainingError
@@ -29,6 +29,8 @@ AT_STEP_0 = {
     "dgro": ({"regularization_weight": 1.0}, 0.0),
     "rloo": ({"beta": 0.1}, 0.0),  # as if the policy had sampled these responses
     "raft": ({}, None),
+    "qrpo": ({"beta": 1.0}, (0.208675**2 + 0.041325**2 + 0.291325**2) / 3),  # q = 3/4, 1/4, 1/2; log Z = 0.541325
+    "rebel": ({"eta": 1.0}, 2.0),
     "simpo": ({}, None),
     "slic_hf": ({}, None),
     "orpo": ({}, None),
@@ -38,7 +40,9 @@ AT_STEP_0 = {
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory, tiny_checkpoint):
     directory = tmp_path_factory.mktemp("objectives")
-    reference(directory, tiny_checkpoint, write_groups(directory / "groups.parquet", 12))
+    groups = write_groups(directory / "groups.parquet", 12)
+    reference(directory, tiny_checkpoint, groups)
+    reference_rewards(directory / "reference_rewards.parquet", tiny_checkpoint, groups)
     return directory
 
 
@@ -60,7 +64,7 @@ def test_an_objective_starts_at_its_known_loss_and_learns(name, workspace, tiny_
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert steps[-1]["margin"] > steps[0]["margin"]
     wanted = {"chosen_likelihood_fell", "rejected_likelihood_fell", "reward_correlation", "logps_chosen", "accuracy"}
-    if get_requirements(name).reads == "groups" and name not in ("rpo_distill", "rloo", "raft"):
+    if get_requirements(name).reads == "groups" and name not in ("rpo_distill", "rebel", "rloo", "raft"):
         wanted |= {"target_rmse", "target_correlation", "chosen_target_is_up", "log_target_mass", "infeasible"}
     assert wanted <= set(steps[0]) and {f"eval_{metric}" for metric in wanted} <= set(evaluations[0])
     assert abs(evaluations[-1]["eval_kl_to_reference"]) > 1e-4

@@ -5,7 +5,7 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from groups import alignment_spec, log_of, parameters, reference, write_groups
+from groups import alignment_spec, log_of, parameters, reference, reference_rewards, write_groups
 from launching import IN_PROCESS
 from pydantic import ValidationError
 
@@ -33,6 +33,7 @@ def workspace(tmp_path_factory, tiny_checkpoint):
         row["chosen"], row["rejected"] = k - 1, 0
     pq.write_table(pa.Table.from_pylist(rows), directory / "groups.parquet")
     reference(directory, tiny_checkpoint, directory / "groups.parquet")
+    reference_rewards(directory / "reference_rewards.parquet", tiny_checkpoint, directory / "groups.parquet")
     return directory
 
 
@@ -52,7 +53,9 @@ def test_a_limit_keeps_the_chosen_the_rejected_and_then_the_others_in_their_orde
         assert group.rewards == [float((k - 1) ** 2), 0.0, 1.0][:k]
 
 
-@pytest.mark.parametrize("name", ["rao", "dro", "rpo_distill", "kimi_k15", "dgro", "rpo_partition", "raft"])
+@pytest.mark.parametrize(
+    "name", ["rao", "dro", "rpo_distill", "kimi_k15", "dgro", "rpo_partition", "qrpo", "rebel", "raft"]
+)
 def test_a_method_that_reads_all_responses_can_be_given_two(name, workspace, tiny_checkpoint):
     seen = {}
     for limit in (None, 2):

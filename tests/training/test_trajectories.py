@@ -21,9 +21,12 @@ import pytest
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.config.specs import AlignmentSpec, PPOSpec, RewardTrainingSpec, ScoringSpec, TrainingSpec
 from rao_kedro.config.training import KLParameters, RolloutParameters, TrainingParameters
+from rao_kedro.data.arrow_schemas import REFERENCE_REWARDS
+from rao_kedro.data.table_files import TableWriter
 from rao_kedro.models import loading
 from rao_kedro.models.tiny import build_tiny_checkpoint
 from rao_kedro.objectives import objective_names
+from rao_kedro.rewards.reference_rewards import prompt_digest, reference_rewards_key
 
 RECORDED = Path(__file__).parents[1] / "assets/trajectories.json"
 
@@ -46,6 +49,8 @@ OBJECTIVES = {
     "dgro": {"policy_weight": 1.5, "regularization_weight": 0.4},
     "rloo": {"beta": 0.2, "clip_range": 5.0, "normalise_advantages": True},  # 20 passes clip all at 0.2
     "raft": {},
+    "qrpo": {"beta": 0.5},
+    "rebel": {"eta": 2.0},
     "ppo": {"beta": 0.05, "value_coefficient": 0.2},
 }
 VARIANTS = {
@@ -58,6 +63,11 @@ VARIANTS = {
         "objective_parameters": {"beta": 0.5, "log_z0": "auto", "gradient_scale": "inverse_beta"},
         "responses_per_prompt": 2,
     },
+    "rao, log_z0 estimated": {
+        "objective": "rao",
+        "objective_parameters": {"beta": 0.5, "log_z0": "estimated", "loss": "huber", "huber_threshold": 2.0},
+    },
+    "qrpo, mean log-probs": {"objective": "qrpo", "objective_parameters": {"beta": 0.5, "logp_reduction": "mean"}},
     "dpo, all pairs": {"objective": "dpo", "objective_parameters": {"beta": 0.3}, "pairs": "all"},
     "kto, all pairs": {"objective": "kto", "objective_parameters": {"beta": 0.5}, "pairs": "all"},
 }
@@ -83,6 +93,8 @@ def write_groups(path: Path) -> Path:
                 "ratings": [float(rating) for rating in rng.sample(range(1, 11), k)],
                 "finished": ended,
                 "rewards": [round(rng.gauss(0, 1), 3) for _ in range(k)],
+                "reward_model": "gauss",
+                "reward_transforms": "[]",
                 "chosen": k - 1,
                 "rejected": i % (k - 1),
             }
@@ -115,6 +127,13 @@ def write_inputs(directory: Path) -> None:
         mixed_precision="no",
     )
     work("scoring.reference", spec)
+    rng = random.Random(8)
+    with TableWriter(directory / "reference_rewards.parquet", REFERENCE_REWARDS) as writer:
+        for i, group in enumerate(pq.read_table(groups).to_pylist()):
+            rewards = [round(rng.gauss(0, 1), 3) for _ in range(2 + i % 3)]
+            row = {"group_id": group["group_id"], "prompt": prompt_digest(group["prompt_ids"])}
+            row["key"] = reference_rewards_key(model_dir, group)
+            writer.write(row | {"raw_rewards": rewards, "rewards": rewards})
 
 
 def work(worker: str, spec: ScoringSpec | TrainingSpec) -> None:
@@ -153,6 +172,7 @@ def run(name: str, directory: Path, room: int = 60) -> list[dict[str, float]]:
         work("training.tasks.ppo", spec)
     else:
         variant = VARIANTS.get(name) or {"objective": name, "objective_parameters": OBJECTIVES[name]}
+        reference["reference_rewards_path"] = directory / "reference_rewards.parquet"
         spec = AlignmentSpec(**common | reference | variant, kl=KLParameters(prompts=2, max_new_tokens=4))
         work("training.tasks.alignment", spec)
     return [json.loads(line) for line in (spec.workspace / "training_log.jsonl").read_text().splitlines()]

@@ -18,7 +18,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from conversation_rows import write_conversations
-from groups import alignment_spec, log_of, parameters, write_groups
+from groups import alignment_spec, log_of, parameters, reference_rewards, write_groups
 from launching import IN_PROCESS
 from two_processes import (
     EACH_ENGINE,
@@ -65,6 +65,7 @@ OBJECTIVES = {
     "simpo": {"beta": 2.0, "gamma": 1.0},  # without a reference
     "dro": {"tau": 1.0},
     "kto": {"beta": 0.5},
+    "qrpo": {"beta": 1.0},  # with rewards of the reference's responses, of which two prompts have none
 }
 SCORERS = ["reference", "annotate", "annotate_implicit", "score_policy"]
 TRAINERS = ["sft", "sft_of_conversations", "reward", *OBJECTIVES, "ppo"]
@@ -191,6 +192,10 @@ def inputs(tmp_path_factory, tiny_checkpoint, tiny_reward_model):
     write_conversations(directory / "conversations.parquet", 12)
     spec = made.task("reference", directory)
     launch(spec.model_copy(update={"output_path": directory / "reference.parquet"}), IN_PROCESS)
+    sampled = [[], [0.5], [-0.5, 0.0, 2.0]]
+    reference_rewards(
+        directory / "reference_rewards.parquet", tiny_checkpoint, made.groups, lambda i: sampled[i % 7 % 3]
+    )
     return made
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from rao_kedro.config.base import SPLIT, Parameters
+from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.config.rounds import RoundsParameters
 from rao_kedro.config.run_names import run_names
 from rao_kedro.config.training import Precision, RolloutParameters, TrainingParameters
@@ -29,7 +30,7 @@ class MethodParameters(Parameters):
     Attributes:
         objective: A name of `rao_kedro.objectives.objective_names()`.
         parameters: The objective's own parameters. RAO's `log_z0` is in nats, or `auto`, which solves it for a
-            `margin`.
+            `margin`, or `estimated` from rewards of the reference's responses.
         training: Settings of the training loop.
         responses_per_prompt: Number of responses of a group that the method sees: the chosen one, the rejected one,
             then the others in their order. Null takes all.
@@ -62,7 +63,7 @@ class MethodParameters(Parameters):
     @property
     def requirements(self) -> Requirements:
         """What the objective needs from a run."""
-        return get_requirements(self.objective)
+        return get_requirements(self.objective, self.parameters)
 
     @model_validator(mode="after")
     def _objective_accepts_its_parameters(self) -> "MethodParameters":
@@ -155,3 +156,26 @@ class ReferenceParameters(Parameters):
 
     mixed_precision: Precision = "bf16"
     max_tokens_per_batch: int = Field(2048, ge=1)
+
+
+class ReferenceRewardParameters(Parameters):
+    """The responses of the reference whose rewards `qrpo` and `log_z0: estimated` read.
+
+    Attributes:
+        generation: How they are sampled, from the reference's own distribution; `sampling.n` of them per prompt.
+    """
+
+    generation: GenerationParameters
+
+    @model_validator(mode="after")
+    def _samples_are_those_of_the_reference(self) -> "ReferenceRewardParameters":
+        if changes := self.generation.why_not_the_policy():
+            raise ValueError(
+                f"generation: {changes} would sample from another distribution than the reference's own: leave it out"
+            )
+        if self.generation.chat_template_kwargs:
+            raise ValueError(
+                "generation.chat_template_kwargs: training writes prompts without them: set the variables in a chat "
+                "template of your own (model.chat_template)"
+            )
+        return self

@@ -135,7 +135,9 @@ class AlignmentSpec(TrainingSpec):
         reference_path: Parquet of reference log-probs; None for an objective that needs none.
         reference_dir: The reference model, if it is not the checkpoint that the policy starts from.
         objective: Name of the objective.
-        objective_parameters: Its parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it.
+        objective_parameters: Its parameters; RAO's `log_z0` may be "auto", with `margin` in nats beside it, or
+            "estimated".
+        reference_rewards_path: Parquet of rewards of the reference's responses; None for an objective that needs none.
         responses_per_prompt: Responses of a group that training sees at most; None for all.
         pairs: Whether a pairwise objective takes one pair of a group, or all of differently rated responses.
         kl: How evaluations measure how far the policy is from the reference.
@@ -149,6 +151,7 @@ class AlignmentSpec(TrainingSpec):
     calibration_path: Path | None = None
     objective: str
     objective_parameters: dict[str, float | str | bool]
+    reference_rewards_path: Path | None = None
     responses_per_prompt: int | None = Field(None, ge=2)
     pairs: Literal["one", "all"] = "one"
     kl: KLParameters = KLParameters()

@@ -94,3 +94,13 @@ REFERENCE_LOGPROBS = pa.schema(
         "key": pa.string(),
     }
 )
+
+REFERENCE_REWARDS = pa.schema(
+    {
+        "group_id": pa.string(),
+        "prompt": pa.string(),
+        "raw_rewards": pa.list_(pa.float64()),
+        "rewards": pa.list_(pa.float64()),
+        "key": pa.string(),
+    }
+)

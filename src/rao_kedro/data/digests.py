@@ -1,7 +1,9 @@
-"""A set of digests that takes 16 bytes a slot: what was seen before, without Python objects for every row."""
+"""Digests of what was seen before, as a set and as an index of rows, without Python objects for every row."""
 
 import hashlib
 from collections.abc import Iterable
+
+import numpy as np
 
 SIZE = 16  # bytes of a digest: of a billion different texts, two have the same one with a probability of 1e-21
 EMPTY = bytes(SIZE)
@@ -62,3 +64,26 @@ class DigestSet:
             if (one := bytes(old[start : start + SIZE])) != EMPTY:
                 place = self._place(one)
                 self._table[place : place + SIZE] = one
+
+
+class DigestIndex:
+    """The rows of 16-byte digests, of which the first 8 bytes are compared; 16 bytes a row are in memory."""
+
+    def __init__(self, digests: bytes) -> None:
+        """Index the rows.
+
+        Args:
+            digests: The digest of each row, one after the other.
+        """
+        keys = np.frombuffer(digests, dtype=">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def find(self, one: bytes) -> int | None:
+        """Return the row of a digest; None if it has none."""
+        wanted = int.from_bytes(one[:8], "big")
+        at = int(self._keys.searchsorted(np.uint64(wanted)))
+        return int(self._order[at]) if at < len(self._keys) and int(self._keys[at]) == wanted else None

@@ -4,15 +4,15 @@ Knows tables and numbers; no model.
 """
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from rao_kedro.data.arrow_schemas import MESSAGES, TOKENIZED_GROUPS
-from rao_kedro.data.table_files import TableWriter, read_rows
+from rao_kedro.data.table_files import TableWriter, read_batches, read_rows
 from rao_kedro.errors import DataError
 
 PROMPTS = pa.schema({"prompt_id": pa.string(), "messages": MESSAGES, "requirements": pa.string()})
@@ -63,17 +63,17 @@ def choose_prompts(
     return RoundPrompts(frozenset(taken[n_offline:]), frozenset(taken[:n_offline]))
 
 
-def write_prompts(annotated: Path, ids: Collection[str], path: Path) -> None:
-    """Write the table of prompts to sample from, in the order of the annotated groups.
+def write_prompts(annotated: Path, where: tuple[str, Collection[str]], path: Path) -> None:
+    """Write prompts as text generation reads them, in the order of their groups.
 
     Args:
         annotated: Table of `AnnotatedGroupTable`.
-        ids: Ids of the groups whose prompts are written; they become the `prompt_id`s.
-        path: Parquet to write.
+        where: A column, and its values in the groups to take, as in `("group_id", ids)`.
+        path: Parquet to write; a prompt's id is that of its group.
     """
     with TableWriter(path, PROMPTS) as table:
-        for row in _rows_of(annotated, ids, ["group_id", "messages", "requirements"]):
-            table.write({"prompt_id": row.pop("group_id"), **row})
+        for batch in read_batches(annotated, ["group_id", "messages", "requirements"], where=where):
+            table.write_batch(batch.rename_columns(PROMPTS.names))
 
 
 def write_sampled_groups(
@@ -95,7 +95,7 @@ def write_sampled_groups(
     written = groupby(read_rows(generations, columns), key=lambda row: row["prompt_id"])
     with TableWriter(path, TOKENIZED_GROUPS) as groups:
         kept = ["group_id", "split", "messages", "requirements", "prompt_ids"]
-        for row in _rows_of(annotated, ids, kept):
+        for row in read_rows(annotated, kept, where=("group_id", ids)):
             prompt_id, samples = next(written, (None, iter(())))
             responses = list(samples)
             if prompt_id != row["group_id"] or any(of["prompt_ids"] != row["prompt_ids"] for of in responses):
@@ -116,7 +116,3 @@ def write_sampled_groups(
                     "learned": None,
                 }
             )
-
-
-def _rows_of(annotated: Path, ids: Collection[str], columns: list[str]) -> Iterator[dict[str, Any]]:
-    return read_rows(annotated, columns, where=("group_id", ids))

@@ -205,3 +205,39 @@ class ReferenceLogProbTable(Table):
     prompt_logp: Series[float] = pa.Field(le=0)
     response_logps: Series[object]
     key: Series[str]
+
+
+class ReferenceRewardTable(Table):
+    """Rewards of responses that the reference wrote to the prompt of each group, on the scale of the annotated ones.
+
+    `raw_rewards` are those of the reward model, `rewards` those after the transforms of the `AnnotatedGroupTable`.
+    Responses that could not be scored are left out, so that a list may be short, or empty. `prompt` is a digest of the
+    prompt's token ids. `key` is a hash of the reference model, the reward and its transforms.
+    """
+
+    group_id: Series[str] = pa.Field(unique=True)
+    prompt: Series[str]
+    raw_rewards: Series[object]
+    rewards: Series[object]
+    key: Series[str]
+
+    @pa.check("rewards", element_wise=True, error="rewards are finite numbers")
+    def _finite_rewards(cls, rewards: Sequence[float]) -> bool:
+        return _numbers_are_finite(rewards)
+
+
+class LogZ0ReportTable(Table):
+    """One row per choice of RAO's `log_z0`, in nats: `auto`, `estimated`, the paper's, and the parameter if a number.
+
+    `standard_error` is over prompts. `jackknife_bias` is what the finite number of samples adds to the estimate.
+    `mean_target_log_ratio` and `chosen_target_is_up` are those of the training responses at step 0.
+    """
+
+    log_z0: Series[str] = pa.Field(unique=True)
+    value: Series[float]
+    standard_error: Series[float] = pa.Field(nullable=True, ge=0)
+    jackknife_bias: Series[float] = pa.Field(nullable=True)
+    n_prompts: Series[int] = pa.Field(ge=0)
+    n_samples: Series[int] = pa.Field(ge=0)
+    mean_target_log_ratio: Series[float]
+    chosen_target_is_up: Series[float] = pa.Field(ge=0, le=1)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rao_kedro.data.digests import digest
+from rao_kedro.data.digests import DigestIndex, digest
 from rao_kedro.data.mapped_groups import MappedGroups, TokensOfBatch, groups_of, in_order_of_training
 from rao_kedro.data.mapped_tables import map_table
 from rao_kedro.data.prompt_group import PromptGroup
@@ -149,26 +149,19 @@ class ReferenceLogps:
             responses: Log-probs of all responses, one group after the other.
             ends: `[groups + 1]` where the responses of each group begin.
         """
-        keys = np.frombuffer(digests, dtype=">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
-        self._order = np.argsort(keys, kind="stable")
-        self._digests = keys[self._order]
+        self._index = DigestIndex(digests)
         self._prompts, self._responses, self._ends = prompts, responses, ends
 
     def __contains__(self, group_id: str) -> bool:
-        return self._find(group_id) is not None
+        return self._index.find(digest(group_id)) is not None
 
     def __getitem__(self, group_id: str) -> tuple[float, list[float]]:
-        if (row := self._find(group_id)) is None:
+        if (row := self._index.find(digest(group_id))) is None:
             raise KeyError(group_id)
         return float(self._prompts[row]), self._responses[self._ends[row] : self._ends[row + 1]].tolist()
 
-    def _find(self, group_id: str) -> int | None:
-        wanted = int.from_bytes(digest(group_id)[:8], "big")
-        at = int(self._digests.searchsorted(np.uint64(wanted)))
-        return int(self._order[at]) if at < len(self._digests) and int(self._digests[at]) == wanted else None
-
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._index)
 
 
 def read_reference(path: Path, groups_path: Path) -> ReferenceLogps:

@@ -5,7 +5,7 @@ their pipelines. Knows nothing of data.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
 from typing import Any, Self, TypeVar
 
@@ -80,6 +80,7 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
         alignment=alignment,
         likelihood_study=_named_of_study(LIKELIHOOD_STUDY, known.likelihood_study, named)
         or {run: known.likelihood_study[run] for run in studied},
+        estimating=known.estimating,
         reward_model_study=_named_of_study(REWARD_MODEL_STUDY, known.reward_model_study, named)
         or known.reward_model_study,
         benchmarks=parameters["evaluation"].benchmarks.chosen,
@@ -96,6 +97,7 @@ def all_runs(parameters: Mapping[str, Any]) -> Runs:
         alignment={run: block.objective for run, block in parameters["alignment"].items()},
         rounds={run: _rounds(block.rounds) for run, block in parameters["alignment"].items() if block.in_rounds},
         likelihood_study={run: block.objective for run, block in parameters[LIKELIHOOD_STUDY].runs.items()},
+        estimating=tuple(_estimating(parameters)),
         reward_model_study=parameters[REWARD_MODEL_STUDY].runs(),
         benchmarks=True,
         base_model=parameters["evaluation"].base_model,
@@ -107,6 +109,12 @@ def all_runs(parameters: Mapping[str, Any]) -> Runs:
 def _rounds(parameters: RoundsParameters) -> Rounds:
     moves = parameters.reference == "previous"
     return Rounds(parameters.n, parameters.warm_start, moves, tuple(parameters.evaluated()))
+
+
+def _estimating(parameters: Mapping[str, Any]) -> Iterator[str]:
+    studied = parameters[LIKELIHOOD_STUDY].runs.items()
+    runs = parameters["alignment"] | {study_namespace(LIKELIHOOD_STUDY, run): block for run, block in studied}
+    return (namespace for namespace, block in runs.items() if block.parameters.get("log_z0") == "estimated")
 
 
 def _finetunes(parameters: Mapping[str, Any]) -> bool:

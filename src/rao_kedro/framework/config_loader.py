@@ -40,6 +40,7 @@ class StudyConfigLoader(OmegaConfigLoader):
 
     - `${globals:name}` gives a copy, so that what `--params` changes for one method stays as it is for the others.
     - `${merge:block,block}` is the first block with the values of the later ones in it.
+    - `${inverse:number}` is 1 over the number.
     - `${shipped:path}` is a file that comes with this project: that of the configuration in use or of the project, or
       where these have none, that of the installed package.
     """
@@ -54,6 +55,7 @@ class StudyConfigLoader(OmegaConfigLoader):
         self.interpolated: set[str] = set()
         OmegaConf.register_new_resolver("shipped", self._shipped, replace=True)
         OmegaConf.register_new_resolver("merge", OmegaConf.merge, replace=True)
+        OmegaConf.register_new_resolver("inverse", _inverse, replace=True)
         super().__init__(conf_source, env, **how)
         if env:
             self._refuse_unknown(env, named_by="")
@@ -188,6 +190,11 @@ class StudyConfigLoader(OmegaConfigLoader):
             return merged
         of_parameters = (name for name in merged if name in in_files or name not in self._globals)
         return {name: merged[name] for name in of_parameters if not name.startswith("_")}
+
+
+def _inverse(number: object) -> object:
+    """Return 1 over a number; anything else stays as it is, since the checks of parameters refuse it."""
+    return 1 / number if isinstance(number, int | float) and number else number
 
 
 def _plain(config: Any, resolve: bool = False) -> dict[str, Any]:

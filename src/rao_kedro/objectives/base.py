@@ -34,6 +34,8 @@ class LogProbBatch:
         mismatched_policy: `[M]` log pi(y_j | x_i) of M pairs of a prompt and another prompt's response (KTO).
         mismatched_reference: `[M]` log pi_ref(y_j | x_i) of the same pairs.
         values: `[G]` V(x_i) of a value network, in reward units (DRO).
+        reference_rewards: `[G, N]` rewards of N responses that the reference wrote to each prompt; NaN where there are
+            fewer (QRPO).
         progress: Completed share of the training steps, in [0, 1] (schedule of DPO-Shift).
     """
 
@@ -49,13 +51,15 @@ class LogProbBatch:
     mismatched_policy: Tensor | None = None
     mismatched_reference: Tensor | None = None
     values: Tensor | None = None
+    reference_rewards: Tensor | None = None
     progress: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the shapes once, so that no objective broadcasts by accident.
 
         Raises:
-            ValueError: The shape of a tensor does not fit `policy`, or a group has fewer than two responses.
+            ValueError: The shape of a tensor does not fit `policy`, or a group has fewer than two responses, or no
+                reference reward although `reference_rewards` is given.
         """
         if self.policy.dim() != 2:
             raise ValueError(f"policy must be [groups, responses], got {list(self.policy.shape)}")
@@ -71,6 +75,10 @@ class LogProbBatch:
             raise ValueError(f"mask must be boolean, got {self.mask.dtype}")
         if self.policy.shape[1] < 2 or not bool(self.mask[:, :2].all()):
             raise ValueError("every group needs a chosen (column 0) and a rejected (column 1) response")
+        if self.reference_rewards is not None:
+            self._check_shape("reference_rewards", (len(self.policy), self.reference_rewards.shape[-1]))
+            if bool(self.reference_rewards.isnan().all(1).any()):
+                raise ValueError("every group needs a reference reward: leave out the groups that have none")
 
     def _check_shape(self, name: str, expected: tuple[int, ...]) -> None:
         value = getattr(self, name)
@@ -148,12 +156,21 @@ class Objective(ABC):
         """What the losses of several batches are weighted by when they are combined."""
         return "groups"
 
-    def solve_log_z0(self, rewards: Sequence[Sequence[float]]) -> float | None:
-        """Return log Z_0 in nats, if the objective solves it from rewards `[groups][responses]`; None otherwise."""
+    def solve_log_z0(
+        self, rewards: Sequence[Sequence[float]], reference_rewards: Sequence[Sequence[float]] | None = None
+    ) -> float | None:
+        """Return log Z_0 in nats, if the objective solves it from such rewards; None otherwise.
+
+        Args:
+            rewards: Of the training responses, `[groups][responses]`.
+            reference_rewards: Of responses sampled from the reference, `[groups][samples]`.
+        """
         return None
 
-    def calibrate(self, rewards: Sequence[Sequence[float]]) -> Self:
-        """Return the objective with log Z_0 solved from rewards `[groups][responses]`, if it solves it."""
+    def calibrate(
+        self, rewards: Sequence[Sequence[float]], reference_rewards: Sequence[Sequence[float]] | None = None
+    ) -> Self:
+        """Return the objective with log Z_0 solved, if it solves it; the arguments are those of `solve_log_z0`."""
         return self
 
     def calibrate_to_samples(self, batch: LogProbBatch) -> Self:

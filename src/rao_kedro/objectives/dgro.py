@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from rao_kedro.objectives.base import LogProbBatch, Objective, ObjectiveOutput, require_positive
 from rao_kedro.objectives.metrics import pair_metrics, target_metrics
 from rao_kedro.objectives.pointwise import mean_per_group
@@ -38,13 +36,12 @@ class DGRO(Objective):
         h = batch.log_ratio()
         baseline = mean_per_group(rewards, batch.mask)
         terms = self.policy_weight * (baseline[:, None] - rewards) * h + self.regularization_weight / 2 * h.square()
-        return ObjectiveOutput(mean_per_group(terms, batch.mask).mean(), self._metrics(batch, h, baseline))
+        log_z = baseline / self.temperature
+        targets = target_metrics(batch, rewards / self.temperature - log_z[:, None], log_z)
+        metrics = pair_metrics(batch, self.temperature * h) | targets
+        return ObjectiveOutput(mean_per_group(terms, batch.mask).mean(), metrics)
 
     @property
     def temperature(self) -> float:
         """Return `q / p`, reward units per nat: the gradient vanishes at `h = (r - mean r) p / q`."""
         return self.regularization_weight / self.policy_weight
-
-    def _metrics(self, batch: LogProbBatch, h: Tensor, baseline: Tensor) -> dict[str, Tensor]:
-        log_z = baseline / self.temperature
-        return pair_metrics(batch, self.temperature * h) | target_metrics(batch, self.temperature, log_z)

@@ -42,12 +42,12 @@ def pair_metrics(batch: LogProbBatch, implicit_rewards: Tensor) -> dict[str, Ten
         return {name: value.detach() for name, value in derive_metrics(metrics).items()}
 
 
-def target_metrics(batch: LogProbBatch, beta: float, log_z: Tensor) -> dict[str, Tensor]:
-    """Return how closely log-ratios reach their targets `r/beta - log Z_i`, and whether the targets are feasible.
+def target_metrics(batch: LogProbBatch, target: Tensor, log_z: Tensor) -> dict[str, Tensor]:
+    """Return how closely log-ratios reach their targets, and whether the targets are feasible.
 
     Args:
-        batch: G groups; needs `reference` and `rewards`.
-        beta: Reward units per nat.
+        batch: G groups; needs `reference`.
+        target: `[G, K]` targets of the log-ratios in nats, `r/beta - log Z_i` for RAO.
         log_z: `[G]` the baseline in nats, `log Z_i` for RAO.
 
     Returns:
@@ -56,9 +56,8 @@ def target_metrics(batch: LogProbBatch, beta: float, log_z: Tensor) -> dict[str,
         `infeasible` is the share of groups where that probability is above 1.
     """
     with torch.no_grad():
-        reference, rewards = batch.require("reference", "rewards")
+        (reference,) = batch.require("reference")
         h = batch.log_ratio()
-        target = rewards / beta - log_z[:, None]
         metrics = _moments(batch, "target", target, h)
         mass = (reference + target).masked_fill(~batch.mask, -torch.inf).logsumexp(1)
         metrics |= {

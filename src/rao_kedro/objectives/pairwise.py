@@ -148,7 +148,7 @@ def _select_pairs(batch: LogProbBatch, group: Tensor, chosen: Tensor, rejected: 
     for name in ("policy", "lengths", "mask", "reference", "sampling", "rewards", "ratings"):
         values = getattr(batch, name)
         columns[name] = None if values is None else torch.stack([values[group, chosen], values[group, rejected]], 1)
-    for name in ("policy_prompt", "reference_prompt", "values"):
+    for name in ("policy_prompt", "reference_prompt", "values", "reference_rewards"):
         values = getattr(batch, name)
         columns[name] = None if values is None else values[group]
     return replace(batch, **columns)

@@ -48,16 +48,19 @@ class PointwiseObjective(Objective):
     def baseline(self, batch: LogProbBatch) -> Tensor:
         """Return b(x_i), `[G]` in reward units."""
 
+    def regressed_rewards(self, batch: LogProbBatch) -> Tensor:
+        """Return the rewards that `beta h` is regressed on, `[G, K]`: the explicit ones; needs `rewards`."""
+        return batch.require("rewards")[0]
+
     def residuals(self, batch: LogProbBatch) -> Tensor:
         """Return `r_ij - b(x_i) - beta h_ij`, `[G, K]`; needs `reference` and `rewards`."""
-        (rewards,) = batch.require("rewards")
-        return rewards - self.baseline(batch)[:, None] - self.temperature * batch.log_ratio()
+        return self.regressed_rewards(batch) - self.baseline(batch)[:, None] - self.temperature * batch.log_ratio()
 
     def metrics(self, batch: LogProbBatch) -> dict[str, Tensor]:
         """Return the metrics of a batch."""
         log_z = self.baseline(batch).detach() / self.temperature
-        implicit_rewards = self.temperature * batch.log_ratio()
-        return pair_metrics(batch, implicit_rewards) | target_metrics(batch, self.temperature, log_z)
+        target = self.regressed_rewards(batch) / self.temperature - log_z[:, None]
+        return pair_metrics(batch, self.temperature * batch.log_ratio()) | target_metrics(batch, target, log_z)
 
     def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the mean squared residual and the metrics of a batch."""

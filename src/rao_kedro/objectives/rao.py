@@ -16,7 +16,7 @@ from rao_kedro.objectives.base import (
     require_finite,
     require_positive,
 )
-from rao_kedro.objectives.log_z0 import Reduction, largest_raising_log_z0, solve_log_z0
+from rao_kedro.objectives.log_z0 import Reduction, estimate_log_z0, largest_raising_log_z0, solve_log_z0
 from rao_kedro.objectives.pointwise import PointwiseObjective, mean_square
 
 GradientScale = Literal["none", "inverse_beta", "inverse_beta_squared"]
@@ -32,6 +32,8 @@ class RAO(PointwiseObjective):
         beta: Strength of the KL constraint, reward units per nat.
         log_z0: log Z_0 in nats, the normaliser of the prefix t_0 that all prompts share. "auto" solves it so that the
             mean target log-ratio is `margin`: from the batch's rewards, or from all training rewards after `calibrate`.
+            "estimated" takes the mean log Z(x) of the prompts, estimated from rewards of responses that the reference
+            wrote (`log_z0.estimate_log_z0`): from the batch's, or from those of all training prompts.
         margin: Mean target log-ratio of "auto", in nats; a positive one raises the likelihood of the average response.
         prompt_term: Whether D_i enters log Z_i with its gradient stopped, with its gradient, or not at all.
         reduction: Mean over a group's responses, then over groups (paper); or over all responses (`flat`).
@@ -42,7 +44,7 @@ class RAO(PointwiseObjective):
     """
 
     beta: float = 0.1
-    log_z0: float | Literal["auto"] = 50.0
+    log_z0: float | Literal["auto", "estimated"] = 50.0
     margin: float = 0.0
     prompt_term: PromptGradient = "detached"
     reduction: Reduction = "prompt_mean"
@@ -58,10 +60,10 @@ class RAO(PointwiseObjective):
         """
         require_positive("beta", self.beta)
         require_finite("margin", self.margin)
-        if self.log_z0 != "auto":
-            require_finite('log_z0 other than "auto"', self.log_z0)
-            if self.margin:
-                raise ValueError(f'margin belongs to log_z0 "auto", but log_z0 is {self.log_z0!r}')
+        if self.log_z0 != "auto" and self.log_z0 != "estimated":
+            require_finite('log_z0 other than "auto" and "estimated"', self.log_z0)
+        if self.log_z0 != "auto" and self.margin:
+            raise ValueError(f'margin belongs to log_z0 "auto", but log_z0 is {self.log_z0!r}')
         require_choice("prompt_term", self.prompt_term, get_args(PromptGradient))
         require_choice("reduction", self.reduction, get_args(Reduction))
         require_choice("gradient_scale", self.gradient_scale, get_args(GradientScale))
@@ -86,25 +88,44 @@ class RAO(PointwiseObjective):
         """Return responses for a flat reduction."""
         return "responses" if self.reduction == "flat" else "groups"
 
-    def solve_log_z0(self, rewards: Sequence[Sequence[float]]) -> float | None:
-        """Return what log_z0 "auto" solves to under the objective's reduction, in nats; None for a number."""
-        return solve_log_z0(rewards, self.beta, self.margin, self.reduction) if self.log_z0 == "auto" else None
+    def solve_log_z0(
+        self, rewards: Sequence[Sequence[float]], reference_rewards: Sequence[Sequence[float]] | None = None
+    ) -> float | None:
+        """Return log_z0 in nats, where it is "auto" or "estimated".
 
-    def calibrate(self, rewards: Sequence[Sequence[float]]) -> Self:
-        """Return the objective with log_z0 "auto" solved from rewards `[groups][responses]`."""
-        solved = self.solve_log_z0(rewards)
+        Args:
+            rewards: Of the training responses, `[groups][responses]`; "auto" solves under the objective's reduction.
+            reference_rewards: Of responses sampled from the reference, `[groups][samples]`, for "estimated".
+
+        Returns:
+            None for a number, and for "estimated" without reference rewards.
+        """
+        if self.log_z0 == "auto":
+            return solve_log_z0(rewards, self.beta, self.margin, self.reduction)
+        if self.log_z0 == "estimated" and reference_rewards is not None:
+            return estimate_log_z0(reference_rewards, self.beta).value
+        return None
+
+    def calibrate(
+        self, rewards: Sequence[Sequence[float]], reference_rewards: Sequence[Sequence[float]] | None = None
+    ) -> Self:
+        """Return the objective with log_z0 solved from the arguments of `solve_log_z0`, where it is no number."""
+        solved = self.solve_log_z0(rewards, reference_rewards)
         return self if solved is None else replace(self, log_z0=solved, margin=0.0)
 
     def calibrate_to_batch(self, batch: LogProbBatch) -> Self:
-        """Return the objective with log_z0 "auto" solved from the batch's own `rewards`."""
-        if self.log_z0 != "auto":
-            return self
-        (rewards,) = batch.require("rewards")
-        return self.calibrate([row[there].tolist() for row, there in zip(rewards, batch.mask, strict=True)])
+        """Return the objective with log_z0 solved from the batch's own `rewards` or `reference_rewards`."""
+        if self.log_z0 == "estimated":
+            (sampled,) = batch.require("reference_rewards")
+            return self.calibrate([], [row[~row.isnan()].tolist() for row in sampled])
+        if self.log_z0 == "auto":
+            (rewards,) = batch.require("rewards")
+            return self.calibrate([row[there].tolist() for row, there in zip(rewards, batch.mask, strict=True)])
+        return self
 
     def remark_on_targets(self, chosen_rewards: Sequence[float]) -> str | None:
         """Return a sentence if log_z0 is a number that lowers the likelihood of the average chosen response."""
-        if self.log_z0 == "auto":
+        if isinstance(self.log_z0, str):
             return None
         log_z0 = self.log_z0
         target = fmean(chosen_rewards) / self.beta - log_z0
@@ -134,7 +155,7 @@ class RAO(PointwiseObjective):
 
     def __call__(self, batch: LogProbBatch) -> ObjectiveOutput:
         """Return the loss and the metrics of a batch; needs `reference`, `rewards` and what `log_z` needs."""
-        if self.log_z0 == "auto":
+        if isinstance(self.log_z0, str):
             return self.calibrate_to_batch(batch)(batch)
         scale = {"none": 1.0, "inverse_beta": 1 / self.beta, "inverse_beta_squared": self.beta**-2}
         threshold = None if self.huber_threshold is None else self.beta * self.huber_threshold

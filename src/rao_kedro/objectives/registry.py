@@ -5,7 +5,8 @@ A new objective is one file, one line here, and a block of its parameters in `co
 Importing this module does not import torch; `make_objective` does.
 """
 
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from importlib import import_module
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ class Requirements:
         prompt_logps: Log-probs of the prompt, unless a parameter of the objective switches them off.
         sampling_logps: Log-probs under the policy that sampled the responses.
         on_policy: Responses that the policy itself has just sampled, in rounds; those of the data do not do.
+        reference_rewards: Rewards of responses that were sampled from the reference.
     """
 
     reads: Literal["pairs", "groups", "rollouts"]
@@ -34,6 +36,7 @@ class Requirements:
     prompt_logps: bool = False
     sampling_logps: bool = False
     on_policy: bool = False
+    reference_rewards: bool = False
 
 
 _PAIRS = Requirements("pairs")
@@ -59,6 +62,8 @@ _OBJECTIVES: dict[str, tuple[str, Requirements]] = {
     "dgro": ("dgro.DGRO", _REWARDS),
     "rloo": ("rloo.RLOO", Requirements("groups", rewards=True, sampling_logps=True, on_policy=True)),
     "raft": ("raft.RAFT", Requirements("groups", reference=False, rewards=True)),
+    "qrpo": ("qrpo.QRPO", Requirements("groups", rewards=True, reference_rewards=True)),
+    "rebel": ("rebel.REBEL", _REWARDS),
     "ppo": ("ppo.PPO", Requirements("rollouts", rewards=True, value_network=True)),
 }
 
@@ -68,13 +73,19 @@ def objective_names() -> list[str]:
     return list(_OBJECTIVES)
 
 
-def get_requirements(name: str) -> Requirements:
+def get_requirements(name: str, parameters: Mapping[str, object] | None = None) -> Requirements:
     """Return what an objective needs from a run.
+
+    Args:
+        name: One of `objective_names()`.
+        parameters: The objective's own parameters; RAO's `log_z0: estimated` needs reference rewards.
 
     Raises:
         ValueError: The name is unknown; the message lists the known ones.
     """
-    return _look_up(name)[1]
+    found = _look_up(name)[1]
+    estimates = (parameters or {}).get("log_z0") == "estimated"
+    return replace(found, reference_rewards=True) if estimates else found
 
 
 def make_objective(name: str, **parameters: object) -> Any:

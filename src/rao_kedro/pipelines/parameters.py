@@ -1,6 +1,6 @@
 """All parameters of the project, which are checked before any node runs."""
 
-from rao_kedro.config.alignment import ReferenceParameters, SeededMethodParameters
+from rao_kedro.config.alignment import ReferenceParameters, ReferenceRewardParameters, SeededMethodParameters
 from rao_kedro.config.base import Names, Parameters
 from rao_kedro.config.data_engineering import DataParameters, ModelParameters
 from rao_kedro.config.planning import PlanningParameters
@@ -28,6 +28,7 @@ class ProjectParameters(Parameters):
         reward_modeling: The pipeline reward_modeling.
         methods: Names of the methods that a run trains and compares.
         reference: The forward pass of the reference model.
+        reference_rewards: The responses of the reference that are rewarded for the methods that need it.
         kl_to_reference: How evaluations during training estimate the KL divergence from the reference.
         alignment: The pipeline alignment: a block for each method, by its name.
         evaluation: The pipeline evaluation.
@@ -45,6 +46,7 @@ class ProjectParameters(Parameters):
     reward_modeling: RewardModelingParameters
     methods: Names
     reference: ReferenceParameters
+    reference_rewards: ReferenceRewardParameters
     kl_to_reference: KLParameters
     alignment: dict[str, SeededMethodParameters]
     evaluation: EvaluationParameters

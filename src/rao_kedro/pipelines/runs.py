@@ -39,6 +39,8 @@ class Runs:
         alignment: Objective of each run of a method; the run's name is its namespace (`rao`, `rao_seed_1`).
         rounds: The rounds of each of these runs that trains in on-policy rounds.
         likelihood_study: Objective of each run of the likelihood study.
+        estimating: Namespaces of the runs of both kinds that estimate RAO's log_z0 from rewards of the reference's
+            responses.
         reward_model_study: Form, size and seed of each run of the reward model study.
         benchmarks: Whether policies answer benchmarks, and are judged and compared on them.
         base_model: Whether the evaluation measures the base model beside them.
@@ -50,6 +52,7 @@ class Runs:
     alignment: Mapping[str, str]
     rounds: Mapping[str, Rounds] = field(default_factory=dict)
     likelihood_study: Mapping[str, str] = field(default_factory=dict)
+    estimating: tuple[str, ...] = ()
     reward_model_study: Mapping[str, tuple[str, str, int]] = field(default_factory=dict)
     benchmarks: bool = False
     base_model: bool = False

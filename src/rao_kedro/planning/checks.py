@@ -37,7 +37,7 @@ _LAUNCHED = (
         "align_with_ppo",
         "score_responses",
     ),
-    *("annotate_samples", "train_run", "measure_trained", "measure_implicit", "measure_reward"),
+    *("annotate_samples", "reward_reference", "train_run", "measure_trained", "measure_implicit", "measure_reward"),
 )
 
 
@@ -95,11 +95,16 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
             yield from files.benchmark_problems(_benchmarks(step))
         case "sample_responses":
             yield from _engine_problems(named["rounds"], given["rounds"])
-            yield from lengths.round_problems(run, step)
+            yield from lengths.training_generation_problems(run, step, "rounds")
         case "answer_with_served_models":
             yield from _of_served_models(step)
         case "judge_methods":
             yield from _of_judges(run, step)
+        case "sample_reference":
+            yield from _engine_problems(named["generation"], given["generation"])
+            yield from lengths.training_generation_problems(run, step, "generation")
+        case "reward_reference" | "annotate_samples":
+            yield from judges.needed_ratings(named["reward"], given["reward"])
         case "measure_reward":
             for name, source in given["parameters"].sources.items():
                 if source.path is not None:

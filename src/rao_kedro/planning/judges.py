@@ -33,6 +33,16 @@ def reward_problems(parameter: str, reward: RewardParameters) -> Iterator[str]:
     yield from _part_problems(parameter, reward.name, reward.parameters)
 
 
+def needed_ratings(parameter: str, reward: RewardParameters) -> Iterator[str]:
+    """Yield a problem where a reward reads ratings of the data, which responses of a model do not have."""
+    parts = reward.parameters.get("parts", []) if reward.name == "combined" else []
+    if "ratings" in (reward.name, *(part.get("name") for part in parts)):
+        yield (
+            f"parameter {parameter}: responses of the reference have no ratings, so that qrpo and log_z0: estimated "
+            "need a reward that scores new responses: name another one, or leave these methods out"
+        )
+
+
 def _part_problems(parameter: str, name: str, given: Mapping[str, Any]) -> Iterator[str]:
     inside = f"{parameter}.parameters"
     if name == "combined":

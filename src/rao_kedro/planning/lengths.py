@@ -250,10 +250,12 @@ def generation_problems(run: Run, step: Step) -> Iterator[str]:
     yield from position_problems(run, f"{parameter}.max_model_len", longest, how.backend)
 
 
-def round_problems(run: Run, step: Step) -> Iterator[str]:
-    """Yield why an engine has no room for the training prompts and what a round samples for them."""
-    how, parameter = step.given["rounds"], step.named["rounds"]
-    yield from room_problems(run, parameter, how, prompt=None)
+def training_generation_problems(run: Run, step: Step, argument: str) -> Iterator[str]:
+    """Yield why an engine has no room for the prompts of the groups, as tokenised or as long as allowed."""
+    parameter, how = step.named[argument], step.given[argument]
+    path = table_of(run, step)
+    longest = None if path is None else max(group.prompt for group in read_groups(path) if group.split != "test")
+    yield from room_problems(run, parameter, how, longest)
     yield from position_problems(run, f"{parameter}.max_model_len", how.max_model_len, how.backend)
 
 

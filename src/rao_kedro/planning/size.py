@@ -109,6 +109,14 @@ def _size(run: Run, step: Step, launch: machine.Launch | None) -> Size:
             return _of_scoring(run, step, launch, given["mixed_precision"] if of_model else None, responses=True)
         case "sample_responses" | "annotate_samples":
             return _of_round(run, given["rounds"])
+        case "sample_reference":
+            sampled = _reference_samples(run, step)
+            tokens = None if sampled.rows is None else sampled.rows * given["generation"].sampling.max_tokens
+            return sampled._replace(tokens=tokens)
+        case "reward_reference":
+            known, of_model = models.facts(run), given["reward"].name == "bradley_terry"
+            memory = machine.scoring_bytes(given["mixed_precision"], known.weights) if known and of_model else None
+            return _reference_samples(run, step)._replace(memory=memory)
         case "score_reference":
             return _of_scoring(run, step, launch, given["parameters"].mixed_precision)
         case "generate_responses" | "generate_with_benchmarks":
@@ -136,6 +144,16 @@ def _of_scoring(
         seconds = assumed.scoring_seconds(run, known.weights, tokens, launch)
     fields = read.fields("rows", "tokens") | {"seconds"}
     return Size(rows=rows, tokens=tokens, memory=memory, seconds=seconds, assumed=fields)
+
+
+def _reference_samples(run: Run, step: Step) -> Size:
+    """Return the number of responses of the reference to the prompts of training and validation groups."""
+    read = _groups(run, step)
+    if read is None:
+        return Size()
+    prompts = sum(group.split != "test" for group in read.groups)
+    n = run.parameter("reference_rewards").generation.sampling.n
+    return Size(rows=prompts * n, assumed=read.fields("rows", "tokens"))
 
 
 def _of_sampling(sampled: SampledResponses) -> Size:

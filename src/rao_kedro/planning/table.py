@@ -27,6 +27,8 @@ _HAS = {
     "sample_responses": ("rows", "tokens", "time"),
     "annotate_samples": ("rows", "time"),
     "score_reference": ("rows", "tokens", "memory", "time"),
+    "sample_reference": ("rows", "tokens", "time"),
+    "reward_reference": ("rows", "memory", "time"),
     "generate_responses": ("rows", "tokens", "time"),
     "generate_with_benchmarks": ("rows", "tokens", "time"),
     "score_responses": ("time",),

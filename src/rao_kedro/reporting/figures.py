@@ -13,6 +13,8 @@ from rao_kedro.plotting import apply_style, assign_colors, error_bars
 
 STUDY_COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b"]
 
+DRIFT = "prompt_log_ratio"
+
 # Panels of a training run: title with unit, and the columns that are drawn in it with their names and dashes.
 PANELS = [
     ("Loss", [("loss", "", "solid")]),
@@ -20,6 +22,7 @@ PANELS = [
     ("Log-ratio (nats)", [("log_ratio_chosen", "chosen", "solid"), ("log_ratio_rejected", "rejected", "dot")]),
     ("Implicit reward", [("rewards_chosen", "chosen", "solid"), ("rewards_rejected", "rejected", "dot")]),
     ("Accuracy", [("accuracy", "", "solid")]),
+    ("Prompt log-ratio D = log Z - log_z0 (nats)", [(DRIFT, "", "solid")]),
     ("Gradient norm", [("grad_norm", "", "solid")]),
 ]
 
@@ -36,7 +39,7 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
     columns = {str(column).removeprefix("eval_") for log in logs.values() for column in log.columns}
     panels = [panel for panel in PANELS if any(column in columns for column, _, _ in panel[1])]
     rows = -(-len(panels) // 2)
-    titles = [title for title, _ in panels]
+    titles = [title + (_log_z0s(logs) if curves[0][0] == DRIFT else "") for title, curves in panels]
     figure = make_subplots(rows, 2, subplot_titles=titles, vertical_spacing=0.24 / rows, horizontal_spacing=0.1)
     colors = assign_colors(map(method_of, logs))
     for i, (_, curves) in enumerate(panels):
@@ -53,6 +56,17 @@ def training_dynamics(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
     return apply_style(
         figure, f"Lines: training steps, markers: validation groups{dashes}{paler}", height=90 + 270 * rows
     )
+
+
+def _log_z0s(logs: Mapping[str, pd.DataFrame]) -> str:
+    """Return log_z0 of the first run of each method that has one, for the title of a panel."""
+    columns, found = ["log_z", DRIFT], dict[str, float]()
+    for run, log in logs.items():
+        if {*columns} <= {*log} and len(rows := log.dropna(subset=columns)):
+            log_z, drift = rows[columns].iloc[0]
+            found.setdefault(method_of(run), log_z - drift)
+    values = [f"{method} {value:.4g}" if len(logs) > 1 else f"{value:.4g}" for method, value in found.items()]
+    return f"; log_z0: {', '.join(values)}" if values else ""
 
 
 def training_dynamics_of_one(training_log: pd.DataFrame) -> go.Figure:

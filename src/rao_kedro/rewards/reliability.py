@@ -46,9 +46,10 @@ def calibration_report(
       (`after_clip_mean`); `clipped`, the share that `reward_modeling.clip` changed; `order_changed`, the share of pairs
       of a group that the raw rewards order otherwise; and `raw_length_correlation`.
     - `chosen_target_is_up`: P(r_w > beta log_z0), the share of chosen responses whose likelihood RAO raises at step 0,
-      where every D_i is 0. `suggested_log_z0`: what `log_z0: auto` solves to, in nats. `raw_reward_at_zero_target`: the
-      raw reward above which RAO raises a response of the median length; NaN beyond what the transforms can give, and
-      left out for `quantile_per_prompt`, which has no inverse.
+      where every D_i is 0; NaN for `log_z0: estimated`, which is not known yet (`log_z0_report` has it).
+    - `suggested_log_z0`: what `log_z0: auto` solves to, in nats.
+    - `raw_reward_at_zero_target`: the raw reward above which RAO raises a response of the median length; NaN beyond what the transforms can give, and left out for
+      `quantile_per_prompt`, which has no inverse.
 
     Args:
         reward_annotated: Table of `rewards.annotation.read_rewards`.
@@ -62,7 +63,8 @@ def calibration_report(
     train = training_rewards(reward_annotated, responses)
     objective = make_objective("rao", **rao)
     suggested = replace(objective, log_z0="auto").solve_log_z0(train)
-    threshold = objective.beta * objective.calibrate(train).log_z0
+    log_z0 = objective.calibrate(train).log_z0
+    threshold = np.nan if isinstance(log_z0, str) else objective.beta * log_z0
     moments, steps = robust_moments(train.flat), recorded_transforms(reward_annotated)
     rewards = np.concatenate(list(reward_annotated["rewards"]))
     ends = float(rewards.min()), float(rewards.max())
@@ -200,7 +202,7 @@ def _of_group(
         _correlation(rewards, lengths),
         _correlation(ratings, lengths),
         float(np.mean(truncated)),
-        float(rewards[chosen] > threshold),
+        np.nan if np.isnan(threshold) else float(rewards[chosen] > threshold),
     )
 
 

@@ -1,12 +1,19 @@
 """Alignment as a pipeline: one reference pass, then one namespace per run of a method, and one per round of it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from kedro.pipeline import Node, Pipeline
 
 from rao_kedro.config.run_names import method_of, round_namespace
 from rao_kedro.objectives import Requirements, get_requirements
-from rao_kedro.pipelines.alignment.nodes import align, report_feasibility, score_reference
+from rao_kedro.pipelines.alignment.nodes import (
+    align,
+    report_feasibility,
+    report_log_z0,
+    reward_reference,
+    sample_reference,
+    score_reference,
+)
 from rao_kedro.pipelines.alignment.round_nodes import (
     align_with_ppo,
     annotate_samples,
@@ -20,31 +27,43 @@ from rao_kedro.reporting.figures import training_dynamics_of_one
 _OF_TRAINING = {"kl": "params:kl_to_reference", "t0_length": "params:data.t0_length", "workers": "params:workers"}
 
 
-def create_pipeline(objectives: Mapping[str, str], rounds: Mapping[str, Rounds] | None = None) -> Pipeline:
+def create_pipeline(
+    objectives: Mapping[str, str], estimating: Collection[str] = (), rounds: Mapping[str, Rounds] | None = None
+) -> Pipeline:
     """Return the pipeline from `reward_annotated` to `{run}.policy`.
 
     Args:
         objectives: The objective of each run.
+        estimating: Names of the runs that estimate log_z0 from rewards of the reference's responses.
         rounds: The rounds of each run that trains in on-policy rounds.
     """
     rounds = rounds or {}
-    reference = _score_reference("sft_model", "reward_annotated@path", "reference_logprobs@path")
-    runs = [
-        _in_rounds(name, objective, rounds[name]) if name in rounds else _run(name, objective)
-        for name, objective in objectives.items()
-    ]
-    feasibility = Node(
-        report_feasibility,
-        inputs=[
-            "reward_annotated@path",
-            "reference_logprobs@path",
-            "params:alignment.rao.parameters",
-            "params:alignment.rao.responses_per_prompt",
-        ],
-        outputs="target_feasibility",
-        name="report_feasibility",
+    needed = {name: run_requirements(objective, name in estimating) for name, objective in objectives.items()}
+    shared = [_score_reference("sft_model", "reward_annotated@path", "reference_logprobs@path")]
+    of_rao = ["params:alignment.rao.parameters", "params:alignment.rao.responses_per_prompt"]
+    shared.append(
+        Node(
+            report_feasibility,
+            inputs=["reward_annotated@path", "reference_logprobs@path", *of_rao],
+            outputs="target_feasibility",
+            name="report_feasibility",
+        )
     )
-    return sum(runs, start=Pipeline([reference, feasibility], tags="alignment"))
+    if any(requirements.reference_rewards for requirements in needed.values()):
+        shared += reference_rewards().nodes
+        shared.append(
+            Node(
+                report_log_z0,
+                inputs=["reference_rewards@path", "reward_annotated@path", *of_rao],
+                outputs="log_z0_report",
+                name="report_log_z0",
+            )
+        )
+    runs = [
+        _in_rounds(name, requirements, rounds[name]) if name in rounds else _run(name, requirements)
+        for name, requirements in needed.items()
+    ]
+    return sum(runs, start=Pipeline(shared, tags="alignment"))
 
 
 def _score_reference(model: str, groups: str, table: str) -> Node:
@@ -62,14 +81,54 @@ def _score_reference(model: str, groups: str, table: str) -> Node:
     )
 
 
-def _run(name: str, objective: str) -> Pipeline:
+def run_requirements(objective: str, estimates_log_z0: bool) -> Requirements:
+    """Return what a run of an objective needs."""
+    return get_requirements(objective, {"log_z0": "estimated"} if estimates_log_z0 else None)
+
+
+def reference_rewards() -> Pipeline:
+    """Return the pipeline from `reward_annotated` to `reference_rewards`, which all methods share."""
+    return Pipeline(
+        [
+            Node(
+                sample_reference,
+                inputs={
+                    "sft_model": "sft_model",
+                    "reward_annotated": "reward_annotated@path",
+                    "generation": "params:reference_rewards.generation",
+                    "workers": "params:workers",
+                },
+                outputs="reference_generations@path",
+                name="sample_reference",
+            ),
+            Node(
+                reward_reference,
+                inputs={
+                    "sft_model": "sft_model",
+                    "reward_model": "reward_model",
+                    "reward_annotated": "reward_annotated@path",
+                    "reference_generations": "reference_generations@path",
+                    "reward": "params:reward_modeling.reward",
+                    "mixed_precision": "params:reward_modeling.training.mixed_precision",
+                    "workers": "params:workers",
+                },
+                outputs=["reference_rewards@path", "unscored_reference_responses"],
+                name="reward_reference",
+            ),
+        ],
+        tags="alignment",
+    )
+
+
+def _run(name: str, requirements: Requirements) -> Pipeline:
     shared = ["sft_model", "reward_annotated@path"]
     needed = {}  # last: Kedro matches what a node reads with the names of its function by their order
-    requirements = get_requirements(objective)
     if requirements.reference:
         needed["reference_logprobs"] = "reference_logprobs@path"
     if requirements.reads == "rollouts":
         needed["reward_model"] = "reward_model"
+    if requirements.reference_rewards:
+        needed["reference_rewards"] = "reference_rewards@path"
     return Pipeline(
         [
             Node(
@@ -94,7 +153,7 @@ def _run(name: str, objective: str) -> Pipeline:
     )
 
 
-def _in_rounds(name: str, objective: str, rounds: Rounds) -> Pipeline:
+def _in_rounds(name: str, requirements: Requirements, rounds: Rounds) -> Pipeline:
     spaces = [round_namespace(name, k) for k in range(1, rounds.n + 1)]
     logs = {f"log_of_round_{k}": f"{space}.training_log" for k, space in enumerate(spaces, 1)}
     collected = Pipeline(
@@ -112,18 +171,19 @@ def _in_rounds(name: str, objective: str, rounds: Rounds) -> Pipeline:
         inputs={"last_policy": f"{spaces[-1]}.policy", **logs},
         outputs={"training_log": f"training_log_{name}"},
     )
-    every = [_round(name, objective, rounds, k) for k in range(1, rounds.n + 1)]
+    every = [_round(name, requirements, rounds, k) for k in range(1, rounds.n + 1)]
     return sum(every, start=collected)
 
 
-def _round(name: str, objective: str, rounds: Rounds, k: int) -> Pipeline:
+def _round(name: str, requirements: Requirements, rounds: Rounds, k: int) -> Pipeline:
     """Return round `k` of a run: it samples, annotates, scores the reference, and trains."""
-    space, requirements = round_namespace(name, k), get_requirements(objective)
+    space = round_namespace(name, k)
     previous = "sft_model" if k == 1 else f"{round_namespace(name, k - 1)}.policy"
     reads = {  # datasets of others, by what they are called within the round
         "given@path": "reward_annotated@path",
         "sft_model": "sft_model",
         "reward_model": "reward_model",
+        "reference_rewards@path": "reference_rewards@path",
         "previous_policy": previous,
         "reference_model": previous if rounds.moves_reference else "sft_model",
         "first_round@path": f"{round_namespace(name, 1)}.reward_annotated@path",
@@ -181,6 +241,8 @@ def _round(name: str, objective: str, rounds: Rounds, k: int) -> Pipeline:
 def _train(space: str, requirements: Requirements, rounds: Rounds, k: int) -> Node:
     """Return the training of a round, from the policy that it samples from or from the SFT model."""
     optional = {"reference_logprobs": "reference_logprobs@path"} if requirements.reference else {}
+    if requirements.reference_rewards:
+        optional["reference_rewards"] = "reference_rewards@path"
     if k > 1 and rounds.warm_start and not rounds.moves_reference:
         optional["start"] = "previous_policy"
     if k > 1 and not rounds.moves_reference:

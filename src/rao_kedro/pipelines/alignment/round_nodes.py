@@ -56,7 +56,7 @@ def sample_responses(
         output_path=directory / "generations.parquet",
         **generation.model_dump(),
     )
-    write_prompts(reward_annotated, chosen.sampled, spec.prompts_path)
+    write_prompts(reward_annotated, ("group_id", chosen.sampled), spec.prompts_path)
     launch(spec, workers)
     return spec.output_path
 

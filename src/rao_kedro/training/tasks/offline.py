@@ -1,6 +1,7 @@
 """Offline alignment: an objective on packed prompt groups, against cached reference log-probs."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rao_kedro.config.specs import AlignmentSpec
+from rao_kedro.data.mapped_groups import MappedGroups
 from rao_kedro.data.token_tables import ReferenceLogps, read_groups, read_reference
 from rao_kedro.distributed import make_accelerator, process_state, sharding
 from rao_kedro.errors import ParameterError, TrainingError
@@ -25,6 +27,7 @@ from rao_kedro.objectives import LogProbBatch, Objective, Requirements, get_requ
 from rao_kedro.objectives.metrics import derive_metrics
 from rao_kedro.objectives.pairwise import AllPairs, PairwiseObjective
 from rao_kedro.rewards.outliers import outlier_remark
+from rao_kedro.rewards.reference_rewards import ReferenceRewards, read_reference_rewards
 from rao_kedro.scoring.forward import ForwardPass, score_logps
 from rao_kedro.scoring.placement import place_for_scoring
 from rao_kedro.scoring.reference_cache import refuse_stale, scoring_key
@@ -63,17 +66,25 @@ class OfflineAlignment(Task):
             self.reference = read_reference(spec.reference_path, spec.groups_path)
         self.one_pair = self.requirements.reads == "pairs" and spec.pairs == "one"
         read: list[Literal["rewards", "ratings"]] = ["rewards"] if spec.pairs == "one" else ["rewards", "ratings"]
-        self.train_groups, self.eval_groups = (
+        groups = [
             read_groups(spec.groups_path, split, read, 2 if self.one_pair else spec.responses_per_prompt)
             for split in ("train", "validation")
-        )
+        ]
         self.sampling: dict[str, list[float]] = {}
-        calibration = self.train_groups
+        sampled, self.reference_rewards = None, None  # those that the loss reads
+        calibration: Sequence[TokenizedGroup] = groups[0]
         if spec.calibration_path is not None:
             calibration = read_groups(spec.calibration_path, "train", read, spec.responses_per_prompt)
+        if self.requirements.reference_rewards and spec.reference_rewards_path is not None:
+            found = read_reference_rewards(spec.reference_rewards_path, spec.groups_path, spec.reference_model)
+            if get_requirements(spec.objective).reference_rewards:  # not only to solve log_z0
+                self.reference_rewards = found
+                groups = [_with_reference_rewards(of_split, found) for of_split in groups]
+            sampled = [found.of(group) for group in calibration]
+        self.train_groups, self.eval_groups = groups
         rewards = [group.rewards or [] for group in calibration]
-        self.objective = self.uncalibrated.calibrate(rewards)
-        log_z0 = self.uncalibrated.solve_log_z0(rewards)
+        self.objective = self.uncalibrated.calibrate(rewards, sampled)
+        log_z0 = self.uncalibrated.solve_log_z0(rewards, sampled)
         if log_z0 is not None and process_state().is_main_process:
             logger.info("log_z0 solved from %d groups: %.3f nats", len(rewards), log_z0)
         self.progress = 0.0
@@ -96,7 +107,9 @@ class OfflineAlignment(Task):
             return []
         names, rewards = zip(*((group.group_id, group.rewards or []) for group in self.train_groups), strict=True)
         on_targets = self.objective.remark_on_targets([of_group[0] for of_group in rewards])
-        return [remark for remark in (on_targets, outlier_remark(names, rewards, self.uncalibrated)) if remark]
+        by_order = self.reference_rewards is not None  # quantiles have no outliers
+        on_outliers = None if by_order else outlier_remark(names, rewards, self.uncalibrated)
+        return [remark for remark in (on_targets, on_outliers) if remark]
 
     def load(self) -> nn.Module:
         """Return the policy, wrapped for packed log-probs. Dropout is off: the reference had none."""
@@ -202,6 +215,7 @@ class OfflineAlignment(Task):
         lengths = response_lengths(groups).to(device)
         known = [self.reference[group.group_id] for group in groups if group.group_id in self.reference]
         reference = [of[1][: len(g.response_ids)] for of, g in zip(known, groups, strict=bool(known))]
+        sampled = [] if self.reference_rewards is None else [self.reference_rewards.of(group) for group in groups]
         return LogProbBatch(
             policy=policy.responses,
             reference=_pad(reference, device),
@@ -210,6 +224,7 @@ class OfflineAlignment(Task):
             reference_prompt=torch.tensor([of[0] for of in known], device=device) if known else None,
             rewards=_pad([group.rewards for group in groups], device),
             ratings=_pad([group.ratings for group in groups], device),
+            reference_rewards=_pad(sampled, device, math.nan),
             lengths=lengths,
             mask=lengths > 0,
             progress=self.progress,
@@ -271,7 +286,9 @@ def build_objective(spec: AlignmentSpec) -> tuple[Objective, Requirements]:
         objective: Objective = make_objective(spec.objective, **spec.objective_parameters)
     except ValueError as error:
         raise ParameterError(str(error)) from error
-    requirements = get_requirements(spec.objective)
+    requirements = get_requirements(spec.objective, spec.objective_parameters)
+    if requirements.reference_rewards and spec.reference_rewards_path is None:
+        raise ParameterError(f"objective {spec.objective} needs reference rewards: set reference_rewards_path")
     if requirements.reference and spec.reference_path is None:
         raise ParameterError(f"objective {spec.objective} needs reference log-probs: set reference_path")
     if spec.pairs == "one":
@@ -281,7 +298,19 @@ def build_objective(spec: AlignmentSpec) -> tuple[Objective, Requirements]:
     return AllPairs(objective), requirements
 
 
-def _pad(rows: Iterable[Sequence[float] | None], device: torch.device) -> Tensor | None:
-    """Return rows of numbers as `[G, K]`, padded with 0; None if there are none."""
+def _with_reference_rewards(groups: MappedGroups, rewards: ReferenceRewards) -> MappedGroups:
+    """Return the groups for whose prompts there are reference rewards; says how many are left out."""
+    kept = groups.where(lambda group: bool(rewards.of(group))) if rewards.empty else groups
+    if len(kept) < len(groups) and process_state().is_main_process:
+        logger.warning(
+            "%d of %d groups are left out: no response of the reference to their prompts got a reward",
+            len(groups) - len(kept),
+            len(groups),
+        )
+    return kept
+
+
+def _pad(rows: Iterable[Sequence[float] | None], device: torch.device, padding: float = 0.0) -> Tensor | None:
+    """Return rows of numbers as `[G, K]`, padded; None if there are none."""
     tensors = [torch.tensor(row) for row in rows if row is not None]
-    return pad_sequence(tensors, batch_first=True).to(device) if tensors else None
+    return pad_sequence(tensors, batch_first=True, padding_value=padding).to(device) if tensors else None

@@ -26,6 +26,7 @@ def train_run(
     t0_length: int,
     workers: WorkerParameters,
     reward_model: Path | None = None,
+    reference_rewards: Path | None = None,
     *,
     run: str,
 ) -> Iterator[tuple[pd.DataFrame]]:
@@ -43,6 +44,7 @@ def train_run(
         workers,
         reference_logprobs,
         reward_model,
+        reference_rewards,
         run=workspace,
     )
     yield (log,)
