@@ -44,9 +44,9 @@ def report_feasibility(
     train = report[report["split"] == "train"].iloc[0]
     if train["infeasible"]:
         logger.warning(
-            "RAO with beta %g and log_z0 %.2f: the targets of %.1f %% of %d training prompts cannot be met as long as the "
-            "prompts stay as likely as under the reference: their probabilities sum to more than 1. log_z0 >= %.2f makes "
-            "all of them feasible",
+            "RAO with beta %g and log_z0 %.2f: the targets of %.1f %% of %d training prompts cannot be met as long as "
+            "the prompts stay as likely as under the reference: their probabilities sum to more than 1. "
+            "log_z0 >= %.2f makes all of them feasible",
             *(train["beta"], train["log_z0"], 100 * train["infeasible"], train["n"], train["feasible_log_z0"]),
         )
     return report
