@@ -192,7 +192,9 @@ def read_rewards(reward_annotated: Path) -> pd.DataFrame:
     [first] = islice(read_rows(reward_annotated, ["reward_transforms"]), 1)
     table = read_narrow(reward_annotated, columns.split())
     # Kilobytes that are the same in all rows: a column of texts would hold a copy for each.
-    return table.assign(reward_transforms=pd.Categorical.from_codes([0] * len(table), [first["reward_transforms"]]))
+    return table.assign(
+        reward_transforms=pd.Categorical.from_codes([0] * len(table), pd.Index([first["reward_transforms"]]))
+    )
 
 
 def recorded_transforms(reward_annotated: pd.DataFrame) -> list[dict[str, Any]]:

@@ -41,19 +41,25 @@ def score_reference(
 
 
 def report_feasibility(
-    reward_annotated: Path, reference_logprobs: Path, rao: Mapping[str, Any], responses_per_prompt: int | None
+    reward_annotated: Path,
+    reference_logprobs: Path,
+    rao: Mapping[str, Any],
+    responses_per_prompt: int | None,
+    log_z0_report: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the share of prompts whose targets cannot be met together, for the beta and log_z0 of RAO's run.
 
-    Logs a warning if there are such prompts in the training split.
+    Logs a warning if there are such prompts in the training split. `log_z0_report` says what `log_z0: estimated` is.
     """
+    if log_z0_report is not None:
+        rao = {**rao, "log_z0": float(log_z0_report.set_index("log_z0").loc["estimated", "value"])}
     report = target_feasibility(reward_annotated, reference_logprobs, rao, responses_per_prompt)
     train = report[report["split"] == "train"].iloc[0]
     if train["infeasible"]:
         logger.warning(
             "RAO with beta %g and log_z0 %.2f: the targets of %.1f %% of %d training prompts cannot be met as long as "
-            "the prompts stay as likely as under the reference: their probabilities sum to more than 1. log_z0 >= %.2f "
-            "makes all of them feasible",
+            "the prompts stay as likely as under the reference: their probabilities sum to more than 1. "
+            "log_z0 >= %.2f makes all of them feasible",
             *(train["beta"], train["log_z0"], 100 * train["infeasible"], train["n"], train["feasible_log_z0"]),
         )
     return report

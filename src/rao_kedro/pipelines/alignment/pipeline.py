@@ -41,15 +41,18 @@ def create_pipeline(
     needed = {name: run_requirements(objective, name in estimating) for name, objective in objectives.items()}
     shared = [_score_reference("sft_model", "reward_annotated@path", "reference_logprobs@path")]
     of_rao = ["params:alignment.rao.parameters", "params:alignment.rao.responses_per_prompt"]
-    shared.append(
-        Node(
-            report_feasibility,
-            inputs=["reward_annotated@path", "reference_logprobs@path", *of_rao],
-            outputs="target_feasibility",
-            name="report_feasibility",
+    estimates, samples = "rao" in estimating, any(of.reference_rewards for of in needed.values())
+    if samples or not estimates:  # else RAO is not among the runs, and nobody knows its log_z0
+        estimated = ["log_z0_report"] if estimates else []
+        shared.append(
+            Node(
+                report_feasibility,
+                inputs=["reward_annotated@path", "reference_logprobs@path", *of_rao, *estimated],
+                outputs="target_feasibility",
+                name="report_feasibility",
+            )
         )
-    )
-    if any(requirements.reference_rewards for requirements in needed.values()):
+    if samples:
         shared += reference_rewards().nodes
         shared.append(
             Node(
