@@ -93,23 +93,27 @@ class MethodParameters(Parameters):
             raise ValueError(f"objective {self.objective} samples no responses: leave rollout out")
         return self
 
-    def why_not_on_policy(self) -> str | None:
-        """Return why a method would not learn from what its own policy has just sampled, as it has to; None otherwise.
+    def why_no_training(self) -> str | None:
+        """Return why the method cannot train on what it would be given, as the end of a sentence about it, or None.
 
         The rounds of all methods have the same parameters unless a method has its own: only a method that is trained is
         asked.
         """
-        requirements, rounds = self.requirements, self.rounds
+        requirements, rounds = get_requirements(self.objective, self.parameters), self.rounds
         if rounds is None or not self.in_rounds:
-            wanted = "set the number of rounds (rounds.n)"
-            return f"given responses are not its own: {wanted}" if requirements.on_policy else None
+            own = "learns from what its own policy has just sampled, and not from given responses: set rounds.n"
+            return own if requirements.on_policy else None
+        if requirements.reference_rewards and rounds.reference == "previous":
+            reads = "reads rewards of the SFT model's responses, so that no other reference will do"
+            return f"{reads}: set rounds.reference: fixed"
         if not requirements.on_policy and requirements.reads != "rollouts":
             return None
         if requirements.reads == "rollouts":  # the temperature divides the logits in training, too
             rounds = rounds.model_copy(update={"sampling": rounds.sampling.model_copy(update={"temperature": 1.0})})
         others = {"offline_share": rounds.offline_share > 0, "warm_start: false": not rounds.warm_start}
         wrong = rounds.why_not_the_policy() or ", ".join(name for name, is_set in others.items() if is_set)
-        return f"rounds.{wrong} gives it something else: leave it out" if wrong else None
+        own = "learns from what its own policy has just sampled, and"
+        return f"{own} rounds.{wrong} gives it something else: leave it out" if wrong else None
 
 
 def _check_seeds(seeds: list[int]) -> list[int]:

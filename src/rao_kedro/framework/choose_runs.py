@@ -57,7 +57,7 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
 
     Raises:
         ParameterError: The parameter `methods` names an unknown method, or none; the base model is to be compared with
-            itself; or a method that learns from its own samples alone would be given others.
+            itself; or a method cannot train on what it would be given.
     """
     if parameters["evaluation"].base_model and not _finetunes(parameters):
         raise ParameterError(
@@ -70,10 +70,8 @@ def choose_runs(parameters: Mapping[str, Any], selection: Selection = Selection(
         run: of for method in methods for run, of in known.alignment.items() if method_of(run) == method
     }
     for run in alignment:
-        if why := parameters["alignment"][run].why_not_on_policy():
-            raise ParameterError(
-                f"alignment.{method_of(run)} learns from what its own policy has just sampled, and {why}"
-            )
+        if why := parameters["alignment"][run].why_no_training():
+            raise ParameterError(f"alignment.{method_of(run)} {why}")
     studied = parameters[LIKELIHOOD_STUDY].only or known.likelihood_study
     return Runs(
         rounds=known.rounds,

@@ -48,8 +48,8 @@ def calibration_report(
     - `chosen_target_is_up`: P(r_w > beta log_z0), the share of chosen responses whose likelihood RAO raises at step 0,
       where every D_i is 0; NaN for `log_z0: estimated`, which is not known yet (`log_z0_report` has it).
     - `suggested_log_z0`: what `log_z0: auto` solves to, in nats.
-    - `raw_reward_at_zero_target`: the raw reward above which RAO raises a response of the median length; NaN beyond what the transforms can give, and left out for
-      `quantile_per_prompt`, which has no inverse.
+    - `raw_reward_at_zero_target`: the raw reward above which RAO raises a response of the median length; NaN beyond
+      what the transforms can give, and left out for `quantile_per_prompt`, which has no inverse.
 
     Args:
         reward_annotated: Table of `rewards.annotation.read_rewards`.

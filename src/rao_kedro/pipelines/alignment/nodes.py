@@ -52,7 +52,8 @@ def report_feasibility(
     Logs a warning if there are such prompts in the training split. `log_z0_report` says what `log_z0: estimated` is.
     """
     if log_z0_report is not None:
-        rao = {**rao, "log_z0": float(log_z0_report.set_index("log_z0").loc["estimated", "value"])}
+        [estimated] = log_z0_report.loc[log_z0_report["log_z0"] == "estimated", "value"]
+        rao = {**rao, "log_z0": estimated}
     report = target_feasibility(reward_annotated, reference_logprobs, rao, responses_per_prompt)
     train = report[report["split"] == "train"].iloc[0]
     if train["infeasible"]:
