@@ -42,11 +42,15 @@ def context(env, **runtime):
         return session.load_context()
 
 
-IN_ROUNDS = {"rao": Rounds(2, evaluated=(1,)), "simpo": Rounds(2, moves_reference=True)}
+IN_ROUNDS = {
+    "rao": Rounds(2, evaluated=(1,)),
+    "simpo": Rounds(2, moves_reference=True),
+    "ppo": Rounds(2),
+}
 
 
 def everything(rounds=IN_ROUNDS):
-    """All pipelines, with all methods, two of them in rounds, and a run of each kind of the studies."""
+    """All pipelines, with all methods, some in rounds, and a run of each kind of the studies."""
     runs = Runs(
         alignment={method: method for method in METHODS},
         rounds=rounds,
