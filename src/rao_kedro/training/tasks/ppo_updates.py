@@ -43,7 +43,6 @@ class PPOUpdates(Task):
             self.objective: PPO = make_objective("ppo", **spec.objective_parameters)
         except ValueError as error:
             raise ParameterError(str(error)) from error
-        self.t0_length = spec.t0_length
         self.forward_pass = ForwardPass(training.mixed_precision, training.max_tokens_per_batch, spec.t0_length)
         self.train_groups, self.eval_groups = (
             read_groups(spec.groups_path, split, ["rewards"]) for split in ("train", "validation")
@@ -111,7 +110,7 @@ class PPOUpdates(Task):
 
     def compute(self, module: nn.Module, pack: Sequence[TokenizedGroup], device: torch.device) -> Outputs:
         """Return the log-probs of response tokens in nats, and the values before them, `[G, K, T]` each."""
-        packed = pack_groups(pack, self.t0_length).to(device)
+        packed = pack_groups(pack, self.forward_pass.t0_length).to(device)
         logps, values = (_by_response(column, packed) for column in module(packed))
         return logps, values.float()
 
