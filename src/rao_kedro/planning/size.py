@@ -221,7 +221,7 @@ def _of_training(
         memory = machine.state_bytes(training, known.weights, launch, held)
     if found is None:
         if known is not None:
-            disk = published_bytes(training, known.weights)
+            disk = published_bytes(training, known.weights) * _models_published(step)
         rows = None if step.rounds is None else _prompts_of_round(run, step.rounds)
         steps = None if rows is None else -(-rows // training.batch_size) * training.epochs
         return Size(rows=rows, steps=steps, memory=memory, disk=disk)
@@ -236,12 +236,17 @@ def _of_training(
     fields, speed = found.fields("rows", "tokens", "steps", "seconds"), _speed(run, step)
     seconds = None if speed is None else tokens / speed
     if known is not None:
-        disk = published_bytes(training, known.weights) + checkpoint_bytes(training, known.weights, steps)
+        disk = published_bytes(training, known.weights) * _models_published(step)
+        disk += checkpoint_bytes(training, known.weights, steps)
         if seconds is None:
             seconds = assumed.training_seconds(run, training, method, known.weights, tokens, prompts, launch)
             fields |= {"seconds"}
     at_least = rollout is not None and speed is None
     return Size(rows, tokens, steps, memory, disk, seconds, fields, at_least)
+
+
+def _models_published(step: Step) -> int:
+    return 2 if step.function == "align_with_ppo" else 1  # the value network, too
 
 
 def published_bytes(training: TrainingParameters, weights: int) -> int:
@@ -276,7 +281,8 @@ def bytes_on_disk(run: Run) -> int:
             there = place is not None and (place / "config.json").exists()  # the new one replaces it
             linked = step.function == "prepare_base_model" and step.given["model"].source == "checkpoint"
             published = [published_bytes(training, known.weights) for training, _ in _trainings(step)]
-            made += 0 if there or linked else max(published, default=WEIGHT_BYTES * known.weights)
+            of_step = max(published, default=WEIGHT_BYTES * known.weights) * _models_published(step)
+            made += 0 if there or linked else of_step
         for training, responses in _trainings(step):
             size = _of_training(run, step, training, responses, None)
             checkpoints.append(checkpoint_bytes(training, known.weights, size.steps))

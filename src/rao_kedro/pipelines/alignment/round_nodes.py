@@ -13,6 +13,7 @@ from rao_kedro.config.workers import WorkerParameters
 from rao_kedro.data.narrow_tables import read_narrow
 from rao_kedro.data.rounds import choose_prompts, write_prompts, write_sampled_groups
 from rao_kedro.data.tokenize import Pairing
+from rao_kedro.errors import ParameterError
 from rao_kedro.identity import combined_hash, content_hash, file_hash
 from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.objectives import make_objective
@@ -153,7 +154,10 @@ def align_with_ppo(
         ppo = make_objective("ppo", **parameters | {"beta": float(last["beta"])})
         sampled = read_narrow(reward_annotated, ["split", "rewards"])
         n_responses = int(sampled[sampled["split"] == "train"]["rewards"].map(len).sum())
-        parameters["beta"] = ppo.next_beta(float(last["kl_to_reference"]), n_responses)
+        try:
+            parameters["beta"] = ppo.next_beta(float(last["kl_to_reference"]), n_responses)
+        except ValueError as error:
+            raise ParameterError(f"alignment.{method.objective}.parameters: {error}") from error
     assert method.rounds is not None  # the pipeline has this node for rounds alone
     spec = PPORoundSpec(
         workspace=workspace,
