@@ -11,6 +11,7 @@ from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import DataParameters, ModelParameters
 from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
+from rao_kedro.config.rounds import RoundsParameters
 from rao_kedro.identity import path_hash
 from rao_kedro.reporting.model_card import model_card
 
@@ -20,6 +21,7 @@ REPORT = pd.DataFrame(
     [("train groups", "tokenised", "82"), ("quarantined", "equal_ratings", "9"), ("prompt tokens", "sum", "5068")],
     columns=["section", "metric", "value"],
 )
+METHOD = MethodParameters(objective="rao", parameters={"beta": 0.1, "log_z0": "auto"}, training=TRAINING)
 HASHED = Path(__file__)  # any file
 LOG = pd.DataFrame({"step": [0, 1, 22], "eval_log_z": [5.5, None, 6.0]})
 
@@ -36,12 +38,12 @@ def card(run="rao", **changes):
         "reward_modeling": RewardModelingParameters(training=TRAINING),
         "model": ModelParameters(source="checkpoint", name="meta-llama/Meta-Llama-3-8B"),
         "publish": PublishParameters(license="llama3", repository="owner/llama3-{run}"),
+        "method": METHOD,
         "leaderboard": pd.DataFrame([row("rao", 0.8, 0.1, 0.05, 0.15), row("sft", 0.7, 0.0, 0.0, 0.0)]),
     } | changes
     return model_card(
         run,
         data=data,
-        method=MethodParameters(objective="rao", parameters={"beta": 0.1, "log_z0": "auto"}, training=TRAINING),
         data_report=REPORT,
         training_log=LOG,
         reward_annotated=HASHED,
@@ -54,6 +56,14 @@ def test_the_card_names_the_transforms_of_the_rewards():
     transformed = RewardModelingParameters(training=TRAINING, length_penalty=0.01, clip=5, normalisation="quantile")
     shown = "bradley_terry; length_penalty 0.01, clip 5.0, normalisation quantile"
     assert shown in card(reward_modeling=transformed)
+
+
+def test_the_card_says_what_rounds_a_policy_was_trained_in():
+    rounds = RoundsParameters(n=3, prompts_per_round=44, samples_per_prompt=4, offline_share=0.25, reference="previous")
+    shown = card(method=METHOD.model_copy(update={"rounds": rounds}))
+    assert "3, each on 4 responses of its own policy to each of 44 prompts, 25% of them with" in shown
+    assert "the reference of a round is the policy that it samples from" in shown
+    assert "On-policy rounds" not in card()
 
 
 def test_the_header_is_what_the_hub_reads():

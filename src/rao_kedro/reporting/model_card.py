@@ -14,6 +14,7 @@ from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import DataParameters, ModelParameters
 from rao_kedro.config.publish import PublishParameters
 from rao_kedro.config.reward_modeling import RewardModelingParameters
+from rao_kedro.config.rounds import RoundsParameters
 from rao_kedro.config.run_names import method_of
 from rao_kedro.evals.leaderboard import BASELINE
 from rao_kedro.identity import path_hash
@@ -68,6 +69,7 @@ def model_card(
         ("Base model", _code(model.name) + (f", revision {_code(model.revision)}" if model.revision else "")),
         ("Method", f"{method.objective}: {_settings(method.parameters)}{_log_z0(training_log)}"),
         ("Reference and start", "the base model after supervised fine-tuning (SFT)"),
+        *_rounds(method.rounds),
         ("Reward", f"{reward_modeling.reward.name}; {_settings(_transforms(reward_modeling))}"),
         ("Versions", ", ".join(f"{package} {version(package)}" for package in VERSIONS)),
     ]
@@ -127,6 +129,16 @@ def _metadata(
         pipeline_tag="text-generation",
         tags=["rao_kedro", "alignment", "rlhf", method_of(run)],
     )
+
+
+def _rounds(rounds: RoundsParameters | None) -> list[tuple[str, str]]:
+    if rounds is None:
+        return []
+    prompts = "all training prompts" if rounds.prompts_per_round is None else f"{rounds.prompts_per_round} prompts"
+    of_data = f", {rounds.offline_share:.0%} of them with responses of the data" if rounds.offline_share else ""
+    moves = "; the reference of a round is the policy that it samples from" if rounds.reference == "previous" else ""
+    sampled = f"{rounds.samples_per_prompt} responses of its own policy to each of {prompts}"
+    return [("On-policy rounds", f"{rounds.n}, each on {sampled}{of_data}{moves}")]
 
 
 def _sources(data: DataParameters) -> list[str]:
