@@ -33,7 +33,7 @@ def every_spec(kind=Spec):
 
 def test_every_spec_names_a_worker_and_its_error():
     named = {spec for spec in every_spec() if hasattr(spec, "worker")}
-    assert len(named) == 11 and {spec.__name__ for spec in every_spec() - named} == {
+    assert len(named) == 12 and {spec.__name__ for spec in every_spec() - named} == {
         *("Spec", "GroupsSpec", "ModelSpec", "ResponsesSpec")
     }
     for spec in named:

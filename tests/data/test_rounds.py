@@ -70,7 +70,7 @@ def generations(path, prompts, **changes):
 
 
 def test_sampled_groups_hold_the_tokens_as_they_were_sampled(annotated, tmp_path):
-    write_prompts(annotated, {"g7", "g3"}, tmp_path / "prompts.parquet")
+    write_prompts(annotated, ("group_id", {"g7", "g3"}), tmp_path / "prompts.parquet")
     prompts = pq.read_table(tmp_path / "prompts.parquet").to_pylist()
     assert [row["prompt_id"] for row in prompts] == ["g3", "g7"]  # the order of the table
     assert prompts[0]["messages"] == [{"role": "user", "content": "question 3"}]

@@ -18,7 +18,7 @@ from rao_kedro.pipelines.runs import METHODS
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ["base", "test", "ultrafeedback", "rated_responses", "paper"]
 # The others have a strength of another kind.
-WITH_BETA = {m for m in METHODS if m not in ("simpo", "slic_hf", "orpo", "rebel")}
+WITH_BETA = {m for m in METHODS if m not in ("simpo", "slic_hf", "orpo", "rebel", "raft")}
 
 
 @pytest.fixture(scope="module", autouse=True)

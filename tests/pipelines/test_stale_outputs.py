@@ -355,5 +355,5 @@ def test_rewards_of_the_reference_are_stale_with_what_they_are_made_from(project
         == set()
     )
     other = qrpo | nested("alignment.rao.parameters.log_z0", 3.0)
-    assert set(stale(other, pipeline_name="alignment")) == {"report_log_z0"}
+    assert set(stale(other, pipeline_name="alignment")) == {"report_log_z0", "report_feasibility"}
     assert not made & set(stale(pipeline_name="alignment", params={"methods": "dpo"}))

@@ -87,10 +87,10 @@ def test_memory_counts_weights_gradients_and_optimizer_and_what_is_sharded(monke
 def test_a_round_of_ppo_trains_two_models_and_scores_the_reference_before(monkeypatch):
     """8e9 weights each on eight GPUs: 2 x 16 bytes in training, 2 x 4 bytes and a whole reference before it."""
     weights, fsdp = 8 * 10**9, machine.read_launch(ROOT / "conf/accelerate/fsdp2.yaml")
-    ppo = MethodParameters(objective="ppo", training=training_parameters(), rollout={"max_new_tokens": 4})
-    models = machine.models_in_memory(ppo, in_rounds=True)
-    rloo = MethodParameters(objective="rloo", training=training_parameters())
-    assert models == ModelsInMemory(2, 0, 1) and machine.models_in_memory(rloo, in_rounds=True) == ModelsInMemory(1)
+    how = {"training": training_parameters(), "rounds": {"n": 1}}
+    ppo, rloo = (MethodParameters(objective=name, **how) for name in ("ppo", "rloo"))
+    models = machine.models_in_memory(ppo)
+    assert models == ModelsInMemory(2, 0, 1) and machine.models_in_memory(rloo) == ModelsInMemory(1)
 
     def gigabytes(memory, launch=fsdp, **how):
         monkeypatch.setattr(machine, "gpu_memory", lambda: memory * 10**9)

@@ -15,6 +15,7 @@ from rao_kedro.config.alignment import ReferenceRewardParameters
 from rao_kedro.config.generation import GenerationParameters, SamplingParameters
 from rao_kedro.config.rewards import RewardParameters
 from rao_kedro.data.arrow_schemas import ANNOTATED_GROUPS, REWARDS
+from rao_kedro.data.rounds import write_prompts
 from rao_kedro.data.tables import LogZ0ReportTable, QuarantineTable, ReferenceRewardTable
 from rao_kedro.data.token_tables import PromptGroups, read_groups
 from rao_kedro.errors import DataError, ParameterError, TrainingError
@@ -26,13 +27,13 @@ from rao_kedro.pipelines.alignment import nodes
 from rao_kedro.rewards.annotation import join_rewards
 from rao_kedro.rewards.log_z0_report import compare_log_z0
 from rao_kedro.rewards.reference_rewards import (
-    apply_transforms,
+    TRAINED,
     join_reference_rewards,
     prompt_digest,
     read_reference_rewards,
-    write_prompts,
     write_sampled_groups,
 )
+from rao_kedro.rewards.transforms import apply_transforms
 from rao_kedro.training.tasks.offline import OfflineAlignment
 from rao_kedro.workers import launch
 
@@ -116,7 +117,7 @@ def join(tmp_path, tiny_checkpoint, chat):
 
 
 def test_prompts_are_those_of_training_and_validation_groups(tmp_path, chat):
-    write_prompts(annotated(tmp_path / "annotated.parquet", chat), tmp_path / "prompts.parquet")
+    write_prompts(annotated(tmp_path / "annotated.parquet", chat), TRAINED, tmp_path / "prompts.parquet")
     assert [prompt["prompt_id"] for prompt in worker.read_prompts(tmp_path / "prompts.parquet")] == [
         "g0",
         "g1",

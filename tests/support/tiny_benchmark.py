@@ -115,7 +115,7 @@ def main(directory: Path, url: str) -> None:
         ("downstream_samples_sft", DownstreamSampleTable),
     ):
         catalog[name] = MemoryDataset(schema.empty())
-    pipeline = create_pipeline([], benchmarks=True).only_nodes_with_tags(TAG)
+    pipeline = create_pipeline({}, benchmarks=True).only_nodes_with_tags(TAG)
     values = {"workers": workers_in(directory), **dict(evaluation), **dict(evaluation.benchmarks)}
     for name in pipeline.inputs():
         if name.startswith("params:"):

@@ -135,7 +135,7 @@ def test_beta_is_not_adapted_while_training_samples(tmp_path, tiny_checkpoint, t
     adaptive = {"kl_control": "adaptive"}
     with pytest.raises(ParameterError, match="ppo adapts beta from round to round only"):
         launch(spec.model_copy(update={"objective_parameters": adaptive}), IN_PROCESS)
-    with pytest.raises(ValueError, match="samples in training, in no rounds: kl_control: fixed"):
+    with pytest.raises(ValueError, match=r"samples in training, in no rounds: set rounds\.n, or kl_control: fixed"):
         MethodParameters(objective="ppo", parameters=adaptive, training=parameters(), rollout={"max_new_tokens": 4})
 
 

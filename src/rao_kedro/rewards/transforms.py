@@ -115,8 +115,13 @@ def transform(
         rewards: Raw rewards.
         lengths: Tokens of each response.
         sizes: Number of responses of each group; only `quantile_per_prompt` reads it.
+
+    Raises:
+        DataError: A step is unknown.
     """
     for step in transforms:
+        if step["name"] not in _STEPS:
+            raise DataError(f"reward_transforms has the unknown transform {step['name']}: annotate the responses again")
         rewards = _STEPS[step["name"]](step, rewards, lengths, sizes)
     return rewards
 

@@ -44,7 +44,7 @@ def train_run(
         workers,
         reference_logprobs,
         reward_model,
-        reference_rewards,
+        reference_rewards=reference_rewards,
         run=workspace,
     )
     yield (log,)
