@@ -13,7 +13,8 @@ from rao_kedro.framework.session import StudySession
 from rao_kedro.identity import path_hash
 
 ROUNDS = {"n": 2, "prompts_per_round": 6, "samples_per_prompt": 3}
-RUNS = ("rao", "simpo", "rloo", "ppo", "qrpo")
+RUNS, MEASURED = ("rao", "simpo", "rloo", "ppo", "qrpo"), ("rao", "simpo")
+TRAINED = ("data_engineering", "supervised_finetuning", "reward_modeling", "alignment")
 
 
 def parameters(**rounds):
@@ -37,14 +38,15 @@ class Data:
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
     with open_project(tmp_path_factory.mktemp("rounds")) as project:
-        run(project, params=parameters())
+        run(project, *TRAINED, params=parameters())
+        run(project, "evaluation", params=parameters() | {"methods": " ".join(MEASURED)})
         yield Data(project)
 
 
-def stale(**params):
+def stale(*pipelines, **params):
     end_tracking()
     with StudySession.create(Path.cwd(), env="test", runtime_params=params) as session:
-        return dict(session.stale_nodes())
+        return dict(session.stale_nodes(pipeline_names=[*pipelines] or None))
 
 
 def test_a_round_trains_on_what_its_policy_sampled(chain):
@@ -118,21 +120,22 @@ def test_the_policy_of_a_run_is_that_of_its_last_round(chain):
 
 def test_rounds_are_rows_of_the_leaderboard_and_points_of_a_figure(chain):
     board = pd.read_csv(chain.root / "08_reporting/leaderboard.csv").set_index("method")
-    assert set(board.index) == {"sft", *RUNS, *(f"{run_}_round_1" for run_ in RUNS)}
+    assert set(board.index) == {"sft", *MEASURED, *(f"{run_}_round_1" for run_ in MEASURED)}
     figure = json.loads((chain.root / "08_reporting/scores_by_round.json").read_text())
     drawn = {(trace["name"], tuple(trace["x"])) for trace in figure["data"]}
-    assert drawn == {(run_, (0, 1, 2)) for run_ in RUNS}
+    assert drawn == {(run_, (0, 1, 2)) for run_ in MEASURED}
     report = (chain.root / "08_reporting/report.html").read_text()
     assert "Rounds" in report
 
 
 def test_nothing_is_stale_after_a_run_and_more_rounds_go_on_from_the_last_one(chain):
-    assert stale(**parameters()) == {}
-    more = stale(**parameters(n=3))
+    assert stale("alignment", **parameters()) == {}
+    more = stale("alignment", **parameters(n=3))
     again = {name.rpartition(".")[0] for name in more if ".round_" in name}
     assert again == {f"{run_}.round_3" for run_ in RUNS}
-    assert stale(**parameters(evaluate_every=0)).keys() == {"compare_methods", "plot_rounds", "plot_scores"} | {
-        "write_report"
+    fewer = parameters(evaluate_every=0) | {"methods": " ".join(MEASURED)}
+    assert stale("alignment", "evaluation", **fewer).keys() == {
+        *("compare_methods", "plot_rounds", "plot_scores", "write_report")
     }
 
 

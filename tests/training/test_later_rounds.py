@@ -10,6 +10,7 @@ from launching import IN_PROCESS
 from rao_kedro.errors import TrainingError
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
+from rao_kedro.training.tasks.kto import KTOAlignment
 from rao_kedro.training.tasks.offline import OfflineAlignment
 from rao_kedro.workers import launch
 
@@ -44,7 +45,7 @@ def later_round(tmp_path, tiny_checkpoint, policy, groups_path, name, **changes)
 def log_ratio(policy, tiny_checkpoint, groups_path):
     """The mean log-ratio of the chosen responses of the validation groups, from plain models."""
     ratios = []
-    ours, theirs = load_causal_lm(policy), load_causal_lm(tiny_checkpoint)
+    ours, theirs = (load_causal_lm(path).requires_grad_(False) for path in (policy, tiny_checkpoint))
     for row in pq.read_table(groups_path).to_pylist():
         if row["split"] == "validation":
             response = row["response_ids"][row["chosen"]]
@@ -95,3 +96,13 @@ def test_log_z0_is_solved_from_the_rewards_of_the_first_round(tmp_path, tiny_che
     first = spec.model_copy(update={"calibration_path": tmp_path / "first.parquet"})
     assert OfflineAlignment(spec).objective.log_z0 == pytest.approx(0.0)
     assert OfflineAlignment(first).objective.log_z0 == pytest.approx(6.0)
+
+
+def test_mismatched_pairs_of_kto_are_compared_with_the_reference(tmp_path, tiny_checkpoint, policy, groups_path):
+    spec = later_round(tmp_path, tiny_checkpoint, policy, groups_path, "kto")
+    found = []
+    for of in (spec, spec.model_copy(update={"model_dir": tiny_checkpoint})):
+        task = KTOAlignment(of)
+        task.prepare(task.load())
+        found.append(task.mismatched_reference)
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
