@@ -122,7 +122,7 @@ def test_rounds_are_rows_of_the_leaderboard_and_points_of_a_figure(chain):
     board = pd.read_csv(chain.root / "08_reporting/leaderboard.csv").set_index("method")
     assert set(board.index) == {"sft", *MEASURED, *(f"{run_}_round_1" for run_ in MEASURED)}
     figure = json.loads((chain.root / "08_reporting/scores_by_round.json").read_text())
-    drawn = {(trace["name"], tuple(trace["x"])) for trace in figure["data"]}
+    drawn = {(trace["name"], tuple(map(round, trace["x"]))) for trace in figure["data"]}
     assert drawn == {(run_, (0, 1, 2)) for run_ in MEASURED}
     report = (chain.root / "08_reporting/report.html").read_text()
     assert "Rounds" in report

@@ -1,10 +1,11 @@
 """Figures of studies."""
 
 import pandas as pd
+from leaderboards import row
 
 from rao_kedro.evals.downstream.figures import accuracy_bars
 from rao_kedro.evals.tables import LeaderboardTable
-from rao_kedro.reporting.figures import reward_model_accuracies, scores_by_method, training_dynamics
+from rao_kedro.reporting.figures import reward_model_accuracies, scores_by_method, scores_by_round, training_dynamics
 
 
 def test_reward_models_are_drawn_beside_the_length_only_baseline(tmp_path):
@@ -54,3 +55,12 @@ def test_the_drift_of_the_prompts_is_drawn_where_a_method_has_one_and_log_z0_is_
         drawn = [[*trace.y] for trace in figure.data if [*trace.y] == [0.0, 0.25]]
         assert len(drawn) == sum(method.startswith(("rao", "training")) for method in logs)
     assert not [text for text in training_dynamics({"dpo": dpo}).layout.annotations if "log_z0" in text.text]
+
+
+def test_rounds_are_drawn_from_sft_on_each_method_with_its_own_number_of_them():
+    rows = [row(name, score, 0.0, 0.0, 0.0) for name, score in (("sft", 0.5), ("rao", 0.8), ("rao_round_2", 0.7))]
+    board = pd.DataFrame([*rows, row("dpo", 0.6, 0.0, 0.0, 0.0), row("kto", 0.4, 0.0, 0.0, 0.0)])
+    figure = scores_by_round(board, {"rao": 4, "dpo": 1})
+    drawn = {trace.name: (tuple(map(round, trace.x)), tuple(trace.y)) for trace in figure.data if trace.showlegend}
+    assert drawn == {"rao": ((0, 2, 4), (0.5, 0.7, 0.8)), "dpo": ((0, 1), (0.5, 0.6))}
+    assert len({trace.x[0] for trace in figure.data if trace.showlegend}) == 2  # beside each other

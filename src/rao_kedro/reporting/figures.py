@@ -205,14 +205,15 @@ def scores_by_round(leaderboard: pd.DataFrame, last: Mapping[str, int]) -> go.Fi
             of_method[method][name] = last[method] if round_ is None else round_
     by_name = leaderboard.set_index("method")
     for column, (score, _) in enumerate(panels, start=1):
-        for method, rounds in of_method.items():
+        for i, (method, rounds) in enumerate(of_method.items()):
+            beside = 0.05 * (i - (len(of_method) - 1) / 2)  # so that intervals do not lie on each other
             rows = by_name.loc[sorted(rounds, key=lambda name: rounds[name])]
             bars = {}
             if f"{score}_low" in rows:
                 bars["error_y"] = error_bars(rows[f"{score}_high"] - rows[score], rows[score] - rows[f"{score}_low"])
             figure.add_trace(
                 go.Scatter(
-                    x=sorted(rounds.values()),
+                    x=[round_ + beside for round_ in sorted(rounds.values())],
                     y=rows[score],
                     mode="lines+markers",
                     name=method,
