@@ -8,6 +8,7 @@ from rao_kedro.config.alignment import MethodParameters
 from rao_kedro.config.data_engineering import ModelParameters
 from rao_kedro.config.generation import GenerationParameters
 from rao_kedro.config.rewards import RewardParameters
+from rao_kedro.config.rounds import RoundsParameters
 from rao_kedro.config.servers import JudgeParameters, ServerParameters
 from rao_kedro.errors import PlanError
 from rao_kedro.evals.downstream.parameters import HarnessParameters
@@ -153,3 +154,18 @@ def test_a_plan_error_is_an_error_of_parameters_data_and_models():
     from rao_kedro.errors import DataError, ModelError, ParameterError
 
     assert all(issubclass(PlanError, kind) for kind in (ParameterError, DataError, ModelError))
+
+
+def test_a_round_is_given_an_engine_with_room_and_no_more_prompts_than_there_are():
+    """8 training prompts of at most 256 tokens, and 48 tokens of a response."""
+
+    def refused(**rounds):
+        how = RoundsParameters(n=2, backend="transformers", sampling={"max_tokens": 48}, **rounds)
+        run = planned_run(data=data_parameters(), data__max_prompt_tokens=256)
+        return [*checks._of_step(run, planned_step("sample_responses", rounds=how))]
+
+    assert refused(prompts_per_round=8) == refused(max_model_len=304) == []
+    (sentence,) = refused(prompts_per_round=9)
+    assert sentence == "parameter rounds.prompts_per_round is 9, and there are 8 training prompts: lower it"
+    (sentence,) = refused(max_model_len=303)
+    assert sentence.startswith("parameter rounds.max_model_len (303) is too small") and "set it to 304" in sentence

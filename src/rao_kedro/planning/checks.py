@@ -96,6 +96,7 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
         case "sample_responses":
             yield from _engine_problems(named["rounds"], given["rounds"])
             yield from lengths.training_generation_problems(run, step, "rounds")
+            yield from _too_many_prompts(run, step)
         case "answer_with_served_models":
             yield from _of_served_models(step)
         case "judge_methods":
@@ -114,6 +115,20 @@ def _of_step(run: Run, step: Step) -> Iterator[str]:
     for parameter, reward in _rewards(step):
         yield from judges.reward_problems(parameter, reward)
     yield from lengths.pack_problems(run, step)
+
+
+def _too_many_prompts(run: Run, step: Step) -> Iterator[str]:
+    wanted, there = step.given["rounds"].prompts_per_round, None
+    table, data = run.path("reward_annotated@path"), run.parameter("data")
+    if table is not None:
+        there = sum(group.split == "train" for group in lengths.read_groups(table))
+    elif data.source == "sampled":
+        there = data.sampled.train_prompts
+    if wanted is not None and there is not None and wanted > there:
+        yield (
+            f"parameter {step.named['rounds']}.prompts_per_round is {wanted}, and there are {there} training prompts: "
+            "lower it"
+        )
 
 
 def _of_collection(run: Run, step: Step) -> Iterator[str]:
