@@ -48,6 +48,7 @@ def test_the_prompts_of_a_round_depend_on_the_seed_and_not_on_other_rounds(annot
 def test_a_share_of_a_rounds_prompts_keeps_the_responses_of_the_data(annotated):
     prompts = choose_prompts(annotated, 1, 8, 0.25, seed=0)
     assert (len(prompts.sampled), len(prompts.offline)) == (6, 2) and not prompts.sampled & prompts.offline
+    assert len(choose_prompts(annotated, 1, 3, 0.9, seed=0).sampled) == 1  # never none
     assert choose_prompts(annotated, 1, None, 0.5, seed=0).sampled | choose_prompts(
         annotated, 1, None, 0.5, seed=0
     ).offline == {f"g{i}" for i in range(10)}

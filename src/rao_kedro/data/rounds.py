@@ -59,7 +59,7 @@ def choose_prompts(
             now = {*waiting}  # a prompt that is still waiting comes first, and not twice in a round
             waiting += [name for name in again if name not in now] + [name for name in again if name in now]
         taken, waiting = waiting[:wanted], waiting[wanted:]
-    n_offline = round(wanted * offline_share)
+    n_offline = int(wanted * offline_share)  # one prompt at least is sampled from
     return RoundPrompts(frozenset(taken[n_offline:]), frozenset(taken[:n_offline]))
 
 

@@ -166,7 +166,7 @@ def _of_round(run: Run, rounds: RoundsParameters) -> Size:
     prompts = _prompts_of_round(run, rounds)
     if prompts is None:
         return Size()
-    rows = round(prompts * (1 - rounds.offline_share)) * rounds.samples_per_prompt
+    rows = (prompts - int(prompts * rounds.offline_share)) * rounds.samples_per_prompt
     return Size(rows=rows, tokens=rows * rounds.sampling.max_tokens)
 
 
