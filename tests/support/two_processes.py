@@ -17,10 +17,12 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from groups import log_of
+from launching import IN_PROCESS
 from safetensors.torch import load_file
 
 from rao_kedro.errors import TrainingError
 from rao_kedro.training.interruption import Interruption
+from rao_kedro.workers import launch
 
 PROJECT = Path(__file__).parents[2]
 ON_CPUS = {"ACCELERATE_USE_CPU": "true"}
@@ -41,6 +43,26 @@ def run_alone(spec):
     (path := spec.workspace / "spec.json").write_text(spec.model_dump_json())
     importlib.import_module(spec.worker).main(str(path))
     AcceleratorState._reset_state()
+
+
+def each_alone(inputs):
+    """Yield a function that does a task of the inputs in this process, once, and returns its workspace.
+
+    It has one thread, as each of two processes has. PPO samples: another order of summation may choose another token.
+    """
+
+    def run(name):
+        spec = inputs.task(name, inputs.directory / "one")
+        if not spec.workspace.exists():
+            AcceleratorState._reset_state()  # it remembers the precision of the task before
+            launch(spec, IN_PROCESS)
+            AcceleratorState._reset_state()
+        return spec.workspace
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield run
+    torch.set_num_threads(threads)
 
 
 def stop_alone(spec):

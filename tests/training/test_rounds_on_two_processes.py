@@ -7,7 +7,6 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from groups import log_of, parameters
-from launching import IN_PROCESS
 from rounds import ppo_round_spec, rloo_round_spec, sample_round
 from two_processes import (
     EACH_ENGINE,
@@ -15,6 +14,7 @@ from two_processes import (
     assert_resumed_after_step_1,
     assert_same_training,
     assert_same_weights,
+    each_alone,
     launched,
     refusal,
     stop_alone,
@@ -23,7 +23,6 @@ from two_processes import (
 from rao_kedro.config.training import LoRAParameters
 from rao_kedro.models.chat_format import load_tokenizer
 from rao_kedro.models.loading import load_causal_lm, save_checkpoint
-from rao_kedro.workers import launch
 
 TRAINING = {"epochs": 2, "max_tokens_per_batch": 60, "batch_size": 3, "learning_rate": 1e-3, "keep": "last"}
 OWN = {"value_learning_rate": 3e-3, "value_max_grad_norm": 0.5}
@@ -76,20 +75,7 @@ def inputs(tmp_path_factory, tiny_checkpoint, tiny_reward_model):
 
 @pytest.fixture(scope="module")
 def alone(inputs):
-    """Return the workspace of a task after one process has done it."""
-
-    def run(name):
-        spec = inputs.task(name, inputs.directory / "one")
-        if not spec.workspace.exists():
-            AcceleratorState._reset_state()
-            launch(spec, IN_PROCESS)
-            AcceleratorState._reset_state()
-        return spec.workspace
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield run
-    torch.set_num_threads(threads)
+    yield from each_alone(inputs)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from conversation_rows import write_conversations
 from groups import alignment_spec, log_of, parameters, reference_rewards, write_groups
 from launching import IN_PROCESS
@@ -26,6 +25,7 @@ from two_processes import (
     PROJECT,
     assert_resumed_after_step_1,
     assert_same_training,
+    each_alone,
     free_port,
     launched,
     refusal,
@@ -201,23 +201,7 @@ def inputs(tmp_path_factory, tiny_checkpoint, tiny_reward_model):
 
 @pytest.fixture(scope="module")
 def alone(inputs):
-    """Return the workspace of a task after one process has done it, with one thread as each of two has.
-
-    PPO samples: another order of summation may choose another token.
-    """
-
-    def run(name):
-        spec = inputs.task(name, inputs.directory / "one")
-        if not spec.workspace.exists():
-            AcceleratorState._reset_state()  # it remembers the precision of the task before
-            launch(spec, IN_PROCESS)
-            AcceleratorState._reset_state()
-        return spec.workspace
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield run
-    torch.set_num_threads(threads)
+    yield from each_alone(inputs)
 
 
 @pytest.fixture(scope="module")
