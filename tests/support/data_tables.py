@@ -1,7 +1,8 @@
 """Tables that are written and read in batches, as data frames of tests."""
 
-import tempfile
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import NamedTuple
 
 import pandas as pd
@@ -16,8 +17,14 @@ from rao_kedro.data.tokenize import GroupTokenizer
 from rao_kedro.data.tokenized_tables import divided_batches, write_groups, write_tokenized
 
 
+@cache
+def directory_of_this_process():
+    return TemporaryDirectory(prefix="rao_kedro_tables_")
+
+
 def temporary():
-    return Path(tempfile.mkdtemp(prefix="rao_kedro_tables_"))
+    """A new directory that goes with this process."""
+    return Path(mkdtemp(dir=directory_of_this_process().name))
 
 
 def frame(path):
