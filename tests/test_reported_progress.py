@@ -69,13 +69,14 @@ import logging
 from rao_kedro.errors import DataError
 from rao_kedro.judges import judge
 from rao_kedro.workers import worker_main
-from rao_kedro.progress import report_progress
+from rao_kedro.progress import KEPT, NOTICE, report_progress
 from rao_kedro import processes
 
 def main(spec):
     report_progress("training", 1, 2, "steps", 10.0)
     processes.logger.info("a detail")
-    judge.logger.info("judging with j: 2 requests")
+    judge.logger.info("judging with j: 2 requests", extra=NOTICE)
+    processes.logger.info("all of it is there", extra=KEPT)
     processes.logger.warning("two\\nlines")
     logging.getLogger(__name__).warning("of the worker itself")
     raise DataError("row 3 is bad\\nrow 4 is bad")
@@ -95,8 +96,8 @@ def test_progress_warnings_and_errors_of_a_worker_reach_its_launcher_whole(tmp_p
     assert heard == [Progress("training", 1, 2, "steps", 10.0)]
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warned == ["two", "lines", "of the worker itself"] and "a detail" in caplog.text
-    # The console shows what this logger says, whoever asks a judge.
-    assert ("rao_kedro.judges.judge", logging.INFO, "judging with j: 2 requests") in caplog.record_tuples
+    notices = [(record.notice, record.getMessage()) for record in caplog.records if hasattr(record, "notice")]
+    assert notices == [("said", "judging with j: 2 requests"), ("kept", "all of it is there")]
 
 
 def test_without_a_console_progress_is_logged_now_and_then(clock, caplog):

@@ -23,8 +23,7 @@ logger = logging.getLogger(__name__)
 LAST_LINES = 20
 ERROR_PREFIX = "rao_kedro error: "
 WARNING_PREFIX = "rao_kedro warning: "
-NOTICE_PREFIX = "rao_kedro says: "
-NOTICE_LOGGER = "rao_kedro.judges.judge"  # announces the cost of judging, which the console shows from workers too
+NOTICE_PREFIX = "rao_kedro notice: "  # then its kind
 
 
 def run_program(command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -76,7 +75,8 @@ def _follow(process: subprocess.Popen[str], last: deque[str]) -> str | None:
         elif line.startswith(WARNING_PREFIX):
             logger.warning("%s", line.removeprefix(WARNING_PREFIX))
         elif line.startswith(NOTICE_PREFIX):
-            logging.getLogger(NOTICE_LOGGER).info("%s", line.removeprefix(NOTICE_PREFIX))
+            kind, _, text = line.removeprefix(NOTICE_PREFIX).partition(" ")
+            logger.info("%s", text, extra={"notice": kind})
         elif line.startswith(PROGRESS_PREFIX):
             hear(Progress.read(line))
         elif line:

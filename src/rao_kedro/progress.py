@@ -14,6 +14,8 @@ from typing import NamedTuple
 logger = logging.getLogger(__name__)
 
 PROGRESS_PREFIX = "rao_kedro progress: "
+# `extra` of a log record that is for the user, from a worker, too: what it says, or that the work was done before.
+NOTICE, KEPT = {"notice": "said"}, {"notice": "kept"}
 LINE_SECONDS, LINE_SHARE, SILENT_SECONDS = 30, 0.1, 600  # when a line of progress is due without a bar
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from rao_kedro.files import write_bytes, write_text
 from rao_kedro.identity import path_hash
+from rao_kedro.progress import NOTICE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,7 +96,8 @@ class Shards(Generic[Part]):
                 missing.append(position)
         if missing:
             if len(missing) < len(keys):
-                logger.info("%d of %d shards in %s are kept", len(keys) - len(missing), len(keys), self.directory)
+                done = len(keys) - len(missing)
+                logger.info("goes on: %d of %d shards in %s are kept", done, len(keys), self.directory, extra=NOTICE)
             for position, part in make(missing):
                 self.write(keys[position], part)
                 yield position, part

@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict
 from rao_kedro.errors import RaoKedroError
 from rao_kedro.files import only_one_in, write_text
 from rao_kedro.identity import combined_hash, flatten, named_files
-from rao_kedro.processes import ERROR_PREFIX, NOTICE_LOGGER, NOTICE_PREFIX, WARNING_PREFIX, run_program
-from rao_kedro.progress import report_to_launcher
+from rao_kedro.processes import ERROR_PREFIX, NOTICE_PREFIX, WARNING_PREFIX, run_program
+from rao_kedro.progress import KEPT, report_to_launcher
 from rao_kedro.shards import is_finished, mark_finished
 
 logger = logging.getLogger(__name__)
@@ -117,8 +117,9 @@ def launch(spec: Spec, workers: Workers, metric_prefix: str = "") -> None:
         run = _key(spec)
         if spec.outputs:
             if is_finished(_marker(spec), run, spec.outputs):
+                directory = spec.spec_path.parent
                 logger.info(
-                    "%s is finished in %s, from the same parameters and inputs", spec.title, spec.spec_path.parent
+                    "%s is finished in %s, from the same parameters and inputs", spec.title, directory, extra=KEPT
                 )
                 return
             _marker(spec).unlink(missing_ok=True)
@@ -219,13 +220,14 @@ def worker_main(main: Callable[[str], None]) -> None:
 
 
 class _LauncherFormatter(logging.Formatter):
-    """Marks the log records that the launcher's user is to see: warnings, errors and the cost of judging."""
+    """Marks the log records that the launcher's user is to see: warnings, errors and notices."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         if record.levelno >= logging.WARNING:
             return _prefix_lines(WARNING_PREFIX, text)
-        return _prefix_lines(NOTICE_PREFIX, text) if record.name == NOTICE_LOGGER else text
+        kind = getattr(record, "notice", None)
+        return _prefix_lines(f"{NOTICE_PREFIX}{kind} ", text) if kind else text
 
 
 def _prefix_lines(prefix: str, text: str) -> str:

@@ -204,3 +204,7 @@ def test_methods_that_did_not_see_the_same_responses_are_told():
     assert unequal_responses(board("sft", "base", "dpo")) is None  # the base model saw none
     assert "rao saw 3.8 a prompt, dpo saw 2 a prompt." in (unequal_responses(board("sft", "rao", "dpo")) or "")
     assert unequal_responses(leaderboard({"sft": SFT}, {"sft": held_out(-5, -5)}, seed=0)) is None
+    logs["simpo"]["round"] = [1, 2]
+    assert board(*methods).set_index("method")["rounds"]["simpo"] == 2
+    said = unequal_responses(board("sft", "dpo", "simpo"))
+    assert said is not None and "dpo saw 2 a prompt, simpo saw 2 a prompt in each of 2 rounds." in said

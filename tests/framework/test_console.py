@@ -16,7 +16,7 @@ from rich.console import Console
 
 from rao_kedro.errors import DataError
 from rao_kedro.framework.console import ConsoleHooks, RowCount, RunConsole, list_outputs, run_console
-from rao_kedro.progress import report_progress
+from rao_kedro.progress import KEPT, NOTICE, report_progress
 
 
 def run(project, *functions, verbose=False):
@@ -67,6 +67,28 @@ def test_a_run_shows_a_line_per_node_and_warnings_of_ours_and_logs_everything(tm
         assert said in log
     assert "half" not in log
     assert logging.getLogger().handlers == handlers and logging.getLogger("rao_kedro").level == level
+
+
+def test_a_run_shows_what_it_keeps_and_where_it_goes_on(tmp_path, capsys):
+    logger = logging.getLogger("rao_kedro.workers")
+
+    def kept():
+        logger.info("finished, from the same parameters and inputs", extra=KEPT)
+        return 1
+
+    def partly(kept):
+        report_progress("a work of this test", 3, 9)
+        logger.info("finished, from the same parameters and inputs", extra=KEPT)
+        return 1
+
+    def resumed(partly):
+        logger.info("goes on after step 3 of 9", extra=NOTICE)
+        return 1
+
+    run(tmp_path, kept, partly, resumed)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:-2]]
+    assert [line[4:] for line in lines if line[0][1] == "/"] == [["kept:", "kept"], ["partly"], ["resumed"]]
+    assert ["resumed_node:", "goes", "on", "after", "step", "3", "of", "9"] in lines
 
 
 def failing(error):

@@ -165,7 +165,8 @@ def test_a_name_that_is_a_global_and_a_block_has_one_value(env):
         ("beta=strong", "parameter beta: Input should be a valid number"),
         ("beta=-1", "parameter beta: Input should be greater than 0"),
         ("precision=fp16", "parameter precision: Input should be 'no', 'bf16' or 'bf16_weights'"),
-        ("data=/mnt/disk", "give one inside it (data.conversations, data.evaluation_prompts, "),
+        ("data=/mnt/disk", "give one inside it (data.source, data.sampled, "),
+        ("rounds=3", "give one inside it (rounds.n, rounds.prompts_per_round, "),
         ("data=/mnt/disk", "data_root"),
     ],
 )

@@ -59,7 +59,7 @@ def annotation_spec(workspace, tiny_reward_model, groups_path):
 
 @pytest.mark.parametrize("task", ["reference", "annotate"])
 def test_a_killed_scoring_goes_on_from_its_last_shard_to_the_same_bytes(
-    task, tmp_path, tiny_checkpoint, tiny_reward_model, groups_path, monkeypatch
+    task, tmp_path, tiny_checkpoint, tiny_reward_model, groups_path, monkeypatch, caplog
 ):
     make, model = (annotation_spec, tiny_reward_model) if task == "annotate" else (scoring_spec, tiny_checkpoint)
     whole, killed = (make(tmp_path / name, model, groups_path) for name in ("whole", "killed"))
@@ -76,8 +76,9 @@ def test_a_killed_scoring_goes_on_from_its_last_shard_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         launch(killed, IN_PROCESS)
     monkeypatch.setattr(Shards, "write", lambda *of: (written.append(len(of[2])), write(*of)))
+    caplog.set_level("INFO", "rao_kedro")
     launch(killed, IN_PROCESS)
-    assert written == [5, 5, 2]
+    assert written == [5, 5, 2] and "goes on: 10 of 12 groups are scored already" in caplog.messages
     assert killed.output_path.read_bytes() == whole.output_path.read_bytes()
     assert not (killed.workspace / "shards").exists()
 

@@ -33,6 +33,7 @@ def row(method, score, gain, low, high, n=100, **others):
         "kl_to_reference": 1.0,
         "chosen_likelihood_fell": 0.2,
         "unscored": 0,
+        "rounds": 0,
         "responses_seen": {"rao": 4.0, "dpo": 2.0}.get(method, np.nan),
         **others,
     }

@@ -138,6 +138,13 @@ def test_a_warning_names_the_methods_own_beta(name, objective, rao, bound, works
     assert remark is not None and f"{rao} raises the mean target" in remark and f"log_z0 <= {bound} nats" in remark
 
 
+def test_a_warning_about_rao_names_no_log_z0_that_it_already_has(workspace, tiny_checkpoint):
+    task = OfflineAlignment(spec_of(workspace, tiny_checkpoint, "rao", objective={"beta": 0.5}))
+    fell = {"log_ratio_chosen": -1.0, "chosen_likelihood_fell": 0.9}
+    assert "log_z0 <= 15.00 nats" in (task.remark(fell | {"log_z": 15.1}) or "")
+    assert (task.remark(fell | {"log_z": 14.9}) or "").endswith("a larger margin raises it further.")
+
+
 def test_a_run_on_rewards_with_an_outlier_says_so_unless_it_does_not_read_their_size(
     workspace, tiny_checkpoint, caplog
 ):

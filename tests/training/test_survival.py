@@ -54,12 +54,15 @@ def resumable_spec(workspace, tiny_checkpoint, groups_path, **training):
     return TrainingSpec(workspace=workspace, model_dir=tiny_checkpoint, groups_path=groups_path, training=training)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, tiny_checkpoint, groups_path, killed_at_step_4):
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, tiny_checkpoint, groups_path, killed_at_step_4, caplog):
+    caplog.set_level("INFO", "rao_kedro")
     spec = resumable_spec(tmp_path / "killed", tiny_checkpoint, groups_path)
     with pytest.raises(KeyboardInterrupt):
         launch(spec, IN_PROCESS)
     launch(spec, IN_PROCESS)
     assert killed_at_step_4 == [1, 2, 3, 4, 4, 5, 6]
+    said = [record.getMessage() for record in caplog.records if getattr(record, "notice", None) == "said"]
+    assert said == ["goes on after step 3 of 6"]
     launch(resumable_spec(tmp_path / "whole", tiny_checkpoint, groups_path), IN_PROCESS)
     assert_same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"))
     assert len(log_of(tmp_path / "killed")[0]) == 6

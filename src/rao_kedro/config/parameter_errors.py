@@ -35,7 +35,7 @@ def unknown_name(loc: Sequence[int | str], *known: type[BaseModel]) -> str:
 def _no_block(loc: Sequence[int | str], *known: type[BaseModel]) -> str:
     """Return the sentence that refuses a value in the place of a block of parameters."""
     name = ".".join(map(str, loc))
-    inside = sorted(_fields_at(known[0], [*map(str, loc)]))[:3]
+    inside = [*_fields_at(known[0], [*map(str, loc)])][:3]
     shown = f" ({', '.join(f'{name}.{part}' for part in inside)} ...)" if inside else ""
     alike = [other for model in known for other in model.model_fields if other.startswith(f"{name}_")]
     meant = f", or {alike[0]}" if alike else ""
@@ -64,12 +64,17 @@ def nearest(name: str, place: Sequence[str], beside: set[str], *known: type[Base
     return f"known are {', '.join(names[:SHOWN])}{more}" if names else "nothing is known in that place"
 
 
-def _fields_at(model: type[BaseModel], place: Sequence[str]) -> set[str]:
-    """Return the names of the fields in a place; empty if the place is no block."""
+def _fields_at(model: type[BaseModel], place: Sequence[str]) -> dict[str, None]:
+    """Return the names of the fields in a place, a block's own before inherited ones; empty if it is no block."""
     annotation: Any = model
     for part in place:
         annotation = next((found for kind in _kinds(annotation) for found in _below(kind, part)), None)
-    return {name for kind in _kinds(annotation) if _is_model(kind) for name in kind.model_fields}
+    models = [kind for kind in _kinds(annotation) if _is_model(kind)]
+    return {
+        name: None
+        for kind in models
+        for name in sorted(kind.model_fields, key=lambda name, own=kind.__annotations__: name not in own)
+    }
 
 
 def _below(kind: Any, part: str) -> Iterator[Any]:

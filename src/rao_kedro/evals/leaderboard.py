@@ -68,8 +68,10 @@ def leaderboard(
                 if not np.isnan(row[name]):
                     row |= {name: value, f"{name}_low": value, f"{name}_high": value}
         fallen = float(np.mean([_share_fallen(held_out[run]) for run in runs]))
-        seen = float(pd.Series([_responses_seen((logs or {}).get(run)) for run in runs]).mean())
-        rows.append({"method": method, **row, "chosen_likelihood_fell": fallen, "responses_seen": seen})
+        of_runs = [(logs or {}).get(run) for run in runs]
+        seen = float(pd.Series([_responses_seen(log) for log in of_runs]).mean())
+        trained = {"rounds": max(map(_rounds, of_runs)), "responses_seen": seen}
+        rows.append({"method": method, **row, "chosen_likelihood_fell": fallen, **trained})
     best_first = ["rule_score", "win_rate_vs_sft"]
     board = pd.DataFrame(rows, columns=list(LeaderboardTable.to_schema().columns))
     return board.sort_values(best_first, ascending=False, na_position="last", ignore_index=True)
@@ -186,6 +188,11 @@ def _responses_seen(log: pd.DataFrame | None) -> float:
     return float(seen[-1]) if seen else float("nan")
 
 
+def _rounds(log: pd.DataFrame | None) -> int:
+    """Return the number of on-policy rounds in a training log."""
+    return int(log["round"].max()) if log is not None and "round" in log else 0
+
+
 def difference_from_baseline(row: Mapping[Hashable, Any]) -> Interval:
     """Return the gain over SFT of a row of `LeaderboardTable`, with its interval over prompts."""
     gain = f"{row['judge']}_gain"
@@ -201,10 +208,15 @@ def unequal_responses(board: pd.DataFrame) -> str | None:
     methods = board[~board["method"].isin([BASELINE, BASE])]
     seen = methods.set_index("method")["responses_seen"]
     known = seen.dropna()
-    if known.empty or (len(known) == len(seen) and np.ptp(known) < 0.05):
+    equal = len(known) == len(seen) and np.ptp(known) < 0.05 and methods["rounds"].nunique() == 1
+    if known.empty or equal:
         return None
-    counts = [f"{name} saw {'its own samples' if np.isnan(n) else f'{n:.3g} a prompt'}" for name, n in seen.items()]
+    of_rounds = [f" in {'each of ' * (n > 1)}{n} round{'s' * (n > 1)}" if n else "" for n in methods["rounds"]]
+    counts = [
+        f"{name} saw {'its own samples' if np.isnan(n) else f'{n:.3g} a prompt'}{rounds}"
+        for (name, n), rounds in zip(seen.items(), of_rounds, strict=True)
+    ]
     return (
-        f"The methods were not trained on the same responses: {', '.join(counts)}. The same responses_per_prompt for "
-        "all of them, or pairs: all for the pairwise ones, makes the comparison equal."
+        f"The methods were not trained on the same responses: {', '.join(counts)}. As many rounds and the same "
+        "responses_per_prompt for all of them, or pairs: all for the pairwise ones, make the comparison equal."
     )

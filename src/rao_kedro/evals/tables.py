@@ -63,8 +63,9 @@ class LeaderboardTable(Table):
     that decides `win_rate_vs_sft`, on `n_judged` prompts: the rules where any prompt has requirements, else the reward.
     `cut` is the share of responses that were cut at the token limit. `gain_finished` is the gain of the other
     responses, on the `n_finished` prompts where both the method and SFT have such. `unscored` counts responses without
-    a reward; means and wins leave them out. `responses_seen` is the mean number of responses per prompt that a method
-    was trained on; it is missing where the training log does not have it.
+    a reward; means and wins leave them out. `rounds` is the number of on-policy rounds, 0 where there were none.
+    `responses_seen` is the mean number of responses per prompt that a method was trained on, in rounds that of the last
+    one; it is missing where the training log does not have it.
     """
 
     method: Series[str] = pa.Field(unique=True)
@@ -115,6 +116,7 @@ class LeaderboardTable(Table):
     kl_to_reference: Series[float] = pa.Field(nullable=True)
     chosen_likelihood_fell: Series[float] = pa.Field(ge=0, le=1)
     unscored: Series[int] = pa.Field(ge=0)
+    rounds: Series[int] = pa.Field(ge=0)
     responses_seen: Series[float] = pa.Field(nullable=True, ge=1)
 
 

@@ -29,14 +29,12 @@ from rao_kedro.data.table_files import count_rows
 from rao_kedro.framework.error_text import error_sentences, fit_error
 from rao_kedro.framework.run_log import PACKAGE, log_everything, new_log
 from rao_kedro.framework.summary import shown_path, summary
-from rao_kedro.progress import Pace, Progress, ProgressLines, duration, in_words, listen_to_progress
+from rao_kedro.progress import KEPT, NOTICE, Pace, Progress, ProgressLines, duration, in_words, listen_to_progress
 
 FILE_WIDTH = 80  # characters of a line of an error where there is no terminal
 OUTPUTS_SHOWN = 3
 # Modules whose INFO is for the user. Of the others in this package, only warnings and errors are.
-TALKATIVE = {
-    f"{PACKAGE}.{name}" for name in ("framework.console", "framework.session", "framework.hooks", "judges.judge")
-}
+TALKATIVE = {f"{PACKAGE}.{name}" for name in ("framework.console", "framework.session", "framework.hooks")}
 _VERBOSE_FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
 
@@ -87,10 +85,12 @@ class RunConsole:
             self.console.print(text, style=style)
 
     def show_record(self, record: logging.LogRecord) -> None:
-        """Show a log record if it is for the user: warnings of this package, and what talkative modules say.
+        """Show a log record if it is for the user: warnings of this package, notices, and what talkative modules say.
 
         Warnings of libraries are counted. A verbose console shows everything.
         """
+        if getattr(record, "notice", None) == KEPT["notice"] and (running := self._only_running()) is not None:
+            running.kept = True
         ours = record.name.split(".")[0] == PACKAGE
         warns = record.levelno >= logging.WARNING
         if self.verbose:
@@ -99,6 +99,9 @@ class RunConsole:
         elif ours and warns:
             self.warnings += 1
             self.say(f"warning: {record.getMessage()}", style="yellow")
+        elif getattr(record, "notice", None) == NOTICE["notice"]:
+            running = self._only_running()
+            self.say(f"{running.node.name}: {record.getMessage()}" if running else record.getMessage())
         elif record.name in TALKATIVE and record.levelno >= logging.INFO:
             self.say(record.getMessage())
         elif warns and not record.name.startswith("kedro."):  # Kedro's are about a failure that is explained anyway
@@ -141,12 +144,13 @@ class RunConsole:
             outputs = list_outputs(
                 {name: running.saved[name] for name in running.node.outputs if name in running.saved}
             )
-            self.say(f"{counter} {running.node.name:{self.width}} {seconds:>8}  {outputs}".rstrip(), crop=True)
+            kept = "kept: " if running.kept and not running.works else ""
+            self.say(f"{counter} {running.node.name:{self.width}} {seconds:>8}  {kept}{outputs}".rstrip(), crop=True)
 
     def hear(self, progress: Progress) -> None:
         """Show how far the running node is."""
-        with self._lock:
-            running = next(iter(self.running.values())) if len(self.running) == 1 else None
+        if (running := self._only_running()) is not None:
+            running.works = True
         if self.bars is None or running is None:
             self._lines(progress._replace(what=f"{running.node.name}: {progress.what}" if running else progress.what))
         elif running.bar is not None:
@@ -155,6 +159,10 @@ class RunConsole:
             assert running.pace is not None
             state = in_words(progress, running.pace.seconds_left(progress))
             self.bars.update(running.bar, completed=progress.done, total=progress.total, state=state)
+
+    def _only_running(self) -> "_RunningNode | None":
+        with self._lock:
+            return next(iter(self.running.values())) if len(self.running) == 1 else None
 
     def finish(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Print the summary."""
@@ -203,6 +211,7 @@ class _RunningNode:
     def __init__(self, node: Node) -> None:
         self.node, self.started = node, time.monotonic()
         self.unsaved, self.saved = set(node.outputs), dict[str, Any]()
+        self.kept, self.works = False, False  # all its work was done before; it has reported progress
         self.bar: Any = None
         self.work: str | None = None
         self.pace: Pace | None = None

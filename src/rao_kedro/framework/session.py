@@ -184,9 +184,11 @@ def _warn_about_what_is_not_missing(pipeline: Pipeline, catalog: CatalogProtocol
 
 
 def warn_about_stale_inputs(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-    """Warn about stale inputs of a run that the run does not make again."""
+    """Warn about stale inputs of a run that the run does not make again; a run that lacks an input is refused anyway."""
+    if not all(map(catalog.exists, pipeline.inputs())):
+        return
     every = combine_all(pipelines)
-    made_elsewhere = _stems({name for name in pipeline.inputs() if catalog.exists(name)})  # else the run is refused
+    made_elsewhere = _stems(pipeline.inputs())
     made_elsewhere = {name for name in every.all_outputs() if _stems({name}) <= made_elsewhere}
     if not made_elsewhere:
         return

@@ -23,7 +23,7 @@ from rao_kedro.generation.engine_options import engine_identity
 from rao_kedro.generation.generators import make_generator, resolve_backend
 from rao_kedro.identity import combined_hash, content_hash
 from rao_kedro.models.thinking import add_opening_tag
-from rao_kedro.progress import report_progress
+from rao_kedro.progress import KEPT, report_progress
 from rao_kedro.shards import TABLE, Shards, is_finished, mark_finished
 from rao_kedro.workers import worker_main
 
@@ -78,7 +78,8 @@ def generate_table(spec: GenerationSpec, make: Callable[..., Generator]) -> None
     key, marker = generation_key(spec, prompts), spec.output_path.with_suffix(".finished.json")
     shards = Shards(spec.shards_dir, TABLE)
     if is_finished(marker, key, [spec.output_path]):
-        logger.info("%s exists already, from the same model, prompts and sampling", spec.output_path)
+        same = "from the same model, prompts and sampling"
+        logger.info("%s exists already, %s", spec.output_path, same, extra=KEPT)
     else:
         parts = [prompts[i : i + spec.shard_size] for i in range(0, len(prompts), spec.shard_size)]
         keys = [combined_hash(key, str(i)) for i in range(len(parts))]

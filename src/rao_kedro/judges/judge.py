@@ -14,6 +14,7 @@ from rao_kedro.judges.chat_completions import ChatServer
 from rao_kedro.judges.client import ChatSampling, Message
 from rao_kedro.judges.metering import Forecast, Meter, Prices, Usage
 from rao_kedro.judges.replies import Answer, Unusable
+from rao_kedro.progress import NOTICE
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class Judge:
         line = f"judging with {expected.describe(self.model, self.prices)}"
         if self.how.max_cost is not None and expected.cost(self.prices) > self.how.max_cost:
             raise GenerationError(f"{line}: more than max_cost {self.how.max_cost:g}, so no request is sent")
-        logger.info("%s", line)
+        logger.info("%s", line, extra=NOTICE)
 
     def answers(
         self, dialogues: Sequence[Sequence[Message]], sampling: ChatSampling, unusable: Unusable = Answer.failure

@@ -3,6 +3,7 @@
 Each process scores its share of the packs. Every process returns the scores of all groups; the main process writes.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,9 +23,11 @@ from rao_kedro.errors import DataError, ModelError
 from rao_kedro.files import write_parquet
 from rao_kedro.identity import combined_hash
 from rao_kedro.models.packing import Pack, TokenizedGroup, pack_groups, refuse_long_groups
-from rao_kedro.progress import report_progress
+from rao_kedro.progress import NOTICE, report_progress
 from rao_kedro.scoring.packs import fill_packs, share_packs, split_if_long
 from rao_kedro.shards import TABLE, Shards
+
+logger = logging.getLogger(__name__)
 
 Score = TypeVar("Score")
 Group = TypeVar("Group")
@@ -81,6 +84,8 @@ def write_in_shards(
         sizes = {start: len(table) for start, table in found if table is not None}
     (kept,) = broadcast_object_list([[*sizes]])  # other machines may not see the main process's files
     what, done = f"scoring {spec.output_path.stem}", sum(sizes.values())
+    if main and done:
+        logger.info("goes on: %d of %d groups are scored already", done, len(groups), extra=NOTICE)
     if main and groups:
         report_progress(what, done, len(groups), "groups")
     for start, shard_key in zip(starts, keys, strict=True):

@@ -20,6 +20,7 @@ from rao_kedro.errors import TrainingError
 from rao_kedro.files import write_text
 from rao_kedro.models.adapters import merge_lora
 from rao_kedro.models.packing import TokenizedGroup, refuse_long_groups
+from rao_kedro.progress import NOTICE
 from rao_kedro.training.checkpoints import Checkpoints
 from rao_kedro.training.forecast import flops_per_token, forecast, matmul_peak, peak_memory
 from rao_kedro.training.interruption import Interruption
@@ -100,6 +101,8 @@ class _Run:
         state = TrainedState(trained_parameters, self.optimizer, self.schedule)
         self.checkpoints = Checkpoints(accelerator, workspace, parameters.checkpoints_kept, state)
         self.step, self.best = self.checkpoints.resume()
+        if is_main and self.step:
+            logger.info("goes on after step %d of %d", self.step, self.n_steps, extra=NOTICE)
         if self.masters:
             self.masters.refresh()
         self.log = MetricsLog(workspace / "training_log.jsonl", resume_at=self.step, is_main=is_main)
