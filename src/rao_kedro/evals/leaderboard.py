@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rao_kedro.config.run_names import runs_by_method
+from rao_kedro.config.run_names import runs_by_method, split_round
 from rao_kedro.errors import DataError
 from rao_kedro.evals.tables import LeaderboardTable
 from rao_kedro.statistics import (
@@ -70,7 +70,7 @@ def leaderboard(
         fallen = float(np.mean([_share_fallen(held_out[run]) for run in runs]))
         of_runs = [(logs or {}).get(run) for run in runs]
         seen = float(pd.Series([_responses_seen(log) for log in of_runs]).mean())
-        trained = {"rounds": max(map(_rounds, of_runs)), "responses_seen": seen}
+        trained = {"rounds": split_round(method)[1] or max(map(_rounds, of_runs)), "responses_seen": seen}
         rows.append({"method": method, **row, "chosen_likelihood_fell": fallen, **trained})
     best_first = ["rule_score", "win_rate_vs_sft"]
     board = pd.DataFrame(rows, columns=list(LeaderboardTable.to_schema().columns))

@@ -168,7 +168,7 @@ def _missing(dataset: str, catalog: CatalogProtocol) -> str:
         if name != "__default__" and _stem(dataset) in {_stem(output) for output in pipeline.all_outputs()}
     ]
     if makers:
-        return f"{dataset} does not exist: run `kedro run --pipelines {makers[0]}` first (with the same --env and --params)"
+        return f"{dataset} does not exist: run `kedro run --pipelines {makers[0]}` first (same --env, same --params)"
     path = getattr(catalog.get(dataset), "_filepath", None)
     return f"{dataset} does not exist: no pipeline makes it: put the file where the catalog expects it ({path})"
 

@@ -184,7 +184,7 @@ def _warn_about_what_is_not_missing(pipeline: Pipeline, catalog: CatalogProtocol
 
 
 def warn_about_stale_inputs(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-    """Warn about stale inputs of a run that the run does not make again; a run that lacks an input is refused anyway."""
+    """Warn about stale inputs of a run that it does not make again; one that lacks an input is refused anyway."""
     if not all(map(catalog.exists, pipeline.inputs())):
         return
     every = combine_all(pipelines)
