@@ -170,8 +170,8 @@ def test_an_input_of_another_pipeline_is_refused_before_anything_runs_with_what_
     with StudySession.create(empty, env="test") as session, pytest.raises(DataError) as refused:
         session.run(pipeline_names=["alignment"], namespaces=["simpo"])
     assert str(refused.value).splitlines() == [
-        "reward_annotated@path does not exist: run `kedro run --pipelines reward_modeling` first (same --env, same --params)",
-        "sft_model does not exist: run `kedro run --pipelines supervised_finetuning` first (same --env, same --params)",
+        f"{name} does not exist: run `kedro run --pipelines {pipeline}` first (same --env, same --params)"
+        for name, pipeline in (("reward_annotated@path", "reward_modeling"), ("sft_model", "supervised_finetuning"))
     ]
     assert not (empty / "data").exists()
 

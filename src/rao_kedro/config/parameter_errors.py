@@ -69,12 +69,11 @@ def _fields_at(model: type[BaseModel], place: Sequence[str]) -> dict[str, None]:
     annotation: Any = model
     for part in place:
         annotation = next((found for kind in _kinds(annotation) for found in _below(kind, part)), None)
-    models = [kind for kind in _kinds(annotation) if _is_model(kind)]
-    return {
-        name: None
-        for kind in models
-        for name in sorted(kind.model_fields, key=lambda name, own=kind.__annotations__: name not in own)
-    }
+    names: dict[str, None] = {}
+    for kind in filter(_is_model, _kinds(annotation)):
+        own = [name for name in kind.model_fields if name in kind.__annotations__]
+        names |= dict.fromkeys([*own, *kind.model_fields])
+    return names
 
 
 def _below(kind: Any, part: str) -> Iterator[Any]:
