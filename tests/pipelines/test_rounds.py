@@ -10,6 +10,7 @@ from projects import end_tracking, open_project, run
 
 from rao_kedro.errors import ParameterError
 from rao_kedro.framework.session import StudySession
+from rao_kedro.generation import worker
 from rao_kedro.identity import path_hash
 
 ROUNDS = {"n": 2, "prompts_per_round": 6, "samples_per_prompt": 3}
@@ -74,6 +75,12 @@ def test_the_first_round_samples_from_the_sft_model_and_the_second_from_the_firs
     assert len({tuple(of_run) for of_run in first}) == 1  # one table for all methods
     assert first[0] != second[0]
     assert len([*(chain.root / "workspaces/generations").iterdir()]) == 1 + len(RUNS)
+
+
+def test_what_was_sampled_is_not_sampled_again(chain, monkeypatch):
+    monkeypatch.setattr(worker, "_generate_shards", lambda *_: pytest.fail("a finished table is generated again"))
+    nodes = [f"{run_}.round_{k}.generate" for run_ in RUNS for k in (1, 2)]
+    run(chain.project, "alignment", params=parameters(), node_names=nodes)
 
 
 def test_the_reference_of_all_rounds_is_the_sft_model(chain):

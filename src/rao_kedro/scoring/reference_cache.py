@@ -3,6 +3,7 @@
 The key does not depend on the rewards: another reward model reuses the table. Imports neither torch nor transformers.
 """
 
+import logging
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from rao_kedro.config.specs import ScoringSpec
 from rao_kedro.data.mapped_tables import map_table
 from rao_kedro.errors import TrainingError
 from rao_kedro.identity import Streamed, combined_hash, content_hash
+from rao_kedro.progress import KEPT
 from rao_kedro.shards import is_finished, mark_finished
 from rao_kedro.workers import Workers, launch
+
+logger = logging.getLogger(__name__)
 
 
 def cached_reference_logprobs(
@@ -44,7 +48,9 @@ def cached_reference_logprobs(
     """
     key = scoring_key(model_dir, groups_path, parameters.mixed_precision, t0_length)
     path, marker = cache / f"{key}.parquet", cache / f"{key}.finished.json"
-    if not is_finished(marker, key, [path]):
+    if is_finished(marker, key, [path]):
+        logger.info("%s holds these log-probs already", path, extra=KEPT)
+    else:
         spec = ScoringSpec(
             workspace=cache / "work",
             model_dir=model_dir,

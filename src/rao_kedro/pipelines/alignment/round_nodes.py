@@ -14,6 +14,7 @@ from rao_kedro.data.narrow_tables import read_narrow
 from rao_kedro.data.rounds import choose_prompts, write_prompts, write_sampled_groups
 from rao_kedro.data.tokenize import Pairing
 from rao_kedro.errors import ParameterError
+from rao_kedro.files import link_or_copy
 from rao_kedro.identity import combined_hash, content_hash, file_hash
 from rao_kedro.models.chat_format import load_chat_format
 from rao_kedro.objectives import make_objective
@@ -59,7 +60,7 @@ def sample_responses(
     )
     write_prompts(reward_annotated, ("group_id", chosen.sampled), spec.prompts_path)
     launch(spec, workers)
-    return spec.output_path
+    return link_or_copy(spec.output_path, directory / "sampled.parquet")  # saving moves it; other runs read the first
 
 
 def annotate_samples(
