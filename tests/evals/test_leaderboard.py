@@ -206,5 +206,7 @@ def test_methods_that_did_not_see_the_same_responses_are_told():
     assert unequal_responses(leaderboard({"sft": SFT}, {"sft": held_out(-5, -5)}, seed=0)) is None
     logs["simpo"]["round"] = [1, 2]
     assert board(*methods).set_index("method")["rounds"]["simpo"] == 2
-    said = unequal_responses(board("sft", "dpo", "simpo"))
+    logs["simpo_round_1"] = logs["simpo"].drop(columns="round")
+    assert unequal_responses(board("sft", "simpo", "simpo_round_1")) is None  # rounds of one method
+    said = unequal_responses(board("sft", "dpo", "simpo", "simpo_round_1"))
     assert said is not None and "dpo saw 2 a prompt, simpo saw 2 a prompt in each of 2 rounds." in said

@@ -203,9 +203,10 @@ def unequal_responses(board: pd.DataFrame) -> str | None:
     """Return a warning if the methods were not trained on equally many responses per prompt, else None.
 
     Args:
-        board: Table of `LeaderboardTable`.
+        board: Table of `LeaderboardTable`; earlier rounds of a method are left out.
     """
-    methods = board[~board["method"].isin([BASELINE, BASE])]
+    is_round = board["method"].map(lambda name: split_round(name)[1] is not None)
+    methods = board[~board["method"].isin([BASELINE, BASE]) & ~is_round]
     seen = methods.set_index("method")["responses_seen"]
     known = seen.dropna()
     equal = len(known) == len(seen) and np.ptp(known) < 0.05 and methods["rounds"].nunique() == 1
