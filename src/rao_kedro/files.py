@@ -107,19 +107,20 @@ def write_parquet(path: Path, table: "pd.DataFrame | pa.Table") -> None:
 
 
 @contextmanager
-def only_one_in(directory: Path, role: str = "worker") -> Iterator[None]:
+def only_one_in(directory: Path, role: str = "worker", wait: bool = False) -> Iterator[None]:
     """Lock a directory against others in the same role until the end of the block, or until this process dies.
 
     Args:
         directory: The directory, which must exist.
         role: "worker", which may outlive the launcher that started it; "launcher"; or "node", around both.
+        wait: Wait until nobody else holds the lock.
 
     Raises:
-        BusyError: Somebody else holds the lock.
+        BusyError: Somebody else holds the lock, and it is not waited for.
     """
     with (directory / f".{role}.lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise BusyError(f"another run is at work in {directory}: wait for it, or stop it") from error
         yield

@@ -1,5 +1,6 @@
 """Where workers keep their work."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,22 @@ def test_a_workspace_is_created_and_reserved_for_one_node_at_a_time(tmp_path):
             assert workers.workspace("evaluation/rao") == workspace  # launchers and workers lock for themselves
     with workers.reserve("evaluation/rao"):
         pass
+
+
+def test_a_node_of_work_that_runs_share_waits_for_the_one_that_does_it(tmp_path):
+    workers, done = parameters(tmp_path), []
+
+    def another():
+        with workers.reserve("generations/a", wait=True):
+            done.append("another")
+
+    with workers.reserve("generations/a"):
+        (thread := threading.Thread(target=another)).start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        done.append("first")
+    thread.join(10)
+    assert done == ["first", "another"]
 
 
 def test_relative_paths_are_those_of_the_project(tmp_path):

@@ -46,16 +46,20 @@ class WorkerParameters(Parameters):
         return directory
 
     @contextmanager
-    def reserve(self, name: str) -> Iterator[Path]:
+    def reserve(self, name: str, wait: bool = False) -> Iterator[Path]:
         """Yield a workspace that no other node may reserve until the end.
 
         For nodes that write into it themselves; launchers and workers take locks of their own.
 
+        Args:
+            name: Name of the workspace.
+            wait: Wait for another run that has reserved it: for work that runs share.
+
         Raises:
-            BusyError: Another run has reserved it.
+            BusyError: Another run has reserved it, and it is not waited for.
         """
         directory = self.workspace(name)
-        with only_one_in(directory, "node"):
+        with only_one_in(directory, "node", wait):
             yield directory
 
     def in_project(self, project: Path) -> Self:

@@ -29,11 +29,13 @@ def sample_responses(
     training_seed: int,
     workers: WorkerParameters,
     *,
+    run: str,
     round_: int,
 ) -> Path:
     """Sample responses from a policy for the prompts of a round.
 
-    Runs that sample from the same policy with the same seed share the responses: their first rounds often do.
+    Runs that sample from the same policy with the same seed share the responses: their first rounds often do. The first
+    one samples, and another that comes meanwhile waits for it.
 
     Args:
         policy: The checkpoint to sample from.
@@ -41,6 +43,7 @@ def sample_responses(
         rounds: How many prompts and samples, and how they are sampled.
         training_seed: The run's seed, which is part of the round's.
         workers: How the worker is started.
+        run: Name of the round's workspace.
         round_: Number of the round, from 1 on.
 
     Returns:
@@ -51,16 +54,16 @@ def sample_responses(
     key = combined_hash(
         content_hash(policy), generation.model_dump_json(), file_hash(reward_annotated), *sorted(chosen.sampled)
     )
-    directory = workers.workspace(f"generations/{key}")
-    spec = GenerationSpec(
-        model_dir=policy,
-        prompts_path=directory / "prompts.parquet",
-        output_path=directory / "generations.parquet",
-        **generation.model_dump(),
-    )
-    write_prompts(reward_annotated, ("group_id", chosen.sampled), spec.prompts_path)
-    launch(spec, workers)
-    return link_or_copy(spec.output_path, directory / "sampled.parquet")  # saving moves it; other runs read the first
+    with workers.reserve(f"generations/{key}", wait=True) as shared:
+        spec = GenerationSpec(
+            model_dir=policy,
+            prompts_path=shared / "prompts.parquet",
+            output_path=shared / "generations.parquet",
+            **generation.model_dump(),
+        )
+        write_prompts(reward_annotated, ("group_id", chosen.sampled), spec.prompts_path)
+        launch(spec, workers)
+        return link_or_copy(spec.output_path, workers.workspace(run) / "generations.parquet")  # saving moves it
 
 
 def annotate_samples(

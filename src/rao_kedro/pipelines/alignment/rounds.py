@@ -81,7 +81,7 @@ def _round(name: str, requirements: Requirements, rounds: Rounds, k: int) -> Pip
     }
     nodes = [
         Node(
-            bind(sample_responses, round_=k),
+            bind(sample_responses, run=space, round_=k),
             inputs={"policy": "previous_policy", "reward_annotated": "given@path", **of_rounds},
             outputs="generations@path",
             name="generate",
