@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from projects import end_tracking, open_project, run
 
-from rao_kedro.errors import ParameterError
+from rao_kedro.errors import DataError, ParameterError
 from rao_kedro.framework.session import StudySession
 from rao_kedro.generation import worker
 from rao_kedro.identity import path_hash
@@ -154,6 +154,14 @@ def test_another_sampling_makes_every_round_again(chain):
         *again
     }
     assert not {"score_reference", "annotate_responses"} & {*again}
+
+
+def test_an_evaluation_that_lacks_a_round_is_refused_and_says_nothing_of_stale_ones(chain, caplog):
+    params = parameters(n=4, sampling={"temperature": 0.7}) | {"methods": "simpo"}
+    assert "simpo.round_1.generate" in stale(**params)
+    with pytest.raises(DataError, match=r"simpo\.round_3\.policy does not exist: .*same --params"):
+        run(chain.project, "evaluation", params=params)
+    assert "takes what is stale" not in caplog.text
 
 
 def test_an_option_names_a_round_or_all_of_a_run(chain):
